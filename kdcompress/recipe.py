@@ -1,0 +1,200 @@
+"""What a run is asked for: YAML -> validated Recipe, every error at once, nothing heavy imported."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from kdcompress.errors import UsageError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Augment(Section):
+    """Batched augmentation; each combination is one view with a number of its own."""
+
+    crop: int = Field(0, ge=0, le=64, description="pixels of zero padding before a random crop")
+    flip: bool = Field(False, description="horizontal flip, probability one half")
+    cutout: int = Field(0, ge=0, description="side in pixels of a square set to zero")
+
+
+class Data(Section):
+    source: str = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder")
+    root: Path | None = Field(None, description="where the files are, or are downloaded to")
+    validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
+    train_images: int | None = Field(None, ge=2, description="use only this many, stratified")
+    size: int | None = Field(None, ge=8, le=1024, description="resize to a square (image-folder)")
+    split_seed: int = 0
+    augment: Augment = Augment()
+
+
+class Train(Section):
+    """One training. ``epochs`` counts passes over the training images; ``images`` is the budget of
+    images seen and replaces it."""
+
+    epochs: float = Field(12, gt=0, le=10_000)
+    images: int | None = Field(None, ge=1, description="budget of images seen, instead of epochs")
+    batch_size: int = Field(128, ge=2, le=65_536)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0, le=10)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(5e-4, ge=0, lt=1)
+    schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = Field((), description="multi-step: shares of the training at which lr falls 10x")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising lr")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    select: Literal["best", "last"] = Field("best", description="best by validation accuracy, or last")
+
+
+class Network(Section):
+    """A model by name, from a checkpoint or to be trained."""
+
+    model: str = Field(description="see `kdcompress list models`, or package.module:callable")
+    options: dict[str, Any] = Field({}, description="keyword arguments of the model's factory")
+    weights: Path | None = Field(None, description=".safetensors, or a .pt file of tensors alone")
+    mean: tuple[float, ...] | None = Field(None, description="of pixels in 0..1; default: the source's")
+    std: tuple[float, ...] | None = None
+    taps: tuple[str, ...] = Field((), description="module paths of the stages; default: discovered")
+
+
+class Teacher(Network):
+    train: Train | None = Field(None, description="trains the teacher; none where weights are given")
+
+    @model_validator(mode="after")
+    def weights_or_train(self) -> Teacher:
+        if (self.weights is None) == (self.train is None):
+            raise ValueError("give either `weights` (a trained teacher) or `train` (how to train it)")
+        return self
+
+
+def _methods(value: Any) -> Any:
+    """kd | {kd: {...}} | [kd, {reviewkd: {...}}] -> {"kd": {...}, "reviewkd": {...}}"""
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, list):
+        merged: dict[str, Any] = {}
+        for item in value:
+            for name, options in _methods(item).items():
+                if name in merged:
+                    raise ValueError(f"{name} stands twice")
+                merged[name] = options
+        return merged
+    if isinstance(value, dict):
+        return {name: options or {} for name, options in value.items()}
+    return value
+
+
+class Export(Section):
+    layout: Literal["uint8-nhwc", "float-nchw"] = "uint8-nhwc"
+    batch: int | None = Field(None, ge=1, description="fixed batch size; none: dynamic")
+    opset: int = Field(20, ge=18, le=23)
+    targets: tuple[str, ...] = Field((), description="see `kdcompress list targets`; fp32 ONNX is always built")
+    calibration_images: int = Field(512, ge=16)
+    max_drop: float = Field(0.5, ge=0, description="points of accuracy an artefact may lose to its fp32 parent")
+
+
+class Bench(Section):
+    effort: Literal["rapid", "quick", "normal"] = "quick"
+    threads: int = Field(1, ge=1)
+
+
+class Gates(Section):
+    """Limits; a run that does not meet one ends with exit code 1 after its report is written."""
+
+    teacher_accuracy: float | None = Field(None, description="per cent, at least")
+    student_accuracy: float | None = Field(None, description="per cent, at least")
+    student_parameters: int | None = Field(None, description="at most")
+    latency_ms: float | None = Field(None, gt=0, description="median of the fastest measured artefact, at most")
+
+
+class Recipe(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(0, ge=0)
+    data: Data
+    teacher: Teacher | None = None
+    student: Network
+    method: Annotated[dict[str, dict[str, Any]], BeforeValidator(_methods)] = {"none": {}}
+    train: Train = Train()
+    export: Export = Export()
+    bench: Bench = Bench()
+    gates: Gates = Gates()
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe in a YAML file with ``key.sub=value`` overrides applied.
+
+    Raises UsageError that lists every problem at once.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError("The recipe cannot be read.", where=path, got=error.strerror,
+                         hint="`kdcompress list recipes` shows those that come with kdcompress") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError("The recipe is not valid YAML.", where=path, got=" ".join(str(error).split())) from error
+    if not isinstance(data, dict):
+        raise UsageError("A recipe is a mapping of keys to values.", where=path, got=type(data).__name__)
+    for override in overrides:
+        apply_override(data, override)
+    return validate_recipe(data, where=path)
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise UsageError("An override is written key.sub=value.", got=override, hint="train.epochs=3, for example")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError("The override's value is not valid YAML.", where=key, got=text) from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = data.get(parent)
+        if below is None:
+            below = data[parent] = {}
+        elif isinstance(below, str) and parent == "method":
+            below = data[parent] = {below: {}}
+        elif not isinstance(below, dict):
+            raise UsageError("The override goes below a key that holds a plain value.", where=key, got=repr(below))
+        data = below
+    data[last] = value
+
+
+def validate_recipe(data: dict[str, Any], where: object = None) -> Recipe:
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(e) for e in error.errors()]
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UsageError(f"The recipe has {count}:\n" + "\n".join(f"  - {p}" for p in problems), where=where) from error
+
+
+def _problem(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        known = _keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"{path}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+    got = "" if error["type"] == "missing" else f" (got {error['input']!r:.80})"
+    return f"{path}: {error['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _keys(loc: tuple[Any, ...]) -> list[str]:
+    """The keys that the section at ``loc`` knows."""
+    section: Any = Recipe
+    for part in loc:
+        kind = section.model_fields[part].annotation
+        options = [kind, *getattr(kind, "__args__", ())]
+        section = next(o for o in options if isinstance(o, type) and issubclass(o, Section))
+    return sorted(section.model_fields)

@@ -1,0 +1,39 @@
+"""What a run says of one artefact: a Row. The report shows rows and nothing that is not in one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["measured", "built, not run", "skipped", "failed"]
+
+
+@dataclass
+class Row:
+    """One artefact, or the attempt at one. Accuracies and agreement in per cent, drops in points,
+    times in the unit of the field's name. None: not measured."""
+
+    name: str  # "student x86-vnni"
+    role: Literal["teacher", "student"]
+    format: str  # "onnx", "tensorrt-rtx", ...
+    precision: str  # "fp32", "fp16", "int8"
+    status: Status
+    target: str | None = None  # None: the fp32 ONNX that the others are made from
+    why: str | None = None  # of "built, not run", "skipped" and "failed"
+    next: str | None = None  # what the user can do about it
+    file: str | None = None  # relative to the run folder
+    sha256: str | None = None
+    bytes: int | None = None
+    parameters: int | None = None
+    build_seconds: float | None = None
+    runtime: dict[str, Any] | None = None  # Runner.details()
+    accuracy: float | None = None  # whole test split, by the artefact in its own runtime
+    drop: float | None = None  # points lost to the fp32 parent; negative: gained
+    agreement: float | None = None  # with the teacher's fp32 ONNX: same arg max
+    parity: dict[str, Any] | None = None  # against PyTorch: max_abs, mean_abs, same_argmax, passed
+    coverage: dict[str, Any] | None = None  # precision as built
+    latency: dict[str, Any] | None = None  # bench record: n, median_ms, p90_ms, cv, samples_ms, ...
+    ratio: dict[str, Any] | None = None  # latency over the fp32 parent's: median, low, high, verdict
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

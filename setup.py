@@ -1,0 +1,64 @@
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+version = next(
+    line.split('"')[1] for line in (here / "kdcompress/__init__.py").read_text().splitlines() if "__version__" in line
+)
+# export/ and pipelines/ stand at the top level and install below kdcompress.
+folders = {
+    "kdcompress": "kdcompress",
+    "kdcompress.export": "export",
+    "kdcompress.pipelines": "pipelines",
+    **{
+        f"kdcompress.{name}": f"kdcompress/{name}"
+        for name in ("bench", "data", "methods", "models", "report", "training")
+    },
+}
+extras = {
+    "tensorrt": ["tensorrt>=10.12,<12"],
+    "tensorrt-rtx": ["tensorrt-rtx>=1.7,<2"],
+    "dev": ["build", "hypothesis", "mypy", "pytest>=8", "pytest-cov", "ruff", "types-PyYAML"],
+}
+
+setup(
+    name="kdcompress",
+    version=version,
+    description="Distil a vision model, export it, and measure every file that ships",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10,<3.14",
+    packages=list(folders),
+    package_dir=folders,
+    package_data={
+        "kdcompress": ["py.typed"],
+        "kdcompress.report": ["*.html", "*.css"],
+        "kdcompress.export": ["targets/*.yaml"],
+        "kdcompress.pipelines": ["recipes/*.yaml"],
+    },
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "timm>=1.0.15",
+        "accelerate>=1.2",
+        "torchmetrics>=1.5",
+        "safetensors>=0.4.5",
+        "numpy>=1.26",
+        "pillow>=10",
+        "onnx>=1.17",
+        "onnxscript>=0.5",
+        "onnxruntime>=1.20",
+        "onnxconverter-common>=1.14",
+        "click>=8.1.8",
+        "rich>=13.9",
+        "pydantic>=2.9",
+        "PyYAML>=6",
+        "matplotlib>=3.9",
+        "Jinja2>=3.1",
+        "filelock>=3.15",
+        "psutil>=5.9",
+    ],
+    extras_require=extras,
+    entry_points={"console_scripts": ["kdcompress=kdcompress.cli:main"]},
+)
