@@ -1,0 +1,40 @@
+"""Distilling the Knowledge in a Neural Network. Hinton, Vinyals and Dean 2015, arXiv:1503.02531."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from kdcompress.methods import methods
+from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.models.taps import Taps
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), in nats; section 2 of the paper.
+
+    ``student`` and ``teacher`` are logits [N, K] of any float type. Summed over the classes and
+    averaged over the batch (PyTorch's reduction "mean" would divide by K as well: a common mistake).
+    Computed in float32 and in log space, so it is finite at any logit gap. Returns a scalar.
+    """
+    log_p = F.log_softmax(student.float() / temperature, dim=1)
+    log_q = F.log_softmax(teacher.float() / temperature, dim=1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * temperature**2
+
+
+@methods.register("kd")
+class KD(Method):
+    """The student imitates the teacher's softened class probabilities."""
+
+    class Options(MethodOptions):
+        task_weight: float = Field(0.1, ge=0)
+        weight: float = Field(0.9, ge=0)
+        temperature: float = Field(4.0, gt=0)
+
+    paper = "arXiv:1503.02531"
+    needs = Needs(teacher="logits")
+
+    def terms(self, y: Tensor, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        o = self.options
+        return {"kd": o.weight * kd_loss(student.logits, teacher.logits, o.temperature)}

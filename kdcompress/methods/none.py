@@ -1,0 +1,20 @@
+"""The student trained alone on the labels: the baseline that every method is held against."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kdcompress.methods import methods
+from kdcompress.methods.base import Method, Needs
+from kdcompress.models.taps import Taps
+
+
+@methods.register("none")
+class NoDistillation(Method):
+    """No teacher, no auxiliary modules; the task loss alone."""
+
+    family = "baseline"
+    needs = Needs()
+
+    def terms(self, y: Tensor, student: Taps, teacher: Taps | None, progress: float) -> dict[str, Tensor]:
+        return {}

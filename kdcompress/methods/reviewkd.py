@@ -1,0 +1,100 @@
+"""Distilling Knowledge via Knowledge Review. Chen, Liu, Zhao and Jia, CVPR 2021, arXiv:2104.09044.
+
+The student's deeper features review its shallower ones: from the pooled feature up, attention-based
+fusion (ABF) merges each stage with what came from below it, and the hierarchical context loss (HCL)
+compares the result with the teacher's stage, before its activation, at several pooled sizes.
+
+Where the reference implementation departs from the paper, this follows the paper: the teacher is in
+eval mode (its batch norms neither use nor update batch statistics); teacher maps are taken before
+the activation even where that is in place; stages are matched by resolution, never by list
+position; the fusion modules are trained with the student, saved in its checkpoints and dropped from
+what ships.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdcompress.methods import methods
+from kdcompress.methods.base import Method, MethodOptions, Needs, ramp
+from kdcompress.models.taps import Taps, TapShapes
+
+
+class ABF(nn.Module):
+    """Attention-based fusion (section 3.3, figure 4a): two 1-channel attention maps, made from both
+    inputs, weigh this stage's feature and the one from the deeper stage before they are added."""
+
+    def __init__(self, channels: int, mid: int, out: int, fuse: bool):
+        super().__init__()
+        self.reduce = nn.Sequential(nn.Conv2d(channels, mid, 1, bias=False), nn.BatchNorm2d(mid))
+        self.expand = nn.Sequential(nn.Conv2d(mid, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
+        self.attention = nn.Sequential(nn.Conv2d(2 * mid, 2, 1), nn.Sigmoid()) if fuse else None
+        for conv in (self.reduce[0], self.expand[0]):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+
+    def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """``x`` [N, C, h, w] of this stage, ``deeper`` [N, mid, h', w'] fused so far; returns the
+        transformed feature [N, out, *size] and what is passed on [N, mid, *size]."""
+        x = self.reduce(x)
+        if self.attention is not None:
+            deeper = F.interpolate(deeper, x.shape[-2:], mode="nearest")
+            z = self.attention(torch.cat([x, deeper], dim=1))
+            x = x * z[:, :1] + deeper * z[:, 1:]
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size, mode="nearest")
+        return self.expand(x), x
+
+
+def hcl_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hierarchical context loss (section 3.3, figure 4b) of two maps [N, C, H, W]: the mean squared
+    difference, plus that of the maps average-pooled to 4x4, 2x2 and 1x1 (those smaller than H) with
+    weights 1/2, 1/4, 1/8, divided by the sum of the weights. A float32 scalar, averaged over all
+    elements, so it does not depend on the batch size. Pooling is linear: the difference is pooled."""
+    difference = student.float() - teacher.float()
+    loss = difference.square().mean()
+    total, weight = 1.0, 1.0
+    for size in (4, 2, 1):
+        if size >= difference.shape[-2]:
+            continue
+        weight /= 2
+        loss = loss + weight * F.adaptive_avg_pool2d(difference, size).square().mean()
+        total += weight
+    return loss / total
+
+
+@methods.register("reviewkd")
+class ReviewKD(Method):
+    """Stages fused from deep to shallow by ABF and compared with the teacher's by HCL (algorithm 1)."""
+
+    class Options(MethodOptions):
+        weight: float = Field(1.0, ge=0, description="0.6 to 8 in the paper, by pair")
+        warmup: float = Field(1 / 12, ge=0, le=1, description="share of the training; the paper's 20 of 240 epochs")
+        max_mid_channels: int = Field(512, ge=1)
+
+    paper = "arXiv:2104.09044"
+    needs = Needs(student="stages+pooled", teacher="stages(pre)+pooled")
+
+    def build(self, student: TapShapes, teacher: TapShapes) -> None:
+        channels = [student.stages[s].channels for s, _ in self.pairs]
+        out = [teacher.stages[t].channels for _, t in self.pairs]
+        self.sizes = [(teacher.stages[t].height, teacher.stages[t].width) for _, t in self.pairs]
+        self.pooled = student.pooled is not None and teacher.pooled is not None
+        if self.pooled:
+            channels, out, self.sizes = [*channels, student.pooled], [*out, teacher.pooled], [*self.sizes, (1, 1)]
+        mid = min(self.options.max_mid_channels, channels[-1])
+        deepest = len(channels) - 1
+        self.fusions = nn.ModuleList(ABF(c, mid, o, fuse=i < deepest) for i, (c, o) in enumerate(zip(channels, out)))
+
+    def terms(self, y: Tensor, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        xs = [student.stages[s] for s, _ in self.pairs]
+        targets = [teacher.stages[t] for _, t in self.pairs]
+        if self.pooled:
+            xs, targets = [*xs, student.pooled[..., None, None]], [*targets, teacher.pooled[..., None, None]]
+        loss, deeper = 0.0, None
+        for fusion, x, target, size in reversed(list(zip(self.fusions, xs, targets, self.sizes))):
+            out, deeper = fusion(x, deeper, size)
+            loss = loss + hcl_loss(out, target)
+        return {"review": self.options.weight * ramp(progress, self.options.warmup) * loss}

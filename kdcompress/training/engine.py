@@ -1,0 +1,263 @@
+"""The one training engine: any method, any device, resumable to the same weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from kdcompress.data.loader import Loader
+from kdcompress.data.source import Source
+from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.recipe import Augment, Train
+from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
+from kdcompress.training.distillation import Distillation
+from kdcompress.training.evaluation import accuracy
+from kdcompress.training.schedule import lr_scale
+
+CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass
+class TrainResult:
+    """``best`` and ``last`` hold epoch and validation accuracy in per cent; the weights of both are
+    on the CPU. Everything but the weights is in ``record()``."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    selected: str = "best"
+    images_seen: int = 0
+    seconds: float = 0.0
+    device: str = "cpu"
+    precision: str = "fp32"
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    last_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.best_weights if self.selected == "best" else self.last_weights
+
+    def record(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if not k.endswith("_weights")}
+
+
+class EMA:
+    """Exponential moving average of a network's weights and float buffers."""
+
+    def __init__(self, net: torch.nn.Module, decay: float):
+        self.decay = decay
+        self.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: torch.nn.Module) -> None:
+        for name, value in net.state_dict().items():
+            mine = self.state[name]
+            mine.lerp_(value, 1 - self.decay) if mine.is_floating_point() else mine.copy_(value)
+
+
+def choose_precision(asked: str) -> str:
+    """``auto``: bf16 where the device computes in it natively, else fp32. Raises UsageError for fp16 on a CPU."""
+    if torch.cuda.is_available():
+        return ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32") if asked == "auto" else asked
+    if asked == "fp16":
+        raise UsageError("Training in fp16 needs a GPU.", allowed="auto, fp32, bf16", hint="train.precision=auto")
+    if asked == "auto":
+        native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return "bf16" if native else "fp32"
+    return asked
+
+
+def make_optimizer(module: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay)
+    nesterov = train.nesterov and train.momentum > 0
+    return torch.optim.SGD(
+        parameters, lr=train.lr, momentum=train.momentum, nesterov=nesterov, weight_decay=train.weight_decay
+    )
+
+
+def train(
+    distillation: Distillation,
+    source: Source,
+    options: Train,
+    augment: Augment,
+    seed: int,
+    folder: Path,
+    progress: Callable[[int, int, dict[str, float]], None] = lambda step, steps, facts: None,
+) -> TrainResult:
+    """Train ``distillation`` on ``source.train``; choose by ``source.validation``.
+
+    ``folder`` holds the checkpoint: called again after an interruption, the training goes on from
+    there and ends with the weights it would have had. ``progress(step, steps, facts)`` is told of
+    the mean loss, images a second and the last validation accuracy.
+
+    Raises KDCompressError when a loss term is not finite, with the step, the images and the term.
+    """
+    precision = choose_precision(options.precision)
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    device = accelerator.device
+    loader = Loader(
+        source.train,
+        augment,
+        options.batch_size,
+        seed,
+        device=device,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        channels_last=options.channels_last,
+    )
+    per_epoch = loader.steps_per_epoch
+    steps = max(1, math.ceil(options.images / options.batch_size) if options.images else round(options.epochs * per_epoch))
+
+    if options.channels_last:
+        distillation = distillation.to(memory_format=torch.channels_last)
+    distillation = distillation.to(device)
+    module, optimizer = accelerator.prepare(distillation, make_optimizer(distillation, options))
+    student = distillation.student
+    ema = EMA(student.net, options.ema) if options.ema else None
+
+    result = TrainResult(selected=options.select, device=str(device), precision=precision)
+    sums: dict[str, float] = {}  # of the terms since the last epoch began
+    counted, start, spent = 0, 0, 0.0
+    torch.manual_seed(seed)  # dropout and the like; batches and views do not draw from it
+    checkpoint = folder / "checkpoint.pt"
+    if (saved := load_checkpoint(checkpoint)) is not None:
+        start, counted, spent, sums = saved["step"], saved["counted"], saved["seconds"], saved["sums"]
+        distillation.load_state_dict(saved["module"])
+        optimizer.load_state_dict(saved["optimizer"])
+        result = TrainResult(**{**result.record(), **saved["result"]})
+        if ema:
+            ema.state = {k: v.to(device) for k, v in saved["ema"].items()}
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(saved["scaler"])
+        torch.set_rng_state(saved["rng"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(saved["cuda_rng"], device)
+
+    begun = last_saved = last_looked = time.monotonic()
+    window: list[Tensor] = []  # the terms of the steps not looked at yet, on the device
+    names: list[str] = []
+    rate = 0.0
+
+    def look(step: int) -> None:
+        """Fetch the window's terms, stop at the first that is not finite, add the rest up."""
+        nonlocal counted, last_looked, rate
+        if not window:
+            return
+        values = torch.stack(window).cpu()
+        if not torch.isfinite(values).all():
+            row = int((~torch.isfinite(values)).any(1).nonzero()[0])
+            raise _diverged(loader, step - len(window) + row, steps, dict(zip(names, values[row].tolist())))
+        for name, value in zip(names, values.double().sum(0).tolist()):
+            sums[name] = sums.get(name, 0.0) + value
+        counted += len(window)
+        now = time.monotonic()
+        rate = len(window) * options.batch_size / max(now - last_looked, 1e-9)
+        last_looked = now
+        window.clear()
+
+    def state(step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "counted": counted,
+            "seconds": spent + time.monotonic() - begun,
+            "sums": sums,
+            "module": distillation.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "ema": ema.state if ema else None,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "result": {k: getattr(result, k) for k in ("history", "best", "last", "best_weights", "last_weights")},
+        }
+
+    def validate(step: int) -> None:
+        raw = {k: v.detach().clone() for k, v in student.net.state_dict().items()} if ema else None
+        if ema:
+            student.net.load_state_dict(ema.state)
+        score = accuracy(student, source.validation, device, options.channels_last)
+        weights = {k: v.detach().cpu().clone().contiguous() for k, v in student.net.state_dict().items()}
+        if raw:
+            student.net.load_state_dict(raw)
+        epoch = round(step / per_epoch, 3)
+        result.last, result.last_weights = {"epoch": epoch, "accuracy": score}, weights
+        if not result.best or score > result.best["accuracy"]:
+            result.best, result.best_weights = copy.copy(result.last), weights
+        terms = {name: total / max(counted, 1) for name, total in sums.items()}
+        seconds = spent + time.monotonic() - begun
+        result.history.append(
+            {
+                "epoch": epoch,
+                "step": step,
+                "lr": optimizer.param_groups[0]["lr"],
+                "loss": sum(terms.values()),
+                "terms": terms,
+                "validation_accuracy": score,
+                "images_per_second": round(step * options.batch_size / seconds, 1),
+                "seconds": round(seconds, 2),
+            }
+        )
+
+    module.train()
+    for step, batch in zip(range(start, steps), loader.batches(start)):
+        done = step / steps
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * lr_scale(options, done)
+        terms = module(batch.x, batch.y, done)
+        accelerator.backward(sum(terms.values()))
+        if options.clip_norm:
+            accelerator.clip_grad_norm_(module.parameters(), options.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if ema:
+            ema.update(student.net)
+        names = list(terms)
+        window.append(torch.stack([term.detach().float() for term in terms.values()]))
+
+        finished = step + 1
+        epoch_ends = finished % per_epoch == 0 or finished == steps
+        if epoch_ends or len(window) == CHECK_EVERY:
+            look(finished)
+            facts = {"loss": sum(sums.values()) / counted, "images_per_second": rate}
+            if epoch_ends:
+                if accelerator.is_main_process:
+                    validate(finished)
+                    facts["validation_accuracy"] = result.last["accuracy"]
+                accelerator.wait_for_everyone()
+                sums, counted = {}, 0
+            due = epoch_ends or time.monotonic() - last_saved > CHECKPOINT_SECONDS
+            if due and accelerator.is_main_process:
+                save_checkpoint(state(finished), checkpoint)
+                last_saved = time.monotonic()
+            if accelerator.is_main_process:
+                progress(finished, steps, facts)
+            last_looked = time.monotonic() if epoch_ends else last_looked
+
+    result.images_seen = steps * options.batch_size
+    result.seconds = spent + time.monotonic() - begun
+    if start == steps:  # everything was done before the interruption
+        result.seconds = spent
+    return result
+
+
+def _diverged(loader: Loader, step: int, steps: int, terms: dict[str, float]) -> KDCompressError:
+    index = loader.batch_at(step).index.tolist()
+    bad = [name for name, value in terms.items() if not math.isfinite(value)]
+    shown = ", ".join(map(str, index[:16])) + (f", ... ({len(index)} in all)" if len(index) > 16 else "")
+    return KDCompressError(
+        f"The training diverged: {' and '.join(bad)} is not finite at step {step + 1} of {steps}.",
+        where=f"training images {shown}",
+        got=", ".join(f"{name}={value:.4g}" for name, value in terms.items()),
+        hint="lower train.lr, set train.clip_norm=1, or train in fp32 (train.precision=fp32)",
+    )
