@@ -70,6 +70,7 @@ class Network(Section):
 
 class Teacher(Network):
     train: Train | None = Field(None, description="trains the teacher; none where weights are given")
+    seed: int = Field(0, ge=0, description="its own, so that students of several seeds share one teacher")
 
     @model_validator(mode="after")
     def weights_or_train(self) -> Teacher:
@@ -125,10 +126,16 @@ class Recipe(Section):
     teacher: Teacher | None = None
     student: Network
     method: Annotated[dict[str, dict[str, Any]], BeforeValidator(_methods)] = {"none": {}}
-    train: Train = Train()
+    train: Train | None = Field(Train(), description="null: student.weights are trained already")
     export: Export = Export()
     bench: Bench = Bench()
     gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def something_to_ship(self) -> Recipe:
+        if self.train is None and self.student.weights is None:
+            raise ValueError("without `train` the student needs `student.weights`")
+        return self
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
@@ -139,8 +146,12 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UsageError("The recipe cannot be read.", where=path, got=error.strerror,
-                         hint="`kdcompress list recipes` shows those that come with kdcompress") from error
+        raise UsageError(
+            "The recipe cannot be read.",
+            where=path,
+            got=error.strerror,
+            hint="`kdcompress list recipes` shows those that come with kdcompress",
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError("The recipe is not valid YAML.", where=path, got=" ".join(str(error).split())) from error
     if not isinstance(data, dict):

@@ -34,6 +34,7 @@ class Row:
     coverage: dict[str, Any] | None = None  # precision as built
     latency: dict[str, Any] | None = None  # bench record: n, median_ms, p90_ms, cv, samples_ms, ...
     ratio: dict[str, Any] | None = None  # latency over the fp32 parent's: median, low, high, verdict
+    teacher_ratio: dict[str, Any] | None = None  # the same over the teacher's fp32 ONNX
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

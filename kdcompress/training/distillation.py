@@ -19,9 +19,7 @@ from kdcompress.models.taps import Tapped, Taps, pair_stages
 class Member(nn.Module):
     """A network in training: its own normalisation of the shared uint8 batch, the network, its taps."""
 
-    def __init__(
-        self, net: nn.Module, mean: Sequence[float], std: Sequence[float], paths: Sequence[str] = ()
-    ):
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], paths: Sequence[str] = ()):
         super().__init__()
         self.net = net
         self.normalize = Normalize(mean, std)

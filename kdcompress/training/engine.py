@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class TrainResult:
         return self.best_weights if self.selected == "best" else self.last_weights
 
     def record(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if not k.endswith("_weights")}
+        return {k: v for k, v in vars(self).items() if not k.endswith("_weights")}
 
 
 class EMA:
@@ -68,7 +68,11 @@ class EMA:
 def choose_precision(asked: str) -> str:
     """``auto``: bf16 where the device computes in it natively, else fp32. Raises UsageError for fp16 on a CPU."""
     if torch.cuda.is_available():
-        return ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32") if asked == "auto" else asked
+        return (
+            ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32")
+            if asked == "auto"
+            else asked
+        )
     if asked == "fp16":
         raise UsageError("Training in fp16 needs a GPU.", allowed="auto, fp32, bf16", hint="train.precision=auto")
     if asked == "auto":
@@ -118,7 +122,9 @@ def train(
         channels_last=options.channels_last,
     )
     per_epoch = loader.steps_per_epoch
-    steps = max(1, math.ceil(options.images / options.batch_size) if options.images else round(options.epochs * per_epoch))
+    steps = max(
+        1, math.ceil(options.images / options.batch_size) if options.images else round(options.epochs * per_epoch)
+    )
 
     if options.channels_last:
         distillation = distillation.to(memory_format=torch.channels_last)
@@ -132,6 +138,7 @@ def train(
     counted, start, spent = 0, 0, 0.0
     torch.manual_seed(seed)  # dropout and the like; batches and views do not draw from it
     checkpoint = folder / "checkpoint.pt"
+    accelerator.wait_for_everyone()  # the first process has prepared the folder
     if (saved := load_checkpoint(checkpoint)) is not None:
         start, counted, spent, sums = saved["step"], saved["counted"], saved["seconds"], saved["sums"]
         distillation.load_state_dict(saved["module"])

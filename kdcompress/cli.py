@@ -1,0 +1,326 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcompress import __version__
+from kdcompress.errors import KDCompressError, UsageError, unknown_name
+
+PathArgument = click.Path(path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+class Cli(click.Group):
+    """Errors meant for users are printed without a traceback and end with their own exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KDCompressError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, "-V", "--version")
+def main() -> None:
+    """Distil a vision model, export it, and measure every file that ships.
+
+    \b
+    kdcompress run fashion-mnist-demo      the whole job, from data to report
+    kdcompress run RECIPE --dry-run        what it would do
+    kdcompress doctor                      what works on this machine
+    """
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.option("-o", "--output", type=PathArgument, help="Run folder.  [default: runs/RECIPE'S NAME]")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
+@click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again although it is done.")
+@json_option
+def run(
+    recipe: str, overrides: tuple[str, ...], output: Path | None, dry_run: bool, force: tuple[str, ...], as_json: bool
+) -> None:
+    """Distil, export, measure and report what RECIPE describes.
+
+    RECIPE is a YAML file or the name of one that comes with kdcompress. OVERRIDES are written
+    key.sub=value. Run again, it does nothing that is done already; killed, it goes on where it was.
+
+    \b
+    kdcompress run pipelines/recipes/fashion-mnist.yaml train.epochs=3 export.targets=[x86-vnni]
+    """
+    from kdcompress.recipe import load_recipe
+
+    loaded = load_recipe(find_recipe(recipe), overrides)
+    command = shlex.join(["kdcompress", "run", recipe, *overrides])
+    _run(loaded, output or Path("runs") / loaded.name, command, dry_run, force, as_json)
+
+
+def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[str, ...], as_json: bool) -> None:
+    """What `run` and `export` share: check, do, report, and the exit code of what was found."""
+    from kdcompress.pipelines.compress import Compression, failures, is_main_process, save_recipe
+
+    compression = Compression(recipe, output, command)
+    names = [*(step.name for step in compression.steps()), "latency"]
+    for name in force:
+        if name not in names:
+            raise unknown_name("stage", name, names, where="--force")
+    compression.check()
+    if dry_run:
+        plan = compression.plan()
+        if as_json:
+            return _print_json([{"stage": name, "state": state} for name, state in plan])
+        for name, state in plan:
+            click.echo(f"{state:<6} {name}")
+        return None
+    if not is_main_process():
+        return compression.train_only(frozenset(force))
+    with compression.folder.locked():
+        save_recipe(recipe, output)
+        document = compression.run(frozenset(force))
+        _write_and_show(document, output, as_json)
+    if found := failures(document):
+        raise KDCompressError("The run finished, and not all of it may ship:\n" + "\n".join(f"  - {f}" for f in found))
+
+
+def _write_and_show(document: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from kdcompress.report.write import write_report
+
+    written = write_report(document, folder)
+    _show_report(document, as_json)
+    if not as_json:
+        click.echo("Written: " + ", ".join(str(path) for path in written), err=True)
+
+
+def _show_report(document: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        return _print_json(document)
+    from kdcompress.console import out
+    from kdcompress.report.terminal import print_report
+
+    print_report(document, out)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+def find_recipe(name: str) -> Path:
+    """The path of a recipe file, or of the shipped recipe of that name."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise unknown_name("recipe", name, shipped)
+    return shipped[name]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    import kdcompress.pipelines
+
+    folder = Path(kdcompress.pipelines.__path__[0]) / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+@main.command()
+@click.argument("weights", type=PathArgument)
+@click.option("--model", required=True, help="Its architecture: `kdcompress list models`, or package.module:callable.")
+@click.option("--data", "source", required=True, help="Data set for calibration and accuracy: `kdcompress list data`.")
+@click.option("--root", type=PathArgument, help="Where the data set's files are.")
+@click.option("--size", type=int, help="Resize images to this square (image-folder).")
+@click.option("--target", "targets", multiple=True, help="May be repeated: `kdcompress list targets`.")
+@click.option("--layout", type=click.Choice(["uint8-nhwc", "float-nchw"]), default="uint8-nhwc")
+@click.option("--batch", type=int, help="Fixed batch size.  [default: dynamic]")
+@click.option("--opset", type=int, default=20)
+@click.option("-o", "--output", type=PathArgument, help="Run folder.  [default: runs/export-WEIGHTS' NAME]")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
+@json_option
+def export(
+    weights: Path,
+    model: str,
+    source: str,
+    root: Path | None,
+    size: int | None,
+    targets: tuple[str, ...],
+    layout: str,
+    batch: int | None,
+    opset: int,
+    output: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Export a trained network without distilling it: every file is checked and measured.
+
+    \b
+    kdcompress export student.safetensors --model resnet8 --data fashion-mnist --target x86-vnni
+    """
+    from kdcompress.recipe import validate_recipe
+
+    recipe = validate_recipe(
+        {
+            "name": f"export-{weights.stem}",
+            "data": {"source": source, "root": root, "size": size},
+            "student": {"model": model, "weights": weights},
+            "train": None,
+            "export": {"targets": targets, "layout": layout, "batch": batch, "opset": opset},
+        },
+        where="the command's options",
+    )
+    command = shlex.join(["kdcompress", *sys.argv[1:]])
+    _run(recipe, output or Path("runs") / recipe.name, command, dry_run, (), as_json)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=PathArgument)
+@click.option("--data", "source", required=True, help="Data set whose test split is used: `kdcompress list data`.")
+@click.option("--root", type=PathArgument, help="Where the data set's files are.")
+@click.option("--size", type=int, help="Resize images to this square (image-folder).")
+@click.option("--threads", type=click.IntRange(1), default=1)
+@json_option
+def evaluate(
+    files: tuple[Path, ...], source: str, root: Path | None, size: int | None, threads: int, as_json: bool
+) -> None:
+    """Accuracy of exported FILES on a test split, each in its own runtime.
+
+    Agreement is the share of images on which a file answers as the first one does.
+    """
+    from kdcompress.pipelines.measure import evaluate_files
+
+    results = evaluate_files(files, source, root, size, threads)
+    if as_json:
+        return _print_json(results)
+    _print_table(results, {"file": "", "n": "", "accuracy": "accuracy %", "agreement": "agreement %", "seconds": "s"})
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=PathArgument)
+@click.option("--threads", type=click.IntRange(1), default=1)
+@click.option("--effort", type=click.Choice(["rapid", "quick", "normal"]), default="quick")
+@click.option("--data", "source", help="Data set for real inputs.  [default: random pixels]")
+@click.option("--root", type=PathArgument, help="Where the data set's files are.")
+@json_option
+def bench(
+    files: tuple[Path, ...], threads: int, effort: str, source: str | None, root: Path | None, as_json: bool
+) -> None:
+    """Latency of exported FILES, interleaved; ratios are to the first one, with a 95 % interval."""
+    from kdcompress.pipelines.measure import bench_files
+
+    results = bench_files(files, threads, effort, source, root)
+    if as_json:
+        return _print_json(results)
+    rows = []
+    for name, record in results["records"].items():
+        ratio = results["ratios"].get(name)
+        shown = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] {ratio['verdict']}" if ratio else "1"
+        rows.append({**record, "file": name, "ratio": shown})
+    columns = {"file": "", "n": "", "median_ms": "median ms", "p90_ms": "p90 ms", "cv": "variation", "ratio": "ratio"}
+    _print_table(rows, columns)
+    for line in results["advice"]:
+        click.echo(line, err=True)
+
+
+@main.command()
+@click.argument("folder", type=PathArgument)
+@json_option
+def report(folder: Path, as_json: bool) -> None:
+    """Show the report of a finished run FOLDER again, and write its pages anew."""
+    from kdcompress.report.write import load_report
+
+    _write_and_show(load_report(folder), folder, as_json)
+
+
+@main.command()
+@click.argument("file", type=PathArgument)
+@json_option
+def inspect(file: Path, as_json: bool) -> None:
+    """What is in an ONNX file, an engine, a checkpoint or a weights FILE, without running it."""
+    from kdcompress.export.inspect import describe
+
+    facts = describe(file)
+    if as_json:
+        return _print_json(facts)
+    for line in _lines(facts):
+        click.echo(line)
+
+
+def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines.append(f"{indent}{key}:")
+            lines += [f"{indent}  " + ", ".join(f"{k} {v}" for k, v in entry.items()) for entry in item]
+        else:
+            lines.append(f"{indent}{key}: {', '.join(map(str, item)) if isinstance(item, list) else item}")
+    return lines
+
+
+@main.command("list")
+@click.argument("kind", type=click.Choice(["models", "methods", "data", "targets", "recipes"]))
+@json_option
+def list_command(kind: str, as_json: bool) -> None:
+    """Names that recipes can use."""
+    from kdcompress.pipelines import catalogue
+
+    entries = getattr(catalogue, kind)()
+    if as_json:
+        return _print_json(entries)
+    _print_table(entries, {key: key for key in entries[0]})
+
+
+@main.command()
+@click.argument("recipe", default="fashion-mnist-demo")
+@click.option("-o", "--output", type=PathArgument, help="[default: RECIPE.yaml]")
+def init(recipe: str, output: Path | None) -> None:
+    """Copy a starter RECIPE into this folder, to be changed and run."""
+    source = find_recipe(recipe)
+    output = output or Path(source.name)
+    try:
+        with output.open("x") as file:
+            file.write(source.read_text())
+    except FileExistsError as error:
+        raise UsageError("The file exists already.", where=output, hint="choose another with --output") from error
+    except OSError as error:
+        raise UsageError("The recipe cannot be written.", where=output, got=error.strerror) from error
+    click.echo(output)
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """What is installed, what works here, and what to install for the rest."""
+    from kdcompress.pipelines import catalogue
+
+    facts = catalogue.doctor()
+    if as_json:
+        return _print_json(facts)
+    for line in _lines(facts):
+        click.echo(line)
+
+
+def _print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    from rich.table import Table
+
+    from kdcompress.console import out
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key, title in columns.items():
+        table.add_column(title or key, overflow="fold")
+    for row in rows:
+        cells = [row.get(key) for key in columns]
+        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else "-" if c is None else str(c) for c in cells))
+    out.print(table)

@@ -1,0 +1,68 @@
+"""What a person sees while a command works: progress and messages, on stderr alone."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+out = Console()  # data: tables, reports
+err = Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str | None = None) -> None:
+    err.print(text, style=style, markup=False, soft_wrap=True)
+
+
+class TrainingProgress:
+    """A bar where stderr is a terminal, else a line each time validation accuracy is known and
+    every half minute."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.bar = (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[facts]}"),
+                TimeRemainingColumn(),
+                console=err,
+                transient=True,
+            )
+            if err.is_terminal
+            else None
+        )
+        self.task = None
+        self.last_line = time.monotonic()
+        self.first: tuple[float, int] | None = None
+        self.validation: float | None = None
+
+    def __enter__(self) -> TrainingProgress:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, step: int, steps: int, facts: dict[str, float]) -> None:
+        new_score = "validation_accuracy" in facts
+        self.validation = facts.get("validation_accuracy", self.validation)
+        text = f"loss {facts['loss']:.3f}  {facts['images_per_second']:.0f} images/s"
+        if self.validation is not None:
+            text += f"  validation {self.validation:.2f} %"
+        if self.bar:
+            if self.task is None:
+                self.task = self.bar.add_task(self.title, total=steps, facts="", completed=step)
+            self.bar.update(self.task, completed=step, facts=text)
+            return
+        now = time.monotonic()
+        self.first = self.first or (now, step)
+        if new_score or now - self.last_line > 30:
+            self.last_line = now
+            done = step - self.first[1]
+            left = (now - self.first[0]) / done * (steps - step) if done else float("nan")
+            say(f"{self.title}: step {step}/{steps}  {text}" + (f"  {left:.0f} s left" if done else ""))

@@ -1,0 +1,521 @@
+"""The main flow: data -> teacher -> student -> fp32 ONNX -> targets -> every file measured -> report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from kdcompress.bench.machine import machine
+from kdcompress.bench.timing import Subject, measure, paired_ratio
+from kdcompress.compare import parity
+from kdcompress.data.source import Source, load
+from kdcompress.export.run_torch import TorchRunner
+from kdcompress.export.to_onnx import export_onnx
+from kdcompress.models.build import build, count_parameters, macs
+from kdcompress.models.checkpoint import load_weights, save_weights
+from kdcompress.models.deployable import Deployable
+
+import kdcompress
+from kdcompress.artifact import Artifact, InputSpec, content_hash, sha256
+from kdcompress.console import TrainingProgress, say
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.export import formats
+from kdcompress.pipelines.stages import Done, RunFolder, Stage, write_atomic
+from kdcompress.recipe import Network, Recipe, Train
+from kdcompress.report.rows import Row
+from kdcompress.runner import infer_all
+from kdcompress.training.distillation import Distillation, Member
+from kdcompress.training.engine import choose_precision, train
+
+PARITY_IMAGES = 256
+
+
+@dataclass
+class Step:
+    """A stage to be, once the steps before it are done."""
+
+    name: str
+    after: tuple[str, ...]
+    stage: Callable[[dict[str, Done]], Stage]
+    may_fail: bool = False  # one failing target never stops the others
+
+
+class Compression:
+    """One run of a recipe in a folder."""
+
+    def __init__(self, recipe: Recipe, folder: Path, command: str = ""):
+        self.recipe, self.folder, self.command = recipe, RunFolder(folder), command
+        self.done: dict[str, Done] = {}
+        self.errors: dict[str, Exception] = {}
+
+    @cached_property
+    def source(self) -> Source:
+        return load(self.recipe.data)
+
+    # What the recipe names, made
+
+    def spec(self, network: Network) -> InputSpec:
+        source, export = self.source, self.recipe.export
+        _, height, width, channels = source.train.images.shape
+        return InputSpec(
+            height=height,
+            width=width,
+            channels=channels,
+            mean=network.mean or source.mean,
+            std=network.std or source.std,
+            labels=source.labels,
+            layout=export.layout,
+            batch=export.batch,
+        )
+
+    def network(self, network: Network, seed: int) -> torch.nn.Module:
+        """The network with the seed's initial weights, or those of its checkpoint."""
+        torch.manual_seed(seed)
+        spec = self.spec(network)
+        net = build(network.model, spec.classes, spec.channels, network.options)
+        if network.weights:
+            load_weights(net, network.weights)
+        return net
+
+    def member(self, network: Network, seed: int) -> Member:
+        spec = self.spec(network)
+        return Member(self.network(network, seed), spec.mean, spec.std, network.taps)
+
+    def example(self) -> torch.Tensor:
+        """Two training images, uint8 [2, C, H, W]."""
+        return torch.from_numpy(self.source.train.images[:2]).permute(0, 3, 1, 2).contiguous()
+
+    def distillation(self, role: str) -> Distillation:
+        """What is trained for the student, or for the teacher (which has no teacher of its own)."""
+        recipe = self.recipe
+        if role == "teacher":
+            member = self.member(recipe.teacher, recipe.teacher.seed)
+            return Distillation(member, None, {"none": {}}, self.example(), recipe.teacher.train.label_smoothing)
+        teacher = self.member(recipe.teacher, recipe.teacher.seed) if recipe.teacher else None
+        if teacher is not None and "teacher" in self.done:
+            load_weights(teacher.net, self.done["teacher"].folder / "weights.safetensors")
+        student = self.member(recipe.student, recipe.seed)
+        return Distillation(student, teacher, recipe.method, self.example(), recipe.train.label_smoothing)
+
+    def check(self) -> None:
+        """Everything that can be known to fail is found now, and all of it at once."""
+        recipe, problems = self.recipe, []
+
+        def attempt(action: Callable[[], Any]) -> None:
+            try:
+                action()
+            except UsageError as error:
+                problems.append(error)
+
+        for name in recipe.export.targets:
+            attempt(lambda name=name: formats.target(name))
+        for options in filter(None, (recipe.train, recipe.teacher and recipe.teacher.train)):
+            attempt(lambda options=options: choose_precision(options.precision))
+        attempt(lambda: self.source)
+        if not problems:  # the networks are built for the source's images and classes
+            if recipe.teacher and recipe.teacher.train:
+                attempt(lambda: self.distillation("teacher"))
+            if recipe.train:
+                attempt(lambda: self.distillation("student"))
+            else:
+                attempt(lambda: self.network(recipe.student, recipe.seed))
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            listed = "\n".join("- " + str(problem).replace("\n", "\n  ") for problem in problems)
+            raise UsageError(f"The recipe has {len(problems)} problems:\n{listed}")
+
+    # The steps
+
+    def steps(self) -> list[Step]:
+        roles = (["teacher"] if self.recipe.teacher else []) + ["student"]
+        steps = [self._train_step(role) for role in roles]
+        for role in roles:
+            steps += [self._export_step(role), self._check_step(role, f"{role}-fp32", may_fail=role == "teacher")]
+        for name in self.recipe.export.targets:
+            steps += [self._target_step(name), self._check_step("student", f"student-{name}", may_fail=True)]
+        return steps
+
+    def _train_step(self, role: str) -> Step:
+        recipe = self.recipe
+        network: Network = recipe.teacher if role == "teacher" else recipe.student
+        options: Train | None = recipe.teacher.train if role == "teacher" else recipe.train
+        method = {"none": {}} if role == "teacher" else recipe.method
+        seed = recipe.teacher.seed if role == "teacher" else recipe.seed
+
+        def work(folder: Path) -> dict[str, Any]:
+            if options is None:  # a trained teacher was given
+                net = self.network(network, seed)
+                save_weights(net, folder / "weights.safetensors", {"role": role, "model": network.model})
+                return {"role": role, "model": network.model, "parameters": count_parameters(net), "history": []}
+            distillation = self.distillation(role)
+            net = distillation.student.net
+            example = distillation.student.normalize(self.example()[:1])
+            facts = {
+                "role": role,
+                "model": network.model,
+                "method": " + ".join(method),
+                "parameters": count_parameters(net),
+                "macs": macs(net, example),
+                "auxiliary_parameters": count_parameters(distillation.methods),
+            }
+            with TrainingProgress(role) as progress:
+                trained = train(distillation, self.source, options, recipe.data.augment, seed, folder, progress)
+            if not is_main_process():
+                return facts
+            metadata = {"role": role, "model": network.model, "method": facts["method"]}
+            save_weights(trained.weights, folder / "weights.safetensors", metadata)
+            other = "last" if trained.selected == "best" else "best"
+            save_weights(getattr(trained, f"{other}_weights"), folder / f"{other}.safetensors", metadata)
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+            return facts | trained.record()
+
+        def stage(done: dict[str, Done]) -> Stage:
+            params = {
+                "network": network.model_dump(mode="json"),
+                "train": options and options.model_dump(mode="json"),
+                "augment": recipe.data.augment.model_dump(),
+                "method": method,
+                "seed": seed,
+            }
+            inputs = {"data": self.source.hash}
+            if network.weights:
+                inputs["weights"] = _file_hash(network.weights)
+            if role == "student" and "teacher" in done:
+                inputs["teacher"] = done["teacher"].hash
+            collective = options is not None
+            return Stage(role, work, params, inputs, ("torch", "timm"), resumes=True, collective=collective)
+
+        after = ("teacher",) if role == "student" and recipe.teacher else ()
+        return Step(role, after, stage)
+
+    def deployable(self, role: str) -> Deployable:
+        """The trained network of a finished step, on the CPU, as it ships."""
+        network: Network = getattr(self.recipe, role)
+        spec = self.spec(network)
+        net = build(network.model, spec.classes, spec.channels, network.options)
+        load_weights(net, self.done[role].folder / "weights.safetensors")
+        return Deployable(net, spec).eval()
+
+    def _export_step(self, role: str) -> Step:
+        export = self.recipe.export
+        name = f"{role}-fp32"
+
+        def work(folder: Path) -> dict[str, Any]:
+            metadata = {
+                "recipe": self.recipe.name,
+                "role": role,
+                "model": getattr(self.recipe, role).model,
+                "source_hash": self.source.hash,
+                "weights": self.done[role].hash,
+            }
+            module = self.deployable(role)
+            path = folder / f"{role}.onnx"
+            artifact = export_onnx(module, module.spec, path, opset=export.opset, metadata=metadata)
+            return {"artifact": artifact.to_json()}
+
+        def stage(done: dict[str, Done]) -> Stage:
+            params = {"layout": export.layout, "batch": export.batch, "opset": export.opset}
+            packages = ("torch", "onnx", "onnxscript")
+            return Stage(name, work, params, {role: done[role].hash}, packages)
+
+        return Step(name, (role,), stage)
+
+    def calibration(self) -> np.ndarray:
+        """Training images for the quantiser's ranges, uint8 [N, H, W, C]."""
+        images = self.source.train.images
+        count = min(self.recipe.export.calibration_images, len(images))
+        chosen = np.random.Generator(np.random.PCG64(0)).choice(len(images), count, replace=False)
+        return images[np.sort(chosen)]
+
+    def artifact(self, name: str) -> Artifact:
+        done = self.done[name]
+        return Artifact.from_json(done.result["artifact"], done.folder)
+
+    def _target_step(self, target_name: str) -> Step:
+        name = f"student-{target_name}"
+        target = formats.target(target_name)
+
+        def work(folder: Path) -> dict[str, Any]:
+            parent = self.artifact("student-fp32")
+            job = formats.ExportJob(self.deployable("student"), parent, self.calibration(), folder, name)
+            return {"artifact": formats.build(job, target).to_json()}
+
+        def stage(done: dict[str, Done]) -> Stage:
+            params = {"target": target.model_dump(mode="json"), "images": self.recipe.export.calibration_images}
+            inputs = {"parent": done["student-fp32"].hash, "data": self.source.hash}
+            return Stage(name, work, params, inputs, ("torch", "onnx", "onnxruntime"))
+
+        return Step(name, ("student-fp32",), stage, may_fail=True)
+
+    def _check_step(self, role: str, name: str, may_fail: bool) -> Step:
+        """Parity with PyTorch and accuracy on the test split, by the file in its own runtime."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            artifact = self.artifact(name).verified()
+            spec = artifact.input
+            with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
+                with TorchRunner(self.deployable(role), spec) as reference:
+                    images = self.source.validation.images[:PARITY_IMAGES]
+                    agreement = parity(reference, runner, images, spec, artifact.precision)
+                logits = infer_all(runner, self.source.test.images, spec)
+                details = runner.details()
+            predictions = logits.argmax(1).astype(np.int32)
+            np.save(folder / "predictions.npy", predictions)
+            accuracy = 100.0 * float((predictions == self.source.test.labels).mean())
+            return {"accuracy": accuracy, "parity": agreement.to_json(), "runtime": details, "n": len(predictions)}
+
+        def stage(done: dict[str, Done]) -> Stage:
+            inputs = {"artifact": done[name].hash, "weights": done[role].hash, "data": self.source.hash}
+            return Stage(f"check-{name}", work, {}, inputs, ("onnxruntime",))
+
+        return Step(f"check-{name}", (name,), stage, may_fail=may_fail)
+
+    def _latency_stage(self) -> Stage:
+        """Every file that runs here, interleaved, so that ratios hold on a machine that drifts."""
+        bench = self.recipe.bench
+        names = [n.removeprefix("check-") for n in self.done if n.startswith("check-")]
+        here = machine()
+
+        def work(folder: Path) -> dict[str, Any]:
+            artifacts = {name: self.artifact(name) for name in names}
+            subjects = [
+                Subject(n, formats.open_runner(a, threads=bench.threads), a.input) for n, a in artifacts.items()
+            ]
+            records = measure(subjects, self.source.test.images[:1024], bench.effort)
+            return {"records": {n: r.to_json() for n, r in records.items()}, "ratios": _ratios(records)}
+
+        params = {**bench.model_dump(), "cpu": here.get("cpu"), "names": names}
+        inputs = {name: self.done[name].hash for name in names}
+        return Stage("latency", work, params, inputs, ("onnxruntime",))
+
+    # Running them
+
+    def plan(self) -> list[tuple[str, str]]:
+        """(step, "done" or "to do") of each step, with nothing run or written."""
+        done: dict[str, Done] = {}
+        plan = []
+        for step in self.steps():
+            ready = all(name in done for name in step.after)
+            finished = self.folder.finished(step.stage(done)) if ready else None
+            if finished:
+                done[step.name] = finished
+            plan.append((step.name, "done" if finished else "to do"))
+        self.done = done
+        latency_done = all(state == "done" for _, state in plan) and self.folder.finished(self._latency_stage())
+        return [*plan, ("latency", "done" if latency_done else "to do")]
+
+    def run(self, force: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Do what is not done yet and return the report's document. The folder must be held."""
+        for step in self.steps():
+            if any(name in self.errors for name in step.after):
+                continue
+            try:
+                self._finish(step.name, step.stage(self.done), step.name in force)
+            except Exception as error:
+                if not step.may_fail:
+                    raise
+                self.errors[step.name] = error
+                say(
+                    f"{step.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", style="yellow"
+                )
+        self._finish("latency", self._latency_stage(), "latency" in force)
+        return self.document()
+
+    def train_only(self, force: frozenset[str] = frozenset()) -> None:
+        """The part of a process that is not the first of several: to take part in the trainings."""
+        for step in self.steps():
+            if step.name in ("teacher", "student"):
+                self._finish(step.name, step.stage(self.done), step.name in force)
+
+    def _finish(self, name: str, stage: Stage, force: bool) -> None:
+        done = self.done[name] = self.folder.run(stage, force)
+        say(f"{name}: " + ("done before" if done.reused else f"done in {done.seconds:.1f} s"), style="dim")
+
+    # The report
+
+    def rows(self) -> list[Row]:
+        names = (["teacher-fp32"] if self.recipe.teacher else []) + ["student-fp32"]
+        names += [f"student-{target}" for target in self.recipe.export.targets]
+        rows = [self._row(name) for name in names]
+        parent = next(row for row in rows if row.name == "student-fp32")
+        for row in rows:
+            if row.role == "student" and row is not parent and row.accuracy is not None:
+                row.drop = parent.accuracy - row.accuracy
+            judge(row, self.recipe.export.max_drop)
+        return rows
+
+    def _row(self, name: str) -> Row:
+        role, target_name = name.split("-", 1)
+        target = None if target_name == "fp32" else formats.target(target_name)
+        row = Row(
+            name=f"{role} {target_name}",
+            role=role,
+            format=target.format if target else "onnx",
+            precision=target.precision if target else "fp32",
+            status="measured",
+            target=target.name if target else None,
+        )
+        row.name = name
+        row.parameters = self.done[role].result["parameters"]
+        if name in self.errors:
+            missing = isinstance(self.errors[name], RuntimeMissingError)
+            row.status, row.why = "skipped" if missing else "failed", _reason(self.errors[name])
+            return row
+        artifact = self.artifact(name)
+        row.file = str(artifact.path.relative_to(self.folder.path))
+        row.sha256, row.bytes, row.precision = artifact.sha256, artifact.bytes, artifact.precision
+        row.coverage = artifact.provenance.get("coverage")
+        row.build_seconds = self.done[name].seconds
+        if (error := self.errors.get(f"check-{name}")) is not None:
+            missing = isinstance(error, RuntimeMissingError)
+            row.status, row.why = "built, not run" if missing else "failed", _reason(error)
+            return row
+        check = self.done[f"check-{name}"].result
+        row.accuracy, row.parity, row.runtime = check["accuracy"], check["parity"], check["runtime"]
+        if (teacher := self._predictions("teacher-fp32")) is not None:
+            row.agreement = 100.0 * float((self._predictions(name) == teacher).mean())
+        latency = self.done["latency"].result
+        row.latency = latency["records"].get(name)
+        row.ratio = latency["ratios"]["parent"].get(name)
+        row.teacher_ratio = latency["ratios"]["teacher"].get(name)
+        return row
+
+    def _predictions(self, name: str) -> np.ndarray | None:
+        check = self.done.get(f"check-{name}")
+        return np.load(check.folder / "predictions.npy") if check else None
+
+    def _confusion(self) -> dict[str, Any] | None:
+        labels, truth = self.source.labels, self.source.test.labels
+        found = {role: self._predictions(f"{role}-fp32") for role in ("teacher", "student")}
+        if any(p is None for p in found.values()):
+            return None
+        count = len(labels)
+        tables = {r: np.bincount(truth * count + p, minlength=count**2).reshape(count, count) for r, p in found.items()}
+        return {"labels": list(labels), **{role: table.tolist() for role, table in tables.items()}}
+
+    def document(self) -> dict[str, Any]:
+        rows = self.rows()
+        recipe = self.recipe.model_dump(mode="json")
+        return {
+            "kdcompress": kdcompress.__version__,
+            "name": self.recipe.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": self.command,
+            "recipe": recipe,
+            "recipe_yaml": recipe_yaml(self.recipe),
+            "recipe_hash": content_hash(recipe),
+            "data": {
+                "name": self.source.name,
+                "hash": self.source.hash,
+                "origin": self.source.origin,
+                "licence": self.source.licence,
+                "images": {s: len(getattr(self.source, s)) for s in ("train", "validation", "test")},
+            },
+            "machine": machine(),
+            "packages": _packages(),
+            "rows": [row.to_json() for row in rows],
+            "training": [self.done[role].result for role in ("teacher", "student") if role in self.done],
+            "confusion": self._confusion(),
+            "gates": gates(self.recipe, rows),
+            "stages": [done.record() for done in self.done.values()],
+            "advice": [],
+        }
+
+
+def is_main_process() -> bool:
+    """False in the further processes that torchrun or `accelerate launch` starts."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def judge(row: Row, max_drop: float) -> None:
+    """Mark a measured row that must not ship as failed, with the reason and the next step."""
+    if row.status != "measured":
+        return
+    if row.parity and not row.parity["passed"]:
+        row.status, row.why = "failed", f"its outputs differ from PyTorch's: {row.parity.get('why')}"
+        row.next = "`kdcompress inspect` shows what was built; try float-nchw input, or another opset"
+    elif row.drop is not None and row.drop > max_drop:
+        row.status, row.why = "failed", f"{row.drop:.2f} points less accurate than its parent; {max_drop} are allowed"
+        row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"
+    elif row.precision == "int8" and row.ratio and row.ratio["verdict"] == "slower":
+        row.status, row.why = "failed", f"{row.ratio['median']:.2f} times its fp32 parent's latency on this machine"
+        row.next = "the target's quantisation scheme does not fit this processor: see `kdcompress list targets`"
+
+
+def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
+    """Each limit that the recipe sets, the value, and whether it is met."""
+    by_name = {row.name: row for row in rows}
+    student, teacher = by_name["student-fp32"], by_name.get("teacher-fp32")
+    latencies = [r.latency["median_ms"] for r in rows if r.role == "student" and r.status == "measured" and r.latency]
+    values = {
+        "teacher_accuracy": (teacher.accuracy if teacher else None, 1),
+        "student_accuracy": (student.accuracy, 1),
+        "student_parameters": (student.parameters, -1),
+        "latency_ms": (min(latencies, default=None), -1),
+    }
+    found = []
+    for name, (value, sign) in values.items():
+        limit = getattr(recipe.gates, name)
+        if limit is not None:
+            met = value is not None and sign * value >= sign * limit
+            found.append({"name": name, "limit": limit, "value": value, "met": met})
+    return found
+
+
+def failures(document: dict[str, Any]) -> list[str]:
+    """Why a finished run ends with exit code 1; empty where it does not."""
+    rows = [f"{r['name']} failed: {r['why']}" for r in document["rows"] if r["status"] == "failed"]
+    unmet = [f"gate {g['name']}: {g['value']} against {g['limit']}" for g in document["gates"] if not g["met"]]
+    return rows + unmet
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The effective recipe, with what stands at its default left out."""
+    return yaml.safe_dump(json.loads(recipe.model_dump_json(exclude_defaults=True)), sort_keys=False)
+
+
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    write_atomic(folder / "recipe.yaml", recipe_yaml(recipe))
+
+
+def _ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    ok = {name: r for name, r in records.items() if r.n}
+    bases = {"parent": "student-fp32", "teacher": "teacher-fp32"}
+    return {
+        kind: {n: paired_ratio(r, ok[base]) for n, r in ok.items() if n != base and n.startswith("student")}
+        for kind, base in bases.items()
+        if base in ok
+    } | {kind: {} for kind, base in bases.items() if base not in ok}
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, KDCompressError) else f"{type(error).__name__}: {error}"
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UsageError("The weights cannot be read.", where=path, got=error.strerror) from error
+
+
+def _packages() -> dict[str, str]:
+    names = ("kdcompress", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxscript", "onnxruntime")
+    found = {}
+    for name in (*names, "tensorrt-rtx", "tensorrt"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
