@@ -42,7 +42,6 @@ setup(
         "torchvision>=0.21",
         "timm>=1.0.15",
         "accelerate>=1.2",
-        "torchmetrics>=1.5",
         "safetensors>=0.4.5",
         "numpy>=1.26",
         "pillow>=10",
