@@ -43,7 +43,7 @@ class TorchvisionSource:
     def find(self, data: Data) -> Found:
         tried = []
         for folder in self.candidates(data):
-            missing = [name for name in self.files if self.file(folder, name) is None]
+            missing = self.missing(folder)
             if not missing:
                 return Found(str(folder), True, tuple(tried))
             partly = len(missing) < len(self.files)
@@ -75,6 +75,9 @@ class TorchvisionSource:
         paths = (folder / (name + suffix) for suffix in self.suffixes)
         return next((path for path in paths if path.is_file()), None)
 
+    def missing(self, folder: Path) -> list[str]:
+        return [name for name in self.files if self.file(folder, name) is None]
+
     def unavailable(self, tried: list[str], root: Path) -> UsageError:
         ways = [f"`python -m kdcompress.data.fetch {self.name} --root {root}`"]
         if self.package:
@@ -103,7 +106,12 @@ class TorchvisionSource:
             return self.install(Path(temporary) / self.folders[-1], root)
 
     def install(self, unpacked: Path, root: Path) -> Path:
-        """Moves the files of a folder, once they are shown to be whole, to their place below ``root``."""
+        """Moves the files of a folder, once they are shown to be whole, to their place below ``root``.
+
+        Raises RuntimeError where files are missing and UsageError where they are broken.
+        """
+        if missing := self.missing(unpacked):
+            raise RuntimeError(f"it has no {', '.join(missing)}")
         self.read_folder(unpacked)
         folder = root / self.folders[0]
         folder.mkdir(parents=True, exist_ok=True)

@@ -64,9 +64,9 @@ class Views:
                 columns = torch.where(flip.bool(), width - 1 - columns, columns)
             columns = (dx + p) % self.shifts + columns
             index = (rows * padded_width)[:, :, None] + columns[:, None, :]
-            index = index.view(batch, 1, -1).expand(-1, channels, -1)
+            index = index.flatten(1)[:, None].expand(-1, channels, -1)
             padded = F.pad(images, (p, p, p, p)) if p else images
-            out = padded.reshape(batch, channels, -1).gather(2, index).view(batch, channels, height, width)
+            out = padded.flatten(2).gather(2, index).view(batch, channels, height, width)
         if self.cutout:
             y, x = divide(hole - 1, width)
             keep = outside(y, self.cutout, height)[:, :, None] | outside(x, self.cutout, width)[:, None, :]
