@@ -1,0 +1,218 @@
+"""Named data sets: where their files are, and three splits of them that are the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from kdcompress.errors import UsageError
+from kdcompress.recipe import Data
+from kdcompress.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """``images`` uint8 [N, H, W, C] and ``labels`` int64 [N], class numbers from 0."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> Split:
+        """The samples at ``indices`` (int64 [M]), in that order, as a copy."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set, split and described. ``mean`` and ``std`` are those of the training split's pixels
+    scaled to 0..1, one a channel."""
+
+    name: str
+    labels: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hash: str  # SHA-256 of the labels' names and of the images and labels of the three splits
+    origin: str  # where the files were found
+    licence: str | None = None
+    notes: tuple[str, ...] = ()  # what a reader of the report should know: files that were passed over
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the files of a source are (``ready``), or where they would be downloaded to."""
+
+    origin: str
+    ready: bool
+    tried: tuple[str, ...] = ()  # one line a place: what was there
+
+
+@dataclass
+class Raw:
+    """What a family reads from its files; the splits that are None are cut from ``train``."""
+
+    labels: tuple[str, ...]
+    train: Split
+    validation: Split | None
+    test: Split | None
+    origin: str
+    licence: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+class Family(Protocol):
+    """What is registered under a source's name."""
+
+    def find(self, data: Data) -> Found: ...
+
+    def read(self, data: Data) -> Raw: ...
+
+
+sources: Registry[Family] = Registry("data source", "kdcompress.data", prefix="from_")
+
+
+def default_root() -> Path:
+    """Where data sets are looked for and downloaded to: $KDCOMPRESS_DATA, or ./datasets."""
+    return Path(os.environ.get("KDCOMPRESS_DATA") or "datasets")
+
+
+def find(data: Data) -> Found:
+    """Where the files would come from, without reading or downloading them.
+
+    Raises UsageError for an unknown source, and for an image folder that is not there.
+    """
+    return sources[data.source].find(data)
+
+
+def load(data: Data) -> Source:
+    """The source that ``data`` asks for, read (or downloaded) and split.
+
+    The splits depend on the files, ``split_seed``, ``validation`` and ``train_images`` alone. A smaller
+    ``train_images`` is a subset of a larger one; validation and test do not depend on it.
+
+    Raises UsageError for files that are missing or broken and for splits that cannot be made.
+    """
+    raw = sources[data.source].read(data)
+    train, validation, test = raw.train, raw.validation, raw.test
+    if test is None:
+        test, train = cut(train, 0.2, (data.split_seed, "test"), raw)
+    if validation is None:
+        validation, train = cut(train, data.validation, (data.split_seed, "validation"), raw)
+    if data.train_images is not None:
+        train = subset(train, data.train_images, (data.split_seed, "train"), raw)
+    splits = {"training": train, "validation": validation, "test": test}
+    _check(splits, raw, data)
+    mean, std = statistics(train.images)
+    if not all(std):
+        raise UsageError("Every pixel of a channel has the same value.", where=raw.origin, got=f"mean {mean}")
+    return Source(
+        data.source, raw.labels, train, validation, test, mean, std,
+        source_hash(raw.labels, splits.values()), raw.origin, raw.licence, tuple(raw.notes),
+    )  # fmt: skip
+
+
+def stratified_order(labels: np.ndarray, key: object) -> np.ndarray:
+    """An order of the samples in which every beginning holds each class in proportion.
+
+    ``labels`` is int64 [N]; the result int64 [N], a permutation that depends on ``labels`` and ``repr(key)``
+    alone. It begins with one sample of each class; a beginning of n samples is contained in one of n + 1.
+    """
+    seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:16], "little")
+    # raw 64-bit words: NumPy keeps those stable between versions, which it does not promise of permutation()
+    shuffled = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # within its class
+    share = np.where(place == 0, 0.0, (place + 0.5) / np.repeat(counts, counts))
+    return by_class[np.argsort(share, kind="stable")]
+
+
+def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split]:
+    """A stratified ``share`` of a split, and the rest; both keep the order of the files."""
+    counts = np.bincount(split.labels, minlength=len(raw.labels))
+    few = [f"{raw.labels[c]} ({counts[c]})" for c in np.flatnonzero(counts < 2)]
+    if few:
+        raise UsageError(
+            "A class has too few images to be split.", where=raw.origin, got=", ".join(few), allowed="2 or more"
+        )
+    order = stratified_order(split.labels, key)
+    size = min(max(round(share * len(split)), 1), len(split) - 1)
+    return split.take(np.sort(order[:size])), split.take(np.sort(order[size:]))
+
+
+def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
+    """A stratified subset of ``size`` images, in the order of the files."""
+    classes = len(raw.labels)
+    if not classes <= size <= len(split):
+        raise UsageError(
+            "data.train_images does not fit this source.",
+            where=raw.origin,
+            got=size,
+            allowed=f"{classes} (one a class) to {len(split)} (all that validation leaves)",
+        )
+    return split.take(np.sort(stratified_order(split.labels, key)[:size]))
+
+
+def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of uint8 [N, H, W, C] scaled to 0..1, one a channel; exact counts."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    step = max(1, (1 << 22) // images[0].size)
+    for start in range(0, len(images), step):
+        for channel in range(channels):
+            counts[channel] += np.bincount(images[start : start + step, ..., channel].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ values
+    variance = (share * (values - mean[:, None]) ** 2).sum(1)
+    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+
+
+def source_hash(labels: tuple[str, ...], splits) -> str:
+    """SHA-256 of the labels' names and of every split's shape, images and labels."""
+    digest = hashlib.sha256(repr(tuple(labels)).encode())
+    for split in splits:
+        digest.update(repr(split.images.shape).encode())
+        digest.update(np.ascontiguousarray(split.images))
+        digest.update(split.labels.astype("<i8"))
+    return digest.hexdigest()
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
+    for name, split in splits.items():
+        if not len(split):
+            raise UsageError(f"The {name} split is empty.", where=raw.origin)
+    shapes = {name: split.images.shape[1:] for name, split in splits.items()}
+    if len(set(shapes.values())) > 1:
+        got = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
+        raise UsageError("The splits' images differ in size.", where=raw.origin, got=got)
+    height, width, _ = shapes["training"]
+    if data.size is not None and (height, width) != (data.size, data.size):
+        raise UsageError(
+            f"data.size resizes image folders; the images of {data.source} have one size.",
+            got=data.size,
+            allowed=f"{height} x {width}: leave data.size out",
+        )
+    counts = np.bincount(splits["training"].labels, minlength=len(raw.labels))
+    if not counts.all():
+        names = ", ".join(raw.labels[c] for c in np.flatnonzero(counts == 0))
+        raise UsageError(
+            "A class has no image in the training split.",
+            where=raw.origin,
+            got=names,
+            hint="lower data.validation, or give the class more images",
+        )

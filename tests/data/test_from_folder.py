@@ -1,0 +1,172 @@
+import re
+
+import numpy as np
+import pytest
+from data_files import pixels, write_images
+from PIL import Image
+from torchvision import transforms
+
+from kdcompress.data import from_folder
+from kdcompress.data.source import find, load
+from kdcompress.errors import UsageError
+from kdcompress.recipe import Data
+
+
+def read(root, **rest):
+    return load(Data(source="image-folder", root=root, **rest))
+
+
+def write_classes(root, n=10, *shape, names=("b", "a")):
+    for number, name in enumerate(names):
+        write_images(root / name, n, *(shape or (8, 8)), start=number)
+
+
+def test_splits_of_their_own(tmp_path):
+    for number, split in enumerate(("train", "val", "test")):
+        write_classes(tmp_path / split, 4 + number)
+    source = read(tmp_path)
+    assert source.labels == ("a", "b")
+    assert [np.bincount(s.labels).tolist() for s in (source.train, source.validation, source.test)] == [
+        [4, 4], [5, 5], [6, 6],
+    ]  # fmt: skip
+    assert np.array_equal(source.train.images[:4, ..., 0], pixels(4, 8, 8, start=1))  # a, in the files' order
+    assert find(Data(source="image-folder", root=tmp_path)).ready
+
+
+@pytest.mark.parametrize(
+    ("splits", "sizes"),
+    [
+        ((".",), (29, 3, 8)),  # a fifth is test, a tenth of the rest is validation
+        (("train", "test"), (36, 4, 40)),
+        (("train", "validation"), (32, 40, 8)),
+        (("train",), (29, 3, 8)),
+    ],
+)
+def test_missing_splits_are_cut_from_the_training_images(tmp_path, splits, sizes):
+    for split in splits:
+        write_classes(tmp_path / split, 20)
+    source = read(tmp_path)
+    assert tuple(map(len, (source.train, source.validation, source.test))) == sizes
+    assert np.ptp(np.bincount(source.validation.labels)) <= 1
+
+
+def test_grey_and_colour(tmp_path):
+    write_classes(tmp_path / "grey")
+    assert read(tmp_path / "grey").train.images.shape[1:] == (8, 8, 1)
+    write_classes(tmp_path / "mixed")
+    write_images(tmp_path / "mixed/c", 5, 8, 8, 4)
+    source = read(tmp_path / "mixed")
+    assert source.train.images.shape[1:] == (8, 8, 3) and len(source.mean) == 3
+    grey = source.train.images[source.train.labels == 0]
+    assert (grey[..., 0] == grey[..., 2]).all()
+
+
+def test_resize_is_shorter_side_then_centre(tmp_path):
+    smooth = Image.fromarray(pixels(1, 6, 9, 3)[0]).resize((90, 60), Image.Resampling.BICUBIC)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            smooth.save(tmp_path / name / f"{number}.png")
+    got = read(tmp_path, size=16).train.images[0]
+    usual = transforms.Compose([transforms.Resize(16), transforms.CenterCrop(16)])(smooth)
+    assert got.shape == (16, 16, 3)
+    assert np.abs(got.astype(int) - np.asarray(usual)).mean() < 3
+
+
+def test_photographs_are_turned_as_their_exif_says(tmp_path):
+    image = Image.fromarray(pixels(1, 8, 16)[0])
+    exif = Image.Exif()
+    exif[from_folder.ORIENTATION] = 6
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            image.save(tmp_path / name / f"{number}.jpg", exif=exif)
+    assert read(tmp_path).train.images.shape[1:] == (16, 8, 1)
+
+
+def test_other_files_are_ignored_and_counted(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "a/notes.txt").write_text("hello")
+    (tmp_path / "README").write_text("hello")
+    (tmp_path / ".git").mkdir()
+    source = read(tmp_path)
+    assert source.labels == ("a", "b")
+    assert source.notes[0].startswith("2 files that are not images were ignored")
+
+
+def test_images_below_a_class_folder_are_found(tmp_path):
+    write_classes(tmp_path)
+    write_images(tmp_path / "a/more/deep", 5, 8, 8, start=9)
+    source = read(tmp_path)
+    assert sum(len(s) for s in (source.train, source.validation, source.test)) == 25
+
+
+def raises(message, root, **rest):
+    with pytest.raises(UsageError, match=message) as error:
+        read(root, **rest)
+    return str(error.value)
+
+
+def test_no_root_and_a_missing_root(tmp_path):
+    raises("image-folder needs data.root", None)
+    raises(rf"not a folder\.\n.*{re.escape(str(tmp_path / 'no'))}", tmp_path / "no")
+
+
+def test_sizes_that_differ(tmp_path):
+    write_classes(tmp_path, 4)
+    write_images(tmp_path / "b/more", 3, 10, 12)
+    text = raises("differ in size", tmp_path)
+    assert "8 x 8 (8), 12 x 10 (3)" in text and "set data.size" in text
+    assert read(tmp_path, size=8).train.images.shape[1:] == (8, 8, 1)
+
+
+def test_all_broken_files_are_named(tmp_path):
+    write_classes(tmp_path)
+    whole = (tmp_path / "a/000.png").read_bytes()
+    (tmp_path / "a/000.png").write_bytes(whole[:-30])
+    (tmp_path / "b/001.png").write_bytes(b"")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "b/002.png")
+    text = raises("3 images cannot be read", tmp_path)
+    for name in ("a/000.png", "b/001.png", "b/002.png: mode I;16"):
+        assert str(tmp_path / name) in text
+    for file in (tmp_path / "a").iterdir():
+        file.write_bytes(b"")
+    text = raises("12 images cannot be read", tmp_path)
+    assert text.count("\n    - ") == 6 and "and 7 more" in text
+    for file in (tmp_path / "b").iterdir():
+        file.write_bytes(b"")
+    raises("20 images cannot be read", tmp_path)
+
+
+def test_classes_that_differ_between_splits(tmp_path):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test", names=("a", "z"))
+    text = raises("classes are not those of the training images", tmp_path)
+    assert str(tmp_path / "test") in text and "no b; also z" in text
+
+
+def test_an_empty_class_and_too_few_classes(tmp_path):
+    write_classes(tmp_path / "one", names=("a",))
+    raises("at least 2 classes(.|\n)*got: 1: a", tmp_path / "one")
+    (tmp_path / "none").mkdir()
+    raises("at least 2 classes(.|\n)*got: no folder", tmp_path / "none")
+    write_classes(tmp_path / "empty")
+    (tmp_path / "empty/c").mkdir()
+    (tmp_path / "empty/c/notes.txt").write_text("hello")
+    raises("no image(.|\n)*got: c", tmp_path / "empty")
+
+
+def test_folders_of_splits_that_make_no_sense(tmp_path):
+    write_classes(tmp_path / "a/test")
+    raises("no training images(.|\n)*got: test", tmp_path / "a")
+    for split in ("train", "val", "validation"):
+        write_classes(tmp_path / "b" / split)
+    raises("two folders of validation", tmp_path / "b")
+    for split in ("train", "ant", "bee"):
+        write_classes(tmp_path / "c" / split)
+    raises("beside the train folder(.|\n)*got: ant, bee", tmp_path / "c")
+
+
+def test_more_pixels_than_memory():
+    with pytest.raises(UsageError, match="do not fit into this machine's memory(.|\n)*set data.size"):
+        from_folder.allocate((10**7, 1024, 1024, 3), "root")
