@@ -1,0 +1,88 @@
+"""What may be said of a sample of latencies: supported percentiles, the tail, spread, paired comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Samples = Sequence[float] | np.ndarray
+
+RESOLUTION = 0.01  # the smallest relative difference in latency that is called one
+
+# The smallest n at which MLPerf's early-stopping rule (c = 0.99, d = 0) supports a percentile.
+SUPPORT = {50: 11, 90: 64, 95: 130, 99: 662, 99.9: 6636}
+
+
+def percentile(samples: Samples, p: float) -> float | None:
+    """The nearest-rank percentile ``p`` (a key of ``SUPPORT``), in the samples' unit; for 50 the usual median.
+
+    None where there are too few samples to support it.
+    """
+    n = len(samples)
+    if n < SUPPORT[p]:
+        return None
+    if p == 50:
+        return float(np.median(samples))
+    return float(np.sort(samples)[math.ceil(round(p / 100 * n, 9)) - 1])
+
+
+def overlatency_count(n: int, p: float, confidence: float = 0.99) -> int:
+    """The largest t such that t of n samples above a bound still show that the ``p`` th percentile lies below it.
+
+    MLPerf's early-stopping rule with tolerance 0: P(Binomial(n, 1 - p/100) <= t) <= 1 - confidence.
+    0 where n is too small for even t = 1.
+    """
+    q = 1 - p / 100
+    i = np.arange(min(n, math.ceil(q * n) + 1))  # the answer is below the mean, q n
+    steps = np.log((n - i) / (i + 1) * (q / (1 - q)))  # of log P(X = i) to log P(X = i + 1)
+    logs = n * math.log1p(-q) + np.concatenate([[0.0], np.cumsum(steps)])
+    cdf = np.cumsum(np.exp(logs))
+    return max(0, int(np.searchsorted(cdf, 1 - confidence, side="right")) - 1)
+
+
+def early_stopping_estimate(samples: Samples, p: float = 90, confidence: float = 0.99) -> float | None:
+    """MLPerf's pessimistic estimate of a percentile: the maximum left after the t - 1 largest samples are dropped.
+
+    The true percentile is at most this with ``confidence``. None where n supports no t >= 1.
+    """
+    t = overlatency_count(len(samples), p, confidence)
+    return float(np.sort(samples)[len(samples) - t]) if t else None
+
+
+def variation(samples: Samples) -> float | None:
+    """Coefficient of variation: population standard deviation over mean, a fraction (0.1 is 10 %)."""
+    mean = float(np.mean(samples)) if len(samples) else 0.0
+    return float(np.std(samples)) / mean if mean else None
+
+
+def paired_bootstrap(
+    samples: Samples, baseline: Samples, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(median, low, high) of the ratio samples[i] / baseline[i], with its 95 % bootstrap interval.
+
+    Runs of n^(1/3) consecutive rounds are resampled together (circular block bootstrap), because noise on a
+    shared machine comes in bursts and treating its rounds as independent would give too narrow an interval.
+    """
+    ratios = np.asarray(samples, float) / np.asarray(baseline, float)
+    n = len(ratios)
+    block = max(1, round(n ** (1 / 3)))
+    rng = np.random.default_rng(seed)
+    medians = []
+    at_once = max(1, 2_000_000 // n)
+    for start in range(0, resamples, at_once):
+        starts = rng.integers(0, n, (min(at_once, resamples - start), math.ceil(n / block), 1))
+        picked = (starts + np.arange(block)).reshape(len(starts), -1)[:, :n] % n
+        medians.append(np.median(ratios[picked], axis=1))
+    low, high = np.quantile(np.concatenate(medians), [0.025, 0.975])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def verdict(low: float, high: float) -> str:
+    """Of an interval of latency ratios: a winner only where it excludes 1, and all within 1 % of 1.
+
+    Two sessions of one file differ by up to half a per cent for as long as they live, by where their memory
+    happens to lie; no number of queries averages that out.
+    """
+    return "faster" if high < 1 - RESOLUTION else "slower" if low > 1 + RESOLUTION else "no difference shown"
