@@ -1,0 +1,235 @@
+"""The table of what can be built: targets are data files, writers and runners register themselves."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from kdcompress.errors import RuntimeMissingError, UsageError, unknown_name
+from kdcompress.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from kdcompress.artifact import Artifact
+    from kdcompress.runner import Runner
+
+TARGETS = Path(__file__).parent / "targets"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Scheme(Section):
+    """How an int8 file is quantised. The right one depends on the machine: U8S8 for x86, S8S8 for
+    ARM, symmetric S8 without integer biases for TensorRT."""
+
+    activation: Literal["uint8", "int8"] = "uint8"
+    weight: Literal["uint8", "int8"] = "int8"
+    per_channel: bool = True
+    reduce_range: bool = Field(False, description="7-bit weights, for x86 without VNNI")
+    symmetric: bool = Field(False, description="activations with zero point 0")
+    quantize_bias: bool = True
+    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: float = Field(99.99, gt=50, le=100)
+    images: int = Field(512, ge=1, description="calibration images used, at most")
+    op_types: tuple[str, ...] = Field((), description="operators to quantise; none: all that the quantiser knows")
+    exclude: tuple[str, ...] = Field((), description="names of nodes that stay in float")
+
+
+class Options(Section):
+    """What only some formats ask for."""
+
+    scheme: Scheme | None = None
+    compute_capabilities: tuple[str, ...] = Field((), description="TensorRT-RTX: GPUs to build for, '8.6' and so on")
+    profile: tuple[int, int, int] = Field((1, 8, 32), description="TensorRT: batch size min, opt, max")
+    workspace_mib: int = Field(1024, ge=16, description="TensorRT: memory a layer may use")
+
+    @field_validator("profile")
+    @classmethod
+    def ordered(cls, profile: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not 1 <= profile[0] <= profile[1] <= profile[2]:
+            raise ValueError("a profile is min <= opt <= max, from 1 up")
+        return profile
+
+
+class Target(Section):
+    """Where the artefact will run and how."""
+
+    name: str
+    description: str
+    format: str = Field(description="what is written: onnx, tensorrt-rtx, tensorrt")
+    precision: Literal["fp32", "fp16", "int8"]
+    runtime: str = Field(description="the runner that measures it")
+    options: Options = Options()
+    measured_on: str = Field(description="the machine that its latency means something on")
+
+    @model_validator(mode="after")
+    def scheme_with_int8(self) -> Target:
+        if (self.precision == "int8") != (self.options.scheme is not None):
+            raise ValueError("options.scheme goes with precision int8, and only with it")
+        return self
+
+    @property
+    def writer(self) -> str:
+        return f"{self.format}-{self.precision}"
+
+
+@dataclass
+class ExportJob:
+    """What a writer works from; every artefact of a run has the same parent."""
+
+    module: nn.Module
+    parent: Artifact  # fp32 ONNX
+    calibration: np.ndarray  # uint8 [N, H, W, C] training images
+    folder: Path
+    stem: str  # of the file names
+
+    def path(self, target: Target, suffix: str) -> Path:
+        return self.folder / f"{self.stem}-{target.name}{suffix}"
+
+
+def nothing_missing() -> None:
+    """The check of a writer or runner that the core install is enough for."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """``write`` makes the artefact; ``check`` raises RuntimeMissingError where it cannot do so here."""
+
+    write: Callable[[ExportJob, Target], Artifact]
+    check: Callable[[], None] = nothing_missing
+
+
+# A writer is filed under "<format>-<precision>". A runner is a class: RunnerClass(artifact, threads, **options),
+# with ``format`` (of the artefacts it loads) and ``check`` (as a writer's).
+writers: Registry[Writer] = Registry("export format", "kdcompress.export", prefix="to_")
+runners: Registry[Any] = Registry("runtime", "kdcompress.export", prefix="run_")
+
+
+def load_target(path: Path) -> Target:
+    """The target in a YAML file; its name is the file's. Raises UsageError that lists every problem."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError("The target cannot be read.", where=path, got=error.strerror) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError("The target is not valid YAML.", where=path, got=" ".join(str(error).split())) from error
+    if not isinstance(data, dict):
+        raise UsageError("A target is a mapping of keys to values.", where=path, got=type(data).__name__)
+    try:
+        found = Target.model_validate({"name": path.stem, **data})
+    except ValidationError as error:
+        problems = "\n".join(f"  - {_problem(e)}" for e in error.errors())
+        raise UsageError(f"The target cannot be used:\n{problems}", where=path) from error
+    for registry, name in ((writers, found.writer), (runners, found.runtime)):
+        if name not in registry:
+            raise unknown_name(registry.kind, name, registry, where=path)
+    return found
+
+
+def _problem(error: Any) -> str:
+    key = ".".join(map(str, error["loc"])) or "target"
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    got = "" if error["type"] in ("missing", "value_error") else f" (got {error['input']!r:.80})"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"
+
+
+@cache
+def targets() -> dict[str, Target]:
+    """Every target that comes with kdcompress, by name."""
+    return {path.stem: load_target(path) for path in sorted(TARGETS.glob("*.yaml"))}
+
+
+def target(name: str) -> Target:
+    """The target of that name, or in that YAML file."""
+    if name in targets():
+        return targets()[name]
+    if name.endswith((".yaml", ".yml")):
+        return load_target(Path(name))
+    raise unknown_name("target", name, targets())
+
+
+def build(job: ExportJob, target: Target) -> Artifact:
+    """Write the target's artefact into the job's folder.
+
+    Raises RuntimeMissingError where it cannot be built here, KDCompressError where building fails.
+    """
+    writer = writers[target.writer]
+    writer.check()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    artifact = writer.write(job, target)
+    seconds = round(time.perf_counter() - start, 3)
+    return artifact.with_provenance(parent=job.parent.sha256, build_seconds=seconds, host=platform.machine())
+
+
+def open_runner(artifact: Artifact, threads: int = 1, **options: Any) -> Runner:
+    """The runner that loads this artefact; enter it to load.
+
+    Raises RuntimeMissingError where it cannot run here.
+    """
+    found = [runner for runner in runners.entries().values() if runner.format == artifact.format]
+    if not found:
+        known = ", ".join(sorted({runner.format for runner in runners.entries().values()}))
+        raise UsageError("No runtime here loads this format.", where=artifact.path, got=artifact.format, allowed=known)
+    found[0].check()
+    runner: Runner = found[0](artifact, threads=threads, **options)
+    return runner
+
+
+def availability(target: Target) -> tuple[bool, bool, str, str]:
+    """(can build here, can run here, why not, what to do next); the texts are empty where both can."""
+    missing = [_missing(writers[target.writer].check), _missing(runners[target.runtime].check)]
+    lines = next((str(error).splitlines() for error in missing if error is not None), [""])
+    facts = dict(line.strip().split(": ", 1) for line in lines[1:] if ": " in line)
+    why = f"{lines[0]} ({facts['got']})" if "got" in facts else lines[0]
+    return missing[0] is None, missing[1] is None, why, facts.get("next", "")
+
+
+def _missing(check: Callable[[], None]) -> RuntimeMissingError | None:
+    try:
+        check()
+    except RuntimeMissingError as error:
+        return error
+    return None
+
+
+def require_gpu(why: str) -> None:
+    """Raise RuntimeMissingError unless the NVIDIA driver answers and has a device."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        got = "the NVIDIA driver is not installed"
+    else:
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
+            return
+        got = "the NVIDIA driver finds no device"
+    raise RuntimeMissingError(f"No CUDA device: {why}.", got=got, hint="do this on a machine with an NVIDIA GPU")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place once the block has ended without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""Small rewrites of an ONNX graph that leave its outputs the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdcompress.errors import UsageError
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def load(path: Path, *, full_check: bool = False) -> Any:
+    """The ModelProto in a file. Raises UsageError where it is no usable ONNX model."""
+    import onnx
+
+    hint = "export it again"
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=full_check)
+    except FileNotFoundError as error:
+        raise UsageError("There is no such ONNX file.", where=path) from error
+    except Exception as error:  # protobuf, the checker and the external-data reader share no base class
+        raise UsageError("The file is not a valid ONNX model.", where=path, got=_first(error), hint=hint) from error
+    if not model.graph.output:
+        raise UsageError("The file is not a valid ONNX model.", where=path, got="a graph without outputs", hint=hint)
+    return model
+
+
+def _first(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"[:300]
+
+
+def save(model: Any, path: Path) -> None:
+    """Check the model and write it as a single file."""
+    import onnx
+
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def set_metadata(model: Any, facts: dict[str, str]) -> None:
+    """Add to the model's metadata; a key that is there is replaced."""
+    merged = {**metadata(model), **facts}
+    del model.metadata_props[:]
+    for key, value in merged.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def metadata(model: Any) -> dict[str, str]:
+    return {prop.key: prop.value for prop in model.metadata_props}
+
+
+def strip(model: Any) -> None:
+    """Remove what tools note for debugging: stack traces, module paths, inferred shapes. In a small
+    model it outweighs the weights."""
+    graph = model.graph
+    model.doc_string = graph.doc_string = ""
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    for thing in (*graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions):
+        thing.doc_string = ""
+        del thing.metadata_props[:]
+
+
+def first_layer(model: Any) -> Any | None:
+    """The first convolution or matrix product."""
+    return next((node for node in model.graph.node if node.op_type in LAYERS), None)
+
+
+def ancestors(model: Any, node: Any) -> list[Any]:
+    """The nodes that the first input of ``node`` is computed from, in order: for the first layer,
+    the preprocessing."""
+    maker = {output: n for n in model.graph.node for output in n.output}
+    todo, found = [node.input[0]], set()
+    while todo:
+        made_by = maker.get(todo.pop())
+        if made_by is not None and made_by.output[0] not in found:
+            found.add(made_by.output[0])
+            todo += made_by.input
+    return [n for n in model.graph.node if n.output[0] in found]
+
+
+def float_type(model: Any, layer: Any) -> str:
+    """fp16 or fp32: what the weights of a layer are stored in."""
+    import onnx
+
+    halves = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT16}
+    return "fp16" if halves & set(layer.input) else "fp32"
+
+
+def cast_first(model: Any) -> None:
+    """Transpose then Cast of the input becomes Cast then Transpose: TensorRT takes a uint8 tensor
+    into a Cast and nothing else."""
+    users = _users(model)
+    for transpose in list(model.graph.node):
+        if transpose.op_type != "Transpose" or transpose.input[0] not in {i.name for i in model.graph.input}:
+            continue
+        after = users.get(transpose.output[0], [])
+        if len(after) == 1 and after[0].op_type == "Cast":
+            cast = after[0]
+            middle, end = transpose.output[0], cast.output[0]
+            cast.input[0], cast.output[0] = transpose.input[0], middle
+            transpose.input[0], transpose.output[0] = middle, end
+            model.graph.node.remove(cast)
+            model.graph.node.insert(list(model.graph.node).index(transpose), cast)
+
+
+def mean_to_pool(model: Any) -> None:
+    """ReduceMean over the two spatial axes becomes GlobalAveragePool, which has an int8 kernel."""
+    import onnx
+
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred}
+    for node in list(model.graph.node):
+        if node.op_type != "ReduceMean" or ranks.get(node.input[0]) != 4 or len(node.input) != 2:
+            continue
+        axes = constants.get(node.input[1])
+        if axes is None or sorted(int(a) % 4 for a in axes) != [2, 3]:
+            continue
+        keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        pooled = node.output[0] if keep else f"{node.output[0]}_pooled"
+        new = [onnx.helper.make_node("GlobalAveragePool", node.input[:1], [pooled], name=f"{node.name}_pool")]
+        if not keep:
+            new.append(onnx.helper.make_node("Flatten", [pooled], [node.output[0]], axis=1, name=node.name))
+        at = list(model.graph.node).index(node)
+        model.graph.node.remove(node)
+        for made in reversed(new):
+            model.graph.node.insert(at, made)
+    drop_unused(model)
+
+
+def drop_unused(model: Any) -> None:
+    """Remove initialisers that no node reads."""
+    read = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+    for initializer in list(model.graph.initializer):
+        if initializer.name not in read:
+            model.graph.initializer.remove(initializer)
+
+
+def _users(model: Any) -> dict[str, list[Any]]:
+    users: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    return users

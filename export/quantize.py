@@ -1,0 +1,209 @@
+"""int8 by calibration on training images, and what of a graph really runs in int8."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcompress.artifact import InputSpec
+from kdcompress.errors import KDCompressError
+from kdcompress.export import graph
+from kdcompress.export.formats import ExportJob, Scheme, replacing
+from kdcompress.export.run_onnxruntime import open_session, session_options
+
+BATCH = 32
+FAMILIES = {
+    "conv": ("Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "QLinearConv", "ConvInteger", "ConvTranspose"),
+    "gemm": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "QGemm", "QLinearMatMul", "MatMulInteger",
+             "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
+}  # fmt: skip
+INT8 = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul")  # fmt: skip
+
+
+def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
+    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage.
+
+    Raises KDCompressError where nothing of it runs in int8.
+    """
+    from onnxruntime import quantization
+
+    types = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
+    methods = {
+        "minmax": quantization.CalibrationMethod.MinMax,
+        "entropy": quantization.CalibrationMethod.Entropy,
+        "percentile": quantization.CalibrationMethod.Percentile,
+    }
+    extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric, "QuantizeBias": scheme.quantize_bias}
+    if scheme.calibration == "percentile":
+        extra["CalibPercentile"] = scheme.percentile
+    spec = job.parent.input
+    parent = graph.load(job.parent.path)
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        source, prepared = Path(folder, "source.onnx"), Path(folder, "prepared.onnx")
+        graph.mean_to_pool(parent)
+        graph.save(parent, source)
+        layer = graph.first_layer(parent)
+        if layer is None:
+            raise KDCompressError("This model has no convolution or matrix product to quantise.", where=job.parent.path)
+        stays_float = [node.name for node in graph.ancestors(parent, layer)]
+        if scheme.activation == "uint8" and not scheme.symmetric:
+            extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
+        with _quiet():
+            quantization.shape_inference.quant_pre_process(str(source), str(prepared))
+            quantization.quantize_static(
+                str(prepared),
+                str(temporary),
+                _Reader(job.calibration[: scheme.images], spec),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(scheme.op_types) or None,
+                nodes_to_exclude=[*scheme.exclude, *stays_float],
+                per_channel=scheme.per_channel,
+                reduce_range=scheme.reduce_range,
+                activation_type=types[scheme.activation],
+                weight_type=types[scheme.weight],
+                calibrate_method=methods[scheme.calibration],
+                extra_options=extra,
+            )
+        model = graph.load(temporary)
+        graph.strip(model)
+        graph.set_metadata(model, {**graph.metadata(parent), "kdcompress.precision": "int8"})
+        _float_logits(model)
+        if spec.layout == "uint8-nhwc" and scheme.activation == "uint8":
+            _feed_pixels(model, spec, Path(folder, "front.onnx"))
+        graph.save(model, temporary)
+        found = coverage(temporary)
+        if not any(found[family]["int8"] for family in FAMILIES):
+            raise KDCompressError(
+                "No convolution or matrix product of this model runs in int8.",
+                where=path.name,
+                got=", ".join(f"{count} {name}" for name, count in found["nodes"].items()),
+                hint="the target's scheme does not suit this model or this CPU; fp32 and fp16 targets do not need one",
+            )
+    return found
+
+
+def _pixel_range(spec: InputSpec) -> dict[str, np.ndarray]:
+    """The range of the normalised input is known; calibration would only estimate it."""
+    low = min(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True))
+    high = max((1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True))
+    return {"rmin": np.float32(low), "rmax": np.float32(high)}
+
+
+class _Reader:
+    """Calibration images in the form that the quantiser asks for."""
+
+    def __init__(self, images: np.ndarray, spec: InputSpec):
+        size = spec.batch or BATCH
+        whole = len(images) - len(images) % size if spec.batch else len(images)
+        if whole < 1:
+            raise KDCompressError("There are too few calibration images.", got=len(images), allowed=f"{size} or more")
+        self.batches = ({spec.name: spec.prepare(images[i : i + size])} for i in range(0, whole, size))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self.batches)
+
+
+def _float_logits(model: Any) -> None:
+    """The last layer gives its sums out as they are, instead of rounded to 256 levels and back."""
+    maker = {output: node for node in model.graph.node for output in node.output}
+    for output in model.graph.output:
+        back = maker.get(output.name)
+        there = maker.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+        layer = maker.get(there.input[0]) if there is not None and there.op_type == "QuantizeLinear" else None
+        if layer is not None and sum(layer.output[0] in node.input for node in model.graph.node) == 1:
+            layer.output[0] = output.name
+            model.graph.node.remove(there)
+            model.graph.node.remove(back)
+    graph.drop_unused(model)
+
+
+def _feed_pixels(model: Any, spec: InputSpec, scratch: Path) -> None:
+    """Let the pixels themselves be the first quantised tensor where normalising and quantising
+    gives every one of the 256 values back, as it does with one mean and one standard deviation for
+    all channels; a difference of 1 is the zero point's rounding. That is tried out, not assumed:
+    other graphs stay as they are."""
+    import onnx
+
+    constants = {initializer.name for initializer in model.graph.initializer}
+    first = next((n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] not in constants), None)
+    if first is None:
+        return
+    front = [*graph.ancestors(model, first), first]
+    inner = {node.output[0] for node in front[:-1]}
+    if any(inner & set(node.input) for node in model.graph.node if node not in front):
+        return
+    part = onnx.helper.make_graph(
+        front,
+        "front",
+        model.graph.input,
+        [onnx.helper.make_tensor_value_info(first.output[0], onnx.TensorProto.UINT8, None)],
+        [i for i in model.graph.initializer if any(i.name in node.input for node in front)],
+    )
+    onnx.save(onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version), scratch)
+    count = spec.batch or -(-256 // (spec.height * spec.width))
+    values = np.resize(np.arange(256, dtype=np.uint8), (count, spec.height, spec.width, 1))
+    pixels = np.repeat(values, spec.channels, axis=3)
+    unchanged = pixels.transpose(0, 3, 1, 2)
+    quantised = open_session(scratch).run(None, {spec.name: pixels})[0].astype(int)
+    alike = quantised.shape == unchanged.shape and np.abs(quantised - unchanged).max() <= 1
+    if values.size < 256 or not alike:
+        return
+    for node in front:
+        model.graph.node.remove(node)
+    turn = onnx.helper.make_node("Transpose", [spec.name], [first.output[0]], name="pixels", perm=[0, 3, 1, 2])
+    model.graph.node.insert(0, turn)
+    graph.drop_unused(model)
+
+
+def coverage(path: Path) -> dict[str, Any]:
+    """How many convolutions and matrix products run in int8, and how many in which float type,
+    counted in the graph as ONNX Runtime has optimised it for this machine::
+
+        {"conv": {"int8": 9, "fp16": 0, "fp32": 0}, "gemm": {...}, "leftover": 2, "nodes": {"QLinearConv": 9, ...}}
+
+    ``leftover`` counts the QuantizeLinear and DequantizeLinear nodes that fused with nothing. A CPU
+    has no fp16 kernels for most operators: what is stored in fp16 then counts as fp32.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder, "optimised.onnx")
+        options = session_options()
+        options.optimized_model_filepath = str(optimised)
+        options.log_severity_level = 4
+        open_session(path, options=options)
+        model = onnx.load(optimised)
+    nodes = Counter(node.op_type for node in model.graph.node)
+    found: dict[str, Any] = {}
+    for family, kinds in FAMILIES.items():
+        found[family] = {"int8": sum(nodes[kind] for kind in kinds if kind in INT8), "fp16": 0, "fp32": 0}
+        for node in model.graph.node:
+            if node.op_type in kinds and node.op_type not in INT8:
+                found[family][graph.float_type(model, node)] += 1
+    found["leftover"] = nodes["QuantizeLinear"] + nodes["DequantizeLinear"]
+    found["nodes"] = dict(nodes.most_common())
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser advises on the root logger; its errors are exceptions."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

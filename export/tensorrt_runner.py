@@ -1,0 +1,102 @@
+"""Runs engines of TensorRT and TensorRT-RTX: their Python interfaces are the same here."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from kdcompress.artifact import Artifact
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.export.tensorrt_builder import kept_log
+
+
+class EngineRunner(ABC):
+    """Deserialises an engine onto the current CUDA device; buffers are torch CUDA tensors.
+
+    A call's time includes copying its input to the device and its logits back. Batches above the
+    profile's largest are run in parts.
+    """
+
+    name: str
+    format: str
+
+    def __init__(self, artifact: Artifact, threads: int = 1):
+        self.artifact, self.threads = artifact, threads
+        self._context: Any = None
+        self._facts: dict[str, Any] = {}
+
+    @staticmethod
+    @abstractmethod
+    def library() -> ModuleType:
+        """tensorrt or tensorrt_rtx."""
+
+    def __enter__(self) -> EngineRunner:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RuntimeMissingError(
+                "No CUDA device: PyTorch, which holds the engine's buffers, sees none.",
+                got=f"torch {torch.__version__}",
+                hint="install a CUDA build of PyTorch on a machine with an NVIDIA GPU",
+            )
+        trt = self.library()
+        spec = self.artifact.input
+        log = kept_log(trt)
+        start = time.perf_counter()
+        self._runtime = trt.Runtime(log)
+        self._engine = self._runtime.deserialize_cuda_engine(self.artifact.path.read_bytes())
+        if self._engine is None:
+            raise UsageError(
+                f"{trt.__name__} {trt.__version__} cannot load this engine.",
+                where=self.artifact.path,
+                got=" | ".join(log.lines[:3]) or None,
+                hint="an engine runs with the version and on the kind of GPU it was built for: build it again here",
+            )
+        loaded = time.perf_counter()
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise KDCompressError(f"{trt.__name__} cannot prepare this engine.", got=" | ".join(log.lines[:3]) or None)
+        self._stream = torch.cuda.Stream()
+        dynamic = self._engine.get_tensor_shape(spec.name)[0] == -1
+        shapes = self._engine.get_tensor_profile_shape(spec.name, 0) if dynamic else None
+        self._least, self._most = (shapes[0][0], shapes[2][0]) if shapes else (spec.batch, spec.batch)
+        self._facts = {
+            "version": trt.__version__,
+            "device": torch.cuda.get_device_name(),
+            "deserialize_ms": round((loaded - start) * 1e3, 2),
+            "context_ms": round((time.perf_counter() - loaded) * 1e3, 2),  # TensorRT-RTX compiles kernels here
+        }
+        return self
+
+    def infer(self, x: np.ndarray) -> np.ndarray:
+        parts = [self._infer(x[start : start + self._most]) for start in range(0, len(x), self._most)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _infer(self, x: np.ndarray) -> np.ndarray:
+        import torch
+
+        spec, n = self.artifact.input, len(x)
+        if n < self._least:
+            x = np.concatenate([x, np.repeat(x[-1:], self._least - n, axis=0)])
+        with torch.cuda.stream(self._stream):
+            image = torch.from_numpy(np.ascontiguousarray(x)).cuda()
+            logits = torch.empty((len(x), spec.classes), dtype=torch.float32, device="cuda")
+            self._context.set_input_shape(spec.name, tuple(x.shape))
+            self._context.set_tensor_address(spec.name, image.data_ptr())
+            self._context.set_tensor_address(spec.output, logits.data_ptr())
+            if not self._context.execute_async_v3(self._stream.cuda_stream):
+                raise KDCompressError("The engine failed to run.", where=self.artifact.path, got=f"batch {len(x)}")
+            result: np.ndarray = logits.cpu().numpy()[:n]
+        return result
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context = self._engine = self._runtime = None
+
+    def details(self) -> dict[str, Any]:
+        return {"runtime": self.name, "timed": "copy in, compute, copy out", **self._facts}

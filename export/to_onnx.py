@@ -1,0 +1,160 @@
+"""PyTorch -> ONNX: one file, preprocessing inside, named axes, checked before it takes its name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdcompress import __version__
+from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export import graph
+from kdcompress.export.formats import replacing
+from kdcompress.export.run_onnxruntime import open_session
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPSETS = range(18, 24)
+SINGLE_FILE_LIMIT = 2**31 - 2**20  # protobuf's 2 GB, less room for the graph
+
+
+def export_onnx(
+    module: nn.Module,
+    spec: InputSpec,
+    path: Path,
+    *,
+    opset: int = 20,
+    precision: str = "fp32",
+    metadata: dict[str, str] | None = None,
+) -> Artifact:
+    """Write ``module``, which maps what ``spec`` describes to logits, as an ONNX file.
+
+    The module is copied, so its mode, device and weights stay as they are. A dynamic batch axis is
+    named ``batch``; the file is run at batch sizes it was not traced with and compared with PyTorch.
+    Raises UsageError for an unsupported opset and KDCompressError where the export fails.
+    """
+    if opset not in OPSETS:
+        raise UsageError("This ONNX opset is not supported.", got=opset, allowed=f"{OPSETS[0]} to {OPSETS[-1]}")
+    net = copy.deepcopy(module).cpu().eval()
+    size = sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
+    if size > SINGLE_FILE_LIMIT:
+        raise UsageError("The model does not fit a single ONNX file.", got=f"{size} bytes", allowed=SINGLE_FILE_LIMIT)
+    model = _trace(net, spec, opset)
+    graph.strip(model)
+    facts = {
+        "kdcompress.version": __version__,
+        "kdcompress.input": json.dumps(asdict(spec)),
+        "kdcompress.precision": precision,
+        "labels": json.dumps(spec.labels),
+        "layout": spec.layout,
+        "mean": json.dumps(spec.mean),
+        "std": json.dumps(spec.std),
+    }
+    graph.set_metadata(model, {**facts, **(metadata or {})})
+    with replacing(path) as temporary:
+        graph.save(model, temporary)
+        _check(net, spec, temporary)
+    versions = {name: version(name) for name in ("torch", "onnx", "onnxscript")}
+    return Artifact.of(path, "onnx", precision, spec, provenance={"opset": opset, "versions": versions})
+
+
+def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
+    import torch
+
+    example = torch.from_numpy(_example(spec, spec.batch or 2))
+    shapes = None if spec.batch else ({0: torch.export.Dim("batch")},)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                net,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[spec.name],
+                output_names=[spec.output],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+        return program.model_proto
+    except Exception as error:  # a user's model can fail in any way; the first cause says how
+        raise KDCompressError(
+            "PyTorch cannot export this model to ONNX.",
+            where=f"{type(net).__name__}, input {list(example.shape)} {example.dtype}",
+            got=_cause(error),
+            hint="the model's forward must be free of branches on tensor values and of operators without ONNX form",
+        ) from error
+
+
+def _check(net: nn.Module, spec: InputSpec, path: Path) -> None:
+    """Compare the file with PyTorch, at batch sizes other than the traced one where the batch is dynamic."""
+    import torch
+
+    session = open_session(path)
+    for batch in [spec.batch] if spec.batch else [1, 3]:
+        x = _example(spec, batch)
+        with torch.inference_mode():
+            expected = net(torch.from_numpy(x)).float().numpy()
+        if expected.shape != (batch, spec.classes):
+            raise UsageError(
+                "The model's output does not fit its labels.",
+                got=f"{list(expected.shape)} for a batch of {batch}",
+                allowed=f"[{batch}, {spec.classes}], one logit a label",
+            )
+        try:
+            got = session.run([spec.output], {spec.name: x})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class of its own
+            raise KDCompressError(
+                f"The exported model does not run at batch size {batch}.",
+                got=_cause(error),
+                hint="the model's forward uses the batch size as a number: use -1 in reshape, or give export.batch",
+            ) from error
+        worst = float(np.abs(got - expected).max()) if got.shape == expected.shape else float("inf")
+        allowed = 1e-3 * max(1.0, float(np.abs(expected).max()))
+        if not worst <= allowed:  # NaN fails too
+            raise KDCompressError(
+                f"The exported model's outputs differ from PyTorch's at batch size {batch}.",
+                got=f"{worst:.3g} at most",
+                allowed=f"{allowed:.3g}",
+                hint="the model must be deterministic in eval mode and its outputs finite",
+            )
+
+
+def _example(spec: InputSpec, batch: int) -> np.ndarray:
+    images = np.random.default_rng(0).integers(0, 256, (batch, spec.height, spec.width, spec.channels), dtype=np.uint8)
+    return spec.prepare(images)
+
+
+def _cause(error: BaseException) -> str:
+    """The message of the first error in the chain, a few lines of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: " + " | ".join(lines[:3])[:400]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and logs its progress; a failure arrives as an exception all the same."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,30 @@
+"""ONNX -> TensorRT engine, on the GPU that it is for."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from kdcompress.artifact import Artifact
+from kdcompress.export.formats import ExportJob, Target, Writer, replacing, require_gpu, writers
+from kdcompress.export.tensorrt_builder import write_engine
+from kdcompress.optional import require
+
+
+def library() -> ModuleType:
+    return require("tensorrt", "tensorrt", "A TensorRT engine")
+
+
+def check() -> None:
+    library()
+    require_gpu("TensorRT tries its kernels out on the GPU that the engine is for")
+
+
+def write(job: ExportJob, target: Target) -> Artifact:
+    path = job.path(target, ".trt.engine")
+    with replacing(path) as temporary:
+        provenance = write_engine(library(), job, target, temporary, timing_cache=job.folder / "tensorrt-timing.cache")
+    return Artifact.of(path, "tensorrt", target.precision, job.parent.input, target=target.name, provenance=provenance)
+
+
+for precision in ("fp32", "fp16"):
+    writers.register(f"tensorrt-{precision}")(Writer(write, check))

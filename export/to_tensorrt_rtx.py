@@ -1,0 +1,32 @@
+"""ONNX -> TensorRT-RTX engine, ahead of time: no GPU is needed to build."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from kdcompress.artifact import Artifact
+from kdcompress.export.formats import ExportJob, Target, Writer, replacing, writers
+from kdcompress.export.tensorrt_builder import write_engine
+from kdcompress.optional import require
+
+
+def library() -> ModuleType:
+    return require("tensorrt_rtx", "tensorrt-rtx", "A TensorRT-RTX engine")
+
+
+def check() -> None:
+    library()
+
+
+def write(job: ExportJob, target: Target) -> Artifact:
+    # No timing cache: with one, TensorRT-RTX asks for a GPU.
+    path = job.path(target, ".rtx.engine")
+    with replacing(path) as temporary:
+        provenance = write_engine(library(), job, target, temporary)
+    return Artifact.of(
+        path, "tensorrt-rtx", target.precision, job.parent.input, target=target.name, provenance=provenance
+    )
+
+
+for precision in ("fp32", "fp16"):
+    writers.register(f"tensorrt-rtx-{precision}")(Writer(write, check))
