@@ -1,0 +1,239 @@
+"""A network by name: the CIFAR zoo, timm, torchvision, or a callable of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcompress.errors import UsageError, unknown_name
+from kdcompress.models.zoo import zoo
+
+
+def build(name: str, classes: int, channels: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """A new network, in training mode, that maps float [N, channels, H, W] to logits [N, classes].
+
+    ``name`` is one of
+
+    - a name of the zoo (``resnet8x4``);
+    - ``timm/NAME`` or ``torchvision/NAME``; weights are random unless ``options`` ask for pretrained ones;
+    - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
+      folder is importable.
+
+    Raises UsageError for a name that is not known, options that do not fit, and a callable that cannot be
+    imported or gives no nn.Module.
+    """
+    options = dict(options or {})
+    group, slash, rest = name.partition("/")
+    if ":" in name:
+        return _from_callable(name, classes, channels, options)
+    if slash and group == "timm":
+        return _from_timm(rest, classes, channels, options)
+    if slash and group == "torchvision":
+        return _from_torchvision(rest, classes, channels, options)
+    if name in zoo:
+        return _call(zoo[name], name, {"classes": classes, "channels": channels}, options)
+    raise _unknown(name)
+
+
+def names() -> dict[str, list[str]]:
+    """Every name that ``build`` takes, by group (zoo, timm, torchvision)."""
+    timm_names, torchvision_names = _timm_names(), _torchvision_names()
+    return {
+        "zoo": list(zoo),
+        "timm": [f"timm/{name}" for name in timm_names],
+        "torchvision": [f"torchvision/{name}" for name in torchvision_names],
+    }
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters, trained or not; a shared one counts once. Buffers are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of one forward of ``example`` (the whole batch): convolutions, matrix products and
+    attention; activations and normalisations are not counted."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # the counter does not know the CPU's fused attention: have it written out as matrix products
+    with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(example)
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without the fused attention that skips submodules; every module's own mode is restored."""
+    modes = {module: module.training for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.eval()
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _from_callable(name: str, classes: int, channels: int, options: dict[str, Any]) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UsageError("A model of your own is written package.module:callable.", where="model", got=name)
+    if "" not in sys.path:  # a console script has its own folder there, not the current one
+        sys.path.append("")
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(
+            f"The module {module_name!r} cannot be imported.",
+            where=name,
+            got=f"{type(error).__name__}: {error}",
+            hint="run from the folder that holds it, or install its package",
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise unknown_name(f"callable in {module_name}", attribute, callables, where=name)
+    model = _call(factory, name, {"classes": classes, "channels": channels}, options)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            "The callable gave no network.", where=name, got=type(model).__name__, allowed="a torch.nn.Module"
+        )
+    return model
+
+
+def _call(factory: Callable[..., nn.Module], name: str, fixed: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    _refuse_fixed(name, options, fixed)
+    try:
+        inspect.signature(factory).bind(**fixed, **options)
+    except TypeError as error:
+        raise _bad_options(name, options, str(error), _parameters(factory)) from error
+    except ValueError:  # compiled code may have no signature to check
+        return factory(**fixed, **options)
+    return factory(**fixed, **options)
+
+
+def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any]) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise _unknown_in("timm", name, _timm_names())
+    fixed = {"num_classes": classes, "in_chans": channels}
+    _refuse_fixed(f"timm/{name}", options, fixed)
+    try:
+        return timm.create_model(name, **fixed, **options)
+    except Exception as error:
+        raise _bad_options(f"timm/{name}", options, f"{type(error).__name__}: {error}", _signature(error)) from error
+
+
+def _from_torchvision(name: str, classes: int, channels: int, options: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    if name not in _torchvision_names():
+        raise _unknown_in("torchvision", name, _torchvision_names())
+    fixed = {"num_classes": classes}
+    _refuse_fixed(f"torchvision/{name}", options, fixed)
+    try:
+        model = torchvision.models.get_model(name, **{"weights": None, **options, **fixed})
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise _bad_options(f"torchvision/{name}", options, why, _signature(error)) from error
+    if channels != 3:
+        _swap_first_convolution(model, f"torchvision/{name}", channels)
+    return model
+
+
+def _swap_first_convolution(model: nn.Module, name: str, channels: int) -> None:
+    convolutions = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if not convolutions:
+        raise UsageError(f"{name} has no convolution to adapt.", got=f"{channels} channels", allowed="3 channels")
+    module = model.get_submodule(convolutions[0])
+    swapped = nn.Conv2d(
+        channels,
+        module.out_channels,
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.dilation,
+        bias=module.bias is not None,
+    )
+    parent, _, child = convolutions[0].rpartition(".")
+    setattr(model.get_submodule(parent), child, swapped)
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return timm.list_models()
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _unknown(name: str) -> UsageError:
+    for group, known in (("timm", _timm_names()), ("torchvision", _torchvision_names())):
+        if name in known:
+            return UsageError(
+                f"There is no model named {name!r} in the zoo.", where="model", hint=f"did you mean '{group}/{name}'?"
+            )
+    if "/" in name:
+        group = name.partition("/")[0]
+        return unknown_name("group of models", group, ("timm", "torchvision"), where=name)
+    return unknown_name("model", name, zoo, where="model")
+
+
+def _unknown_in(group: str, name: str, known: list[str]) -> UsageError:
+    near = [f"{group}/{match}" for match in difflib.get_close_matches(name, known, n=5)]
+    return UsageError(
+        f"There is no model named {name!r} in {group}.",
+        where="model",
+        allowed=f"{len(known)} names, see `kdcompress list models`",
+        hint=f"did you mean one of {', '.join(near)}?" if near else None,
+    )
+
+
+def _refuse_fixed(name: str, options: dict[str, Any], fixed: dict[str, Any]) -> None:
+    for key in fixed:
+        if key in options:
+            raise UsageError(
+                f"{name}: the option {key!r} cannot be set.", got=options[key], hint="the data set decides it"
+            )
+
+
+def _bad_options(name: str, options: dict[str, Any], why: str, signature: object) -> UsageError:
+    given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "none"
+    return UsageError(
+        f"{name} cannot be built with these options: {why}", where="model options", got=given, allowed=signature
+    )
+
+
+def _signature(error: Exception) -> str | None:
+    """The signature of the class or function that a TypeError about its arguments names, where it can be found."""
+    match = re.match(r"(?:[\w.<>]*?)(\w+)(?:\.__init__)?\(\) got", str(error))
+    trace = error.__traceback__
+    while match and trace is not None:
+        for scope in (trace.tb_frame.f_locals, trace.tb_frame.f_globals):
+            found = scope.get(match[1])
+            if callable(found):
+                return _parameters(found)
+        trace = trace.tb_next
+    return None
+
+
+def _parameters(factory: Callable[..., Any]) -> str:
+    return ", ".join(str(p.replace(annotation=p.empty)) for p in inspect.signature(factory).parameters.values())

@@ -1,0 +1,575 @@
+"""The intermediate outputs of any network, found by watching it run once; the network is not edited.
+
+How stages are found
+    One dry forward under hooks records every module's call. At each resolution the last output at the
+    shallowest nesting depth is the stage: deeper outputs belong to the inside of a block, such as the expanded
+    convolution with which the *next* block starts. Modules that hold a block's worth of weights (two layers or
+    more) go before single layers, wrappers around several stages count for nothing, and a leading
+    resolution with no block in it is a stem, not a stage. NHWC maps and tokens are read as maps. A network with one
+    resolution (a plain transformer) gives four evenly spaced depths, the last block among them.
+
+    timm networks say what their stages are (``feature_info``, ``forward_intermediates``). Those tensors are looked
+    up by value among the recorded calls, so that taking them costs nothing but hooks on a plain forward.
+
+Maps of 1x1 are the pooled feature, not a stage, unless the user names them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdcompress.errors import UsageError
+from kdcompress.models.build import evaluating
+from kdcompress.models.deployable import logits_of
+
+ACTIVATIONS = tuple(
+    getattr(nn, name)
+    for name in "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Hardswish Softplus Hardtanh".split()
+)
+ISOTROPIC_STAGES = 4
+MOST_PREFIX_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a stage map is taken and its shape at the example's size; ``reduction`` is input height / map height."""
+
+    path: str
+    channels: int
+    height: int
+    width: int
+    reduction: float
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.channels}x{self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class TapShapes:
+    """What the taps of a network look like: its stages, shallow to deep, the width of the pooled feature (None
+    where there is none), the number of classes and the input (channels, height, width)."""
+
+    stages: tuple[Stage, ...]
+    pooled: int | None
+    classes: int
+    input: tuple[int, int, int]
+
+
+@dataclass
+class Taps:
+    """One forward: logits [N, classes], stage maps [N, C, H, W] shallow to deep, pooled feature [N, D] or None."""
+
+    logits: Tensor
+    stages: list[Tensor]
+    pooled: Tensor | None
+
+
+class Tapped:
+    """A network whose intermediate outputs are returned with its logits.
+
+    ``tapped(x)`` runs one plain forward of ``model`` on normalised float [N, C, H, W] and returns Taps; the hooks
+    do nothing in any other forward. The model's modules, parameters, buffers and modes are as they were.
+
+    model: any nn.Module that gives logits (see ``logits_of``).
+    example: normalised float [N, C, H, W]; its size is that of ``shapes``. N = 2 tells batches from other axes best.
+    paths: module paths of the stages, in order; none: they are found.
+    stages, pooled: whether stage maps and the pooled feature (the input of the final classifier) are wanted.
+    pre: take stage maps before the activation that ends the stage, where that is a module (nn.ReLU, nn.SiLU...).
+        Elsewhere the stage's output is taken: it is linear, or the activation is a function that no hook sees.
+        ``pre_found`` says which, a stage each.
+
+    Maps that the network overwrites in place later in the forward are copied when taken, and only those.
+
+    Raises UsageError for a path that names no module, or none with a map, and for a network in which no stage can be
+    found.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        paths: Sequence[str] = (),
+        stages: bool = True,
+        pre: bool = False,
+        pooled: bool = True,
+    ):
+        self.model = model
+        self.pre_found: list[bool] = []
+        self._frame = _Frame()
+        self._handles: list[Any] = []
+        self._taps: list[_Tap] = []
+        self._pooled: _Point | None = None
+
+        parameter = next(model.parameters(), example)
+        dtype = parameter.dtype if parameter.is_floating_point() else example.dtype
+        trace = _Trace(model, example.to(parameter.device, dtype))
+        found: list[Stage] = []
+        width = None
+        if stages:
+            calls = _named(trace, paths) if paths else _discovered(trace)
+            for call in calls:
+                tap, is_pre = _tap(trace, call, pre)
+                self._taps.append(tap)
+                self.pre_found.append(is_pre)
+                height = call.map.shape[2]
+                found.append(Stage(call.path, *call.map.shape[1:], reduction=trace.height / height))
+        if pooled:
+            self._pooled, width = _pooled(trace)
+        self.shapes = TapShapes(tuple(found), width, trace.logits.shape[1], tuple(example.shape[1:]))
+        self._hook()
+
+    def __call__(self, x: Tensor) -> Taps:
+        """Runs the model once on x [N, C, H, W].
+
+        Raises RuntimeError where a tap was not reached (closed, or the module was replaced) or was overwritten.
+        """
+        frame = self._frame
+        frame.start()
+        try:
+            logits = logits_of(self.model(x))
+            maps = [tap.read(frame.taken(tap.point), x) for tap in self._taps]
+            pooled = None if self._pooled is None else frame.taken(self._pooled).flatten(1)
+        finally:
+            frame.stop()
+        return Taps(logits, maps, pooled)
+
+    def close(self) -> None:
+        """Takes the hooks off the model; taps cannot be taken after that."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self) -> None:
+        points = {tap.point for tap in self._taps}
+        if self._pooled is not None:
+            points.add(self._pooled)
+        for path, before in sorted({(point.path, point.before) for point in points}):
+            here = {point.index: point for point in points if (point.path, point.before) == (path, before)}
+            module = self.model.get_submodule(path)
+            hook = _Hook(self._frame, path, before, here)
+            register = module.register_forward_pre_hook if before else module.register_forward_hook
+            self._handles.append(register(hook))
+
+
+def pair_stages(student: TapShapes, teacher: TapShapes, in_order: bool = False) -> list[tuple[int, int]]:
+    """Pairs (student index, teacher index) of stages to compare, shallow to deep.
+
+    Stages pair where their reductions agree within 25 %, the deepest of each resolution; a network with one
+    resolution throughout (a plain transformer) pairs by relative depth. ``in_order`` pairs the first with the first
+    and so on, for stages that the user named on both sides.
+
+    Raises UsageError, naming both sides' stages, where fewer than two pairs are found (one, where a side has one
+    stage in all) or where ``in_order`` meets unequal numbers.
+    """
+    ours, theirs = student.stages, teacher.stages
+    if in_order:
+        if len(ours) != len(theirs) or not ours:
+            raise _no_pairs("Stages that are paired in order must be as many on both sides.", student, teacher)
+        return list(zip(range(len(ours)), range(len(theirs)), strict=True))
+    if ours and theirs and (_isotropic(ours) or _isotropic(theirs)):
+        count = min(len(ours), len(theirs))
+        pairs = list(zip(_spaced(len(ours), count), _spaced(len(theirs), count), strict=True))
+    else:
+        pairs = []
+        for i in _deepest(ours):
+            ratios = {j: _ratio(ours[i].reduction, theirs[j].reduction) for j in _deepest(theirs)}
+            near = min(ratios, key=lambda j: ratios[j], default=None)
+            if near is not None and ratios[near] <= 1.25 and near not in [j for _, j in pairs]:
+                pairs.append((i, near))
+    if len(pairs) < min(2, len(ours), len(theirs)) or not pairs:
+        raise _no_pairs("The stages of student and teacher cannot be paired by resolution.", student, teacher)
+    return pairs
+
+
+def _isotropic(stages: Sequence[Stage]) -> bool:
+    return len(stages) >= 2 and len({(stage.height, stage.width) for stage in stages}) == 1
+
+
+def _spaced(total: int, count: int) -> list[int]:
+    """``count`` of ``total`` indices, evenly spaced, the last one among them."""
+    return [round((k + 1) * total / count) - 1 for k in range(count)]
+
+
+def _deepest(stages: Sequence[Stage]) -> list[int]:
+    return sorted({(stage.height, stage.width): index for index, stage in enumerate(stages)}.values())
+
+
+def _ratio(a: float, b: float) -> float:
+    return max(a, b) / min(a, b)
+
+
+def _no_pairs(what: str, student: TapShapes, teacher: TapShapes) -> UsageError:
+    def side(shapes: TapShapes) -> str:
+        return f"({', '.join(map(str, shapes.stages)) or 'no stages'}; input {'x'.join(map(str, shapes.input))})"
+
+    return UsageError(
+        what,
+        got=f"student {side(student)}, teacher {side(teacher)}",
+        allowed="two pairs or more with the same share of the input's resolution",
+        hint="name the module paths to compare in the recipe, as many on both sides: student.taps, teacher.taps",
+    )
+
+
+# --- at run time: hooks that fill one frame a forward ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A tensor in a forward: the ``index``-th call of the module at ``path``, its first input or its output."""
+
+    path: str
+    index: int
+    before: bool
+    copy: bool  # overwritten in place later in the forward
+
+
+@dataclass(frozen=True)
+class _Tap:
+    point: _Point
+    layout: str
+    grid: tuple[float, float]  # map height and width as shares of the input's
+
+    def read(self, tensor: Tensor, x: Tensor) -> Tensor:
+        height, width = round(self.grid[0] * x.shape[2]), round(self.grid[1] * x.shape[3])
+        return _as_map(tensor, self.layout, height, width)
+
+
+class _Frame:
+    """What the hooks of one Tapped took in the forward that runs now. Holds no tensor between forwards, and no
+    reference to the model, so that the model can be copied and pickled with its hooks."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.calls: Counter[tuple[str, bool]] = Counter()
+        self.tensors: dict[_Point, tuple[Tensor, int | None]] = {}
+
+    def start(self) -> None:
+        self.active = True
+
+    def stop(self) -> None:
+        self.active = False
+        self.calls.clear()
+        self.tensors.clear()
+
+    def take(self, point: _Point, tensor: Tensor) -> None:
+        kept = tensor.clone() if point.copy else tensor
+        self.tensors[point] = kept, _version(kept)
+
+    def taken(self, point: _Point) -> Tensor:
+        if point not in self.tensors:
+            raise RuntimeError(
+                f"the tap at {point.path!r} was not reached: it was closed, its module was replaced, or the forward "
+                "took another way than with the example"
+            )
+        tensor, version = self.tensors[point]
+        if _version(tensor) != version:
+            raise RuntimeError(f"the tap at {point.path!r} was overwritten in place after it was taken")
+        return tensor
+
+
+class _Hook:
+    def __init__(self, frame: _Frame, path: str, before: bool, points: dict[int, _Point]):
+        self.frame, self.path, self.before, self.points = frame, path, before, points
+
+    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        frame = self.frame
+        if not frame.active:
+            return
+        key = self.path, self.before
+        point = self.points.get(frame.calls[key])
+        frame.calls[key] += 1
+        if point is not None:
+            tensor = _first_tensor(args if self.before else output)
+            if tensor is not None:
+                frame.take(point, tensor)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """The count of in-place writes; inference tensors keep none."""
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+
+
+def _first_tensor(value: Any) -> Tensor | None:
+    """The tensor itself, or the one that a tuple starts with (attention blocks return their weights second)."""
+    if isinstance(value, (tuple, list)) and value:
+        value = value[0]
+    return value if isinstance(value, Tensor) else None
+
+
+def _as_map(tensor: Tensor, layout: str, height: int, width: int) -> Tensor:
+    """[N, C, H, W] of a map or of tokens; views where possible."""
+    if layout == "nchw":
+        return tensor
+    if layout == "nhwc":
+        return tensor.permute(0, 3, 1, 2)
+    prefix = tensor.shape[1] - height * width  # class and register tokens come first
+    return tensor[:, prefix:].transpose(1, 2).unflatten(2, (height, width))
+
+
+# --- discovery: one forward under hooks on everything ---------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of one module in the dry forward."""
+
+    path: str
+    index: int
+    module: nn.Module
+    input: Tensor | None
+    input_version: int | None
+    output: Tensor | None = None
+    version: int | None = None
+    layout: str = ""
+    map: Tensor = None  # type: ignore[assignment]  # set where the output is a map
+
+    @property
+    def depth(self) -> int:
+        return self.path.count(".") + 1
+
+    @property
+    def weights(self) -> int:
+        """Layers with weights (convolutions, linear maps) in the module."""
+        return sum(any(p.ndim >= 2 for p in m.parameters(recurse=False)) for m in self.module.modules())
+
+
+class _Trace:
+    """Every module call of one forward in evaluation mode, in order of completion."""
+
+    def __init__(self, model: nn.Module, example: Tensor):
+        self.model, self.example = model, example
+        self.batch, _, self.height, self.width = example.shape
+        self.calls: list[_Call] = []
+        # an in-place dropout overwrites in training what evaluation leaves alone
+        self.dropout_in_place = any(
+            isinstance(m, nn.modules.dropout._DropoutNd) and m.inplace and m.p > 0 for m in model.modules()
+        )
+        counts: Counter[str] = Counter()
+        open_calls: list[_Call] = []
+        handles = []
+        grids: list[tuple[int, int]] = []
+
+        def before(path: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any) -> None:
+                tensor = _first_tensor(args)
+                version = None if tensor is None else tensor._version
+                open_calls.append(_Call(path, counts[path], module, tensor, version))
+                counts[path] += 1
+
+            return hook
+
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            call = open_calls.pop()
+            call.output = _first_tensor(output)
+            if call.output is not None:
+                call.version = call.output._version
+                call.layout, grid = self._layout(call.output, grids)
+                if call.layout:
+                    call.map = _as_map(call.output, call.layout, *grid)
+                    grids.append(grid)
+            self.calls.append(call)
+
+        for path, module in model.named_modules():
+            if path:
+                handles.append(module.register_forward_pre_hook(before(path), prepend=True))
+                handles.append(module.register_forward_hook(after))
+        try:
+            with evaluating(model), torch.inference_mode(False), torch.no_grad():
+                self.logits = logits_of(model(example.clone()))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _layout(self, tensor: Tensor, grids: list[tuple[int, int]]) -> tuple[str, tuple[int, int]]:
+        """How ``tensor`` is a map, and the map's height and width; "" where it is none."""
+        if tensor.shape[:1] != (self.batch,) or not tensor.is_floating_point():
+            return "", (0, 0)
+        if tensor.ndim == 4:
+            _, a, b, c = tensor.shape
+            if self._is_grid(b, c):
+                return "nchw", (b, c)
+            if self._is_grid(a, b):
+                return "nhwc", (a, b)
+        if tensor.ndim == 3:
+            tokens = tensor.shape[1]
+            for grid in reversed(grids):
+                if 1 < grid[0] * grid[1] <= tokens <= grid[0] * grid[1] + MOST_PREFIX_TOKENS:
+                    return "tokens", grid
+        return "", (0, 0)
+
+    def _is_grid(self, height: int, width: int) -> bool:
+        """Whether a map of the input can be this high and wide: the input's shape, to within a pixel."""
+        fits = height <= self.height and width <= self.width
+        return fits and abs(height * self.width / self.height - width) <= max(1, self.width / self.height)
+
+
+def _tap(trace: _Trace, call: _Call, pre: bool) -> tuple[_Tap, bool]:
+    height, width = call.map.shape[2:]
+    grid = height / trace.height, width / trace.width
+    source = _activation(trace, call) if pre else None
+    if source is None:
+        copy = trace.dropout_in_place or call.output._version != call.version
+        return _Tap(_Point(call.path, call.index, False, copy), call.layout, grid), False
+    copy = trace.dropout_in_place or source.input._version != source.input_version
+    return _Tap(_Point(source.path, source.index, True, copy), call.layout, grid), True
+
+
+def _activation(trace: _Trace, call: _Call) -> _Call | None:
+    """The call of an activation module that gave this call's output, unchanged since."""
+    for other in trace.calls[trace.calls.index(call) :: -1]:
+        if isinstance(other.module, ACTIVATIONS) and other.output is call.output and other.version == call.version:
+            return other
+    return None
+
+
+def _pooled(trace: _Trace) -> tuple[_Point | None, int | None]:
+    """The input of the layer that gives the logits, and its width."""
+    classes = trace.logits.shape[1]
+    layers = [call for call in trace.calls if isinstance(call.module, (nn.Linear, nn.Conv2d))]
+    for call in reversed(layers):
+        feature, output = call.input, call.output
+        if isinstance(call.module, nn.Linear):
+            if output.shape[1:] != (classes,):
+                continue
+        elif output.shape[1:] != (classes, 1, 1) or feature.shape[2:] != (1, 1):
+            return None, None  # the classifier works on maps, or comes before something else
+        copy = trace.dropout_in_place or feature._version != call.input_version
+        return _Point(call.path, call.index, True, copy), feature.flatten(1).shape[1]
+    return None, None
+
+
+def _named(trace: _Trace, paths: Sequence[str]) -> list[_Call]:
+    modules = dict(trace.model.named_modules())
+    last = {call.path: call for call in trace.calls}
+    mapped = [path for path, call in last.items() if call.map is not None]
+    calls = []
+    for path in paths:
+        call = last.get(path)
+        if path not in modules or not path:
+            near = difflib.get_close_matches(path, modules, n=3)
+            raise UsageError(
+                f"The network has no module {path!r} to tap.",
+                where="taps",
+                allowed=_some(sorted(mapped, key=lambda p: p.count("."))),
+                hint=f"did you mean {' or '.join(map(repr, near))}?" if near else None,
+            )
+        if call is None:
+            raise UsageError(f"The module {path!r} is not called in the forward.", where="taps", allowed=_some(mapped))
+        if call.map is None:
+            shape = "no tensor" if call.output is None else f"a tensor {list(call.output.shape)}"
+            raise UsageError(
+                f"The output of {path!r} is not a map [N, C, H, W], nor tokens of one.",
+                where="taps",
+                got=shape,
+                allowed=_some(sorted(mapped, key=lambda p: p.count("."))),
+            )
+        calls.append(call)
+    return calls
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:20]) + (f" and {len(paths) - 20} more" if len(paths) > 20 else "")
+
+
+def _discovered(trace: _Trace) -> list[_Call]:
+    calls = _declared(trace) or _found(trace)
+    if not calls:
+        raise UsageError(
+            "No stage was found: no module of the network gives a map [N, C, H, W].",
+            where=type(trace.model).__name__,
+            hint="name the module paths in the recipe (student.taps, teacher.taps), or use a method on logits",
+        )
+    return calls
+
+
+def _declared(trace: _Trace) -> list[_Call]:
+    """The calls that give the maps which a timm network names as its own; none where it does not, or where a map
+    is not the output of a module."""
+    model = trace.model
+    if not (hasattr(model, "feature_info") and hasattr(model, "forward_intermediates")):
+        return []
+    try:
+        with evaluating(model), torch.no_grad():
+            maps = model.forward_intermediates(trace.example.clone(), norm=False, intermediates_only=True)
+    except (TypeError, AssertionError, NotImplementedError):  # models that know no unnormalised maps or no NCHW
+        return []
+    if len({tuple(m.shape[2:]) for m in maps}) == 1:
+        maps = [maps[index] for index in _spaced(len(maps), min(ISOTROPIC_STAGES, len(maps)))]
+    calls = [_producer(trace, m) for m in maps if m.shape[2] * m.shape[3] > 1]
+    return [] if None in calls else _without_stem(calls)
+
+
+def _producer(trace: _Trace, wanted: Tensor) -> _Call | None:
+    """The shallowest call whose output is ``wanted`` [N, C, H, W]."""
+    same = []
+    for call in trace.calls:
+        output = call.output
+        if output is None or call.version != output._version or output.shape[0] != trace.batch:
+            continue
+        for layout in ("nchw", "nhwc") if output.ndim == 4 else ("tokens",) if output.ndim == 3 else ():
+            if layout == "tokens" and output.shape[1] < wanted.shape[2] * wanted.shape[3]:
+                continue
+            candidate = _as_map(output, layout, *wanted.shape[2:])
+            if candidate.shape == wanted.shape and torch.allclose(candidate, wanted, rtol=1e-4, atol=1e-5):
+                call.layout, call.map = layout, candidate
+                same.append(call)
+    return min(same, key=lambda call: call.depth, default=None)
+
+
+def _found(trace: _Trace) -> list[_Call]:
+    """Stages by the rule at the top of this file."""
+    groups: dict[tuple[int, int], list[_Call]] = {}
+    for call in trace.calls:
+        if call.map is not None and call.map.shape[2] * call.map.shape[3] > 1 and not _wraps_stages(trace, call):
+            groups.setdefault(tuple(call.map.shape[2:]), []).append(call)
+    merged: list[list[_Call]] = []  # valid padding makes several sizes of one resolution: 149, 147
+    for size in sorted(groups, reverse=True):
+        if merged and merged[-1][0].map.shape[2] < 1.5 * size[0]:
+            merged[-1].extend(groups[size])
+        else:
+            merged.append(groups[size])
+    stages = [stage for group in merged if (stage := _last_shallow(trace, group)) is not None]
+    stages = _without_stem(stages)
+    return _blocks(trace, stages[0]) if len(stages) == 1 else stages
+
+
+def _wraps_stages(trace: _Trace, call: _Call) -> bool:
+    """Whether the module spans several resolutions, so that its output is another stage's."""
+    if call.input is None or call.weights < 2:
+        return False
+    layout, grid = trace._layout(call.input, [])
+    return bool(layout) and grid[0] >= 3 * call.map.shape[2]
+
+
+def _last_shallow(trace: _Trace, group: list[_Call]) -> _Call | None:
+    group = [call for call in group if call.weights >= 2] or group
+    depth = min(call.depth for call in group)
+    group = [call for call in group if call.depth == depth]
+    if not any(call.weights for call in group):
+        return None  # only pooled or padded: no layer works at this resolution
+    return max(group, key=trace.calls.index)
+
+
+def _without_stem(stages: list[_Call]) -> list[_Call]:
+    """Without the leading resolutions that hold no block, where later ones do."""
+    first = next((index for index, call in enumerate(stages) if call.weights >= 2), 0)
+    return stages[first:]
+
+
+def _blocks(trace: _Trace, stage: _Call) -> list[_Call]:
+    """Evenly spaced blocks of a network with one resolution: of the parent with the most of them."""
+    parents: dict[str, list[_Call]] = {}
+    for call in trace.calls:
+        if call.map is not None and call.map.shape == stage.map.shape and call.weights >= 2:
+            parents.setdefault(call.path.rpartition(".")[0], []).append(call)
+    blocks = max(parents.values(), key=len, default=[])
+    if len(blocks) < 2:
+        return [stage]
+    return [blocks[index] for index in _spaced(len(blocks), min(ISOTROPIC_STAGES, len(blocks)))]
