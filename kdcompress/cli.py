@@ -247,7 +247,7 @@ def report(folder: Path, as_json: bool) -> None:
 @json_option
 def inspect(file: Path, as_json: bool) -> None:
     """What is in an ONNX file, an engine, a checkpoint or a weights FILE, without running it."""
-    from kdcompress.export.inspect import describe
+    from kdcompress.export.describe import describe
 
     facts = describe(file)
     if as_json:

@@ -222,7 +222,7 @@ class Compression:
             module = self.deployable(role)
             path = folder / f"{role}.onnx"
             artifact = export_onnx(module, module.spec, path, opset=export.opset, metadata=metadata)
-            return {"artifact": artifact.to_json()}
+            return _recorded(artifact)
 
         def stage(done: dict[str, Done]) -> Stage:
             params = {"layout": export.layout, "batch": export.batch, "opset": export.opset}
@@ -248,8 +248,8 @@ class Compression:
 
         def work(folder: Path) -> dict[str, Any]:
             parent = self.artifact("student-fp32")
-            job = formats.ExportJob(self.deployable("student"), parent, self.calibration(), folder, name)
-            return {"artifact": formats.build(job, target).to_json()}
+            job = formats.ExportJob(self.deployable("student"), parent, self.calibration(), folder, "student")
+            return _recorded(formats.build(job, target))
 
         def stage(done: dict[str, Done]) -> Stage:
             params = {"target": target.model_dump(mode="json"), "images": self.recipe.export.calibration_images}
@@ -487,6 +487,13 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
     write_atomic(folder / "recipe.yaml", recipe_yaml(recipe))
+
+
+def _recorded(artifact: Artifact) -> dict[str, Any]:
+    """Write the artefact's record beside its file, for the commands that are given the file alone."""
+    record = artifact.to_json()
+    write_atomic(artifact.path.with_name(artifact.path.name + ".json"), json.dumps(record, indent=1, default=str))
+    return {"artifact": record}
 
 
 def _ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,21 @@ import numpy as np
 from kdcompress.bench.machine import advice, machine
 from kdcompress.bench.timing import Subject, measure, paired_ratio
 from kdcompress.data.source import Source, load
-from kdcompress.export.formats import load_artifact, open_runner
+from kdcompress.export.describe import artifact_of
+from kdcompress.export.formats import open_runner
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.recipe import validate_recipe
 from kdcompress.runner import infer_all
+
+
+def load_artifact(path: Path) -> Artifact:
+    """The artefact of a file that kdcompress made: by the record beside it, or from the ONNX file itself."""
+    record = path.with_name(path.name + ".json")
+    if record.is_file():
+        return Artifact.from_json(json.loads(record.read_text()), path.parent).verified()
+    return artifact_of(path)
 
 
 def load_source(name: str, root: Path | None, size: int | None) -> Source:

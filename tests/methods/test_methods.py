@@ -1,0 +1,106 @@
+"""What every method must do, on several kinds of pairs: a new method is tested by existing."""
+
+import pytest
+import torch
+
+from kdcompress.errors import UsageError
+from kdcompress.methods import methods
+from kdcompress.models.build import build
+from kdcompress.training.distillation import Distillation, Member
+
+PAIRS = {
+    "resnet -> resnet": (("resnet14", {}), ("resnet8", {})),
+    "resnet -> mobilenet": (("resnet8x4", {}), ("mobilenetv2", {})),
+    "resnet -> shufflenet": (("resnet8x4", {}), ("shufflenetv1", {})),
+    "transformer -> resnet": (
+        ("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 48}),
+        ("resnet8", {}),
+    ),
+}
+
+
+def batch(n=6):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return x, torch.randint(0, 5, (n,), generator=generator)
+
+
+def make(name, pair, **options):
+    torch.manual_seed(0)
+    (teacher, teacher_options), (student, student_options) = PAIRS[pair]
+    norm = (0.5,) * 3, (0.25,) * 3
+    return Distillation(
+        Member(build(student, 5, 3, student_options), *norm),
+        Member(build(teacher, 5, 3, teacher_options), *norm),
+        {name: options},
+        batch(2)[0],
+    )
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", methods)
+def test_method_trains_the_student_and_its_own_modules_and_leaves_the_teacher_alone(name, pair):
+    distillation = make(name, pair).train()
+    teacher = distillation.teacher
+    before = {k: v.clone() for k, v in teacher.state_dict().items()} if teacher else {}
+    terms = distillation(*batch())
+    assert "task" in terms and all(torch.isfinite(term) and term.ndim == 0 for term in terms.values())
+    sum(terms.values()).backward()
+    assert [n for n, p in distillation.named_parameters() if p.grad is None] == []
+    trained = set(dict(distillation.named_parameters()))
+    assert trained == {n for n in distillation.state_dict() if n in trained}  # each one is in the checkpoint
+    assert not any(n.startswith("teacher") for n in distillation.state_dict())
+    if teacher:
+        assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+        assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", methods)
+def test_method_does_not_change_what_ships(name):
+    distillation = make(name, "resnet -> resnet")
+    if methods[name].deploy == "drop":
+        assert set(distillation.student.net.state_dict()) == set(build("resnet8", 5, 3).state_dict())
+
+
+@pytest.mark.parametrize("name", methods)
+def test_method_refuses_an_unknown_option(name):
+    with pytest.raises(UsageError, match=f"method.{name}.temprature"):
+        methods[name].parse_options(name, {"temprature": 3})
+
+
+@pytest.mark.parametrize("name", [n for n in methods if methods[n].needs.teacher])
+def test_method_that_needs_a_teacher_says_so(name):
+    student = Member(build("resnet8", 5, 3), (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(UsageError, match="needs a teacher"):
+        Distillation(student, None, {name: {}}, batch(2)[0])
+
+
+@pytest.mark.parametrize("name", methods)
+def test_method_is_described(name):
+    method = methods[name]
+    assert method.__doc__ and (method.paper or name == "none")
+
+
+def test_methods_combine_with_one_teacher_pass():
+    torch.manual_seed(0)
+    norm = (0.5,) * 3, (0.25,) * 3
+    student, teacher = Member(build("resnet8", 5, 3), *norm), Member(build("resnet14", 5, 3), *norm)
+    distillation = Distillation(student, teacher, {"kd": {"task_weight": 1.0}, "reviewkd": {}}, batch(2)[0])
+    calls = []
+    teacher.net.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert set(distillation(*batch())) == {"task", "kd", "review"}
+    assert len(calls) == 1
+
+
+def test_reviewkd_rises_over_its_warmup():
+    distillation = make("reviewkd", "resnet -> resnet", warmup=0.5).eval()
+    with torch.no_grad():
+        terms = [distillation(*batch(), progress)["review"].item() for progress in (0.0, 0.25, 0.5, 1.0)]
+    assert terms[0] == 0 and terms[1] == pytest.approx(terms[2] / 2, rel=1e-4) and terms[2] == pytest.approx(terms[3])
+
+
+def test_reviewkd_teacher_maps_are_taken_before_the_activation():
+    distillation = make("reviewkd", "resnet -> resnet").eval()
+    with torch.no_grad():
+        taps = distillation.teacher(batch()[0])
+    assert all(stage.min() < 0 for stage in taps.stages)
