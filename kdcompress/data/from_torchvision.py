@@ -41,7 +41,7 @@ class TorchvisionSource:
         sources.register(name)(self)
 
     def find(self, data: Data) -> Found:
-        tried = []
+        tried: list[str] = []
         for folder in self.candidates(data):
             missing = self.missing(folder)
             if not missing:
@@ -74,6 +74,10 @@ class TorchvisionSource:
         """The file ``name`` of a folder, compressed or not; None if it is not there."""
         paths = (folder / (name + suffix) for suffix in self.suffixes)
         return next((path for path in paths if path.is_file()), None)
+
+    def paths(self, folder: Path) -> list[Path]:
+        """The files of a folder that has them all, in the order of ``files``."""
+        return [path for name in self.files if (path := self.file(folder, name)) is not None]
 
     def missing(self, folder: Path) -> list[str]:
         return [name for name in self.files if self.file(folder, name) is None]
@@ -115,8 +119,7 @@ class TorchvisionSource:
         self.read_folder(unpacked)
         folder = root / self.folders[0]
         folder.mkdir(parents=True, exist_ok=True)
-        for name in self.files:
-            file = self.file(unpacked, name)
+        for file in self.paths(unpacked):
             os.replace(file, folder / file.name)
         return folder
 
@@ -137,8 +140,8 @@ class IdxSource(TorchvisionSource):
 
     def read_folder(self, folder: Path) -> Raw:
         splits = []
-        for images, labels in (self.files[:2], self.files[2:]):
-            images, labels = self.file(folder, images), self.file(folder, labels)
+        paths = self.paths(folder)
+        for images, labels in (paths[:2], paths[2:]):
             pixels, classes = read_idx(images, 3), read_idx(labels, 1)
             if len(pixels) != len(classes):
                 raise UsageError(
