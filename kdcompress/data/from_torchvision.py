@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -105,8 +106,11 @@ class TorchvisionSource:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
             if self.archive and (root / self.archive).is_file():
                 shutil.copy(root / self.archive, temporary)
-            with network_timeout(TIMEOUT):
-                getattr(torchvision.datasets, self.dataset)(temporary, download=True)
+            try:
+                with network_timeout(TIMEOUT):
+                    getattr(torchvision.datasets, self.dataset)(temporary, download=True)
+            except HTTPException as error:
+                raise RuntimeError(f"the site's answer is broken: {one_line(error)}") from error
             return self.install(Path(temporary) / self.folders[-1], root)
 
     def install(self, unpacked: Path, root: Path) -> Path:
