@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from kdcompress.data.from_torchvision import SYSTEM, TorchvisionSource
@@ -28,7 +29,7 @@ def fetch(name: str, root: Path) -> Path:
     family = sources[name]
     if not isinstance(family, TorchvisionSource):
         raise UsageError(f"The source {name} is a folder of your own: there is nothing to fetch.")
-    found = family.find(Data(source=name, root=root))
+    found = family.find(Data.model_validate({"source": name, "root": root}))
     if found.ready:
         family.read_folder(Path(found.origin))
         return Path(found.origin)
@@ -41,7 +42,7 @@ def fetch(name: str, root: Path) -> Path:
     raise family.unavailable(tried, root)
 
 
-def family_package(family: TorchvisionSource):
+def family_package(family: TorchvisionSource) -> Callable[[Path], Path]:
     def get(root: Path) -> Path:
         if family.package is None:
             raise RuntimeError("there is none")

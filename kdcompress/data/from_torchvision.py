@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class TorchvisionSource:
         sources.register(name)(self)
 
     def find(self, data: Data) -> Found:
-        tried = []
+        tried: list[str] = []
         for folder in self.candidates(data):
             missing = self.missing(folder)
             if not missing:
@@ -75,6 +76,10 @@ class TorchvisionSource:
         paths = (folder / (name + suffix) for suffix in self.suffixes)
         return next((path for path in paths if path.is_file()), None)
 
+    def paths(self, folder: Path) -> list[Path]:
+        """The files of a folder that has them all, in the order of ``files``."""
+        return [path for name in self.files if (path := self.file(folder, name)) is not None]
+
     def missing(self, folder: Path) -> list[str]:
         return [name for name in self.files if self.file(folder, name) is None]
 
@@ -101,8 +106,11 @@ class TorchvisionSource:
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
             if self.archive and (root / self.archive).is_file():
                 shutil.copy(root / self.archive, temporary)
-            with network_timeout(TIMEOUT):
-                getattr(torchvision.datasets, self.dataset)(temporary, download=True)
+            try:
+                with network_timeout(TIMEOUT):
+                    getattr(torchvision.datasets, self.dataset)(temporary, download=True)
+            except HTTPException as error:
+                raise RuntimeError(f"the site's answer is broken: {one_line(error)}") from error
             return self.install(Path(temporary) / self.folders[-1], root)
 
     def install(self, unpacked: Path, root: Path) -> Path:
@@ -115,8 +123,7 @@ class TorchvisionSource:
         self.read_folder(unpacked)
         folder = root / self.folders[0]
         folder.mkdir(parents=True, exist_ok=True)
-        for name in self.files:
-            file = self.file(unpacked, name)
+        for file in self.paths(unpacked):
             os.replace(file, folder / file.name)
         return folder
 
@@ -137,8 +144,8 @@ class IdxSource(TorchvisionSource):
 
     def read_folder(self, folder: Path) -> Raw:
         splits = []
-        for images, labels in (self.files[:2], self.files[2:]):
-            images, labels = self.file(folder, images), self.file(folder, labels)
+        paths = self.paths(folder)
+        for images, labels in (paths[:2], paths[2:]):
             pixels, classes = read_idx(images, 3), read_idx(labels, 1)
             if len(pixels) != len(classes):
                 raise UsageError(

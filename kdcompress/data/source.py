@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -178,13 +179,13 @@ def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
     return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
 
 
-def source_hash(labels: tuple[str, ...], splits) -> str:
+def source_hash(labels: tuple[str, ...], splits: Iterable[Split]) -> str:
     """SHA-256 of the labels' names and of every split's shape, images and labels."""
     digest = hashlib.sha256(repr(tuple(labels)).encode())
     for split in splits:
         digest.update(repr(split.images.shape).encode())
-        digest.update(np.ascontiguousarray(split.images))
-        digest.update(split.labels.astype("<i8"))
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(split.labels.astype("<i8").data)
     return digest.hexdigest()
 
 

@@ -78,6 +78,22 @@ def test_a_server_that_never_answers_is_given_up(bare, monkeypatch):
         assert time.monotonic() - start < 5
 
 
+def test_an_answer_that_is_not_http(bare, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            for _ in range(2):
+                connection, _ = server.accept()
+                connection.recv(1000)
+                connection.sendall(b"hello\r\n")
+                connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.getsockname()[1]}/"])
+        with pytest.raises(UsageError, match="the site's answer is broken: hello"):
+            load(Data(source="mnist"))
+
+
 def serve(folder):
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
