@@ -110,18 +110,19 @@ class Tapped:
         trace = _Trace(model, example.to(parameter.device, dtype), model)
         logits = logits_of(trace.result)
         found: list[Stage] = []
-        width = None
+        features = None
         if stages:
             calls = _named(trace, paths) if paths else _discovered(trace)
             for call in calls:
                 tap, is_pre = _tap(trace, call, pre)
                 self._taps.append(tap)
                 self.pre_found.append(is_pre)
-                height = call.map.shape[2]
-                found.append(Stage(call.path, *call.map.shape[1:], reduction=trace.height / height))
+                channels, height, width = call.map.shape[1:]
+                found.append(Stage(call.path, channels, height, width, trace.height / height))
         if pooled:
-            self._pooled, width = _pooled(trace, logits.shape[1])
-        self.shapes = TapShapes(tuple(found), width, logits.shape[1], tuple(example.shape[1:]))
+            self._pooled, features = _pooled(trace, logits.shape[1])
+        _, channels, height, width = example.shape
+        self.shapes = TapShapes(tuple(found), features, logits.shape[1], (channels, height, width))
         self._hook()
 
     def __call__(self, x: Tensor) -> Taps:
@@ -322,15 +323,15 @@ class _Call:
     path: str
     index: int
     module: nn.Module
-    input: Tensor | None
+    input: Any  # its first tensor, or None
     input_version: int | None
     depth: int
     weights: int  # layers with weights (convolutions, linear maps) in the module
     block: bool
-    output: Tensor | None = None
+    output: Any = None  # a tensor, or None
     version: int | None = None
     layout: str = ""
-    map: Tensor = None  # type: ignore[assignment]  # set where the output is a map
+    map: Any = None  # the output as [N, C, H, W], where it is a map
 
 
 class _Trace:
@@ -505,7 +506,7 @@ def _declared(trace: _Trace) -> list[_Call]:
 
     Raises UsageError where it names maps that are no module's output.
     """
-    model = trace.model
+    model: Any = trace.model
     if not (hasattr(model, "feature_info") and hasattr(model, "forward_intermediates")):
         return []
 
@@ -526,7 +527,7 @@ def _declared(trace: _Trace) -> list[_Call]:
             continue
         there = _producer(other, wanted)
         call = in_forward.get((there.path, there.index)) if there else None
-        if call is None or call.output is None or call.output.shape != there.output.shape:
+        if there is None or call is None or call.output is None or call.output.shape != there.output.shape:
             raise UsageError(
                 f"A map {list(wanted.shape[1:])} that the network names as a stage is no module's output.",
                 where=type(model).__name__,
@@ -567,7 +568,7 @@ def _found(trace: _Trace) -> list[_Call]:
     groups: dict[tuple[int, int], list[_Call]] = {}
     for call in trace.calls:
         if call.map is not None and call.map.shape[2] * call.map.shape[3] > 1 and _in_one_stage(trace, call):
-            groups.setdefault(tuple(call.map.shape[2:]), []).append(call)
+            groups.setdefault((call.map.shape[2], call.map.shape[3]), []).append(call)
     merged: list[list[_Call]] = []  # valid padding makes several sizes of one resolution: 149, 147
     for size in sorted(groups, reverse=True):
         if merged and merged[-1][0].map.shape[2] < 1.5 * size[0]:
