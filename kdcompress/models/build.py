@@ -130,7 +130,7 @@ def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any]) 
 
     if not timm.is_model(name):
         raise _unknown_in("timm", name, _timm_names())
-    fixed = {"num_classes": classes, "in_chans": channels}
+    fixed: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     _refuse_fixed(f"timm/{name}", options, fixed)
     try:
         return timm.create_model(name, **fixed, **options)
@@ -159,7 +159,7 @@ def _swap_first_convolution(model: nn.Module, name: str, channels: int) -> None:
     convolutions = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
         raise UsageError(f"{name} has no convolution to adapt.", got=f"{channels} channels", allowed="3 channels")
-    module = model.get_submodule(convolutions[0])
+    module: Any = model.get_submodule(convolutions[0])
     swapped = nn.Conv2d(
         channels,
         module.out_channels,

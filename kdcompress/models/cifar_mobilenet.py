@@ -54,10 +54,11 @@ class CifarMobileNetV2(nn.Module):
         self.blocks = nn.Sequential(*stages)
         self.conv2 = nn.Sequential(nn.Conv2d(width, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Linear(1280, classes))
+        linear = nn.Linear(1280, classes)
+        self.classifier = nn.Sequential(linear)
         init_weights(self)
-        nn.init.normal_(self.classifier[0].weight, 0.0, 0.01)
-        nn.init.zeros_(self.classifier[0].bias)
+        nn.init.normal_(linear.weight, 0.0, 0.01)
+        nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv2(self.blocks(self.conv1(x)))

@@ -3,13 +3,13 @@
 How stages are found
     One dry forward under hooks records every module's call. At each resolution the last output at the
     shallowest nesting depth is the stage: deeper outputs belong to the inside of a block, such as the expanded
-    convolution with which the *next* block starts. Modules that hold a block's worth of weights (two layers or
-    more) go before single layers, wrappers around several stages count for nothing, and a leading
-    resolution with no block in it is a stem, not a stage. NHWC maps and tokens are read as maps. A network with one
-    resolution (a plain transformer) gives four evenly spaced depths, the last block among them.
+    convolution with which the *next* block starts. Blocks (modules with two weight layers or more, plain chains of
+    layers aside) go before anything else, wrappers around several stages count for nothing, and a leading resolution
+    with no block in it is a stem, not a stage. NHWC maps and tokens are read as maps. A network with one resolution (a
+    plain transformer) gives four evenly spaced depths, the last block among them.
 
-    timm networks say what their stages are (``feature_info``, ``forward_intermediates``). Those tensors are looked
-    up by value among the recorded calls, so that taking them costs nothing but hooks on a plain forward.
+    timm networks say what their stages are (``forward_intermediates``). That is run once under the same hooks to see
+    which modules those maps come from, so that taking them costs nothing but hooks on a plain forward.
 
 Maps of 1x1 are the pooled feature, not a stage, unless the user names them.
 """
@@ -29,10 +29,8 @@ from kdcompress.errors import UsageError
 from kdcompress.models.build import evaluating
 from kdcompress.models.deployable import logits_of
 
-ACTIVATIONS = tuple(
-    getattr(nn, name)
-    for name in "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Hardswish Softplus Hardtanh".split()
-)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,
+               nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Softplus)  # fmt: skip
 ISOTROPIC_STAGES = 4
 MOST_PREFIX_TOKENS = 8
 
@@ -109,20 +107,22 @@ class Tapped:
 
         parameter = next(model.parameters(), example)
         dtype = parameter.dtype if parameter.is_floating_point() else example.dtype
-        trace = _Trace(model, example.to(parameter.device, dtype))
+        trace = _Trace(model, example.to(parameter.device, dtype), model)
+        logits = logits_of(trace.result)
         found: list[Stage] = []
-        width = None
+        features = None
         if stages:
             calls = _named(trace, paths) if paths else _discovered(trace)
             for call in calls:
                 tap, is_pre = _tap(trace, call, pre)
                 self._taps.append(tap)
                 self.pre_found.append(is_pre)
-                height = call.map.shape[2]
-                found.append(Stage(call.path, *call.map.shape[1:], reduction=trace.height / height))
+                channels, height, width = call.map.shape[1:]
+                found.append(Stage(call.path, channels, height, width, trace.height / height))
         if pooled:
-            self._pooled, width = _pooled(trace)
-        self.shapes = TapShapes(tuple(found), width, trace.logits.shape[1], tuple(example.shape[1:]))
+            self._pooled, features = _pooled(trace, logits.shape[1])
+        _, channels, height, width = example.shape
+        self.shapes = TapShapes(tuple(found), features, logits.shape[1], (channels, height, width))
         self._hook()
 
     def __call__(self, x: Tensor) -> Taps:
@@ -298,7 +298,7 @@ def _version(tensor: Tensor) -> int | None:
 
 def _first_tensor(value: Any) -> Tensor | None:
     """The tensor itself, or the one that a tuple starts with (attention blocks return their weights second)."""
-    if isinstance(value, (tuple, list)) and value:
+    if isinstance(value, tuple) and value:
         value = value[0]
     return value if isinstance(value, Tensor) else None
 
@@ -323,44 +323,40 @@ class _Call:
     path: str
     index: int
     module: nn.Module
-    input: Tensor | None
+    input: Any  # its first tensor, or None
     input_version: int | None
-    output: Tensor | None = None
+    depth: int
+    weights: int  # layers with weights (convolutions, linear maps) in the module
+    block: bool
+    output: Any = None  # a tensor, or None
     version: int | None = None
     layout: str = ""
-    map: Tensor = None  # type: ignore[assignment]  # set where the output is a map
-
-    @property
-    def depth(self) -> int:
-        return self.path.count(".") + 1
-
-    @property
-    def weights(self) -> int:
-        """Layers with weights (convolutions, linear maps) in the module."""
-        return sum(any(p.ndim >= 2 for p in m.parameters(recurse=False)) for m in self.module.modules())
+    map: Any = None  # the output as [N, C, H, W], where it is a map
 
 
 class _Trace:
-    """Every module call of one forward in evaluation mode, in order of completion."""
+    """Every module call of ``run(example)``, a way through the model in evaluation mode, in order of completion."""
 
-    def __init__(self, model: nn.Module, example: Tensor):
+    def __init__(self, model: nn.Module, example: Tensor, run: Callable[[Tensor], Any]):
         self.model, self.example = model, example
         self.batch, _, self.height, self.width = example.shape
         self.calls: list[_Call] = []
-        # an in-place dropout overwrites in training what evaluation leaves alone
-        self.dropout_in_place = any(
-            isinstance(m, nn.modules.dropout._DropoutNd) and m.inplace and m.p > 0 for m in model.modules()
-        )
+        self.dropped: set[int] = set()  # storages that an in-place dropout overwrites, but in training only
         counts: Counter[str] = Counter()
         open_calls: list[_Call] = []
         handles = []
         grids: list[tuple[int, int]] = []
 
-        def before(path: str) -> Callable[..., None]:
+        def before(path: str, module: nn.Module) -> Callable[..., None]:
+            depth, weights = path.count(".") + 1, _weights(module)
+            block = weights >= 2 and not _is_chain(module)
+
             def hook(module: nn.Module, args: Any) -> None:
                 tensor = _first_tensor(args)
                 version = None if tensor is None else tensor._version
-                open_calls.append(_Call(path, counts[path], module, tensor, version))
+                if isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace and tensor is not None:
+                    self.dropped.add(tensor.untyped_storage().data_ptr())
+                open_calls.append(_Call(path, counts[path], module, tensor, version, depth, weights, block))
                 counts[path] += 1
 
             return hook
@@ -378,14 +374,18 @@ class _Trace:
 
         for path, module in model.named_modules():
             if path:
-                handles.append(module.register_forward_pre_hook(before(path), prepend=True))
+                handles.append(module.register_forward_pre_hook(before(path, module), prepend=True))
                 handles.append(module.register_forward_hook(after))
         try:
             with evaluating(model), torch.inference_mode(False), torch.no_grad():
-                self.logits = logits_of(model(example.clone()))
+                self.result = run(example.clone())
         finally:
             for handle in handles:
                 handle.remove()
+
+    def overwrites(self, tensor: Tensor, version: int | None) -> bool:
+        """Whether the network writes to ``tensor`` in place after it was at ``version``."""
+        return tensor._version != version or tensor.untyped_storage().data_ptr() in self.dropped
 
     def _layout(self, tensor: Tensor, grids: list[tuple[int, int]]) -> tuple[str, tuple[int, int]]:
         """How ``tensor`` is a map, and the map's height and width; "" where it is none."""
@@ -399,9 +399,13 @@ class _Trace:
                 return "nhwc", (a, b)
         if tensor.ndim == 3:
             tokens = tensor.shape[1]
-            for grid in reversed(grids):
-                if 1 < grid[0] * grid[1] <= tokens <= grid[0] * grid[1] + MOST_PREFIX_TOKENS:
-                    return "tokens", grid
+            for height, width in reversed(grids):
+                if 1 < height * width <= tokens <= height * width + MOST_PREFIX_TOKENS:
+                    return "tokens", (height, width)
+            for height, width in reversed(grids):
+                half = (height + 1) // 2, (width + 1) // 2
+                if 1 < half[0] * half[1] == tokens:
+                    return "tokens", half
         return "", (0, 0)
 
     def _is_grid(self, height: int, width: int) -> bool:
@@ -410,14 +414,23 @@ class _Trace:
         return fits and abs(height * self.width / self.height - width) <= max(1, self.width / self.height)
 
 
+def _weights(module: nn.Module) -> int:
+    return sum(any(p.ndim >= 2 for p in m.parameters(recurse=False)) for m in module.modules())
+
+
+def _is_chain(module: nn.Module) -> bool:
+    """Whether the module is layers in a row, with no block among them."""
+    return isinstance(module, nn.Sequential) and all(not list(child.children()) for child in module)
+
+
 def _tap(trace: _Trace, call: _Call, pre: bool) -> tuple[_Tap, bool]:
     height, width = call.map.shape[2:]
     grid = height / trace.height, width / trace.width
     source = _activation(trace, call) if pre else None
     if source is None:
-        copy = trace.dropout_in_place or call.output._version != call.version
+        copy = trace.overwrites(call.output, call.version)
         return _Tap(_Point(call.path, call.index, False, copy), call.layout, grid), False
-    copy = trace.dropout_in_place or source.input._version != source.input_version
+    copy = trace.overwrites(source.input, source.input_version)
     return _Tap(_Point(source.path, source.index, True, copy), call.layout, grid), True
 
 
@@ -429,9 +442,8 @@ def _activation(trace: _Trace, call: _Call) -> _Call | None:
     return None
 
 
-def _pooled(trace: _Trace) -> tuple[_Point | None, int | None]:
+def _pooled(trace: _Trace, classes: int) -> tuple[_Point | None, int | None]:
     """The input of the layer that gives the logits, and its width."""
-    classes = trace.logits.shape[1]
     layers = [call for call in trace.calls if isinstance(call.module, (nn.Linear, nn.Conv2d))]
     for call in reversed(layers):
         feature, output = call.input, call.output
@@ -440,7 +452,7 @@ def _pooled(trace: _Trace) -> tuple[_Point | None, int | None]:
                 continue
         elif output.shape[1:] != (classes, 1, 1) or feature.shape[2:] != (1, 1):
             return None, None  # the classifier works on maps, or comes before something else
-        copy = trace.dropout_in_place or feature._version != call.input_version
+        copy = trace.overwrites(feature, call.input_version)
         return _Point(call.path, call.index, True, copy), feature.flatten(1).shape[1]
     return None, None
 
@@ -490,45 +502,73 @@ def _discovered(trace: _Trace) -> list[_Call]:
 
 
 def _declared(trace: _Trace) -> list[_Call]:
-    """The calls that give the maps which a timm network names as its own; none where it does not, or where a map
-    is not the output of a module."""
-    model = trace.model
+    """The calls that give the maps which a timm network names as its own; none where it names none.
+
+    Raises UsageError where it names maps that are no module's output.
+    """
+    model: Any = trace.model
     if not (hasattr(model, "feature_info") and hasattr(model, "forward_intermediates")):
         return []
+
+    def intermediates(x: Tensor) -> list[Tensor]:
+        return model.forward_intermediates(x, norm=False, output_fmt="NCHW", intermediates_only=True)
+
     try:
-        with evaluating(model), torch.no_grad():
-            maps = model.forward_intermediates(trace.example.clone(), norm=False, intermediates_only=True)
-    except (TypeError, AssertionError, NotImplementedError):  # models that know no unnormalised maps or no NCHW
+        other = _Trace(model, trace.example, intermediates)
+    except (TypeError, AssertionError, NotImplementedError):  # the model gives no such maps after all
         return []
+    maps = other.result
     if len({tuple(m.shape[2:]) for m in maps}) == 1:
         maps = [maps[index] for index in _spaced(len(maps), min(ISOTROPIC_STAGES, len(maps)))]
-    calls = [_producer(trace, m) for m in maps if m.shape[2] * m.shape[3] > 1]
-    return [] if None in calls else _without_stem(calls)
+    in_forward = {(call.path, call.index): call for call in trace.calls}
+    calls = []
+    for wanted in maps:
+        if wanted.shape[2] * wanted.shape[3] == 1:
+            continue
+        there = _producer(other, wanted)
+        call = in_forward.get((there.path, there.index)) if there else None
+        if there is None or call is None or call.output is None or call.output.shape != there.output.shape:
+            raise UsageError(
+                f"A map {list(wanted.shape[1:])} that the network names as a stage is no module's output.",
+                where=type(model).__name__,
+                hint="name the module paths in the recipe (student.taps, teacher.taps), or use a method on logits",
+            )
+        call.layout, call.map = there.layout, _as_map(call.output, there.layout, *wanted.shape[2:])
+        calls.append(call)
+    stem = len(calls) > 1 and not calls[0].block and any(call.block for call in calls)
+    return calls[1:] if stem else calls
 
 
 def _producer(trace: _Trace, wanted: Tensor) -> _Call | None:
-    """The shallowest call whose output is ``wanted`` [N, C, H, W]."""
+    """The call whose output is ``wanted`` [N, C, H, W]: the last of the shallowest."""
+    height, width = wanted.shape[2:]
     same = []
     for call in trace.calls:
         output = call.output
-        if output is None or call.version != output._version or output.shape[0] != trace.batch:
+        if output is None or call.version != output._version or output.numel() < wanted.numel():
             continue
-        for layout in ("nchw", "nhwc") if output.ndim == 4 else ("tokens",) if output.ndim == 3 else ():
-            if layout == "tokens" and output.shape[1] < wanted.shape[2] * wanted.shape[3]:
+        layouts = {4: ("nchw", "nhwc"), 3: ("tokens",)}.get(output.ndim, ())
+        for layout in layouts:
+            if layout == "tokens" and output.shape[1] < height * width:
                 continue
-            candidate = _as_map(output, layout, *wanted.shape[2:])
-            if candidate.shape == wanted.shape and torch.allclose(candidate, wanted, rtol=1e-4, atol=1e-5):
+            candidate = _as_map(output, layout, height, width)
+            if torch.equal(candidate, wanted):
                 call.layout, call.map = layout, candidate
                 same.append(call)
-    return min(same, key=lambda call: call.depth, default=None)
+                break
+    # with zero-initialised residuals whole blocks are equal by value: the very tensor goes before its equals
+    storage = wanted.untyped_storage().data_ptr()
+    same = [call for call in same if call.output.untyped_storage().data_ptr() == storage] or same
+    depth = min((call.depth for call in same), default=0)
+    return next((call for call in reversed(same) if call.depth == depth), None)
 
 
 def _found(trace: _Trace) -> list[_Call]:
     """Stages by the rule at the top of this file."""
     groups: dict[tuple[int, int], list[_Call]] = {}
     for call in trace.calls:
-        if call.map is not None and call.map.shape[2] * call.map.shape[3] > 1 and not _wraps_stages(trace, call):
-            groups.setdefault(tuple(call.map.shape[2:]), []).append(call)
+        if call.map is not None and call.map.shape[2] * call.map.shape[3] > 1 and _in_one_stage(trace, call):
+            groups.setdefault((call.map.shape[2], call.map.shape[3]), []).append(call)
     merged: list[list[_Call]] = []  # valid padding makes several sizes of one resolution: 149, 147
     for size in sorted(groups, reverse=True):
         if merged and merged[-1][0].map.shape[2] < 1.5 * size[0]:
@@ -540,16 +580,15 @@ def _found(trace: _Trace) -> list[_Call]:
     return _blocks(trace, stages[0]) if len(stages) == 1 else stages
 
 
-def _wraps_stages(trace: _Trace, call: _Call) -> bool:
-    """Whether the module spans several resolutions, so that its output is another stage's."""
-    if call.input is None or call.weights < 2:
-        return False
-    layout, grid = trace._layout(call.input, [])
-    return bool(layout) and grid[0] >= 3 * call.map.shape[2]
+def _in_one_stage(trace: _Trace, call: _Call) -> bool:
+    """Whether the module works in one stage: it spans no several resolutions, and does not enlarge its input."""
+    layout, grid = trace._layout(call.input, []) if call.input is not None else ("", (0, 0))
+    height = call.map.shape[2]
+    return not layout or grid[0] >= height and (grid[0] < 3 * height or call.weights < 2)
 
 
 def _last_shallow(trace: _Trace, group: list[_Call]) -> _Call | None:
-    group = [call for call in group if call.weights >= 2] or group
+    group = [call for call in group if call.block] or group
     depth = min(call.depth for call in group)
     group = [call for call in group if call.depth == depth]
     if not any(call.weights for call in group):
@@ -559,7 +598,7 @@ def _last_shallow(trace: _Trace, group: list[_Call]) -> _Call | None:
 
 def _without_stem(stages: list[_Call]) -> list[_Call]:
     """Without the leading resolutions that hold no block, where later ones do."""
-    first = next((index for index, call in enumerate(stages) if call.weights >= 2), 0)
+    first = next((index for index, call in enumerate(stages) if call.block), 0)
     return stages[first:]
 
 
@@ -567,7 +606,7 @@ def _blocks(trace: _Trace, stage: _Call) -> list[_Call]:
     """Evenly spaced blocks of a network with one resolution: of the parent with the most of them."""
     parents: dict[str, list[_Call]] = {}
     for call in trace.calls:
-        if call.map is not None and call.map.shape == stage.map.shape and call.weights >= 2:
+        if call.map is not None and call.map.shape == stage.map.shape and call.block:
             parents.setdefault(call.path.rpartition(".")[0], []).append(call)
     blocks = max(parents.values(), key=len, default=[])
     if len(blocks) < 2:
