@@ -90,7 +90,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
     return found
 
 
-def _pixel_range(spec: InputSpec) -> dict[str, np.ndarray]:
+def _pixel_range(spec: InputSpec) -> dict[str, np.floating]:
     """The range of the normalised input is known; calibration would only estimate it."""
     low = min(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True))
     high = max((1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True))
