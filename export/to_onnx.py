@@ -109,8 +109,9 @@ def _expected(net: nn.Module, spec: InputSpec, x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             first, second = (net(torch.from_numpy(x)).float().numpy() for _ in range(2))
     except Exception as error:  # a user's model can fail in any way
-        hint = "a forward that uses the batch size as a number runs at no other: use -1 in reshape, or give export.batch"
-        raise KDCompressError("The model does not run in PyTorch.", where=where, got=_cause(error), hint=hint) from error
+        hint = "where the forward uses the batch size as a number: use -1 in reshape, or give export.batch"
+        cause = _cause(error)
+        raise KDCompressError("The model does not run in PyTorch.", where=where, got=cause, hint=hint) from error
     if first.shape != (len(x), spec.classes):
         allowed = f"[{len(x)}, {spec.classes}], one logit a label"
         got = list(first.shape)
