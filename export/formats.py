@@ -40,23 +40,23 @@ class Scheme(Section):
     activation: Literal["uint8", "int8"] = "uint8"
     weight: Literal["uint8", "int8"] = "int8"
     per_channel: bool = True
-    reduce_range: bool = Field(False, description="7-bit weights, for x86 without VNNI")
-    symmetric: bool = Field(False, description="activations with zero point 0")
+    reduce_range: bool = Field(default=False, description="7-bit weights, for x86 without VNNI")
+    symmetric: bool = Field(default=False, description="activations with zero point 0")
     quantize_bias: bool = True
     calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
-    percentile: float = Field(99.99, gt=50, le=100)
-    images: int = Field(512, ge=1, description="calibration images used, at most")
-    op_types: tuple[str, ...] = Field((), description="operators to quantise; none: all that the quantiser knows")
-    exclude: tuple[str, ...] = Field((), description="names of nodes that stay in float")
+    percentile: float = Field(default=99.99, gt=50, le=100)
+    images: int = Field(default=512, ge=1, description="calibration images used, at most")
+    op_types: tuple[str, ...] = Field(default=(), description="operators to quantise; none: all that can be")
+    exclude: tuple[str, ...] = Field(default=(), description="names of nodes that stay in float")
 
 
 class Options(Section):
     """What only some formats ask for."""
 
     scheme: Scheme | None = None
-    compute_capabilities: tuple[str, ...] = Field((), description="TensorRT-RTX: GPUs to build for, '8.6' and so on")
-    profile: tuple[int, int, int] = Field((1, 8, 32), description="TensorRT: batch size min, opt, max")
-    workspace_mib: int = Field(1024, ge=16, description="TensorRT: memory a layer may use")
+    compute_capabilities: tuple[str, ...] = Field(default=(), description="TensorRT-RTX: '8.6' and so on")
+    profile: tuple[int, int, int] = Field(default=(1, 8, 32), description="TensorRT: batch size min, opt, max")
+    workspace_mib: int = Field(default=1024, ge=16, description="TensorRT: memory a layer may use")
 
     @field_validator("profile")
     @classmethod

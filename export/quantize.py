@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
     return found
 
 
-def _pixel_range(spec: InputSpec) -> dict[str, np.ndarray]:
+def _pixel_range(spec: InputSpec) -> dict[str, np.floating]:
     """The range of the normalised input is known; calibration would only estimate it."""
     low = min(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True))
     high = max((1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True))
@@ -201,9 +202,11 @@ def coverage(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantiser advises on the root logger; its errors are exceptions."""
+    """The quantiser prints its progress and advises on the root logger; its errors are exceptions."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with open(os.devnull, "w") as sink, redirect_stdout(sink):
+            yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

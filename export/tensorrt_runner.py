@@ -61,9 +61,8 @@ class EngineRunner(ABC):
         if self._context is None:
             raise KDCompressError(f"{trt.__name__} cannot prepare this engine.", got=" | ".join(log.lines[:3]) or None)
         self._stream = torch.cuda.Stream()
-        dynamic = self._engine.get_tensor_shape(spec.name)[0] == -1
-        shapes = self._engine.get_tensor_profile_shape(spec.name, 0) if dynamic else None
-        self._least, self._most = (shapes[0][0], shapes[2][0]) if shapes else (spec.batch, spec.batch)
+        least, _, most = self._engine.get_tensor_profile_shape(spec.name, 0)
+        self._least, self._most = int(least[0]), int(most[0])
         self._facts = {
             "version": trt.__version__,
             "device": torch.cuda.get_device_name(),

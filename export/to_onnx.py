@@ -51,6 +51,8 @@ def export_onnx(
     size = sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
     if size > SINGLE_FILE_LIMIT:
         raise UsageError("The model does not fit a single ONNX file.", got=f"{size} bytes", allowed=SINGLE_FILE_LIMIT)
+    examples = [_example(spec, batch) for batch in ([spec.batch] if spec.batch else [1, 3])]
+    expected = [_expected(net, spec, x) for x in examples]
     model = _trace(net, spec, opset)
     graph.strip(model)
     facts = {
@@ -65,7 +67,7 @@ def export_onnx(
     graph.set_metadata(model, {**facts, **(metadata or {})})
     with replacing(path) as temporary:
         graph.save(model, temporary)
-        _check(net, spec, temporary)
+        _check(spec, temporary, examples, expected)
     versions = {name: version(name) for name in ("torch", "onnx", "onnxscript")}
     return Artifact.of(path, "onnx", precision, spec, provenance={"opset": opset, "versions": versions})
 
@@ -87,6 +89,7 @@ def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
                 dynamic_shapes=shapes,
                 verbose=False,
             )
+        assert program is not None  # the dynamo exporter returns its program
         return program.model_proto
     except Exception as error:  # a user's model can fail in any way; the first cause says how
         raise KDCompressError(
@@ -97,37 +100,48 @@ def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
         ) from error
 
 
-def _check(net: nn.Module, spec: InputSpec, path: Path) -> None:
-    """Compare the file with PyTorch, at batch sizes other than the traced one where the batch is dynamic."""
+def _expected(net: nn.Module, spec: InputSpec, x: np.ndarray) -> np.ndarray:
+    """PyTorch's logits; whatever makes a model unfit to ship is found here, before the slow export."""
     import torch
 
-    session = open_session(path)
-    for batch in [spec.batch] if spec.batch else [1, 3]:
-        x = _example(spec, batch)
+    where = f"{type(net).__name__}, input {list(x.shape)} {x.dtype}"
+    try:
         with torch.inference_mode():
-            expected = net(torch.from_numpy(x)).float().numpy()
-        if expected.shape != (batch, spec.classes):
-            raise UsageError(
-                "The model's output does not fit its labels.",
-                got=f"{list(expected.shape)} for a batch of {batch}",
-                allowed=f"[{batch}, {spec.classes}], one logit a label",
-            )
+            first, second = (net(torch.from_numpy(x)).float().numpy() for _ in range(2))
+    except Exception as error:  # a user's model can fail in any way
+        hint = "where the forward uses the batch size as a number: use -1 in reshape, or give export.batch"
+        cause = _cause(error)
+        raise KDCompressError("The model does not run in PyTorch.", where=where, got=cause, hint=hint) from error
+    if first.shape != (len(x), spec.classes):
+        allowed = f"[{len(x)}, {spec.classes}], one logit a label"
+        got = list(first.shape)
+        raise UsageError("The model's output does not fit its labels.", where=where, got=got, allowed=allowed)
+    if not np.isfinite(first).all():
+        raise KDCompressError("The model's logits are not finite.", where=where, hint="look at the training's loss")
+    if not np.allclose(first, second, rtol=1e-3, atol=1e-5):
+        raise KDCompressError("The model gives other logits for the same image in eval mode.", where=where)
+    return first
+
+
+def _check(spec: InputSpec, path: Path, examples: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    """Compare the file with PyTorch, at batch sizes other than the traced one where the batch is dynamic."""
+    session = open_session(path)
+    for x, logits in zip(examples, expected, strict=True):
         try:
             got = session.run([spec.output], {spec.name: x})[0]
         except Exception as error:  # onnxruntime's exceptions share no base class of its own
             raise KDCompressError(
-                f"The exported model does not run at batch size {batch}.",
+                f"The exported model does not run at batch size {len(x)}.",
                 got=_cause(error),
                 hint="the model's forward uses the batch size as a number: use -1 in reshape, or give export.batch",
             ) from error
-        worst = float(np.abs(got - expected).max()) if got.shape == expected.shape else float("inf")
-        allowed = 1e-3 * max(1.0, float(np.abs(expected).max()))
+        worst = float(np.abs(got - logits).max()) if got.shape == logits.shape else float("inf")
+        allowed = 1e-3 * max(1.0, float(np.abs(logits).max()))
         if not worst <= allowed:  # NaN fails too
             raise KDCompressError(
-                f"The exported model's outputs differ from PyTorch's at batch size {batch}.",
-                got=f"{worst:.3g} at most",
+                f"The exported model's logits differ from PyTorch's at batch size {len(x)}.",
+                got=f"{worst:.3g}",
                 allowed=f"{allowed:.3g}",
-                hint="the model must be deterministic in eval mode and its outputs finite",
             )
 
 
@@ -140,7 +154,7 @@ def _cause(error: BaseException) -> str:
     """The message of the first error in the chain, a few lines of it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     return f"{type(error).__name__}: " + " | ".join(lines[:3])[:400]
 
 

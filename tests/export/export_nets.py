@@ -94,5 +94,5 @@ def problem(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     x = rng.integers(0, 90, (count, 16, 16, 1))
     for image, label in zip(x, y, strict=True):
         top, left = 8 * (label // 2) + rng.integers(0, 4), 8 * (label % 2) + rng.integers(0, 4)
-        image[top : top + 4, left : left + 4] += rng.integers(20, 160)
+        image[top : top + 4, left : left + 4] += rng.integers(50, 160)
     return x.clip(0, 255).astype(np.uint8), y

@@ -1,0 +1,135 @@
+"""The table of targets: every one that is shipped is built, checked and, where it can be, run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from export_nets import problem
+
+from kdcompress import optional
+from kdcompress.artifact import Artifact
+from kdcompress.compare import parity
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.export import formats
+from kdcompress.export.formats import availability, build, open_runner, target, targets
+
+GOOD = """
+description: a target of one's own
+format: onnx
+precision: int8
+runtime: onnxruntime-cpu
+options: {scheme: {activation: uint8, images: 64}}
+measured_on: here
+"""
+
+
+@pytest.mark.parametrize("name", targets())
+def test_every_target_builds_runs_and_agrees(name, job, trained):
+    found = target(name)
+    can_build, can_run, why, hint = availability(found)
+    if not can_build:
+        assert why and hint
+        with pytest.raises(RuntimeMissingError):
+            build(job, found)
+        pytest.skip(why)
+    artifact = build(job, found)
+    assert artifact.path.parent == job.folder and artifact.path.stat().st_size == artifact.bytes
+    assert (artifact.target, artifact.format, artifact.precision) == (name, found.format, found.precision)
+    assert artifact.provenance["parent"] == trained.artifact.sha256 and artifact.provenance["build_seconds"] > 0
+    assert artifact.provenance["versions"] and artifact.provenance["coverage"]
+    assert Artifact.from_json(json.loads(json.dumps(artifact.to_json())), job.folder) == artifact
+    assert [path.name for path in job.folder.iterdir()] == [artifact.path.name]
+    if not can_run:
+        assert why and hint
+        with pytest.raises(RuntimeMissingError, match="CUDA device"):
+            open_runner(artifact)
+        return
+    with open_runner(trained.artifact) as parent, open_runner(artifact) as runner:
+        assert parity(parent, runner, problem(300, seed=3)[0], trained.spec, found.precision)
+        assert runner.details()["version"]
+
+
+def test_targets_are_listed_without_heavy_imports():
+    code = (
+        "import sys; from kdcompress.export.formats import targets; assert targets();"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tensorrt_rtx', 'tensorrt') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_a_target_from_a_file(job, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD)
+    artifact = build(job, target(str(path)))
+    assert artifact.target == "mine" and artifact.path.name == "student-mine.onnx"
+    assert artifact.provenance["calibration_images"] == 64
+
+
+def test_an_unknown_target_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'x86-vnni'"):
+        target("x86-vni")
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (("precision: int8", "precison: int8"), "precison: unknown key"),
+    (("precision: int8", "precision: int4"), "precision: .*int4"),
+    (("activation: uint8", "activation: u8"), "options.scheme.activation: .*u8"),
+    (("images: 64", "images: 0"), "options.scheme.images"),
+    (("precision: int8", "precision: fp16"), "goes with precision int8"),
+    (("format: onnx", "format: onx"), "did you mean 'onnx-int8'"),
+    (("runtime: onnxruntime-cpu", "runtime: onnxruntime"), "did you mean 'onnxruntime-cpu'"),
+    (("{scheme", "{profile: [8, 4, 32], scheme"), "options.profile: a profile is"),
+    (("{scheme", "{scheme: {"), "not valid YAML"),
+    ((GOOD, "- a\n- list"), "mapping"),
+])
+def test_a_mistake_in_a_target_is_explained(change, words, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD.replace(*change))
+    with pytest.raises(UsageError, match=words) as caught:
+        target(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_of_a_target(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        target(str(tmp_path / "none.yaml"))
+
+
+def test_a_missing_runtime_names_the_extra(monkeypatch, trained, job):
+    def absent(name, *args):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(optional.importlib, "import_module", absent)
+    for name in ("tensorrt-rtx", "tensorrt"):
+        with pytest.raises(RuntimeMissingError, match=rf"pip install 'kdcompress\[{name}\]'"):
+            build(job, target(name))
+        assert availability(target(name))[:2] == (False, False)
+    artifact = Artifact.of(trained.artifact.path, "tensorrt-rtx", "fp16", trained.spec)
+    with pytest.raises(RuntimeMissingError, match="tensorrt-rtx"):
+        open_runner(artifact)
+
+
+def test_an_unknown_format_has_no_runner(trained):
+    with pytest.raises(UsageError, match="No runtime here loads"):
+        open_runner(Artifact.of(trained.artifact.path, "tflite", "int8", trained.spec))
+
+
+def test_a_failed_build_leaves_nothing(job, monkeypatch):
+    job.calibration = np.empty((0, 16, 16, 1), np.uint8)
+    with pytest.raises(KDCompressError, match="too few calibration images"):
+        build(job, target("x86-vnni"))
+    assert not list(job.folder.iterdir())
+
+
+def test_replacing_keeps_the_old_file_on_failure(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), formats.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,84 @@
+"""Parity: numbers, verdicts and reasons."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from kdcompress.artifact import InputSpec
+from kdcompress.compare import TOLERANCES, Tolerance, compare_logits, parity
+
+SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b", "c"))
+
+
+class Fixed:
+    """A runner that answers with the row sums of its input, times a factor, plus a shift of class 0."""
+
+    name = "fixed"
+
+    def __init__(self, factor: float = 1.0, shift: float = 0.0):
+        self.factor, self.shift = factor, shift
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        return None
+
+    def infer(self, x: np.ndarray) -> np.ndarray:
+        logits = x.reshape(len(x), -1)[:, :3].astype(np.float32) * self.factor
+        logits[:, 0] += self.shift
+        return logits
+
+    def details(self):
+        return {}
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+
+
+def test_the_same_runner_passes_exactly():
+    found = parity(Fixed(), Fixed(), images(300), SPEC)
+    assert found and found.n == 300 and found.max_abs == 0 and found.same_argmax == 1 and found.why is None
+    assert json.loads(json.dumps(found.to_json()))["passed"] is True
+
+
+@pytest.mark.parametrize(("precision", "factor", "passes"), [
+    ("fp32", 1.00005, True), ("fp32", 1.001, False), ("fp16", 1.001, True), ("fp16", 1.1, False), ("int8", 1.3, True),
+])
+def test_tolerances_are_relative_to_the_logits(precision, factor, passes):
+    assert bool(parity(Fixed(), Fixed(factor), images(100), SPEC, precision)) is passes
+
+
+def test_int8_is_judged_by_agreement():
+    found = parity(Fixed(), Fixed(shift=120), images(200), SPEC, "int8")
+    assert not found and "same arg max" in found.why and found.same_argmax < 0.95
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_non_finite_logits_fail_with_the_reason(value):
+    good = np.ones((4, 3), np.float32)
+    bad = good.copy()
+    bad[2, 1] = value
+    for expected, got, name in ((good, bad, "other"), (bad, good, "reference")):
+        found = compare_logits(expected, got, TOLERANCES["int8"])
+        assert not found and f"{name} runner" in found.why and "1 of 4" in found.why
+
+
+def test_ties_do_not_count_as_disagreement():
+    expected = np.array([[1.0, 1.0 + 1e-7, 0.0]], np.float32)
+    got = np.array([[1.0 + 1e-6, 1.0, 0.0]], np.float32)
+    assert compare_logits(expected, got, TOLERANCES["fp32"])
+    assert not compare_logits(expected, got, Tolerance(relative=None, agreement=1.0))
+
+
+def test_shapes_and_emptiness():
+    assert "shapes differ" in compare_logits(np.ones((2, 3)), np.ones((2, 4)), TOLERANCES["fp32"]).why
+    assert "no images" in compare_logits(np.ones((0, 3)), np.ones((0, 3)), TOLERANCES["fp32"]).why
+
+
+def test_a_constant_zero_reference_is_no_division_by_zero():
+    assert compare_logits(np.zeros((2, 3)), np.zeros((2, 3)), TOLERANCES["fp32"])
