@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 468, 14, 252
-CHAR = 6.3  # mean width of a character at the charts' font size
+LEFT, RIGHT, TOP, BOTTOM = 58, 468, 14, 252
+CHAR = 7.1  # mean width of a character at the charts' largest font size, that on phones
 
 
 class Axis:

@@ -20,12 +20,12 @@ def markdown(document: Mapping[str, Any]) -> str:
     if rows:
         body = [list(present.cells(row).values()) for row in rows]
         numbers = [i for i, column in enumerate(present.COLUMNS) if column in present.NUMBERS]
-        parts += ["## Artefacts", table(list(present.COLUMNS.values()), body, numbers), present.COLUMN_NOTES]
+        parts += ["## Artefacts", table(list(present.COLUMNS.values()), body, numbers), present.column_notes(document)]
     notes = present.notes(document)
     if notes:
         lines = []
         for note in notes:
-            why, todo = (f": {note['why']}" if note["why"] else ""), (f" Next: {note['next']}" if note["next"] else "")
+            why, todo = (f": {note['why']}" if note["why"] else ""), (f"; next: {note['next']}" if note["next"] else "")
             lines.append(f"{note['name']} ({note['status']}){why}{todo}")
         parts.append(_lines(lines))
     if document.get("advice"):

@@ -19,7 +19,7 @@ COLUMNS = {
     "speed": "against fp32",
 }
 NUMBERS = ("size", "accuracy", "drop", "agreement", "median", "p90", "speed")
-COLUMN_NOTES = (
+_NOTES = (
     "Accuracy is on the whole test split, by the file itself in its own runtime; drop is in points, to the fp32 ONNX "
     "it was made from; agreement is the share of test images on which it gives the answer of the teacher's fp32 "
     "ONNX. Latency is of single queries; its comparison to fp32 is paired by round and has a 95 % interval."
@@ -60,6 +60,12 @@ def speed(ratio: Mapping[str, Any] | None) -> str:
     if verdict == "faster":
         middle, low, high = 1 / middle, 1 / high, 1 / low
     return f"{times(middle)}× {verdict} ({times(low)}–{times(high)})"
+
+
+def column_notes(document: Mapping[str, Any]) -> str:
+    """What the columns mean, and how many images a query was of where that is not one."""
+    batches = sorted({(row.get("latency") or {}).get("batch") or 1 for row in document.get("rows") or []} - {1})
+    return _NOTES + (f" Queries of a fixed batch have {', '.join(map(str, batches))} images." if batches else "")
 
 
 def notes(document: Mapping[str, Any]) -> list[dict[str, str]]:

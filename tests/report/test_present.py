@@ -83,6 +83,12 @@ def test_without_latency_the_smallest_ships(document):
     assert "ms" not in present.sentences(document)[1]
 
 
+def test_column_notes_say_a_batch_that_is_not_one(document):
+    assert "batch" not in present.column_notes(document)
+    document["rows"][1]["latency"]["batch"] = 8
+    assert present.column_notes(document).endswith("Queries of a fixed batch have 8 images.")
+
+
 def test_gates(document):
     said = present.gates(document)
     assert [gate["verdict"] for gate in said] == ["met", "met", "not met"]
