@@ -70,7 +70,7 @@ def _distribution(rows: list[dict[str, Any]]) -> Markup | None:
 def _validation(trainings: list[dict[str, Any]]) -> Markup | None:
     roles = {"teacher": "teacher", "student": "student"}  # the colours of the other charts
     series = [
-        (training.get("role") or "", _curve(training, "validation_accuracy"), roles.get(training.get("role"), "s2"))
+        (training.get("role") or "", _curve(training, "validation_accuracy"), roles.get(training.get("role") or "", "s2"))
         for training in trainings
     ]
     return charts.lines(series, "epoch", "validation accuracy, %", "Validation accuracy by epoch")
