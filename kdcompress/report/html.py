@@ -68,11 +68,11 @@ def _distribution(rows: list[dict[str, Any]]) -> Markup | None:
 
 
 def _validation(trainings: list[dict[str, Any]]) -> Markup | None:
-    roles = {"teacher": "teacher", "student": "student"}  # the colours of the other charts
-    series = [
-        (training.get("role") or "", _curve(training, "validation_accuracy"), roles.get(training.get("role") or "", "s2"))
-        for training in trainings
-    ]
+    colours = {"teacher": "teacher", "student": "student"}  # as in the other charts
+    series = []
+    for training in trainings:
+        role = training.get("role") or ""
+        series.append((role, _curve(training, "validation_accuracy"), colours.get(role, "s2")))
     return charts.lines(series, "epoch", "validation accuracy, %", "Validation accuracy by epoch")
 
 

@@ -92,7 +92,8 @@ def headline(document: Mapping[str, Any]) -> dict[str, Any]:
     measured = [row for row in rows if row.get("status") == "measured"]
     students = [row for row in measured if row.get("role") == "student"]
     timed = [row for row in students if _median(row)]
-    ship = min(timed, key=lambda row: _median(row) or 0) if timed else min(students, key=lambda row: row.get("bytes") or 1e18, default=None)
+    fastest = min(timed, key=lambda row: _median(row) or 0, default=None)
+    ship = fastest or min(students, key=lambda row: row.get("bytes") or 1e18, default=None)
     fp32 = next((row for row in students if row.get("target") is None), None)
     teacher = next((row for row in measured if row.get("role") == "teacher"), None)
     against = teacher or (fp32 if fp32 is not ship else None)
