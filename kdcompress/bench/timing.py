@@ -236,13 +236,13 @@ def _load(subject: Subject, pool: list[np.ndarray], record: Record, stack: ExitS
     try:
         start = perf_counter_ns()
         stack.enter_context(subject.runner)
-        record.load_ms = (perf_counter_ns() - start) / 1e6
-        record.first_call_ms = _timed(subject.runner.infer, pool[0]) / 1e6
+        record.load_ms = _round((perf_counter_ns() - start) / 1e6)
+        record.first_call_ms = _round(_timed(subject.runner.infer, pool[0]) / 1e6)
         record.load_rss_mib = round((process.memory_info().rss - before) / MIB, 1)
         record.runtime = subject.runner.details()
         record.warmup, record.warmup_stable = _warm_up(subject.runner, pool, warm_s)
     except Exception as error:  # a runtime's own errors have no common type
-        record.failed = _reason(error, "first call" if record.load_ms else "loading")
+        record.failed = _reason(error, "loading" if record.load_ms is None else "first call")
 
 
 def _warm_up(runner: Runner, pool: list[np.ndarray], most_s: float, block: int = 10) -> tuple[int, bool]:

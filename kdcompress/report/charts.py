@@ -1,0 +1,232 @@
+"""Charts as inline SVG. Colours are classes of report.css, so a chart follows the page into dark mode and print.
+
+Every function returns Markup, or None where there is nothing to draw. All text is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 468, 14, 252
+CHAR = 7.1  # mean width of a character at the charts' largest font size, that on phones
+
+
+class Axis:
+    """Values lo..hi, linear or logarithmic, on the pixels a..b."""
+
+    def __init__(self, values: Sequence[float], a: float, b: float, log: bool = False, pad: float = 0.08):
+        self.a, self.b, self.log = a, b, log
+        lo, hi = self._on(min(values)), self._on(max(values))
+        room = pad * (hi - lo) if hi > lo else 0.15 if log else max(abs(hi) * 0.05, 0.5)
+        self.lo, self.hi = lo - room, hi + room
+
+    def _on(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+    def __call__(self, value: float) -> float:
+        return round(self.a + (self._on(value) - self.lo) / (self.hi - self.lo) * (self.b - self.a), 1)
+
+    def ticks(self, about: int = 5) -> list[float]:
+        if self.log:
+            decades = range(math.floor(self.lo), math.ceil(self.hi) + 1)
+            for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+                found = [s * 10.0**d for d in decades for s in steps if self.lo <= math.log10(s * 10.0**d) <= self.hi]
+                if len(found) >= 3:
+                    return found
+        low, high = (10**self.lo, 10**self.hi) if self.log else (self.lo, self.hi)
+        raw = (high - low) / about
+        decade = 10.0 ** math.floor(math.log10(raw))
+        step = next((s * decade for s in (1, 2, 5) if s * decade >= raw), 10 * decade)
+        return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def scatter(points: Sequence[Mapping[str, Any]], x_label: str, y_label: str, title: str) -> Markup | None:
+    """Points {x, y, label, role} on a logarithmic x and a linear y, each labelled where there is room."""
+    points = [p for p in points if p.get("x") and p.get("y") is not None]
+    if not points:
+        return None
+    x = Axis([p["x"] for p in points], LEFT, RIGHT, log=True, pad=0.12)
+    y = Axis([p["y"] for p in points], BOTTOM, TOP, pad=0.15)
+    at = [(x(p["x"]), y(p["y"])) for p in points]
+    taken = [(cx - 6, cy - 6, cx + 6, cy + 6) for cx, cy in at]
+    drawn = []
+    for point, (cx, cy) in zip(points, at, strict=True):
+        role = "teacher" if point.get("role") == "teacher" else "student"
+        tip = f"{point['label']}: {y_label} {point['y']:.4g}, {x_label} {point['x']:.4g}"
+        mark = (
+            f'<rect x="{cx - 5:.1f}" y="{cy - 5:.1f}" width="10" height="10" rx="1.5"/>'
+            if role == "teacher"
+            else f'<circle cx="{cx}" cy="{cy}" r="5.5"/>'
+        )
+        drawn.append(f'<g class="mark {role}">{mark}<title>{escape(tip)}</title></g>')
+        drawn.append(_label(point["label"], cx, cy, taken))
+    return _svg(_axes(x, y, x_label, y_label) + "".join(drawn), title)
+
+
+def lines(
+    series: Sequence[tuple[str, Sequence[Point], str]], x_label: str, y_label: str, title: str, log: bool = False
+) -> Markup | None:
+    """Lines (label, points, class), with a legend below where there is more than one."""
+    finite = [(name, [p for p in points if _drawable(p[1], log)], css) for name, points, css in series]
+    series = [line for line in finite if line[1]]
+    if not series:
+        return None
+    every = [point for _, points, _ in series for point in points]
+    x = Axis([p[0] for p in every], LEFT, RIGHT, pad=0.02)
+    y = Axis([p[1] for p in every], BOTTOM, TOP, log=log)
+    parts = [_axes(x, y, x_label, y_label)]
+    for name, points, css in series:
+        path = " ".join(f"{x(a)},{y(b)}" for a, b in points)
+        tip = f"{name}: last {points[-1][1]:.4g}"
+        parts.append(f'<g class="line {css}"><polyline points="{path}"/><title>{escape(tip)}</title>')
+        if len(points) == 1:
+            parts.append(f'<circle cx="{x(points[0][0])}" cy="{y(points[0][1])}" r="3"/>')
+        parts.append("</g>")
+    legend, height = _legend([(name, css) for name, _, css in series])
+    return _svg("".join(parts) + legend, title, HEIGHT + height)
+
+
+def ridges(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Markup | None:
+    """The distribution of each row's latencies in ms, up to its 99th percentile, on one logarithmic axis."""
+    kept = [(name, np.sort(np.asarray(samples, float))) for name, samples in rows]
+    kept = [(name, s[: math.ceil(0.99 * len(s))]) for name, s in kept if len(s) and s[0] > 0]
+    if not kept:
+        return None
+    step, left = 46, 14
+    bottom = 12 + step * len(kept)
+    x = Axis([v for _, s in kept for v in (s[0], s[-1])], left, RIGHT, log=True, pad=0.04)
+    bins = np.linspace(x.lo, x.hi, 120)
+    parts = [_x_ticks(x, 12, bottom), _x_title("latency of one query, ms", bottom, left)]
+    for i, (name, samples) in enumerate(kept):
+        base = 12 + step * (i + 1) - 6
+        heights, _ = np.histogram(np.log10(samples), bins)
+        heights = 26 * heights / heights.max()
+        pixels = np.interp((bins[:-1] + bins[1:]) / 2, (x.lo, x.hi), (left, RIGHT))
+        path = " ".join(f"{a:.1f},{base - h:.1f}" for a, h in zip(pixels, heights, strict=True))
+        middle = x(float(np.median(samples)))
+        parts.append(
+            f'<g class="ridge"><polygon points="{left},{base} {path} {RIGHT},{base}"/>'
+            f'<line class="middle" x1="{middle}" x2="{middle}" y1="{base}" y2="{base - 28}"/>'
+            f"<title>{escape(name)}: median {np.median(samples):.4g} ms</title></g>"
+        )
+        right = middle < (left + RIGHT) / 2
+        anchor, where = ("end", RIGHT) if right else ("start", left)
+        parts.append(f'<text x="{where}" y="{base - 18}" text-anchor="{anchor}">{escape(name)}</text>')
+    return _svg("".join(parts), title, bottom + 48)
+
+
+def change_map(labels: Sequence[str], change: Sequence[Sequence[int]], title: str) -> Markup | None:
+    """Student minus teacher as a heat map: what got better in one colour, what got worse in another."""
+    n = len(labels)
+    if not 1 < n <= 40:
+        return None
+    short = [label if len(label) <= 12 else label[:11] + "…" for label in map(str, labels)]
+    margin = min(92, 12 + CHAR * max(map(len, short)))
+    cell = (RIGHT - margin) / n
+    most = max(1, *(abs(value) for line in change for value in line))
+    parts = []
+    for i in range(n):
+        middle = 6 + cell * (i + 0.5)
+        parts.append(f'<text x="{margin - 6}" y="{middle + 4:.1f}" text-anchor="end">{escape(short[i])}</text>')
+        place = margin + cell * (i + 0.5)
+        parts.append(
+            f'<text transform="translate({place + 4:.1f} {12 + cell * n:.1f}) rotate(-90)" text-anchor="end">'
+            f"{escape(short[i])}</text>"
+        )
+        for j, value in enumerate(change[i]):
+            kind = "none" if not value else "better" if (value > 0) == (i == j) else "worse"
+            strength = 0.12 + 0.88 * math.sqrt(abs(value) / most) if value else 1
+            tip = f"true {labels[i]}, predicted {labels[j]}: {value:+d} ({kind})" if value else ""
+            box = f'x="{margin + cell * j:.1f}" y="{6 + cell * i:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}"'
+            parts.append(f'<g class="cell {kind}"><rect {box} rx="2" fill-opacity="{strength:.2f}"/>')
+            if value and cell > 22:
+                text = f"{value:+d}".replace("-", "−")
+                strong = " strong" if strength > 0.6 else ""
+                parts.append(
+                    f'<text class="value{strong}" x="{margin + cell * (j + 0.5):.1f}" y="{middle + 4:.1f}" '
+                    f'text-anchor="middle">{text}</text>'
+                )
+            parts.append(f"<title>{escape(tip)}</title></g>" if tip else "</g>")
+    bottom = 16 + cell * n + CHAR * max(map(len, short))
+    return _svg("".join(parts), title, math.ceil(bottom))
+
+
+def _drawable(value: Any, log: bool) -> bool:
+    return value is not None and math.isfinite(value) and (value > 0 or not log)
+
+
+def _svg(inside: str, title: str, height: float = HEIGHT) -> Markup:
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{inside}</svg>'
+    )
+
+
+def _axes(x: Axis, y: Axis, x_label: str, y_label: str) -> str:
+    parts = [_x_ticks(x, TOP, BOTTOM), _x_title(x_label, BOTTOM, LEFT)]
+    for tick in y.ticks():
+        at = y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    turned = f'transform="translate(12 {(TOP + BOTTOM) / 2}) rotate(-90)"'
+    parts.append(f'<text class="title" {turned} text-anchor="middle">{escape(y_label)}</text>')
+    return "".join(parts)
+
+
+def _x_ticks(x: Axis, top: float, bottom: float) -> str:
+    return "".join(
+        f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>'
+        f'<text class="tick" x="{x(tick)}" y="{bottom + 17}" text-anchor="middle">{_number(tick)}</text>'
+        for tick in x.ticks()
+    )
+
+
+def _x_title(text: str, bottom: float, left: float) -> str:
+    return f'<text class="title" x="{(left + RIGHT) / 2}" y="{bottom + 38}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _label(text: str, cx: float, cy: float, taken: list[tuple[float, float, float, float]]) -> str:
+    """The point's label at the first place beside it that is free; none, where all are taken."""
+    wide = CHAR * len(text)
+    places = [
+        (cx + 9, cy + 4, "start", cx + 9),
+        (cx - 9, cy + 4, "end", cx - 9 - wide),
+        (cx, cy - 11, "middle", cx - wide / 2),
+        (cx, cy + 19, "middle", cx - wide / 2),
+        (cx + 7, cy - 11, "start", cx + 7),
+        (cx + 7, cy + 19, "start", cx + 7),
+        (cx - 7, cy - 11, "end", cx - 7 - wide),
+        (cx - 7, cy + 19, "end", cx - 7 - wide),
+    ]
+    for x, y, anchor, left in places:
+        box = (left, y - 11, left + wide, y + 3)
+        inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= BOTTOM
+        if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            taken.append(box)
+            return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+    return ""
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> tuple[str, int]:
+    """The legend below the axis, and the height it adds."""
+    if len(entries) < 2:
+        return "", 0
+    parts, x, y = [], float(LEFT), HEIGHT + 14
+    for name, css in entries:
+        wide = 26 + CHAR * len(name)
+        if x + wide > RIGHT and x > LEFT:
+            x, y = float(LEFT), y + 18
+        parts.append(f'<g class="line {css}"><line x1="{x:.1f}" x2="{x + 16:.1f}" y1="{y - 4}" y2="{y - 4}"/></g>')
+        parts.append(f'<text x="{x + 21:.1f}" y="{y}">{escape(name)}</text>')
+        x += wide + 14
+    return "".join(parts), y - HEIGHT + 6
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if abs(value) < 1e5 else f"{value:.0e}"

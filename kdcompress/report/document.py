@@ -1,0 +1,78 @@
+"""The document a report is made from: JSON-able, and whole in report.json. Any part may be missing or None.
+
+Accuracies are in per cent, drops in points, times in the unit of the field's name, sizes in bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Score(TypedDict, total=False):
+    epoch: float
+    accuracy: float  # on the validation split
+
+
+class Epoch(TypedDict, total=False):
+    epoch: float
+    step: int
+    lr: float
+    loss: float
+    terms: dict[str, float]  # the loss by its parts, weighted as they are summed
+    validation_accuracy: float
+    images_per_second: float
+    seconds: float
+
+
+class Training(TypedDict, total=False):
+    role: str  # "teacher" or "student"
+    model: str
+    method: str
+    parameters: int
+    macs: int  # multiply-accumulates of one image
+    seconds: float
+    images_seen: int
+    device: str
+    precision: str
+    selected: str  # "best" or "last": which weights were kept
+    best: Score
+    last: Score
+    history: list[Epoch]
+
+
+class Confusion(TypedDict, total=False):
+    labels: list[str]
+    teacher: list[list[int]] | None  # test images by true label (row) and predicted label (column)
+    student: list[list[int]] | None
+
+
+class Gate(TypedDict, total=False):
+    name: str  # as in the recipe: "student_accuracy"
+    limit: float
+    value: float | None
+    met: bool
+
+
+class Stage(TypedDict, total=False):
+    name: str
+    key: str  # SHA-256 of what the stage depends on
+    seconds: float
+    reused: bool
+
+
+class Document(TypedDict, total=False):
+    kdcompress: str  # the version that wrote it
+    name: str
+    created: str  # ISO 8601
+    command: str  # reproduces the run
+    recipe: dict[str, Any]
+    recipe_yaml: str  # as it took effect
+    recipe_hash: str
+    machine: dict[str, Any]  # bench.machine.machine()
+    packages: dict[str, str]
+    rows: list[dict[str, Any]]  # Row.to_json()
+    training: list[Training]
+    confusion: Confusion | None
+    gates: list[Gate]
+    stages: list[Stage]
+    advice: list[str]

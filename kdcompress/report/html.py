@@ -1,0 +1,97 @@
+"""The report as one self-contained HTML file: no script, no font and no request to anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from kdcompress.bench.statistics import SUPPORT
+from kdcompress.report import charts, facts, present
+
+
+def html(document: Mapping[str, Any]) -> str:
+    """The whole report but its samples."""
+    environment = Environment(
+        loader=PackageLoader("kdcompress.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    rows = document.get("rows") or []
+    changes = present.confusion_changes(document)
+    trainings = [_training(training) for training in document.get("training") or []]
+    return environment.get_template("report.html").render(
+        document=document,
+        name=document.get("name") or "kdcompress report",
+        present=present,
+        head=present.headline(document),
+        gates=present.gates(document),
+        rows=[(row, present.cells(row)) for row in rows],
+        notes=present.notes(document),
+        accuracy_charts=_accuracy_charts(rows),
+        distribution=_distribution(rows),
+        trainings=trainings,
+        training_facts=list(dict.fromkeys(fact for training in trainings for fact in training["facts"])),
+        validation=_validation(document.get("training") or []),
+        changes=changes,
+        change_map=changes and charts.change_map(changes["labels"], changes["change"], "Student minus teacher"),
+        machine=facts.machine(document),
+        files=[row for row in rows if row.get("sha256")],
+    )
+
+
+def _accuracy_charts(rows: list[dict[str, Any]]) -> list[tuple[str, Markup]]:
+    """Accuracy against latency and against size, of the measured rows; only where there are two to compare."""
+    measured = [row for row in rows if row.get("status") == "measured"]
+    drawn = []
+    for title, x_label, value in (
+        ("Accuracy against latency", "median latency, ms", lambda row: (row.get("latency") or {}).get("median_ms")),
+        ("Accuracy against size", "size, MB", lambda row: row["bytes"] / 1e6 if row.get("bytes") else None),
+    ):
+        points = [
+            {"x": value(row), "y": row.get("accuracy"), "label": row.get("name", ""), "role": row.get("role")}
+            for row in measured
+        ]
+        points = [point for point in points if point["x"] and point["y"] is not None]
+        chart = charts.scatter(points, x_label, "accuracy, %", title) if len(points) > 1 else None
+        if chart:
+            drawn.append((title, chart))
+    return drawn
+
+
+def _distribution(rows: list[dict[str, Any]]) -> Markup | None:
+    samples = [(row.get("name", ""), (row.get("latency") or {}).get("samples_ms") or []) for row in rows]
+    return charts.ridges([row for row in samples if len(row[1]) >= SUPPORT[90]], "Distribution of latencies")
+
+
+def _validation(trainings: list[dict[str, Any]]) -> Markup | None:
+    colours = {"teacher": "teacher", "student": "student"}  # as in the other charts
+    series = []
+    for training in trainings:
+        role = training.get("role") or ""
+        series.append((role, _curve(training, "validation_accuracy"), colours.get(role, "s2")))
+    return charts.lines(series, "epoch", "validation accuracy, %", "Validation accuracy by epoch")
+
+
+def _training(training: dict[str, Any]) -> dict[str, Any]:
+    names = dict.fromkeys(name for epoch in training.get("history") or [] for name in epoch.get("terms") or {})
+    series = [(name, _curve(training, name, terms=True), f"s{i % 6}") for i, name in enumerate(names)]
+    if len(series) != 1:
+        series.append(("sum", _curve(training, "loss"), "total"))
+    role = training.get("role") or "network"
+    return {
+        "role": role,
+        "facts": facts.training(training),
+        "losses": charts.lines(series, "epoch", "loss (log)", f"Loss terms of the {role} by epoch", log=True),
+    }
+
+
+def _curve(training: dict[str, Any], key: str, terms: bool = False) -> list[tuple[float, Any]]:
+    history = training.get("history") or []
+    return [
+        (epoch.get("epoch", i + 1), ((epoch.get("terms") or {}) if terms else epoch).get(key))
+        for i, epoch in enumerate(history)
+    ]

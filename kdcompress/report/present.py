@@ -1,0 +1,277 @@
+"""What every form of the report says, in the same words: cells, headline, gates and changes in confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NONE = "–"  # not measured
+COLUMNS = {
+    "name": "artefact",
+    "precision": "precision",
+    "status": "status",
+    "size": "size",
+    "accuracy": "accuracy %",
+    "drop": "drop",
+    "agreement": "agreement %",
+    "median": "median ms",
+    "p90": "p90 ms",
+    "speed": "against fp32",
+}
+NUMBERS = ("size", "accuracy", "drop", "agreement", "median", "p90", "speed")
+_NOTES = (
+    "Accuracy is on the whole test split, by the file itself in its own runtime; drop is in points, to the fp32 ONNX "
+    "it was made from; agreement is the share of test images on which it gives the answer of the teacher's fp32 "
+    "ONNX. Latency is of single queries; its comparison to fp32 is paired by round and has a 95 % interval."
+)
+GATE_UNITS = {
+    "teacher_accuracy": ("teacher's accuracy", "at least", " %"),
+    "student_accuracy": ("student's accuracy", "at least", " %"),
+    "student_parameters": ("student's parameters", "at most", ""),
+    "latency_ms": ("median latency of the fastest artefact", "at most", " ms"),
+}
+
+
+def cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """The text of a row in each of ``COLUMNS``."""
+    latency = row.get("latency") or {}
+    return {
+        "name": str(row.get("name", NONE)),
+        "precision": row.get("precision") or NONE,
+        "status": row.get("status") or NONE,
+        "size": size(row.get("bytes")),
+        "accuracy": fixed(row.get("accuracy")),
+        "drop": fixed(row.get("drop")),
+        "agreement": fixed(row.get("agreement")),
+        "median": significant(latency.get("median_ms")),
+        "p90": significant(latency.get("p90_ms")),
+        "speed": speed(row.get("ratio")),
+    }
+
+
+def speed(ratio: Mapping[str, Any] | None) -> str:
+    """A latency ratio in words: "3.1× faster (3.0–3.2)"."""
+    if not ratio or not ratio.get("median"):
+        return NONE
+    middle, low, high = ratio["median"], ratio.get("low"), ratio.get("high")
+    verdict = ratio.get("verdict")
+    if verdict not in ("faster", "slower") or not low or not high:
+        return "no difference shown"
+    if verdict == "faster":
+        middle, low, high = 1 / middle, 1 / high, 1 / low
+    return f"{times(middle)}× {verdict} ({times(low)}–{times(high)})"
+
+
+def column_notes(document: Mapping[str, Any]) -> str:
+    """What the columns mean, and how many images a query was of where that is not one."""
+    batches = sorted({(row.get("latency") or {}).get("batch") or 1 for row in document.get("rows") or []} - {1})
+    return _NOTES + (f" Queries of a fixed batch have {', '.join(map(str, batches))} images." if batches else "")
+
+
+def notes(document: Mapping[str, Any]) -> list[dict[str, str]]:
+    """name, status, why and next of every row that was not measured, and of those measured with a remark."""
+    return [
+        {
+            "name": str(row.get("name")),
+            "status": row.get("status") or NONE,
+            "why": row.get("why") or "",
+            "next": row.get("next") or "",
+        }
+        for row in document.get("rows") or []
+        if row.get("why") or row.get("next") or row.get("status") != "measured"
+    ]
+
+
+def headline(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What ships and how it compares: the numbers that a reader wants first.
+
+    ``ship`` is the fastest measured student artefact (the smallest where no latency was measured), ``against``
+    the teacher's fp32 ONNX, or the student's own where there is no teacher. None where there is none.
+    """
+    rows = document.get("rows") or []
+    measured = [row for row in rows if row.get("status") == "measured"]
+    students = [row for row in measured if row.get("role") == "student"]
+    timed = [row for row in students if _median(row)]
+    fastest = min(timed, key=lambda row: _median(row) or 0, default=None)
+    ship = fastest or min(students, key=lambda row: row.get("bytes") or 1e18, default=None)
+    fp32 = next((row for row in students if row.get("target") is None), None)
+    teacher = next((row for row in measured if row.get("role") == "teacher"), None)
+    against = teacher or (fp32 if fp32 is not ship else None)
+    trained = {t.get("role"): t for t in document.get("training") or []}
+    parameters = {
+        role: (row or {}).get("parameters") or trained.get(role, {}).get("parameters")
+        for role, row in (("student", ship or fp32), ("teacher", teacher))
+    }
+    return {
+        "ship": ship,
+        "fp32": fp32,
+        "teacher": teacher,
+        "against": against,
+        "against_name": "the teacher" if teacher else "its fp32",
+        "same_runtime": bool(ship and against and ship.get("format") == against.get("format")),
+        "parameters": parameters["student"],
+        "teacher_parameters": parameters["teacher"],
+        "faster": _over(_median(against), _median(ship)),
+        "smaller": _over((against or {}).get("bytes"), (ship or {}).get("bytes")),
+        "fewer": _over(parameters["teacher"], parameters["student"]),
+        "lost": _minus((against or {}).get("accuracy"), (ship or {}).get("accuracy")),
+    }
+
+
+def sentences(document: Mapping[str, Any]) -> list[str]:
+    """The headline in two lines of plain text: the student, and the file that ships."""
+    head = headline(document)
+    ship = head["ship"]
+    if ship is None:
+        return ["No artefact of the student was measured."]
+    first = "student"
+    if head["parameters"]:
+        first += f" {count(head['parameters'])} parameters"
+    fp32 = head["fp32"] or ship
+    if fp32.get("accuracy") is not None:
+        first += f": {fixed(fp32['accuracy'])} %"
+    if head["teacher"] and head["teacher"].get("accuracy") is not None:
+        first += f" (teacher {fixed(head['teacher']['accuracy'])} %)"
+    facts = [
+        f"{fixed(ship['accuracy'])} %" if ship.get("accuracy") is not None else "",
+        f"{significant(_median(ship))} ms" if _median(ship) else "",
+        size(ship["bytes"]) if ship.get("bytes") else "",
+    ]
+    second = f"{label(ship)}: " + ", ".join(fact for fact in facts if fact)
+    against = [comparison(head["faster"], "faster", "slower"), comparison(head["smaller"], "smaller", "larger")]
+    said = " and ".join(part for part in against if part)
+    if said:
+        second += f"; {said} than {head['against_name']}" + (" in the same runtime" if head["same_runtime"] else "")
+    return [first, second]
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """ "int8 x86-vnni", "fp32 onnx"."""
+    return f"{row.get('precision') or ''} {row.get('target') or row.get('format') or ''}".strip()
+
+
+def comparison(factor: float | None, more: str, less: str) -> str:
+    """A factor in words: "5.1 times faster"; "" where there is none."""
+    if not factor:
+        return ""
+    return f"{times(factor)} times {more}" if factor >= 1 else f"{times(1 / factor)} times {less}"
+
+
+def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The gates with their limit and value as text."""
+    said = []
+    for gate in document.get("gates") or []:
+        what, bound, unit = GATE_UNITS.get(gate.get("name", ""), (gate.get("name", ""), "limit", ""))
+        value, limit = gate.get("value"), gate.get("limit")
+        said.append(
+            {
+                "what": what,
+                "limit": f"{bound} {_plain(limit)}{unit}",
+                "value": "not measured" if value is None else f"{_plain(value)}{unit}",
+                "met": bool(gate.get("met")),
+                "verdict": "met" if gate.get("met") else "not met",
+            }
+        )
+    return said
+
+
+def confusion_changes(document: Mapping[str, Any], most: int = 8) -> dict[str, Any] | None:
+    """Student minus teacher, in test images: the matrix, and the confusions that changed most.
+
+    None where one of the two is missing or their shapes do not match the labels.
+    """
+    confusion = document.get("confusion") or {}
+    labels, teacher, student = confusion.get("labels"), confusion.get("teacher"), confusion.get("student")
+    if not labels or not teacher or not student:
+        return None
+    n = len(labels)
+    if any(len(matrix) != n or any(len(line) != n for line in matrix) for matrix in (teacher, student)):
+        return None
+    change = [[student[i][j] - teacher[i][j] for j in range(n)] for i in range(n)]
+    pairs = [
+        {
+            "true": labels[i],
+            "predicted": labels[j],
+            "teacher": teacher[i][j],
+            "student": student[i][j],
+            "change": change[i][j],
+            "verdict": "worse" if change[i][j] > 0 else "better",
+        }
+        for i in range(n)
+        for j in range(n)
+        if i != j and change[i][j]
+    ]
+    pairs.sort(key=lambda pair: -abs(pair["change"]))
+    return {"labels": labels, "change": change, "pairs": pairs[:most]}
+
+
+def size(count: float | None) -> str:
+    """Bytes in kB or MB (powers of 1000), three digits."""
+    if count is None:
+        return NONE
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * factor:
+            return f"{significant(count / factor)} {unit}"
+    return f"{count:.0f} B"
+
+
+def count(value: float | None) -> str:
+    """78 k, 11.2 M."""
+    if value is None:
+        return NONE
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Three digits and no exponent: 0.310, 12.5, 1340."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    text = f"{value:#.{digits}g}"
+    return text.rstrip(".") if "e" not in text else f"{value:.0f}" if abs(value) >= 1 else f"{value:.6f}"
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}" if value < 2 else f"{value:.1f}" if value < 20 else f"{value:.0f}"
+
+
+def fixed(value: float | None) -> str:
+    return NONE if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """Points with a sign; a true minus."""
+    return NONE if value is None else f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
+
+
+def _plain(value: Any) -> str:
+    if not isinstance(value, float | int):
+        return NONE if value is None else str(value)
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+
+
+def _median(row: Mapping[str, Any] | None) -> float | None:
+    return ((row or {}).get("latency") or {}).get("median_ms")
+
+
+def _over(a: float | None, b: float | None) -> float | None:
+    return a / b if a and b else None
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b

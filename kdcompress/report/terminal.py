@@ -1,0 +1,61 @@
+"""The report on a terminal: one table of all artefacts, and two lines that say what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdcompress.report import present
+
+STYLES = {"measured": "green", "built, not run": "cyan", "skipped": "yellow", "failed": "bold red"}
+# What the narrowest terminals still show; each entry needs at least so many columns to be shown too.
+WIDTHS = {"p90": 92, "agreement": 104, "precision": 70, "size": 60, "drop": 50}
+HEADERS = {"accuracy": "acc %", "agreement": "agree %", "precision": "type", "median": "ms"}
+
+
+def print_report(document: Mapping[str, Any], console: Console) -> None:
+    """Prints table, reasons, gates, advice and summary; as wide as the console is."""
+    if document.get("rows"):
+        console.print(artefacts(document, console.width))
+    for note in present.notes(document):
+        text = Text(f"{note['name']} ", style="bold")
+        text.append(note["status"], STYLES.get(note["status"], ""))
+        text.append(f": {note['why']}" if note["why"] else "")
+        if note["next"]:
+            text.append(f"\n  next: {note['next']}", "dim")
+        console.print(text)
+    for gate in present.gates(document):
+        text = Text(f"{gate['verdict']}: ", style="green" if gate["met"] else "bold red")
+        text.append(f"{gate['what']} {gate['value']} ({gate['limit']})", "default not bold")
+        console.print(text)
+    for line in document.get("advice") or []:
+        console.print(Text(f"note: {line}", "yellow"))
+    console.print()
+    for line in present.sentences(document):
+        console.print(Text(line, "bold"))
+
+
+def artefacts(document: Mapping[str, Any], width: int) -> Table:
+    """The table of all artefacts in at most ``width`` columns."""
+    shown = [column for column in present.COLUMNS if width >= WIDTHS.get(column, 0)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if width >= 100 else 0, 0, 0))
+    for column in shown:
+        header = HEADERS.get(column, present.COLUMNS[column]) if width < 120 else present.COLUMNS[column]
+        table.add_column(
+            header,
+            justify="right" if column in present.NUMBERS else "left",
+            no_wrap=column not in ("status", "speed") and (column != "name" or width >= 76),
+            overflow="fold",
+        )
+    for row in document.get("rows") or []:
+        cells = present.cells(row)
+        style = STYLES.get(cells["status"], "")
+        if width < 92:
+            cells["speed"] = cells["speed"].split(" (")[0] if width < 80 else cells["speed"]
+        table.add_row(*(Text(cells[column], style if column == "status" else "") for column in shown))
+    return table

@@ -1,0 +1,61 @@
+"""The report's files: report.json with every sample, report.md and report.html."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdcompress.errors import UsageError
+from kdcompress.report.html import html
+from kdcompress.report.markdown import markdown
+
+
+def write_report(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes the three files; each appears whole or stays as it was. Numbers that are not finite become null."""
+    document = _finite(document)
+    texts = {
+        "report.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+        "report.md": markdown(document),
+        "report.html": html(document),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_write(folder / name, text) for name, text in texts.items()]
+
+
+def load_report(path: Path) -> dict[str, Any]:
+    """The document in a report.json, or in that of a run folder."""
+    if path.is_dir():
+        path = path / "report.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            "The report cannot be read.", where=path, got=error.strerror, hint="`kdcompress run` writes it"
+        ) from error
+    except ValueError as error:
+        raise UsageError("The report is not valid JSON.", where=path, got=error, hint="run again") from error
+    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+        raise UsageError("The file is not a kdcompress report.", where=path, allowed="an object with a list of `rows`")
+    return document
+
+
+def _write(path: Path, text: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

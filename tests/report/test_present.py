@@ -1,0 +1,116 @@
+import pytest
+
+from kdcompress.report import present
+
+
+@pytest.mark.parametrize("count, text", [
+    (None, "–"), (0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (98_112, "98.1 kB"), (999_600, "1.00 MB"),
+    (2_431_204, "2.43 MB"), (1.5e9, "1.50 GB"),
+])  # fmt: skip
+def test_size(count, text):
+    assert present.size(count) == text
+
+
+@pytest.mark.parametrize("value, text", [
+    (None, "–"), (0, "0"), (0.31, "0.310"), (0.00123, "0.00123"), (12.5, "12.5"), (123.4, "123"), (1340.2, "1340"),
+])  # fmt: skip
+def test_significant(value, text):
+    assert present.significant(value) == text
+
+
+@pytest.mark.parametrize("value, text", [(77_754, "77.8 k"), (11_172_810, "11.2 M"), (999_999, "1 M"), (12, "12")])
+def test_count(value, text):
+    assert present.count(value) == text
+
+
+@pytest.mark.parametrize("seconds, text", [
+    (0.0312, "31 ms"), (21.7, "21.7 s"), (431, "7 min 11 s"), (7260, "2 h 1 min"), (None, "–"),
+])  # fmt: skip
+def test_duration(seconds, text):
+    assert present.duration(seconds) == text
+
+
+@pytest.mark.parametrize("ratio, text", [
+    ({"median": 0.5, "low": 0.4, "high": 0.625, "verdict": "faster"}, "2.0× faster (1.60–2.5)"),
+    ({"median": 2.5, "low": 2.4, "high": 2.6, "verdict": "slower"}, "2.5× slower (2.4–2.6)"),
+    ({"median": 1.0, "low": 0.9, "high": 1.1, "verdict": "no difference shown"}, "no difference shown"),
+    ({"median": None, "low": None, "high": None, "verdict": "no difference shown", "n": 3}, "–"),
+    (None, "–"),
+])  # fmt: skip
+def test_speed(ratio, text):
+    assert present.speed(ratio) == text
+
+
+def test_signs():
+    assert present.signed(-1.364) == "−1.36" and present.signed(0.2) == "+0.20" and present.signed(-0.001) == "0.00"
+    assert present.fixed(-0.5) == "−0.50" and present.fixed(-0.001) == "0.00" and present.fixed(92.1) == "92.10"
+
+
+def test_headline_names_the_fastest_measured_artefact_of_the_student(document):
+    head = present.headline(document)
+    assert head["ship"]["name"] == "student x86-vnni" and head["against"]["name"] == "teacher fp32"
+    assert head["smaller"] == 2_431_204 / 98_112
+    assert head["lost"] == pytest.approx(1.36)
+    assert head["same_runtime"]
+
+
+def test_sentences(document):
+    first, second = present.sentences(document)
+    assert first == "student 77.8 k parameters: 92.16 % (teacher 93.41 %)"
+    assert second.startswith("int8 x86-vnni: 92.05 %, 0.31")
+    assert second.endswith("times faster and 25 times smaller than the teacher in the same runtime")
+
+
+def test_a_failed_artefact_never_ships(document):
+    document["rows"] = [row for row in document["rows"] if row["status"] == "failed"]
+    assert present.headline(document)["ship"] is None
+    assert present.sentences(document) == ["No artefact of the student was measured."]
+
+
+def test_without_a_teacher_the_student_is_compared_with_its_own_fp32(document):
+    document["rows"] = [row for row in document["rows"] if row["role"] == "student"]
+    assert present.headline(document)["against"]["name"] == "student fp32"
+    assert present.sentences(document)[1].endswith("3.2 times smaller than its fp32 in the same runtime")
+    document["rows"] = document["rows"][:1]  # alone: nothing to compare with
+    assert present.headline(document)["against"] is None
+    assert "than" not in present.sentences(document)[1]
+
+
+def test_without_latency_the_smallest_ships(document):
+    for row in document["rows"]:
+        row["latency"] = row["ratio"] = None
+    assert present.headline(document)["ship"]["name"] == "student x86-vnni"
+    assert "ms" not in present.sentences(document)[1]
+
+
+def test_column_notes_say_a_batch_that_is_not_one(document):
+    assert "batch" not in present.column_notes(document)
+    document["rows"][1]["latency"]["batch"] = 8
+    assert present.column_notes(document).endswith("Queries of a fixed batch have 8 images.")
+
+
+def test_gates(document):
+    said = present.gates(document)
+    assert [gate["verdict"] for gate in said] == ["met", "met", "not met"]
+    assert said[1]["value"] == "77,754" and said[1]["limit"] == "at most 80,000"
+    assert present.gates({"gates": [{"name": "latency_ms", "limit": 5, "value": None, "met": False}]})[0]["value"] == (
+        "not measured"
+    )
+
+
+def test_confusion_changes_by_hand():
+    document = {"confusion": {"labels": ["a", "b"], "teacher": [[8, 2], [1, 9]], "student": [[5, 5], [0, 10]]}}
+    changes = present.confusion_changes(document)
+    assert changes["change"] == [[-3, 3], [-1, 1]]
+    assert [(p["true"], p["predicted"], p["change"], p["verdict"]) for p in changes["pairs"]] == [
+        ("a", "b", 3, "worse"),
+        ("b", "a", -1, "better"),
+    ]
+
+
+@pytest.mark.parametrize("confusion", [
+    None, {}, {"labels": ["a", "b"], "teacher": None, "student": [[1, 0], [0, 1]]},
+    {"labels": ["a"], "teacher": [[1, 0], [0, 1]], "student": [[1, 0], [0, 1]]},
+])  # fmt: skip
+def test_no_confusion_to_compare(confusion):
+    assert present.confusion_changes({"confusion": confusion}) is None
