@@ -47,7 +47,7 @@ def export_onnx(
     """
     if opset not in OPSETS:
         raise UsageError("This ONNX opset is not supported.", got=opset, allowed=f"{OPSETS[0]} to {OPSETS[-1]}")
-    net = copy.deepcopy(module).cpu().eval()
+    net = _copy(module)
     size = sum(t.numel() * t.element_size() for t in (*net.parameters(), *net.buffers()))
     if size > SINGLE_FILE_LIMIT:
         raise UsageError("The model does not fit a single ONNX file.", got=f"{size} bytes", allowed=SINGLE_FILE_LIMIT)
@@ -72,10 +72,25 @@ def export_onnx(
     return Artifact.of(path, "onnx", precision, spec, provenance={"opset": opset, "versions": versions})
 
 
+def _copy(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module).cpu().eval()
+    except RuntimeError as error:  # a tensor with a gradient history
+        raise KDCompressError(
+            "The model cannot be copied for export.",
+            where=type(module).__name__,
+            got=_cause(error),
+            hint="its forward must not keep tensors on self; detach them, or delete them before the export",
+        ) from error
+
+
 def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
     import torch
 
     example = torch.from_numpy(_example(spec, spec.batch or 2))
+    if spec.layout == "uint8-nhwc":
+        # Laid out in memory as [N, C, H, W]: from a channels-last input, adaptive pooling is traced as a Gather.
+        example = example.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     shapes = None if spec.batch else ({0: torch.export.Dim("batch")},)
     try:
         with _quiet():
