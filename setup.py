@@ -53,7 +53,6 @@ setup(
         "rich>=13.9",
         "pydantic>=2.9",
         "PyYAML>=6",
-        "matplotlib>=3.9",
         "Jinja2>=3.1",
         "filelock>=3.15",
         "psutil>=5.9",

@@ -49,12 +49,14 @@ def _onnx(path: Path) -> dict[str, Any]:
     weights: Counter[str] = Counter()
     for initializer in model.graph.initializer:
         weights[onnx.TensorProto.DataType.Name(initializer.data_type).lower()] += math.prod(initializer.dims)
-    external = sorted({
-        entry.value
-        for initializer in onnx.load(path, load_external_data=False).graph.initializer
-        for entry in initializer.external_data
-        if entry.key == "location"
-    })
+    external = sorted(
+        {
+            entry.value
+            for initializer in onnx.load(path, load_external_data=False).graph.initializer
+            for entry in initializer.external_data
+            if entry.key == "location"
+        }
+    )
     constants = {initializer.name for initializer in model.graph.initializer}
     return {
         "format": "onnx",

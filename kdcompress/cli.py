@@ -162,7 +162,9 @@ def export(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Export a trained network without distilling it: every file is checked and measured.
+    """Export a trained network without distilling it.
+
+    Every file is checked and measured as in a run.
 
     \b
     kdcompress export student.safetensors --model resnet8 --data fashion-mnist --target x86-vnni
@@ -193,9 +195,9 @@ def export(
 def evaluate(
     files: tuple[Path, ...], source: str, root: Path | None, size: int | None, threads: int, as_json: bool
 ) -> None:
-    """Accuracy of exported FILES on a test split, each in its own runtime.
+    """Accuracy of exported FILES on a test split.
 
-    Agreement is the share of images on which a file answers as the first one does.
+    Each runs in its own runtime. Agreement is the share of images on which a file answers as the first one does.
     """
     from kdcompress.pipelines.measure import evaluate_files
 
@@ -215,7 +217,10 @@ def evaluate(
 def bench(
     files: tuple[Path, ...], threads: int, effort: str, source: str | None, root: Path | None, as_json: bool
 ) -> None:
-    """Latency of exported FILES, interleaved; ratios are to the first one, with a 95 % interval."""
+    """Latency of exported FILES, measured in turns.
+
+    Ratios are to the first file, with a 95 % interval.
+    """
     from kdcompress.pipelines.measure import bench_files
 
     results = bench_files(files, threads, effort, source, root)
@@ -236,7 +241,10 @@ def bench(
 @click.argument("folder", type=PathArgument)
 @json_option
 def report(folder: Path, as_json: bool) -> None:
-    """Show the report of a finished run FOLDER again, and write its pages anew."""
+    """Show the report of a finished run again.
+
+    Its pages in FOLDER are written anew.
+    """
     from kdcompress.report.write import load_report
 
     _write_and_show(load_report(folder), folder, as_json)
@@ -246,7 +254,10 @@ def report(folder: Path, as_json: bool) -> None:
 @click.argument("file", type=PathArgument)
 @json_option
 def inspect(file: Path, as_json: bool) -> None:
-    """What is in an ONNX file, an engine, a checkpoint or a weights FILE, without running it."""
+    """What is in a model FILE, without running it.
+
+    ONNX, TensorRT-RTX engines, .safetensors and .pt files of tensors.
+    """
     from kdcompress.export.describe import describe
 
     facts = describe(file)
@@ -286,7 +297,7 @@ def list_command(kind: str, as_json: bool) -> None:
 @click.argument("recipe", default="fashion-mnist-demo")
 @click.option("-o", "--output", type=PathArgument, help="[default: RECIPE.yaml]")
 def init(recipe: str, output: Path | None) -> None:
-    """Copy a starter RECIPE into this folder, to be changed and run."""
+    """Copy a starter RECIPE into this folder."""
     source = find_recipe(recipe)
     output = output or Path(source.name)
     try:
@@ -302,7 +313,7 @@ def init(recipe: str, output: Path | None) -> None:
 @main.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """What is installed, what works here, and what to install for the rest."""
+    """What works on this machine, and what to install."""
     from kdcompress.pipelines import catalogue
 
     facts = catalogue.doctor()

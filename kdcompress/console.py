@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 out = Console()  # data: tables, reports
+if not out.is_terminal and "COLUMNS" not in os.environ:
+    out.width = 160  # a pipe or a file has no edge to wrap at
 err = Console(stderr=True, highlight=False)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 from kdcompress import __version__
@@ -34,17 +33,16 @@ def methods() -> list[dict[str, Any]]:
 
 def data() -> list[dict[str, Any]]:
     from kdcompress.data.source import find, sources
-
     from kdcompress.errors import KDCompressError
     from kdcompress.recipe import Data
 
     rows = []
     for name in sources:
         try:
-            found = str(find(Data(source=name)))
+            found = find(Data.model_validate({"source": name}))
+            rows.append({"data": name, "here": "yes" if found.ready else "no", "from": found.origin})
         except KDCompressError as error:
-            found = error.what
-        rows.append({"data": name, "found": found})
+            rows.append({"data": name, "here": "no", "from": error.what})
     return rows
 
 
@@ -81,25 +79,18 @@ def _first_comment(text: str) -> str:
 def doctor() -> dict[str, Any]:
     """Versions, devices, data and targets of this machine."""
     import torch
-    from kdcompress.bench.machine import machine
 
-    packages = {}
-    for requirement in requires("kdcompress") or []:
-        name = requirement.split(";")[0].split("[")[0]
-        for mark in "<>=!~ ":
-            name = name.split(mark)[0]
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
-    here = machine()
+    from kdcompress.bench.machine import machine, packages
+
+    installed, here = packages(), machine()
+    here.pop("packages")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "kdcompress": __version__,
         "python": platform.python_version(),
         "machine": here,
         "training device": gpus or ["CPU: no GPU that PyTorch can use"],
-        "packages": packages,
+        "packages": installed,
         "targets": targets(),
         "data": data(),
     }

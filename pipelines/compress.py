@@ -8,28 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from kdcompress.bench.machine import machine
+
+import kdcompress
+from kdcompress.artifact import Artifact, InputSpec, content_hash, sha256
+from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.bench.timing import Subject, measure, paired_ratio
 from kdcompress.compare import parity
+from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.export import formats
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build, count_parameters, macs
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
-
-import kdcompress
-from kdcompress.artifact import Artifact, InputSpec, content_hash, sha256
-from kdcompress.console import TrainingProgress, say
-from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
-from kdcompress.export import formats
 from kdcompress.pipelines.stages import Done, RunFolder, Stage, write_atomic
 from kdcompress.recipe import Network, Recipe, Train
 from kdcompress.report.rows import Row
@@ -293,7 +292,12 @@ class Compression:
                 Subject(n, formats.open_runner(a, threads=bench.threads), a.input) for n, a in artifacts.items()
             ]
             records = measure(subjects, self.source.test.images[:1024], bench.effort)
-            return {"records": {n: r.to_json() for n, r in records.items()}, "ratios": _ratios(records)}
+            parents = {n: "student-fp32" for n, a in artifacts.items() if a.precision == "int8"}
+            return {
+                "records": {n: r.to_json() for n, r in records.items()},
+                "ratios": _ratios(records),
+                "advice": advice(records, here, machine(), parents),
+            }
 
         params = {**bench.model_dump(), "cpu": here.get("cpu"), "names": names}
         inputs = {name: self.done[name].hash for name in names}
@@ -423,13 +427,13 @@ class Compression:
                 "images": {s: len(getattr(self.source, s)) for s in ("train", "validation", "test")},
             },
             "machine": machine(),
-            "packages": _packages(),
+            "packages": packages(),
             "rows": [row.to_json() for row in rows],
             "training": [self.done[role].result for role in ("teacher", "student") if role in self.done],
             "confusion": self._confusion(),
             "gates": gates(self.recipe, rows),
             "stages": [done.record() for done in self.done.values()],
-            "advice": [],
+            "advice": self.done["latency"].result["advice"],
         }
 
 
@@ -515,14 +519,3 @@ def _file_hash(path: Path) -> str:
         return sha256(path)
     except OSError as error:
         raise UsageError("The weights cannot be read.", where=path, got=error.strerror) from error
-
-
-def _packages() -> dict[str, str]:
-    names = ("kdcompress", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxscript", "onnxruntime")
-    found = {}
-    for name in (*names, "tensorrt-rtx", "tensorrt"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

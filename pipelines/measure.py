@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kdcompress.artifact import Artifact
 from kdcompress.bench.machine import advice, machine
 from kdcompress.bench.timing import Subject, measure, paired_ratio
 from kdcompress.data.source import Source, load
+from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.describe import artifact_of
 from kdcompress.export.formats import open_runner
-
-from kdcompress.artifact import Artifact
-from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.recipe import validate_recipe
 from kdcompress.runner import infer_all
 

@@ -46,9 +46,16 @@ def test_the_same_runner_passes_exactly():
     assert json.loads(json.dumps(found.to_json()))["passed"] is True
 
 
-@pytest.mark.parametrize(("precision", "factor", "passes"), [
-    ("fp32", 1.00005, True), ("fp32", 1.001, False), ("fp16", 1.001, True), ("fp16", 1.1, False), ("int8", 1.3, True),
-])
+@pytest.mark.parametrize(
+    ("precision", "factor", "passes"),
+    [
+        ("fp32", 1.00005, True),
+        ("fp32", 1.001, False),
+        ("fp16", 1.001, True),
+        ("fp16", 1.1, False),
+        ("int8", 1.3, True),
+    ],
+)
 def test_tolerances_are_relative_to_the_logits(precision, factor, passes):
     assert bool(parity(Fixed(), Fixed(factor), images(100), SPEC, precision)) is passes
 

@@ -222,9 +222,9 @@ def _rounds(
             used[subject.name] += took
         done += 1
         for subject in [s for s in active if used[s.name] > CAP * seconds * 1e9 and done < queries]:
-            records[subject.name].capped = (
-                f"ended at {done} of {queries} queries, after {used[subject.name] / 1e9:.0f} s in them"
-            )
+            records[
+                subject.name
+            ].capped = f"ended at {done} of {queries} queries, after {used[subject.name] / 1e9:.0f} s in them"
             active = [other for other in active if other is not subject]
     return perf_counter() - start
 

@@ -80,8 +80,15 @@ def download_package(package: str, folder: Path) -> Path:
 def command(*words: str, cwd: Path) -> None:
     options = ("-q", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
     words = (words[0], *options, *words[1:]) if words[0] == "apt-get" else words
-    run = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=APT_TIMEOUT,
-                         stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"})
+    run = subprocess.run(
+        words,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=APT_TIMEOUT,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C"},
+    )
     if run.returncode:
         errors = [line for line in run.stderr.splitlines() if line.startswith("E:")] or run.stderr.splitlines()
         raise RuntimeError(f"{words[0]} ended with {run.returncode}: {' '.join(errors)}")

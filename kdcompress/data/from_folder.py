@@ -67,14 +67,22 @@ def split_folders(root: Path) -> dict[str, Path]:
     if not there:
         return {"train": root}
     if "train" not in there:
-        raise UsageError("The folder has no training images.", where=root, got=", ".join(there),
-                         allowed="train, val (or validation) and test, or one folder a class")
+        raise UsageError(
+            "The folder has no training images.",
+            where=root,
+            got=", ".join(there),
+            allowed="train, val (or validation) and test, or one folder a class",
+        )
     if "val" in there and "validation" in there:
         raise UsageError("There are two folders of validation images.", where=root, got="val, validation")
     extra = sorted(f.name for f in root.iterdir() if f.is_dir() and f.name not in there and f.name[0] != ".")
     if extra:
-        raise UsageError("Folders of classes stand beside the train folder.", where=root, got=some(extra),
-                         hint="move them, or the folder of the splits, somewhere else")
+        raise UsageError(
+            "Folders of classes stand beside the train folder.",
+            where=root,
+            got=some(extra),
+            hint="move them, or the folder of the splits, somewhere else",
+        )
     if "val" in there:
         there["validation"] = there.pop("val")
     return there
@@ -101,8 +109,12 @@ def check_classes(folder: Path, classes: dict[str, list[Path]], labels: tuple[st
         raise UsageError("A split's classes are not those of the training images.", where=folder, got="; ".join(got))
     empty = [name for name, files in classes.items() if not files]
     if empty:
-        raise UsageError("A class has no image.", where=folder, got=some(empty),
-                         allowed=f"files that end with {' '.join(sorted(SUFFIXES))}")
+        raise UsageError(
+            "A class has no image.",
+            where=folder,
+            got=some(empty),
+            allowed=f"files that end with {' '.join(sorted(SUFFIXES))}",
+        )
 
 
 def read_images(paths: list[Path], size: int | None, root: Path) -> np.ndarray:
@@ -118,8 +130,12 @@ def read_images(paths: list[Path], size: int | None, root: Path) -> np.ndarray:
         sizes = Counter((width, height) for width, height, _ in good)
         if size is None and len(sizes) > 1:
             found = [f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()]
-            raise UsageError("The images differ in size.", where=root, got=some(found),
-                             hint="set data.size to the side in pixels that they are to be resized to")
+            raise UsageError(
+                "The images differ in size.",
+                where=root,
+                got=some(found),
+                hint="set data.size to the side in pixels that they are to be resized to",
+            )
         if not good:
             raise broken_files(broken, root)
         width, height = (size, size) if size else next(iter(sizes))
@@ -185,8 +201,9 @@ def broken_files(broken: dict[Path, str], root: Path) -> UsageError:
     count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
     lines = [f"\n    - {path}: {reason}" for path, reason in broken.items()]
     more = [f"\n    - and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return UsageError(f"{count} cannot be read.", where=root, got="".join(lines[:SHOWN] + more),
-                      hint="repair or remove them")
+    return UsageError(
+        f"{count} cannot be read.", where=root, got="".join(lines[:SHOWN] + more), hint="repair or remove them"
+    )
 
 
 def some(names: list[str]) -> str:

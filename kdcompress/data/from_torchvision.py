@@ -35,8 +35,15 @@ class TorchvisionSource:
     suffixes: tuple[str, ...] = ("",)
     archive: str | None = None  # a file in the root that torchvision can unpack instead of downloading it
 
-    def __init__(self, name: str, dataset: str, folders: tuple[str, ...], page: str,
-                 licence: str | None = None, package: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        dataset: str,
+        folders: tuple[str, ...],
+        page: str,
+        licence: str | None = None,
+        package: str | None = None,
+    ):
         self.name, self.dataset, self.folders, self.page = name, dataset, folders, page
         self.licence, self.package = licence, package
         sources.register(name)(self)
@@ -212,8 +219,12 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
 def checked(images: np.ndarray, labels: np.ndarray, classes: int, where: Path) -> Split:
     labels = labels.astype(np.int64)
     if labels.min() < 0 or labels.max() >= classes:
-        raise UsageError("A label is out of range.", where=where, got=f"{labels.min()} to {labels.max()}",
-                         allowed=f"0 to {classes - 1}")
+        raise UsageError(
+            "A label is out of range.",
+            where=where,
+            got=f"{labels.min()} to {labels.max()}",
+            allowed=f"0 to {classes - 1}",
+        )
     return Split(np.array(images, order="C"), labels)
 
 
@@ -229,8 +240,13 @@ def unpickle(path: Path, md5: str) -> dict:
 
 
 def broken(path: Path, got: object, allowed: object = None) -> UsageError:
-    return UsageError("A file of the data set is broken.", where=path, got=got, allowed=allowed,
-                      hint="delete it and get the data set again")
+    return UsageError(
+        "A file of the data set is broken.",
+        where=path,
+        got=got,
+        allowed=allowed,
+        hint="delete it and get the data set again",
+    )
 
 
 @contextmanager

@@ -60,9 +60,12 @@ class Loader:
             raise UsageError("The split is empty.")
         self.batch_size = min(batch_size, len(split))
         if batch_size % world or self.batch_size < world:
-            raise UsageError("The batch cannot be shared by all processes.", where="train.batch_size",
-                             got=f"{batch_size}, {len(split)} images",
-                             allowed=f"a multiple of {world} processes, and that many images")
+            raise UsageError(
+                "The batch cannot be shared by all processes.",
+                where="train.batch_size",
+                got=f"{batch_size}, {len(split)} images",
+                allowed=f"a multiple of {world} processes, and that many images",
+            )
         self.device = torch.device(device)
         self.resident = split.images.nbytes <= memory_limit
         home = self.device if self.resident else torch.device("cpu")

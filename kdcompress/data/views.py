@@ -26,8 +26,12 @@ class Views:
 
     def __init__(self, augment: Augment, height: int, width: int):
         if augment.crop >= min(height, width):
-            raise UsageError("The crop can move the image out of sight.", where="data.augment.crop",
-                             got=augment.crop, allowed=f"less than {min(height, width)}, the image's side")
+            raise UsageError(
+                "The crop can move the image out of sight.",
+                where="data.augment.crop",
+                got=augment.crop,
+                allowed=f"less than {min(height, width)}, the image's side",
+            )
         self.crop, self.flip, self.cutout = augment.crop, augment.flip, augment.cutout
         self.height, self.width = height, width
         self.shifts = 2 * augment.crop + 1

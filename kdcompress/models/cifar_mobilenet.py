@@ -41,9 +41,7 @@ class CifarMobileNetV2(nn.Module):
     def __init__(self, classes: int, channels: int):
         super().__init__()
         width = 16
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        self.conv1 = nn.Sequential(nn.Conv2d(channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         stages = []
         for expansion, full_width, blocks, stride in STAGES:
             stage = []

@@ -49,8 +49,11 @@ class Deployable(nn.Module):
     def __init__(self, net: nn.Module, spec: InputSpec):
         super().__init__()
         if len(spec.mean) != spec.channels:
-            raise UsageError("The normalisation does not fit the input.", got=f"{len(spec.mean)} means",
-                             allowed=f"{spec.channels}, one a channel")
+            raise UsageError(
+                "The normalisation does not fit the input.",
+                got=f"{len(spec.mean)} means",
+                allowed=f"{spec.channels}, one a channel",
+            )
         self.normalize = Normalize(spec.mean, spec.std)
         self.net = net
         self.spec = spec

@@ -163,9 +163,7 @@ def _drawable(value: Any, log: bool) -> bool:
 
 
 def _svg(inside: str, title: str, height: float = HEIGHT) -> Markup:
-    return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{inside}</svg>'
-    )
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">{inside}</svg>')
 
 
 def _axes(x: Axis, y: Axis, x_label: str, y_label: str) -> str:

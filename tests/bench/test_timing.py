@@ -215,8 +215,17 @@ def test_advice_names_what_is_wrong():
         {"good": good, "bad": bad, "broken": Record("broken", "rapid", 1, failed="loading: OSError")},
         {**quiet, "governor": "powersave"}, {**quiet, "mhz": 2000}, parents={"bad": "good", "broken": "good"},
     ))  # fmt: skip
-    for part in ("bad (50%)", "20 of 64", "warm-up", "first call takes 500 ms", "hypervisor took 3.0 %",
-                 "Other processes used 40 %", "'powersave'", "2000 MHz", "slower than the fp32"):
+    for part in (
+        "bad (50%)",
+        "20 of 64",
+        "warm-up",
+        "first call takes 500 ms",
+        "hypervisor took 3.0 %",
+        "Other processes used 40 %",
+        "'powersave'",
+        "2000 MHz",
+        "slower than the fp32",
+    ):
         assert part in said, part
 
 

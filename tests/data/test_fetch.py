@@ -87,8 +87,13 @@ def test_each_attempt_is_named(machine, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main([NAME, "--root", str(tmp_path / "root")]) == 2
     text = capsys.readouterr().err
-    for part in ("not there", "torchvision's download: ", "Name or service not known",
-                 "Debian's package: apt-get and dpkg-deb are not on this machine", "github.com/zalandoresearch"):
+    for part in (
+        "not there",
+        "torchvision's download: ",
+        "Name or service not known",
+        "Debian's package: apt-get and dpkg-deb are not on this machine",
+        "github.com/zalandoresearch",
+    ):
         assert part in text
     with pytest.raises(UsageError, match="Debian's package: there is none"):
         fetch("cifar10", tmp_path / "root")

@@ -45,8 +45,15 @@ class SmallPlain(nn.Module):
     def __init__(self, channels: int, classes: int):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(channels, 12, 3, 2, 1), nn.Hardswish(), nn.Conv2d(12, 12, 3, 1, 1, groups=12), nn.ReLU6(),
-            nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Dropout(0.5), nn.Linear(12, classes),
+            nn.Conv2d(channels, 12, 3, 2, 1),
+            nn.Hardswish(),
+            nn.Conv2d(12, 12, 3, 1, 1, groups=12),
+            nn.ReLU6(),
+            nn.MaxPool2d(2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(1),
+            nn.Dropout(0.5),
+            nn.Linear(12, classes),
         )
 
     def forward(self, x):
@@ -73,13 +80,23 @@ def labels(count: int) -> tuple[str, ...]:
 
 
 def grey_spec(**changes) -> InputSpec:
-    return InputSpec(**{"height": 16, "width": 16, "channels": 1, "mean": (0.3,), "std": (0.3,),
-                        "labels": labels(4), **changes})
+    return InputSpec(
+        **{"height": 16, "width": 16, "channels": 1, "mean": (0.3,), "std": (0.3,), "labels": labels(4), **changes}
+    )
 
 
 def colour_spec(**changes) -> InputSpec:
-    return InputSpec(**{"height": 16, "width": 20, "channels": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25),
-                        "labels": labels(5), **changes})
+    return InputSpec(
+        **{
+            "height": 16,
+            "width": 20,
+            "channels": 3,
+            "mean": (0.5, 0.4, 0.3),
+            "std": (0.2, 0.3, 0.25),
+            "labels": labels(5),
+            **changes,
+        }
+    )
 
 
 def pixels(spec: InputSpec, count: int, seed: int = 0) -> np.ndarray:

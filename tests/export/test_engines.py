@@ -51,11 +51,16 @@ def test_every_operator_that_the_parser_refuses_is_named(tmp_path):
     shift = helper.make_node("BitShift", ["a", "a"], ["b"], name="first shift", direction="LEFT")
     det = helper.make_node("Det", ["c"], ["d"], name="the determinant")
     graph = helper.make_graph(
-        [shift, det], "bad",
-        [helper.make_tensor_value_info("a", TensorProto.UINT8, [2]),
-         helper.make_tensor_value_info("c", TensorProto.FLOAT, [2, 2])],
-        [helper.make_tensor_value_info("b", TensorProto.UINT8, [2]),
-         helper.make_tensor_value_info("d", TensorProto.FLOAT, [])],
+        [shift, det],
+        "bad",
+        [
+            helper.make_tensor_value_info("a", TensorProto.UINT8, [2]),
+            helper.make_tensor_value_info("c", TensorProto.FLOAT, [2, 2]),
+        ],
+        [
+            helper.make_tensor_value_info("b", TensorProto.UINT8, [2]),
+            helper.make_tensor_value_info("d", TensorProto.FLOAT, []),
+        ],
     )
     path = tmp_path / "bad.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)

@@ -44,9 +44,15 @@ def test_int8_keeps_the_metadata_and_the_input(job):
     assert not any(node.metadata_props for node in model.graph.node)
 
 
-@pytest.mark.parametrize("changes", [
-    {"calibration": "entropy"}, {"calibration": "percentile"}, {"reduce_range": True}, {"per_channel": False},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"calibration": "entropy"},
+        {"calibration": "percentile"},
+        {"reduce_range": True},
+        {"per_channel": False},
+    ],
+)
 def test_other_schemes_agree_too(changes, job, trained, capfd):
     path = job.folder / "other.onnx"
     found = quantize(job, Scheme(**{**X86.model_dump(), **changes}), path)

@@ -75,18 +75,21 @@ def test_an_unknown_target_names_the_nearest():
         target("x86-vni")
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (("precision: int8", "precison: int8"), "precison: unknown key"),
-    (("precision: int8", "precision: int4"), "precision: .*int4"),
-    (("activation: uint8", "activation: u8"), "options.scheme.activation: .*u8"),
-    (("images: 64", "images: 0"), "options.scheme.images"),
-    (("precision: int8", "precision: fp16"), "goes with precision int8"),
-    (("format: onnx", "format: onx"), "did you mean 'onnx-int8'"),
-    (("runtime: onnxruntime-cpu", "runtime: onnxruntime"), "did you mean 'onnxruntime-cpu'"),
-    (("{scheme", "{profile: [8, 4, 32], scheme"), "options.profile: a profile is"),
-    (("{scheme", "{scheme: {"), "not valid YAML"),
-    ((GOOD, "- a\n- list"), "mapping"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("precision: int8", "precison: int8"), "precison: unknown key"),
+        (("precision: int8", "precision: int4"), "precision: .*int4"),
+        (("activation: uint8", "activation: u8"), "options.scheme.activation: .*u8"),
+        (("images: 64", "images: 0"), "options.scheme.images"),
+        (("precision: int8", "precision: fp16"), "goes with precision int8"),
+        (("format: onnx", "format: onx"), "did you mean 'onnx-int8'"),
+        (("runtime: onnxruntime-cpu", "runtime: onnxruntime"), "did you mean 'onnxruntime-cpu'"),
+        (("{scheme", "{profile: [8, 4, 32], scheme"), "options.profile: a profile is"),
+        (("{scheme", "{scheme: {"), "not valid YAML"),
+        ((GOOD, "- a\n- list"), "mapping"),
+    ],
+)
 def test_a_mistake_in_a_target_is_explained(change, words, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD.replace(*change))

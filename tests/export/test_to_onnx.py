@@ -48,7 +48,11 @@ def test_inputs_outputs_and_axes(trained, fixed):
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["batch", 16, 16, 1]
     assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == ["batch", 4]
     assert [d.dim_value for d in onnx.load(fixed.artifact.path).graph.input[0].type.tensor_type.shape.dim] == [
-        2, 3, 16, 20]
+        2,
+        3,
+        16,
+        20,
+    ]
     assert model.opset_import[0].version == 20
     assert not {"BatchNormalization", "Dropout"} & {node.op_type for node in model.graph.node}
 
@@ -127,14 +131,17 @@ class Keeps(nn.Linear):
         self.kept = self.weight * 2
 
 
-@pytest.mark.parametrize(("module", "words"), [
-    (Keeps(), "cannot be copied"),
-    (Branching(), "cannot export"),
-    (FixedBatch(), "does not run"),
-    (Noisy(), "other logits for the same image"),
-    (NotANumber(), "not finite"),
-    (FiveOutputs(), "does not fit its labels"),
-])
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (Keeps(), "cannot be copied"),
+        (Branching(), "cannot export"),
+        (FixedBatch(), "does not run"),
+        (Noisy(), "other logits for the same image"),
+        (NotANumber(), "not finite"),
+        (FiveOutputs(), "does not fit its labels"),
+    ],
+)
 def test_a_model_that_cannot_be_exported_says_why(module, words, tmp_path):
     with pytest.raises(KDCompressError, match=words) as caught:
         export_onnx(module, grey_spec(), tmp_path / "net.onnx")

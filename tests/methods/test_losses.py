@@ -63,7 +63,7 @@ def test_hcl_equals_pooling_both_maps(side):
     torch.manual_seed(side)
     s, t = torch.randn(2, 4, side, side), torch.randn(2, 4, side, side)
     parts, weights = [nn.functional.mse_loss(s, t)], [1.0]
-    for size, weight in ((4, 0.5), (2, 0.25), (1, 0.125)):
+    for size in (4, 2, 1):
         if size < side:
             pool = nn.AdaptiveAvgPool2d(size)
             weights.append(0.5 ** len(weights))
@@ -80,7 +80,9 @@ def test_abf_weighs_both_inputs_by_attention():
     reduced = fusion.reduce(x)
     up = deeper.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     conv = fusion.attention[0]
-    z = torch.sigmoid(torch.einsum("oc,nchw->nohw", conv.weight[:, :, 0, 0], torch.cat([reduced, up], 1)) + conv.bias[:, None, None])
+    z = torch.sigmoid(
+        torch.einsum("oc,nchw->nohw", conv.weight[:, :, 0, 0], torch.cat([reduced, up], 1)) + conv.bias[:, None, None]
+    )
     expected = reduced * z[:, 0:1] + up * z[:, 1:2]
     assert torch.allclose(passed, expected, atol=1e-5)
     assert torch.allclose(out, fusion.expand(expected), atol=1e-5)

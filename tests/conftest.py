@@ -1,0 +1,35 @@
+"""Skips with a reason, and the real data that tests share."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+DATASETS = Path(os.environ.get("KDCOMPRESS_DATA") or Path(__file__).parents[1] / "datasets").resolve()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_cores():
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_root():
+    """The folder that holds Fashion-MNIST, got by the project's own means where it is not there yet."""
+    from kdcompress.data.fetch import fetch
+
+    fetch("fashion-mnist", DATASETS)
+    return DATASETS
+
+
+def pytest_collection_modifyitems(items):
+    import torch
+
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if "tensorrt" in item.keywords and importlib.util.find_spec("tensorrt") is None:
+            item.add_marker(pytest.mark.skip(reason="the package tensorrt is not installed"))

@@ -1,0 +1,168 @@
+"""The whole main job on a small real subset, by the command a user gives."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from kdcompress.cli import main
+
+SMALL = (
+    "data.train_images=1500",
+    "teacher.model=resnet14",
+    "teacher.train.epochs=1",
+    "train.epochs=1",
+    "export.max_drop=100",
+    "gates={}",
+    "bench.effort=rapid",
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory, fashion_mnist_root):
+    folder = tmp_path_factory.mktemp("job") / "run"
+
+    def run(*more):
+        arguments = ["run", "fashion-mnist-demo", *SMALL, f"data.root={fashion_mnist_root}", "-o", str(folder), *more]
+        return CliRunner().invoke(main, arguments)
+
+    first = run("--json")
+    assert first.exit_code == 0, first.stderr
+    return run, folder, json.loads(first.stdout)
+
+
+def test_every_artefact_is_measured_or_says_why_not(job):
+    _, folder, document = job
+    rows = {row["name"]: row for row in document["rows"]}
+    assert set(rows) == {
+        "teacher-fp32",
+        "student-fp32",
+        "student-x86-vnni",
+        "student-onnx-fp16",
+        "student-tensorrt-rtx",
+    }
+    for name, row in rows.items():
+        assert (folder / row["file"]).stat().st_size == row["bytes"]
+        if name == "student-tensorrt-rtx":
+            assert row["status"] in ("built, not run", "measured")
+            assert row["coverage"]["conv"]["fp32"] == 0
+            continue
+        assert row["status"] == "measured", row["why"]
+        assert row["parity"]["passed"] and 0 < row["accuracy"] <= 100 and 0 < row["agreement"] <= 100
+        assert row["latency"]["n"] >= 64 and row["latency"]["median_ms"] > 0
+        assert len(row["latency"]["samples_ms"]) == row["latency"]["n"]
+    int8 = rows["student-x86-vnni"]
+    assert int8["coverage"]["conv"]["fp32"] == 0 and int8["coverage"]["conv"]["int8"] > 0
+    assert rows["student-fp32"]["bytes"] / int8["bytes"] >= 2.5
+    assert sum(map(sum, document["confusion"]["student"])) == 10_000
+
+
+def test_reports_are_written(job):
+    _, folder, document = job
+    assert json.loads((folder / "report.json").read_text())["recipe_hash"] == document["recipe_hash"]
+    assert "student-x86-vnni" in (folder / "report.md").read_text()
+    assert "<html" in (folder / "report.html").read_text()
+    assert CliRunner().invoke(main, ["report", str(folder)]).exit_code == 0
+
+
+def test_again_does_nothing_and_the_effective_recipe_gives_the_same_run(job):
+    run, folder, document = job
+    again = json.loads(run("--json").stdout)
+    assert all(stage["reused"] for stage in again["stages"])
+    assert again["rows"] == document["rows"]
+    plan = CliRunner().invoke(main, ["run", str(folder / "recipe.yaml"), "-o", str(folder), "--dry-run", "--json"])
+    assert {step["state"] for step in json.loads(plan.stdout)} == {"done"}
+
+
+def test_changing_one_target_makes_that_target_alone(job):
+    run, folder, _ = job
+    plan = run("export.targets=[x86-vnni, onnx-fp16]", "--dry-run", "--json")
+    states = {step["stage"]: step["state"] for step in json.loads(plan.stdout)}
+    assert states.pop("latency") == "to do"  # the files left are compared anew
+    assert set(states.values()) == {"done"}
+    plan = run("export.calibration_images=64", "--dry-run", "--json")
+    to_do = {step["stage"] for step in json.loads(plan.stdout) if step["state"] == "to do"}
+    assert "student-x86-vnni" in to_do and not to_do & {"teacher", "student", "student-fp32", "teacher-fp32"}
+
+
+def test_files_can_be_used_by_the_other_commands(job):
+    _, folder, document = job
+    rows = {row["name"]: row for row in document["rows"]}
+    files = [str(folder / rows[name]["file"]) for name in ("student-fp32", "student-x86-vnni")]
+    found = CliRunner().invoke(main, ["evaluate", *files, "--data", "fashion-mnist", "--json"])
+    assert [r["accuracy"] for r in json.loads(found.stdout)] == [
+        rows["student-fp32"]["accuracy"],
+        rows["student-x86-vnni"]["accuracy"],
+    ]
+    engine = str(folder / rows["student-tensorrt-rtx"]["file"])
+    for file in (*files, engine):
+        assert json.loads(CliRunner().invoke(main, ["inspect", file, "--json"]).stdout)["bytes"] > 0
+
+
+def test_a_gate_that_is_not_met_ends_with_1_after_the_report(job):
+    run, _, _ = job
+    found = run("gates.student_accuracy=99.9")
+    assert found.exit_code == 1
+    assert "gate student_accuracy" in found.stderr and "student-x86-vnni" in found.stdout
+
+
+# Real processes, killed at random moments
+
+DRIVER = """
+import kdcompress.training.engine as engine
+engine.CHECK_EVERY, engine.CHECKPOINT_SECONDS = 1, 0.0  # a checkpoint at every step
+from kdcompress.cli import main
+main()
+"""
+
+
+def start(folder, root):
+    arguments = [
+        *("run", "fashion-mnist-demo", *SMALL, "export.targets=[]", f"data.root={root}"),
+        *("teacher.model=resnet8", "train.epochs=3", "method=reviewkd", "train.ema=0.9", "-o", str(folder)),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+
+
+def weights(folder):
+    found = {}
+    for path in sorted(folder.glob("stages/*/*/stage.json")):
+        record = json.loads(path.read_text())
+        if record["stage"] in ("teacher", "student"):
+            found[record["stage"]] = record["files"]
+    return found
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashion_mnist_root):
+    whole = start(tmp_path / "whole", fashion_mnist_root)
+    _, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors.decode()
+    rng, kills = random.Random(0), 0
+    folder = tmp_path / "killed"
+    while kills < 3:
+        process = start(folder, fashion_mnist_root)
+        deadline = time.monotonic() + 60
+        training = rng.choice(["teacher", "student"]) if kills else "teacher"
+        while process.poll() is None and time.monotonic() < deadline:
+            if list(folder.glob(f"stages/{training}/*.partial/checkpoint.pt")):
+                time.sleep(rng.uniform(0, 1.0))
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.02)
+        process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL)
+        kills += 1
+    assert not folder.joinpath("report.json").exists()  # it was stopped each time
+    last = start(folder, fashion_mnist_root)
+    _, errors = last.communicate(timeout=300)
+    assert last.returncode == 0, errors.decode()
+    assert weights(folder) == weights(tmp_path / "whole") and set(weights(folder)) == {"teacher", "student"}

@@ -1,0 +1,255 @@
+"""The command line: help, streams, exit codes, and an answer to every kind of bad input."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from filelock import FileLock
+from PIL import Image
+from safetensors.torch import save_file
+
+from kdcompress.cli import main
+
+COMMANDS = ["run", "export", "evaluate", "bench", "report", "inspect", "list", "init", "doctor"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help(command, flag):
+    found = invoke(command, flag)
+    assert found.exit_code == 0 and "Usage:" in found.stdout
+    assert command in invoke("-h").stdout and "..." not in invoke("-h").stdout.split("Commands:")[1]
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys, kdcompress.cli as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'rich', 'timm'} & set(sys.modules)\n"
+        "sys.exit(bool(heavy))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "kdcompress", "--help"], stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.3
+
+
+def test_no_arguments_is_a_usage_error_and_version_is_not():
+    assert invoke().exit_code == 2
+    assert invoke("--version").exit_code == 0
+
+
+@pytest.mark.parametrize("kind", ["models", "methods", "data", "targets", "recipes"])
+def test_list_in_words_and_in_json(kind):
+    assert invoke("list", kind).exit_code == 0
+    assert len(json.loads(invoke("list", kind, "--json").stdout)) >= 2
+
+
+def test_doctor_says_what_works_here():
+    facts = json.loads(invoke("doctor", "--json").stdout)
+    assert {"python", "machine", "packages", "targets", "data"} <= set(facts)
+
+
+def test_no_color_is_honoured(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in invoke("list", "methods").output
+
+
+def test_init_copies_a_recipe_once(tmp_path):
+    path = tmp_path / "mine.yaml"
+    assert invoke("init", "fashion-mnist-demo", "-o", path).exit_code == 0
+    assert invoke("run", path, "--dry-run", "-o", tmp_path / "run").exit_code == 0
+    assert not (tmp_path / "run").exists()  # a dry run writes nothing
+    second = invoke("init", "fashion-mnist-demo", "-o", path)
+    assert second.exit_code == 2 and "exists already" in second.stderr
+
+
+# Bad input: (how to make it, exit code, what the message says)
+
+
+def recipe(tmp_path, text="", **changes):
+    import yaml
+
+    base = {"name": "x", "data": {"source": "fashion-mnist"}, "student": {"model": "resnet8"}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text or yaml.safe_dump({**base, **changes}))
+    return path
+
+
+def run(tmp_path, *more, **changes):
+    return ["run", recipe(tmp_path, **changes), "-o", tmp_path / "run", *more]
+
+
+def with_teacher(**teacher):
+    return {"teacher": {"model": "vgg8", **teacher}, "method": "kd"}
+
+
+def safetensors_of_another_architecture(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file({"layer": torch.zeros(3)}, str(path))
+    return path
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def malicious_pickle(tmp_path):
+    path = tmp_path / "teacher.pt"
+    with path.open("wb") as file:
+        pickle.dump({"state_dict": Malicious()}, file)
+    return path
+
+
+def image_folder(tmp_path, corrupt=False, sizes=((16, 16),)):
+    root = tmp_path / "images"
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        for i in range(10):
+            pixels = np.full((*sizes[i % len(sizes)], 3), i * 20, np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{i}.png")
+    if corrupt:
+        (root / "cat" / "3.png").write_bytes(b"not an image")
+    return root
+
+
+def folder_data(root, **more):
+    return {"data": {"source": "image-folder", "root": str(root), **more}}
+
+
+def text_file(tmp_path, name, content="hello"):
+    path = tmp_path / name
+    path.write_text(content)
+    return path
+
+
+def foreign_onnx(tmp_path):
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    path = tmp_path / "foreign.onnx"
+    onnx.save(onnx.helper.make_model(graph), path)
+    return path
+
+
+BAD = {
+    "a recipe that is not there": (lambda t: ["run", t / "none.yaml"], "cannot be read"),
+    "a shipped recipe's name mistyped": (lambda t: ["run", "fashion-mnist-dem"], "did you mean 'fashion-mnist-demo'"),
+    "broken YAML": (lambda t: ["run", recipe(t, text="a: [1,")], "not valid YAML"),
+    "a recipe that is a list": (lambda t: ["run", recipe(t, text="- 1")], "mapping"),
+    "an empty recipe": (lambda t: ["run", recipe(t, text="# nothing")], "mapping"),
+    "an unknown key": (lambda t: run(t, train={"epoch": 1}), "did you mean 'epochs'"),
+    "a wrong type": (lambda t: run(t, train={"epochs": "many"}), "train.epochs"),
+    "a value out of range": (lambda t: run(t, train={"batch_size": -1}), "train.batch_size"),
+    "an unsupported opset": (lambda t: run(t, export={"opset": 9}), "export.opset"),
+    "an override with no value": (lambda t: run(t, "train.epochs"), "key.sub=value"),
+    "an override of an unknown key": (lambda t: run(t, "trian.epochs=1"), "did you mean 'train'"),
+    "an unknown data source": (lambda t: run(t, data={"source": "fashion_mnist"}), "did you mean 'fashion-mnist'"),
+    "an unknown model": (lambda t: run(t, student={"model": "resnet9"}), "did you mean"),
+    "a model option that it lacks": (lambda t: run(t, student={"model": "resnet8", "options": {"wide": 2}}), "wide"),
+    "a module that cannot be imported": (lambda t: run(t, student={"model": "no_such_module:net"}), "no_such_module"),
+    "an unknown method": (
+        lambda t: run(t, **{**with_teacher(train={}), "method": "reviewdk"}),
+        "did you mean 'reviewkd'",
+    ),
+    "an unknown method option": (
+        lambda t: run(t, **{**with_teacher(train={}), "method": {"kd": {"temprature": 2}}}),
+        "method.kd.temprature",
+    ),
+    "a method without its teacher": (lambda t: run(t, method="kd"), "needs a teacher"),
+    "an unknown target": (lambda t: run(t, export={"targets": ["x86-vnnni"]}), "did you mean 'x86-vnni'"),
+    "an unknown tap": (lambda t: run(t, **with_teacher(train={}, taps=["block9"])), "block9"),
+    "fp16 training on a CPU": (lambda t: run(t, train={"precision": "fp16"}), "needs a GPU"),
+    "a teacher with neither weights nor training": (lambda t: run(t, **with_teacher()), "either `weights`"),
+    "weights that are not there": (
+        lambda t: run(t, **with_teacher(weights=str(t / "none.safetensors"))),
+        "no such weights file",
+    ),
+    "weights of another architecture": (
+        lambda t: run(t, **with_teacher(weights=str(safetensors_of_another_architecture(t)))),
+        "other.safetensors",
+    ),
+    "a pickle that would run code": (lambda t: run(t, **with_teacher(weights=str(malicious_pickle(t)))), "run code"),
+    "a truncated weights file": (
+        lambda t: run(t, **with_teacher(weights=str(text_file(t, "t.safetensors")))),
+        "t.safetensors",
+    ),
+    "an image folder that is not there": (lambda t: run(t, **folder_data(t / "none")), "none"),
+    "a corrupt image": (lambda t: run(t, **folder_data(image_folder(t, corrupt=True))), "3.png"),
+    "images of several sizes": (
+        lambda t: run(t, **folder_data(image_folder(t, sizes=((16, 16), (20, 16))))),
+        "data.size",
+    ),
+    "an unknown stage to force": (lambda t: run(t, "--force", "studnet"), "did you mean 'student'"),
+    "a file where the run folder should be": (
+        lambda t: ["run", recipe(t), "-o", text_file(t, "file") / "run"],
+        "cannot be written",
+    ),
+    "export of weights that are not there": (
+        lambda t: ["export", t / "none.pt", "--model", "resnet8", "--data", "fashion-mnist", "-o", t / "run"],
+        "no such weights file",
+    ),
+    "inspect of a file that is not there": (lambda t: ["inspect", t / "none.onnx"], "none.onnx"),
+    "inspect of a text file": (lambda t: ["inspect", text_file(t, "a.onnx")], "a.onnx"),
+    "bench of a text file": (lambda t: ["bench", text_file(t, "a.onnx")], "a.onnx"),
+    "bench of an ONNX file from elsewhere": (lambda t: ["bench", foreign_onnx(t)], "foreign.onnx"),
+    "evaluate of an empty file": (
+        lambda t: ["evaluate", text_file(t, "a.onnx", ""), "--data", "fashion-mnist"],
+        "a.onnx",
+    ),
+    "a report of a folder without one": (lambda t: ["report", t], "report.json"),
+    "a report that is corrupt": (lambda t: ["report", text_file(t, "report.json", "{").parent], "report.json"),
+    "init over an unwritable place": (
+        lambda t: ["init", "fashion-mnist-demo", "-o", t / "no" / "such" / "x.yaml"],
+        "cannot be written",
+    ),
+    "an unknown kind to list": (lambda t: ["list", "modles"], "modles"),
+    "an unknown command": (lambda t: ["rnu"], "run"),
+    "an unknown option": (lambda t: ["run", "--no-such"], "--no-such"),
+}
+
+
+def test_there_are_at_least_25_kinds_of_bad_input():
+    assert len(BAD) >= 25
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_answered(kind, tmp_path, fashion_mnist_root, capfd):
+    arguments, message = BAD[kind]
+    found = invoke(*arguments(tmp_path))
+    assert found.exit_code == 2, found.output
+    assert message in found.stderr and found.stdout == ""
+    assert "Traceback" not in found.stderr and "this ran" not in found.output
+    assert not (tmp_path / "run" / "stages").exists()  # nothing was begun
+
+
+def test_several_mistakes_are_told_at_once(tmp_path):
+    found = invoke(*run(tmp_path, data={"source": "none"}, export={"targets": ["a", "b"]}))
+    assert found.exit_code == 2 and "3 problems" in found.stderr
+    assert all(re.search(f"named '{name}'", found.stderr) for name in ("none", "a", "b"))
+
+
+def test_a_run_that_another_process_writes(tmp_path, fashion_mnist_root):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        code = "import sys; from kdcompress.cli import main; main(sys.argv[1:])"
+        arguments = map(str, run(tmp_path, "train.epochs=0.01"))
+        found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert found.returncode == 2 and "Another process" in found.stderr
