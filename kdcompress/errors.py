@@ -26,7 +26,7 @@ class KDCompressError(Exception):
         parts = {"where": where, "got": got, "allowed": allowed, "next": hint}
         lines = [what, *(f"  {name}: {part}" for name, part in parts.items() if part is not None)]
         super().__init__("\n".join(lines))
-        self.what = what
+        self.what, self.got, self.hint = what, got, hint
 
 
 class GateError(KDCompressError):

@@ -330,9 +330,7 @@ class Compression:
                 if not step.may_fail:
                     raise
                 self.errors[step.name] = error
-                say(
-                    f"{step.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}", style="yellow"
-                )
+                say(f"{step.name}: {_reason(error)[0]}", style="yellow")
         self._finish("latency", self._latency_stage(), "latency" in force)
         return self.document()
 
@@ -363,18 +361,18 @@ class Compression:
         role, target_name = name.split("-", 1)
         target = None if target_name == "fp32" else formats.target(target_name)
         row = Row(
-            name=f"{role} {target_name}",
+            name=name,
             role=role,
             format=target.format if target else "onnx",
             precision=target.precision if target else "fp32",
             status="measured",
             target=target.name if target else None,
         )
-        row.name = name
         row.parameters = self.done[role].result["parameters"]
         if name in self.errors:
             missing = isinstance(self.errors[name], RuntimeMissingError)
-            row.status, row.why = "skipped" if missing else "failed", _reason(self.errors[name])
+            row.status = "skipped" if missing else "failed"
+            row.why, row.next = _reason(self.errors[name])
             return row
         artifact = self.artifact(name)
         row.file = str(artifact.path.relative_to(self.folder.path))
@@ -383,7 +381,8 @@ class Compression:
         row.build_seconds = self.done[name].seconds
         if (error := self.errors.get(f"check-{name}")) is not None:
             missing = isinstance(error, RuntimeMissingError)
-            row.status, row.why = "built, not run" if missing else "failed", _reason(error)
+            row.status = "built, not run" if missing else "failed"
+            row.why, row.next = _reason(error)
             return row
         check = self.done[f"check-{name}"].result
         row.accuracy, row.parity, row.runtime = check["accuracy"], check["parity"], check["runtime"]
@@ -510,8 +509,11 @@ def _ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:
     } | {kind: {} for kind, base in bases.items() if base not in ok}
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, KDCompressError) else f"{type(error).__name__}: {error}"
+def _reason(error: Exception) -> tuple[str, str | None]:
+    """Why, and what to do next."""
+    if not isinstance(error, KDCompressError):
+        return f"{type(error).__name__}: {error}", None
+    return error.what + (f" ({error.got})" if error.got is not None else ""), error.hint
 
 
 def _file_hash(path: Path) -> str:

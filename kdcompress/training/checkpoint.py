@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from kdcompress.errors import KDCompressError
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -19,7 +22,17 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state last saved, or None where nothing has been saved yet."""
+    """The state last saved, or None where nothing has been saved yet.
+
+    Raises KDCompressError for a file that is damaged."""
     if not path.is_file():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise KDCompressError(
+            "The training's checkpoint cannot be read.",
+            where=path,
+            got=str(error).splitlines()[0],
+            hint="start this training again with --force teacher or --force student",
+        ) from error

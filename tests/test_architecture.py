@@ -1,0 +1,83 @@
+"""Imports go one way, and heavy libraries are imported where they are used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A room may import those in its own row or an earlier one.
+ROWS = [
+    {"errors", "optional", "registry", "__init__"},
+    {"recipe", "artifact", "runner", "console"},
+    {"data", "models", "methods", "training", "compare", "bench", "report"},
+    {"export"},
+    {"pipelines"},
+    {"cli", "__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
+NOT_OF = {"methods": {"training"}, "models": {"training", "methods"}, "data": {"training", "models", "methods"}}
+LINKS = ROOT / "kdcompress/export", ROOT / "kdcompress/pipelines"  # to the folders at the top
+FILES = [
+    path
+    for folder in ("kdcompress", "export", "pipelines")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if not any(path.is_relative_to(link) for link in LINKS)
+]
+
+
+def room_of(path):
+    first, *rest = path.relative_to(ROOT).parts
+    return first if first != "kdcompress" else rest[0].removesuffix(".py")
+
+
+def imported(tree):
+    """(module, whether at the top level of the file) of each import of kdcompress."""
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [node.module] if node.module != "kdcompress" else [f"kdcompress.{a.name}" for a in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, id(node) not in inside
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    for name, _ in imported(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[0] != "kdcompress" or len(parts) == 1 or parts[1].startswith("__"):
+            continue
+        assert LEVEL[parts[1]] <= LEVEL[room], f"{room} imports {name}"
+        assert parts[1] not in NOT_OF.get(room, ()), f"{room} imports {name}"
+
+
+def test_the_command_line_imports_inside_command_bodies():
+    at_top = [name for name, top in imported(ast.parse((ROOT / "kdcompress/cli.py").read_text())) if top]
+    allowed = {"__future__", "json", "shlex", "sys", "pathlib", "typing", "click", "kdcompress.__version__"}
+    assert set(at_top) <= allowed | {"kdcompress.errors"}
+
+
+@pytest.mark.parametrize("module", ["kdcompress.recipe", "kdcompress.export.formats", "kdcompress.report.write"])
+def test_module_is_light(module):
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'onnx', 'onnxruntime', 'timm'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_the_project_names_no_path_of_a_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.is_file() and path.suffix in {".py", ".md", ".yaml", ".toml", ".txt", ".json", ""}:
+            assert str(ROOT) + "/" not in path.read_text(), name

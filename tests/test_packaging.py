@@ -1,0 +1,59 @@
+"""The wheel and the sdist hold everything, and what is installed from the wheel works."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(wheel, sdist), built from a copy of what git tracks: the wheel is made from the sdist."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
+
+
+def expected():
+    """The files that install, by their place below site-packages."""
+    rooms = {"kdcompress": "kdcompress", "export": "kdcompress/export", "pipelines": "kdcompress/pipelines"}
+    files = set()
+    for folder, prefix in rooms.items():
+        for path in (ROOT / folder).rglob("*"):
+            below = path.relative_to(ROOT / folder)
+            through_a_link = folder == "kdcompress" and below.parts[0] in ("export", "pipelines")
+            if path.is_file() and "__pycache__" not in below.parts and not through_a_link:
+                files.add(f"{prefix}/{below.as_posix()}")
+    return files
+
+
+def test_the_wheel_holds_exactly_the_package(built):
+    names = {n for n in zipfile.ZipFile(built[0]).namelist() if ".dist-info/" not in n}
+    assert names == expected()
+
+
+def test_the_sdist_can_build_the_same_wheel(built):
+    with tarfile.open(built[1]) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert {"setup.py", "pyproject.toml", "README.md", "export/formats.py", "pipelines/compress.py"} <= names
+
+
+def test_the_wheel_works_away_from_the_checkout(built, tmp_path):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(built[0])]
+    subprocess.run(install, check=True, capture_output=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+        "import kdcompress, kdcompress.export.formats as f, kdcompress.cli as c\n"
+        f"assert kdcompress.__file__.startswith({str(site)!r}), kdcompress.__file__\n"
+        "assert 'x86-vnni' in f.targets() and 'fashion-mnist' in c.shipped_recipes()\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

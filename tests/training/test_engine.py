@@ -1,0 +1,148 @@
+"""The engine: schedules, what is trained and kept, and how it stops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kdcompress.data.source import Source, Split
+from kdcompress.errors import KDCompressError
+from kdcompress.models.build import build
+from kdcompress.recipe import Augment, Train
+from kdcompress.training import engine
+from kdcompress.training.distillation import Distillation, Member
+from kdcompress.training.schedule import lr_scale
+
+
+def source(n=256, classes=4):
+    """Images whose quadrant with a bright square is their class."""
+    rng = np.random.Generator(np.random.PCG64(0))
+
+    def split(count):
+        labels = np.arange(count) % classes
+        images = rng.integers(0, 80, (count, 28, 28, 1), dtype=np.uint8)
+        for image, label in zip(images, labels):
+            y, x = 14 * (label // 2), 14 * (label % 2)
+            image[y : y + 14, x : x + 14] = 200
+        return Split(images, labels.astype(np.int64))
+
+    return Source("squares", tuple("abcd"), split(n), split(64), split(64), (0.3,), (0.3,), "hash", "made", None)
+
+
+def distillation(data, seed=0, method=None):
+    torch.manual_seed(seed)
+    example = torch.from_numpy(data.train.images[:2]).permute(0, 3, 1, 2)
+
+    def member(name):
+        return Member(build(name, 4, 1), data.mean, data.std)
+
+    return Distillation(member("resnet8"), member("resnet14") if method else None, method or {"none": {}}, example)
+
+
+def run(data, tmp_path, train, seed=0, **rest):
+    return engine.train(distillation(data, seed, **rest), data, train, Augment(), seed, tmp_path)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "multi-step", "constant"])
+def test_schedule_rises_peaks_at_one_and_does_not_go_below_zero(schedule):
+    train = Train(schedule=schedule, warmup=0.1, milestones=(0.5, 0.75))
+    scale = [lr_scale(train, step / 1000) for step in range(1000)]
+    assert max(scale) == pytest.approx(1.0, abs=1e-3) and min(scale) > 0
+    assert scale[50] == pytest.approx(0.5)
+
+
+def test_schedules_by_hand():
+    assert lr_scale(Train(schedule="cosine"), 0.5) == pytest.approx(0.5)
+    assert lr_scale(Train(schedule="multi-step", milestones=(0.5, 0.75)), 0.8) == pytest.approx(0.01)
+    assert lr_scale(Train(schedule="one-cycle", warmup=0.2), 0.6) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"optimizer": "adamw", "lr": 0.003}, {"clip_norm": 1.0}])
+def test_it_learns_and_keeps_best_and_last(tmp_path, extra):
+    data = source()
+    result = run(data, tmp_path, Train(**{"epochs": 6, "batch_size": 32, "lr": 0.05, "precision": "fp32", **extra}))
+    assert result.best["accuracy"] > 90
+    assert len(result.history) == 6 and result.last["epoch"] == 6
+    assert result.best["accuracy"] == max(h["validation_accuracy"] for h in result.history)
+    assert set(result.best_weights) == set(result.last_weights)
+    assert result.images_seen == 6 * 256
+
+
+def test_a_budget_of_images_sets_the_steps(tmp_path):
+    result = run(source(), tmp_path, Train(images=100, batch_size=32, precision="fp32"))
+    assert result.images_seen == 128 and result.history[-1]["step"] == 4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_same_seed_gives_the_same_weights(tmp_path, precision):
+    data, train = source(), Train(epochs=1, batch_size=32, precision=precision)
+    first, second, other = (
+        run(data, tmp_path / name, train, seed, method={"kd": {}})
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        if not (tmp_path / name).mkdir()
+    )
+    assert all(torch.equal(v, second.last_weights[k]) for k, v in first.last_weights.items())
+    assert any(not torch.equal(v, other.last_weights[k]) for k, v in first.last_weights.items())
+
+
+def test_stopped_and_called_again_it_ends_with_the_same_weights(tmp_path, monkeypatch):
+    data = source()
+    train = Train(epochs=2, batch_size=32, ema=0.9, precision="fp32")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = run(data, tmp_path / "whole", train, method={"reviewkd": {}})
+    monkeypatch.setattr(engine, "CHECK_EVERY", 1)
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
+    stops = []
+
+    def stop_at_every_fifth_step(step, steps, facts):
+        if step % 5 == 0 and step not in stops:
+            stops.append(step)
+            raise KeyboardInterrupt
+
+    parts = None
+    while parts is None:
+        d = distillation(data, method={"reviewkd": {}})
+        try:
+            parts = engine.train(d, data, train, Augment(), 0, tmp_path / "parts", stop_at_every_fifth_step)
+        except KeyboardInterrupt:
+            continue
+    assert stops == [5, 10, 15]
+    assert all(torch.equal(v, parts.last_weights[k]) for k, v in whole.last_weights.items())
+    assert all(torch.equal(v, parts.best_weights[k]) for k, v in whole.best_weights.items())
+    assert [h["validation_accuracy"] for h in parts.history] == [h["validation_accuracy"] for h in whole.history]
+    for a, b in zip(parts.history, whole.history):
+        assert a["loss"] == pytest.approx(b["loss"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_the_images_and_the_term(tmp_path):
+    data = source()
+    d = distillation(data, method={"kd": {}})
+    step = iter(range(100))
+    terms = d.methods["kd"].terms
+
+    def poisoned(*arguments):
+        found = terms(*arguments)
+        return {"kd": found["kd"] * math.inf} if next(step) == 3 else found
+
+    d.methods["kd"].terms = poisoned
+    with pytest.raises(KDCompressError) as caught:
+        engine.train(d, data, Train(epochs=2, batch_size=8, precision="fp32"), Augment(), 0, tmp_path)
+    message = str(caught.value)
+    assert "kd is not finite at step 4 of 64" in message and "training images" in message
+    batch = engine.Loader(data.train, Augment(), 8, 0).batch_at(3)
+    assert ", ".join(map(str, batch.index.tolist())) in message
+
+
+def test_a_damaged_checkpoint_is_told_of(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half of it")
+    with pytest.raises(KDCompressError, match="checkpoint"):
+        run(source(), tmp_path, Train(epochs=1, batch_size=32))
+
+
+@pytest.mark.gpu
+def test_training_on_the_gpu(tmp_path):
+    data = source()
+    result = run(data, tmp_path, Train(epochs=6, batch_size=32, lr=0.05), method={"reviewkd": {}})
+    assert result.device.startswith("cuda") and result.best["accuracy"] > 90
