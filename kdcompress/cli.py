@@ -73,17 +73,17 @@ def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[st
     from kdcompress.pipelines.compress import Compression, failures, is_main_process, save_recipe
 
     compression = Compression(recipe, output, command)
+    compression.check()
     names = [*(step.name for step in compression.steps()), "latency"]
     for name in force:
         if name not in names:
             raise unknown_name("stage", name, names, where="--force")
-    compression.check()
     if dry_run:
         plan = compression.plan()
         if as_json:
             return _print_json([{"stage": name, "state": state} for name, state in plan])
         for name, state in plan:
-            click.echo(f"{state:<6} {name}")
+            click.echo(f"{state:<8} {name}")
         return None
     if not is_main_process():
         return compression.train_only(frozenset(force))
@@ -122,17 +122,12 @@ def find_recipe(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists():
         return path
+    from kdcompress.pipelines.catalogue import shipped_recipes
+
     shipped = shipped_recipes()
     if name not in shipped:
         raise unknown_name("recipe", name, shipped)
     return shipped[name]
-
-
-def shipped_recipes() -> dict[str, Path]:
-    import kdcompress.pipelines
-
-    folder = Path(kdcompress.pipelines.__path__[0]) / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 @main.command()

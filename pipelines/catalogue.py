@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import Any
 
 from kdcompress import __version__
@@ -66,9 +67,11 @@ def targets() -> list[dict[str, Any]]:
     return rows
 
 
-def recipes() -> list[dict[str, Any]]:
-    from kdcompress.cli import shipped_recipes
+def shipped_recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
 
+
+def recipes() -> list[dict[str, Any]]:
     return [{"recipe": name, "about": _first_comment(path.read_text())} for name, path in shipped_recipes().items()]
 
 

@@ -26,6 +26,7 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.methods import methods
 from kdcompress.models.build import build, count_parameters, macs
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
@@ -47,6 +48,7 @@ class Step:
     after: tuple[str, ...]
     stage: Callable[[dict[str, Done]], Stage]
     may_fail: bool = False  # one failing target never stops the others
+    available: Callable[[], None] = lambda: None  # raises RuntimeMissingError where it cannot be done here
 
 
 class Compression:
@@ -120,6 +122,8 @@ class Compression:
             attempt(lambda name=name: formats.target(name))
         for options in filter(None, (recipe.train, recipe.teacher and recipe.teacher.train)):
             attempt(lambda options=options: choose_precision(options.precision))
+        for name, options in recipe.method.items():
+            attempt(lambda name=name, options=options: methods[name].parse_options(name, options))
         attempt(lambda: self.source)
         if not problems:  # the networks are built for the source's images and classes
             if recipe.teacher and recipe.teacher.train:
@@ -142,7 +146,8 @@ class Compression:
         for role in roles:
             steps += [self._export_step(role), self._check_step(role, f"{role}-fp32", may_fail=role == "teacher")]
         for name in self.recipe.export.targets:
-            steps += [self._target_step(name), self._check_step("student", f"student-{name}", may_fail=True)]
+            runtime = formats.target(name).runtime
+            steps += [self._target_step(name), self._check_step("student", f"student-{name}", runtime, may_fail=True)]
         return steps
 
     def _train_step(self, role: str) -> Step:
@@ -255,9 +260,9 @@ class Compression:
             inputs = {"parent": done["student-fp32"].hash, "data": self.source.hash}
             return Stage(name, work, params, inputs, ("torch", "onnx", "onnxruntime"))
 
-        return Step(name, ("student-fp32",), stage, may_fail=True)
+        return Step(name, ("student-fp32",), stage, may_fail=True, available=formats.writers[target.writer].check)
 
-    def _check_step(self, role: str, name: str, may_fail: bool) -> Step:
+    def _check_step(self, role: str, name: str, runtime: str = "onnxruntime-cpu", may_fail: bool = False) -> Step:
         """Parity with PyTorch and accuracy on the test split, by the file in its own runtime."""
 
         def work(folder: Path) -> dict[str, Any]:
@@ -278,7 +283,7 @@ class Compression:
             inputs = {"artifact": done[name].hash, "weights": done[role].hash, "data": self.source.hash}
             return Stage(f"check-{name}", work, {}, inputs, ("onnxruntime",))
 
-        return Step(f"check-{name}", (name,), stage, may_fail=may_fail)
+        return Step(f"check-{name}", (name,), stage, may_fail, available=formats.runners[runtime].check)
 
     def _latency_stage(self) -> Stage:
         """Every file that runs here, interleaved, so that ratios hold on a machine that drifts."""
@@ -306,18 +311,19 @@ class Compression:
     # Running them
 
     def plan(self) -> list[tuple[str, str]]:
-        """(step, "done" or "to do") of each step, with nothing run or written."""
-        done: dict[str, Done] = {}
-        plan = []
+        """(step, "done", "to do" or "not here") of each step, with nothing run or written."""
+        plan = {}
         for step in self.steps():
-            ready = all(name in done for name in step.after)
-            finished = self.folder.finished(step.stage(done)) if ready else None
+            if not _is_available(step) or any(plan[name] == "not here" for name in step.after):
+                plan[step.name] = "not here"
+                continue
+            ready = all(name in self.done for name in step.after)
+            finished = self.folder.finished(step.stage(self.done)) if ready else None
             if finished:
-                done[step.name] = finished
-            plan.append((step.name, "done" if finished else "to do"))
-        self.done = done
-        latency_done = all(state == "done" for _, state in plan) and self.folder.finished(self._latency_stage())
-        return [*plan, ("latency", "done" if latency_done else "to do")]
+                self.done[step.name] = finished
+            plan[step.name] = "done" if finished else "to do"
+        measured = "to do" not in plan.values() and self.folder.finished(self._latency_stage())
+        return [*plan.items(), ("latency", "done" if measured else "to do")]
 
     def run(self, force: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Do what is not done yet and return the report's document. The folder must be held."""
@@ -325,6 +331,7 @@ class Compression:
             if any(name in self.errors for name in step.after):
                 continue
             try:
+                step.available()
                 self._finish(step.name, step.stage(self.done), step.name in force)
             except Exception as error:
                 if not step.may_fail:
@@ -490,6 +497,14 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
     write_atomic(folder / "recipe.yaml", recipe_yaml(recipe))
+
+
+def _is_available(step: Step) -> bool:
+    try:
+        step.available()
+    except RuntimeMissingError:
+        return False
+    return True
 
 
 def _recorded(artifact: Artifact) -> dict[str, Any]:

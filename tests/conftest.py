@@ -9,13 +9,6 @@ import pytest
 DATASETS = Path(os.environ.get("KDCOMPRESS_DATA") or Path(__file__).parents[1] / "datasets").resolve()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _shared_cores():
-    import torch
-
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
-
-
 @pytest.fixture(scope="session")
 def fashion_mnist_root():
     """The folder that holds Fashion-MNIST, got by the project's own means where it is not there yet."""

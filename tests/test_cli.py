@@ -83,10 +83,13 @@ def test_init_copies_a_recipe_once(tmp_path):
 # Bad input: (how to make it, exit code, what the message says)
 
 
+BRIEF = {"images": 2}  # what is not refused does not take long
+
+
 def recipe(tmp_path, text="", **changes):
     import yaml
 
-    base = {"name": "x", "data": {"source": "fashion-mnist"}, "student": {"model": "resnet8"}}
+    base = {"name": "x", "data": {"source": "fashion-mnist"}, "student": {"model": "resnet8"}, "train": BRIEF}
     path = tmp_path / "recipe.yaml"
     path.write_text(text or yaml.safe_dump({**base, **changes}))
     return path
@@ -166,16 +169,19 @@ BAD = {
     "a model option that it lacks": (lambda t: run(t, student={"model": "resnet8", "options": {"wide": 2}}), "wide"),
     "a module that cannot be imported": (lambda t: run(t, student={"model": "no_such_module:net"}), "no_such_module"),
     "an unknown method": (
-        lambda t: run(t, **{**with_teacher(train={}), "method": "reviewdk"}),
+        lambda t: run(t, **{**with_teacher(train=BRIEF), "method": "reviewdk"}),
         "did you mean 'reviewkd'",
     ),
     "an unknown method option": (
-        lambda t: run(t, **{**with_teacher(train={}), "method": {"kd": {"temprature": 2}}}),
+        lambda t: run(t, **{**with_teacher(train=BRIEF), "method": {"kd": {"temprature": 2}}}),
         "method.kd.temprature",
     ),
     "a method without its teacher": (lambda t: run(t, method="kd"), "needs a teacher"),
     "an unknown target": (lambda t: run(t, export={"targets": ["x86-vnnni"]}), "did you mean 'x86-vnni'"),
-    "an unknown tap": (lambda t: run(t, **with_teacher(train={}, taps=["block9"])), "block9"),
+    "an unknown tap": (
+        lambda t: run(t, **{**with_teacher(train=BRIEF, taps=["block9"]), "method": "reviewkd"}),
+        "block9",
+    ),
     "fp16 training on a CPU": (lambda t: run(t, train={"precision": "fp16"}), "needs a GPU"),
     "a teacher with neither weights nor training": (lambda t: run(t, **with_teacher()), "either `weights`"),
     "weights that are not there": (
@@ -241,9 +247,9 @@ def test_bad_input_is_answered(kind, tmp_path, fashion_mnist_root, capfd):
 
 
 def test_several_mistakes_are_told_at_once(tmp_path):
-    found = invoke(*run(tmp_path, data={"source": "none"}, export={"targets": ["a", "b"]}))
-    assert found.exit_code == 2 and "3 problems" in found.stderr
-    assert all(re.search(f"named '{name}'", found.stderr) for name in ("none", "a", "b"))
+    found = invoke(*run(tmp_path, data={"source": "none"}, export={"targets": ["a", "b"]}, method="c"))
+    assert found.exit_code == 2 and "4 problems" in found.stderr
+    assert all(re.search(f"named '{name}'", found.stderr) for name in ("none", "a", "b", "c"))
 
 
 def test_a_run_that_another_process_writes(tmp_path, fashion_mnist_root):

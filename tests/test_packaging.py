@@ -51,9 +51,9 @@ def test_the_wheel_works_away_from_the_checkout(built, tmp_path):
     subprocess.run(install, check=True, capture_output=True)
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import kdcompress, kdcompress.export.formats as f, kdcompress.cli as c\n"
+        "import kdcompress, kdcompress.export.formats as f, kdcompress.pipelines.catalogue as p\n"
         f"assert kdcompress.__file__.startswith({str(site)!r}), kdcompress.__file__\n"
-        "assert 'x86-vnni' in f.targets() and 'fashion-mnist' in c.shipped_recipes()\n"
+        "assert 'x86-vnni' in f.targets() and 'fashion-mnist' in p.shipped_recipes()\n"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

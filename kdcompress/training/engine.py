@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from kdcompress.data.loader import Loader
@@ -109,6 +110,7 @@ def train(
     Raises KDCompressError when a loss term is not finite, with the step, the images and the term.
     """
     precision = choose_precision(options.precision)
+    AcceleratorState._reset_state()  # teacher and student may train in different precisions
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     device = accelerator.device
     loader = Loader(

@@ -15,7 +15,7 @@ from kdcompress.cli import main
 
 SMALL = (
     "data.train_images=1500",
-    "teacher.model=resnet14",
+    "teacher.model=resnet8",
     "teacher.train.epochs=1",
     "train.epochs=1",
     "export.max_drop=100",
@@ -77,15 +77,15 @@ def test_again_does_nothing_and_the_effective_recipe_gives_the_same_run(job):
     assert all(stage["reused"] for stage in again["stages"])
     assert again["rows"] == document["rows"]
     plan = CliRunner().invoke(main, ["run", str(folder / "recipe.yaml"), "-o", str(folder), "--dry-run", "--json"])
-    assert {step["state"] for step in json.loads(plan.stdout)} == {"done"}
+    assert {step["state"] for step in json.loads(plan.stdout)} <= {"done", "not here"}
 
 
 def test_changing_one_target_makes_that_target_alone(job):
     run, folder, _ = job
-    plan = run("export.targets=[x86-vnni, onnx-fp16]", "--dry-run", "--json")
+    plan = run("export.targets=[x86-vnni, tensorrt-rtx]", "--dry-run", "--json")
     states = {step["stage"]: step["state"] for step in json.loads(plan.stdout)}
     assert states.pop("latency") == "to do"  # the files left are compared anew
-    assert set(states.values()) == {"done"}
+    assert set(states.values()) <= {"done", "not here"}
     plan = run("export.calibration_images=64", "--dry-run", "--json")
     to_do = {step["stage"] for step in json.loads(plan.stdout) if step["state"] == "to do"}
     assert "student-x86-vnni" in to_do and not to_do & {"teacher", "student", "student-fp32", "teacher-fp32"}
@@ -125,7 +125,7 @@ main()
 def start(folder, root):
     arguments = [
         *("run", "fashion-mnist-demo", *SMALL, "export.targets=[]", f"data.root={root}"),
-        *("teacher.model=resnet8", "train.epochs=3", "method=reviewkd", "train.ema=0.9", "-o", str(folder)),
+        *("train.epochs=3", "method=reviewkd", "train.ema=0.9", "-o", str(folder)),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
