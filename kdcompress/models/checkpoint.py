@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import tempfile
@@ -44,7 +45,7 @@ def save_weights(
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(safetensors.torch.save(tensors, dict(metadata or {})))
+            file.write(_canonical(safetensors.torch.save(tensors, dict(metadata or {}))))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -52,6 +53,18 @@ def save_weights(
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _canonical(data: bytes) -> bytes:
+    """The same file with its metadata in order: the library writes them in an order of its own each time, and equal
+    weights shall be equal files."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def load_weights(module: nn.Module, path: Path) -> dict[str, str]:

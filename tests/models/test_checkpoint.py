@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -156,3 +158,18 @@ def test_no_file_another_suffix_and_no_state_dict(model, tmp_path):
     assert "keys epoch, best" in refused(model, tmp_path / "w.pt")
     torch.save([1], tmp_path / "v.pt")
     assert "got: list" in refused(model, tmp_path / "v.pt")
+
+
+def test_equal_weights_are_equal_files(model, tmp_path):
+    """Also across processes, whose hash seeds differ."""
+    metadata = {name: name for name in ("role", "model", "method", "recipe", "epoch")}
+    save_weights(model, tmp_path / "a.safetensors", metadata)
+    code = (
+        "import sys; from kdcompress.models.checkpoint import save_weights; from safetensors.torch import load_file\n"
+        "save_weights(load_file(sys.argv[1]), sys.argv[2], {n: n for n in sys.argv[3:]})"
+    )
+    for name in ("b", "c"):
+        paths = [str(tmp_path / f"{n}.safetensors") for n in ("a", name)]
+        subprocess.run([sys.executable, "-c", code, *paths, *metadata], check=True)
+        assert (tmp_path / f"{name}.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+    assert load_weights(model, tmp_path / "a.safetensors") == metadata
