@@ -21,6 +21,8 @@ slow: install data
 
 lint: install
 	$(RUN)/ruff check .
+	$(RUN)/ruff format --check --quiet .
+	$(RUN)/mypy kdcompress
 
 install: $(VENV)/.installed
 

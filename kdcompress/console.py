@@ -6,7 +6,7 @@ import os
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 out = Console()  # data: tables, reports
 if not out.is_terminal and "COLUMNS" not in os.environ:
@@ -37,7 +37,7 @@ class TrainingProgress:
             if err.is_terminal
             else None
         )
-        self.task = None
+        self.task: TaskID | None = None
         self.last_line = time.monotonic()
         self.first: tuple[float, int] | None = None
         self.validation: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -339,6 +340,7 @@ class Compression:
                 self.errors[step.name] = error
                 say(f"{step.name}: {_reason(error)[0]}", style="yellow")
         self._finish("latency", self._latency_stage(), "latency" in force)
+        self._publish()
         return self.document()
 
     def train_only(self, force: frozenset[str] = frozenset()) -> None:
@@ -346,6 +348,23 @@ class Compression:
         for step in self.steps():
             if step.name in ("teacher", "student"):
                 self._finish(step.name, step.stage(self.done), step.name in force)
+
+    def _publish(self) -> None:
+        """Put what the run made into ``artifacts/``, under plain names: a copy of each file and its record."""
+        made = {name for name, done in self.done.items() if "artifact" in done.result}
+        folder = self.folder.path / "artifacts"
+        folder.mkdir(exist_ok=True)
+        wanted = {}
+        for artifact in map(self.artifact, made):
+            wanted[artifact.path.name] = artifact.path
+            wanted[artifact.path.name + ".json"] = artifact.path.with_name(artifact.path.name + ".json")
+        for old in folder.iterdir():
+            if old.name not in wanted:
+                old.unlink()
+        for name, path in wanted.items():
+            if not (folder / name).is_file() or sha256(folder / name) != sha256(path):
+                with formats.replacing(folder / name) as temporary:
+                    shutil.copyfile(path, temporary)
 
     def _finish(self, name: str, stage: Stage, force: bool) -> None:
         done = self.done[name] = self.folder.run(stage, force)
@@ -382,7 +401,7 @@ class Compression:
             row.why, row.next = _reason(self.errors[name])
             return row
         artifact = self.artifact(name)
-        row.file = str(artifact.path.relative_to(self.folder.path))
+        row.file = f"artifacts/{artifact.path.name}"
         row.sha256, row.bytes, row.precision = artifact.sha256, artifact.bytes, artifact.precision
         row.coverage = artifact.provenance.get("coverage")
         row.build_seconds = self.done[name].seconds

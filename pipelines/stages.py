@@ -126,7 +126,10 @@ class RunFolder:
         if stage.collective and int(os.environ.get("RANK", "0")) > 0:
             stage.work(self._partial(stage))  # the first process prepares the folder and keeps the result
             _wait_for_everyone()
-            return self.finished(stage)
+            done = self.finished(stage)
+            if done is None:
+                raise KDCompressError(f"The first process did not finish the stage {stage.name!r}.", where=self.path)
+            return done
         done = self._do(stage, force)
         if stage.collective:
             _wait_for_everyone()
@@ -141,7 +144,7 @@ class RunFolder:
             partial.mkdir(parents=True, exist_ok=True)
             result = stage.work(partial)
             files = {p.relative_to(partial).as_posix(): sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-            record = {
+            record: dict[str, Any] = {
                 "stage": stage.name,
                 "version": stage.version,
                 "params": stage.params,

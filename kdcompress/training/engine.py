@@ -125,7 +125,7 @@ def train(
     )
     per_epoch = loader.steps_per_epoch
     steps = max(
-        1, math.ceil(options.images / options.batch_size) if options.images else round(options.epochs * per_epoch)
+        1, math.ceil(options.images / loader.batch_size) if options.images else round(options.epochs * per_epoch)
     )
 
     if options.channels_last:
@@ -172,7 +172,7 @@ def train(
             sums[name] = sums.get(name, 0.0) + value
         counted += len(window)
         now = time.monotonic()
-        rate = len(window) * options.batch_size / max(now - last_looked, 1e-9)
+        rate = len(window) * loader.batch_size / max(now - last_looked, 1e-9)
         last_looked = now
         window.clear()
 
@@ -213,7 +213,7 @@ def train(
                 "loss": sum(terms.values()),
                 "terms": terms,
                 "validation_accuracy": score,
-                "images_per_second": round(step * options.batch_size / seconds, 1),
+                "images_per_second": round(step * loader.batch_size / seconds, 1),
                 "seconds": round(seconds, 2),
             }
         )
@@ -253,7 +253,7 @@ def train(
                 progress(finished, steps, facts)
             last_looked = time.monotonic() if epoch_ends else last_looked
 
-    result.images_seen = steps * options.batch_size
+    result.images_seen = steps * loader.batch_size
     result.seconds = spent + time.monotonic() - begun
     if start == steps:  # everything was done before the interruption
         result.seconds = spent

@@ -11,6 +11,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
+from kdcompress.artifact import Artifact
 from kdcompress.cli import main
 
 SMALL = (
@@ -48,7 +49,7 @@ def test_every_artefact_is_measured_or_says_why_not(job):
         "student-tensorrt-rtx",
     }
     for name, row in rows.items():
-        assert (folder / row["file"]).stat().st_size == row["bytes"]
+        assert Artifact.of(folder / row["file"], "", "", None).sha256 == row["sha256"]
         if name == "student-tensorrt-rtx":
             assert row["status"] in ("built, not run", "measured")
             assert row["coverage"]["conv"]["fp32"] == 0
@@ -117,6 +118,7 @@ def test_a_gate_that_is_not_met_ends_with_1_after_the_report(job):
 DRIVER = """
 import kdcompress.training.engine as engine
 engine.CHECK_EVERY, engine.CHECKPOINT_SECONDS = 1, 0.0  # a checkpoint at every step
+from kdcompress.artifact import Artifact
 from kdcompress.cli import main
 main()
 """
@@ -166,3 +168,22 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashio
     _, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors.decode()
     assert weights(folder) == weights(tmp_path / "whole") and set(weights(folder)) == {"teacher", "student"}
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path, fashion_mnist_root):
+    """Near the losses of one process with the same global batch: batch norms see half of it each."""
+    arguments = [
+        *("run", "fashion-mnist-demo", *SMALL, "export.targets=[]", f"data.root={fashion_mnist_root}"),
+        *("train.precision=fp32", "teacher.train.precision=fp32", "-o"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    together = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "kdcompress"]
+    for name, start in (("one", [sys.executable, "-m", "kdcompress"]), ("two", together)):
+        command = [*start, *arguments, str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
+    for a, b in zip(one["training"], two["training"]):
+        assert a["images_seen"] == b["images_seen"]
+        assert b["history"][0]["loss"] == pytest.approx(a["history"][0]["loss"], rel=0.1)
