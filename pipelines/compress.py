@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,6 +52,19 @@ class Step:
     available: Callable[[], None] = lambda: None  # raises RuntimeMissingError where it cannot be done here
 
 
+Role = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the recipe says of the teacher, or of the student."""
+
+    network: Network
+    train: Train | None  # None: its weights are given
+    method: dict[str, dict[str, Any]]
+    seed: int
+
+
 class Compression:
     """One run of a recipe in a folder."""
 
@@ -59,6 +72,10 @@ class Compression:
         self.recipe, self.folder, self.command = recipe, RunFolder(folder), command
         self.done: dict[str, Done] = {}
         self.errors: dict[str, Exception] = {}
+        self.parts: dict[Role, Part] = {}
+        if (teacher := recipe.teacher) is not None:
+            self.parts["teacher"] = Part(teacher, teacher.train, {"none": {}}, teacher.seed)
+        self.parts["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed)
 
     @cached_property
     def source(self) -> Source:
@@ -66,8 +83,8 @@ class Compression:
 
     # What the recipe names, made
 
-    def spec(self, network: Network) -> InputSpec:
-        source, export = self.source, self.recipe.export
+    def spec(self, role: Role) -> InputSpec:
+        network, source, export = self.parts[role].network, self.source, self.recipe.export
         _, height, width, channels = source.train.images.shape
         return InputSpec(
             height=height,
@@ -80,38 +97,35 @@ class Compression:
             batch=export.batch,
         )
 
-    def network(self, network: Network, seed: int) -> torch.nn.Module:
-        """The network with the seed's initial weights, or those of its checkpoint."""
-        torch.manual_seed(seed)
-        spec = self.spec(network)
-        net = build(network.model, spec.classes, spec.channels, network.options)
-        if network.weights:
-            load_weights(net, network.weights)
+    def network(self, role: Role) -> torch.nn.Module:
+        """The network with its seed's initial weights, those of its checkpoint, or those of its finished training."""
+        part, spec = self.parts[role], self.spec(role)
+        torch.manual_seed(part.seed)
+        net = build(part.network.model, spec.classes, spec.channels, part.network.options)
+        if role in self.done:
+            load_weights(net, self.done[role].folder / "weights.safetensors")
+        elif part.network.weights:
+            load_weights(net, part.network.weights)
         return net
 
-    def member(self, network: Network, seed: int) -> Member:
-        spec = self.spec(network)
-        return Member(self.network(network, seed), spec.mean, spec.std, network.taps)
+    def member(self, role: Role) -> Member:
+        spec = self.spec(role)
+        return Member(self.network(role), spec.mean, spec.std, self.parts[role].network.taps)
 
     def example(self) -> torch.Tensor:
         """Two training images, uint8 [2, C, H, W]."""
         return torch.from_numpy(self.source.train.images[:2]).permute(0, 3, 1, 2).contiguous()
 
-    def distillation(self, role: str) -> Distillation:
+    def distillation(self, role: Role) -> Distillation:
         """What is trained for the student, or for the teacher (which has no teacher of its own)."""
-        recipe = self.recipe
-        if role == "teacher":
-            member = self.member(recipe.teacher, recipe.teacher.seed)
-            return Distillation(member, None, {"none": {}}, self.example(), recipe.teacher.train.label_smoothing)
-        teacher = self.member(recipe.teacher, recipe.teacher.seed) if recipe.teacher else None
-        if teacher is not None and "teacher" in self.done:
-            load_weights(teacher.net, self.done["teacher"].folder / "weights.safetensors")
-        student = self.member(recipe.student, recipe.seed)
-        return Distillation(student, teacher, recipe.method, self.example(), recipe.train.label_smoothing)
+        part = self.parts[role]
+        teacher = self.member("teacher") if role == "student" and "teacher" in self.parts else None
+        smoothing = part.train.label_smoothing if part.train else 0.0
+        return Distillation(self.member(role), teacher, part.method, self.example(), smoothing)
 
     def check(self) -> None:
         """Everything that can be known to fail is found now, and all of it at once."""
-        recipe, problems = self.recipe, []
+        problems: list[UsageError] = []
 
         def attempt(action: Callable[[], Any]) -> None:
             try:
@@ -119,20 +133,17 @@ class Compression:
             except UsageError as error:
                 problems.append(error)
 
-        for name in recipe.export.targets:
-            attempt(lambda name=name: formats.target(name))
-        for options in filter(None, (recipe.train, recipe.teacher and recipe.teacher.train)):
-            attempt(lambda options=options: choose_precision(options.precision))
-        for name, options in recipe.method.items():
-            attempt(lambda name=name, options=options: methods[name].parse_options(name, options))
+        for name in self.recipe.export.targets:
+            attempt(partial(formats.target, name))
+        for part in self.parts.values():
+            if part.train:
+                attempt(partial(choose_precision, part.train.precision))
+            for name, options in part.method.items():
+                attempt(partial(parse_options, name, options))
         attempt(lambda: self.source)
         if not problems:  # the networks are built for the source's images and classes
-            if recipe.teacher and recipe.teacher.train:
-                attempt(lambda: self.distillation("teacher"))
-            if recipe.train:
-                attempt(lambda: self.distillation("student"))
-            else:
-                attempt(lambda: self.network(recipe.student, recipe.seed))
+            for role, part in self.parts.items():
+                attempt(partial(self.distillation if part.train else self.network, role))
         if len(problems) == 1:
             raise problems[0]
         if problems:
@@ -142,7 +153,7 @@ class Compression:
     # The steps
 
     def steps(self) -> list[Step]:
-        roles = (["teacher"] if self.recipe.teacher else []) + ["student"]
+        roles = list(self.parts)
         steps = [self._train_step(role) for role in roles]
         for role in roles:
             steps += [self._export_step(role), self._check_step(role, f"{role}-fp32", may_fail=role == "teacher")]
@@ -151,34 +162,31 @@ class Compression:
             steps += [self._target_step(name), self._check_step("student", f"student-{name}", runtime, may_fail=True)]
         return steps
 
-    def _train_step(self, role: str) -> Step:
-        recipe = self.recipe
-        network: Network = recipe.teacher if role == "teacher" else recipe.student
-        options: Train | None = recipe.teacher.train if role == "teacher" else recipe.train
-        method = {"none": {}} if role == "teacher" else recipe.method
-        seed = recipe.teacher.seed if role == "teacher" else recipe.seed
+    def _train_step(self, role: Role) -> Step:
+        part, augment = self.parts[role], self.recipe.data.augment
+        taught = role == "student" and any(methods[name].needs.teacher for name in part.method)
 
         def work(folder: Path) -> dict[str, Any]:
-            if options is None:  # a trained teacher was given
-                net = self.network(network, seed)
-                save_weights(net, folder / "weights.safetensors", {"role": role, "model": network.model})
-                return {"role": role, "model": network.model, "parameters": count_parameters(net), "history": []}
+            model = part.network.model
+            if part.train is None:
+                net = self.network(role)
+                save_weights(net, folder / "weights.safetensors", {"role": role, "model": model})
+                return {"role": role, "model": model, "parameters": count_parameters(net), "history": []}
             distillation = self.distillation(role)
             net = distillation.student.net
-            example = distillation.student.normalize(self.example()[:1])
-            facts = {
+            facts: dict[str, Any] = {
                 "role": role,
-                "model": network.model,
-                "method": " + ".join(method),
+                "model": model,
+                "method": " + ".join(part.method),
                 "parameters": count_parameters(net),
-                "macs": macs(net, example),
+                "macs": macs(net, distillation.student.normalize(self.example()[:1])),
                 "auxiliary_parameters": count_parameters(distillation.methods),
             }
             with TrainingProgress(role) as progress:
-                trained = train(distillation, self.source, options, recipe.data.augment, seed, folder, progress)
+                trained = train(distillation, self.source, part.train, augment, part.seed, folder, progress)
             if not is_main_process():
                 return facts
-            metadata = {"role": role, "model": network.model, "method": facts["method"]}
+            metadata = {key: facts[key] for key in ("role", "model", "method")}
             save_weights(trained.weights, folder / "weights.safetensors", metadata)
             other = "last" if trained.selected == "best" else "best"
             save_weights(getattr(trained, f"{other}_weights"), folder / f"{other}.safetensors", metadata)
@@ -187,32 +195,27 @@ class Compression:
 
         def stage(done: dict[str, Done]) -> Stage:
             params = {
-                "network": network.model_dump(mode="json"),
-                "train": options and options.model_dump(mode="json"),
-                "augment": recipe.data.augment.model_dump(),
-                "method": method,
-                "seed": seed,
+                "network": part.network.model_dump(mode="json", include=set(Network.model_fields)),
+                "train": part.train and part.train.model_dump(mode="json"),
+                "augment": augment.model_dump(),
+                "method": part.method,
+                "seed": part.seed,
             }
             inputs = {"data": self.source.hash}
-            if network.weights:
-                inputs["weights"] = _file_hash(network.weights)
-            if role == "student" and "teacher" in done:
+            if part.network.weights:
+                inputs["weights"] = _file_hash(part.network.weights)
+            if taught:
                 inputs["teacher"] = done["teacher"].hash
-            collective = options is not None
+            collective = part.train is not None
             return Stage(role, work, params, inputs, ("torch", "timm"), resumes=True, collective=collective)
 
-        after = ("teacher",) if role == "student" and recipe.teacher else ()
-        return Step(role, after, stage)
+        return Step(role, ("teacher",) if taught else (), stage)
 
-    def deployable(self, role: str) -> Deployable:
+    def deployable(self, role: Role) -> Deployable:
         """The trained network of a finished step, on the CPU, as it ships."""
-        network: Network = getattr(self.recipe, role)
-        spec = self.spec(network)
-        net = build(network.model, spec.classes, spec.channels, network.options)
-        load_weights(net, self.done[role].folder / "weights.safetensors")
-        return Deployable(net, spec).eval()
+        return Deployable(self.network(role), self.spec(role)).eval()
 
-    def _export_step(self, role: str) -> Step:
+    def _export_step(self, role: Role) -> Step:
         export = self.recipe.export
         name = f"{role}-fp32"
 
@@ -220,7 +223,7 @@ class Compression:
             metadata = {
                 "recipe": self.recipe.name,
                 "role": role,
-                "model": getattr(self.recipe, role).model,
+                "model": self.parts[role].network.model,
                 "source_hash": self.source.hash,
                 "weights": self.done[role].hash,
             }
@@ -263,7 +266,7 @@ class Compression:
 
         return Step(name, ("student-fp32",), stage, may_fail=True, available=formats.writers[target.writer].check)
 
-    def _check_step(self, role: str, name: str, runtime: str = "onnxruntime-cpu", may_fail: bool = False) -> Step:
+    def _check_step(self, role: Role, name: str, runtime: str = "onnxruntime-cpu", may_fail: bool = False) -> Step:
         """Parity with PyTorch and accuracy on the test split, by the file in its own runtime."""
 
         def work(folder: Path) -> dict[str, Any]:
@@ -313,7 +316,7 @@ class Compression:
 
     def plan(self) -> list[tuple[str, str]]:
         """(step, "done", "to do" or "not here") of each step, with nothing run or written."""
-        plan = {}
+        plan: dict[str, str] = {}
         for step in self.steps():
             if not _is_available(step) or any(plan[name] == "not here" for name in step.after):
                 plan[step.name] = "not here"
@@ -373,19 +376,18 @@ class Compression:
     # The report
 
     def rows(self) -> list[Row]:
-        names = (["teacher-fp32"] if self.recipe.teacher else []) + ["student-fp32"]
-        names += [f"student-{target}" for target in self.recipe.export.targets]
-        rows = [self._row(name) for name in names]
-        parent = next(row for row in rows if row.name == "student-fp32")
+        rows = [self._row(role, None) for role in self.parts]
+        parent = rows[-1]
+        rows += [self._row("student", name) for name in self.recipe.export.targets]
         for row in rows:
-            if row.role == "student" and row is not parent and row.accuracy is not None:
+            if row.target and row.accuracy is not None and parent.accuracy is not None:
                 row.drop = parent.accuracy - row.accuracy
             judge(row, self.recipe.export.max_drop)
         return rows
 
-    def _row(self, name: str) -> Row:
-        role, target_name = name.split("-", 1)
-        target = None if target_name == "fp32" else formats.target(target_name)
+    def _row(self, role: Role, target_name: str | None) -> Row:
+        target = formats.target(target_name) if target_name else None
+        name = f"{role}-{target_name or 'fp32'}"
         row = Row(
             name=name,
             role=role,
@@ -412,8 +414,9 @@ class Compression:
             return row
         check = self.done[f"check-{name}"].result
         row.accuracy, row.parity, row.runtime = check["accuracy"], check["parity"], check["runtime"]
-        if (teacher := self._predictions("teacher-fp32")) is not None:
-            row.agreement = 100.0 * float((self._predictions(name) == teacher).mean())
+        teacher, mine = self._predictions("teacher-fp32"), self._predictions(name)
+        if teacher is not None and mine is not None:
+            row.agreement = 100.0 * float(np.equal(mine, teacher).mean())
         latency = self.done["latency"].result
         row.latency = latency["records"].get(name)
         row.ratio = latency["ratios"]["parent"].get(name)
@@ -427,10 +430,11 @@ class Compression:
     def _confusion(self) -> dict[str, Any] | None:
         labels, truth = self.source.labels, self.source.test.labels
         found = {role: self._predictions(f"{role}-fp32") for role in ("teacher", "student")}
-        if any(p is None for p in found.values()):
+        known = {role: predictions for role, predictions in found.items() if predictions is not None}
+        if len(known) < 2:
             return None
         count = len(labels)
-        tables = {r: np.bincount(truth * count + p, minlength=count**2).reshape(count, count) for r, p in found.items()}
+        tables = {r: np.bincount(truth * count + p, minlength=count**2).reshape(count, count) for r, p in known.items()}
         return {"labels": list(labels), **{role: table.tolist() for role, table in tables.items()}}
 
     def document(self) -> dict[str, Any]:
@@ -454,12 +458,17 @@ class Compression:
             "machine": machine(),
             "packages": packages(),
             "rows": [row.to_json() for row in rows],
-            "training": [self.done[role].result for role in ("teacher", "student") if role in self.done],
+            "training": [self.done[role].result for role in self.parts],
             "confusion": self._confusion(),
             "gates": gates(self.recipe, rows),
             "stages": [done.record() for done in self.done.values()],
             "advice": self.done["latency"].result["advice"],
         }
+
+
+def parse_options(name: str, options: dict[str, Any]) -> None:
+    """Raises UsageError for an unknown method, or options that are not its own."""
+    methods[name].parse_options(name, options)
 
 
 def is_main_process() -> bool:

@@ -90,7 +90,7 @@ def bench_files(
     subjects = []
     for label, artifact in artifacts.items():
         if source:
-            _fits(artifact, source.test.images, name)
+            _fits(artifact, source.test.images, source.name)
         subjects.append(Subject(label, open_runner(artifact, threads=threads), artifact.input))
     shapes = {(a.input.height, a.input.width, a.input.channels) for a in artifacts.values()}
     if len(shapes) > 1:

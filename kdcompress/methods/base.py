@@ -64,8 +64,9 @@ class Method(nn.Module):
     def build(self, student: TapShapes, teacher: Any) -> None:
         """Make the auxiliary modules. ``self.pairs`` holds the matched (student, teacher) stages."""
 
-    def terms(self, y: Tensor, student: Taps, teacher: Taps | None, progress: float) -> dict[str, Tensor]:
-        """The weighted loss terms of a batch, each a scalar averaged over it. ``y`` int64 [N];
+    def terms(self, y: Tensor, student: Taps, teacher: Any, progress: float) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch, each a scalar averaged over it. ``y`` int64 [N]; ``teacher``
+        Taps, or None where the method needs none;
         ``progress`` runs from 0 to 1 over the training."""
         raise NotImplementedError
 

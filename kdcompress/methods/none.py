@@ -16,5 +16,5 @@ class NoDistillation(Method):
     family = "baseline"
     needs = Needs()
 
-    def terms(self, y: Tensor, student: Taps, teacher: Taps | None, progress: float) -> dict[str, Tensor]:
+    def terms(self, y: Tensor, student: Taps, teacher: None, progress: float) -> dict[str, Tensor]:
         return {}

@@ -32,14 +32,15 @@ class ABF(nn.Module):
         self.reduce = nn.Sequential(nn.Conv2d(channels, mid, 1, bias=False), nn.BatchNorm2d(mid))
         self.expand = nn.Sequential(nn.Conv2d(mid, out, 3, padding=1, bias=False), nn.BatchNorm2d(out))
         self.attention = nn.Sequential(nn.Conv2d(2 * mid, 2, 1), nn.Sigmoid()) if fuse else None
-        for conv in (self.reduce[0], self.expand[0]):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is None:
+                nn.init.kaiming_uniform_(module.weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """``x`` [N, C, h, w] of this stage, ``deeper`` [N, mid, h', w'] fused so far; returns the
         transformed feature [N, out, *size] and what is passed on [N, mid, *size]."""
         x = self.reduce(x)
-        if self.attention is not None:
+        if self.attention is not None and deeper is not None:
             deeper = F.interpolate(deeper, x.shape[-2:], mode="nearest")
             z = self.attention(torch.cat([x, deeper], dim=1))
             x = x * z[:, :1] + deeper * z[:, 1:]
@@ -81,8 +82,9 @@ class ReviewKD(Method):
         channels = [student.stages[s].channels for s, _ in self.pairs]
         out = [teacher.stages[t].channels for _, t in self.pairs]
         self.sizes = [(teacher.stages[t].height, teacher.stages[t].width) for _, t in self.pairs]
-        self.pooled = student.pooled is not None and teacher.pooled is not None
-        if self.pooled:
+        self.pooled = False
+        if student.pooled is not None and teacher.pooled is not None:
+            self.pooled = True
             channels, out, self.sizes = [*channels, student.pooled], [*out, teacher.pooled], [*self.sizes, (1, 1)]
         mid = min(self.options.max_mid_channels, channels[-1])
         deepest = len(channels) - 1
@@ -91,9 +93,9 @@ class ReviewKD(Method):
     def terms(self, y: Tensor, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         xs = [student.stages[s] for s, _ in self.pairs]
         targets = [teacher.stages[t] for _, t in self.pairs]
-        if self.pooled:
+        if self.pooled and student.pooled is not None and teacher.pooled is not None:
             xs, targets = [*xs, student.pooled[..., None, None]], [*targets, teacher.pooled[..., None, None]]
-        loss, deeper = 0.0, None
+        loss, deeper = torch.zeros((), device=y.device), None
         for fusion, x, target, size in reversed(list(zip(self.fusions, xs, targets, self.sizes))):
             out, deeper = fusion(x, deeper, size)
             loss = loss + hcl_loss(out, target)

@@ -49,6 +49,9 @@ class Distillation(nn.Module):
     for an unknown method or option, a missing teacher, or stages that cannot be paired.
     """
 
+    student: Member
+    teacher: Member | None
+
     def __init__(
         self,
         student: Member,
@@ -73,8 +76,8 @@ class Distillation(nn.Module):
         # Not a submodule: never trained, never saved, never synchronised.
         self.__dict__["teacher"] = teacher if needs["teacher"] else None
         if self.teacher is not None:
-            teacher.eval().requires_grad_(False)
-            teacher.tap(example, needs["teacher"])
+            self.teacher.eval().requires_grad_(False)
+            self.teacher.tap(example, needs["teacher"])
         pairs = self._pairs(needs)
         shapes = student.tapped.shapes, self.teacher and self.teacher.tapped.shapes
         self.methods = nn.ModuleDict({name: kind(options[name], *shapes, pairs) for name, kind in kinds.items()})
@@ -83,6 +86,7 @@ class Distillation(nn.Module):
     def _pairs(self, needs: dict[str, frozenset[str]]) -> list[tuple[int, int]]:
         if not all(any(need.startswith("stages") for need in of) for of in needs.values()):
             return []
+        assert self.teacher is not None
         named = bool(self.student.paths and self.teacher.paths)
         return pair_stages(self.student.tapped.shapes, self.teacher.tapped.shapes, in_order=named)
 
@@ -101,9 +105,9 @@ class Distillation(nn.Module):
         student = self.student(x)
         task = F.cross_entropy(student.logits.float(), y, label_smoothing=self.label_smoothing)
         terms = {"task": self.task_weight * task}
-        for method in self.methods.values():
+        for method in self.auxiliary():
             terms |= method.terms(y, student, teacher, progress)
         return terms
 
     def auxiliary(self) -> list[Method]:
-        return list(self.methods.values())
+        return [method for method in self.methods.values() if isinstance(method, Method)]
