@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import sys
@@ -26,6 +27,12 @@ class Cli(click.Group):
         except KDCompressError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
+                raise
+            click.echo(f"Error: A file could not be written or read.\n  where: {error.filename}", err=True)
+            click.echo(f"  got: {error.strerror}\n  next: free some space, or choose another place", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
             ctx.exit(130)

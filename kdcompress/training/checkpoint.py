@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import zipfile
@@ -14,9 +15,12 @@ from kdcompress.errors import KDCompressError
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Raises OSError where it cannot be written; what was saved before is kept."""
+    buffer = io.BytesIO()  # torch.save's own writer hides why a file could not be written
+    torch.save(state, buffer)
     temporary = path.with_suffix(".partial")
     with temporary.open("wb") as file:
-        torch.save(state, file)
+        file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -170,6 +170,20 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashio
     assert weights(folder) == weights(tmp_path / "whole") and set(weights(folder)) == {"teacher", "student"}
 
 
+def test_a_disk_that_is_full_is_told_of_and_nothing_finished_is_lost(tmp_path, fashion_mnist_root):
+    """A limit on the size of files stands for it: writing fails in the same way."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "from kdcompress.cli import main; main(sys.argv[1:])"
+    )
+    arguments = ["run", "fashion-mnist-demo", *SMALL, "teacher.model=vgg8", f"data.root={fashion_mnist_root}"]
+    command = [sys.executable, "-c", code, *arguments, "-o", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "The stage 'teacher' could not write its files" in done.stderr and "too large" in done.stderr
+    assert not list((tmp_path / "run").glob("stages/*/*/stage.json"))
+
+
 @pytest.mark.slow
 def test_two_processes_train_together(tmp_path, fashion_mnist_root):
     """Near the losses of one process with the same global batch: batch norms see half of it each."""
