@@ -19,7 +19,7 @@ folders = {
 extras = {
     "tensorrt": ["tensorrt>=10.12,<12"],
     "tensorrt-rtx": ["tensorrt-rtx>=1.7,<2"],
-    "dev": ["build", "hypothesis", "mypy", "pytest>=8", "pytest-cov", "ruff", "types-PyYAML"],
+    "dev": ["build", "mypy", "pytest>=8", "ruff", "setuptools>=64", "types-PyYAML", "wheel"],
 }
 
 setup(

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -443,7 +443,7 @@ class Compression:
         return {
             "kdcompress": kdcompress.__version__,
             "name": self.recipe.name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": self.command,
             "recipe": recipe,
             "recipe_yaml": recipe_yaml(self.recipe),
