@@ -170,7 +170,8 @@ class Compression:
             model = part.network.model
             if part.train is None:
                 net = self.network(role)
-                save_weights(net, folder / "weights.safetensors", {"role": role, "model": model})
+                if is_main_process():
+                    save_weights(net, folder / "weights.safetensors", {"role": role, "model": model})
                 return {"role": role, "model": model, "parameters": count_parameters(net), "history": []}
             distillation = self.distillation(role)
             net = distillation.student.net
@@ -206,8 +207,7 @@ class Compression:
                 inputs["weights"] = _file_hash(part.network.weights)
             if taught:
                 inputs["teacher"] = done["teacher"].hash
-            collective = part.train is not None
-            return Stage(role, work, params, inputs, ("torch", "timm"), resumes=True, collective=collective)
+            return Stage(role, work, params, inputs, ("torch", "timm"), resumes=True, collective=True)
 
         return Step(role, ("teacher",) if taught else (), stage)
 
@@ -237,7 +237,7 @@ class Compression:
             packages = ("torch", "onnx", "onnxscript")
             return Stage(name, work, params, {role: done[role].hash}, packages)
 
-        return Step(name, (role,), stage)
+        return Step(name, (role,), stage, may_fail=role == "teacher")
 
     def calibration(self) -> np.ndarray:
         """Training images for the quantiser's ranges, uint8 [N, H, W, C]."""
