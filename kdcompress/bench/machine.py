@@ -132,8 +132,6 @@ def advice(
     others = max((r.other_cpu_percent or 0 for r in good.values()), default=0)
     if others > 10:
         said.append(f"Other processes used {others:.0f} % of the CPU meanwhile; stop them and measure again.")
-    elif (before.get("load_average") or 0) > 0.5 * (before.get("threads") or 1):
-        said.append(f"The load average was {before['load_average']} before the measurement; stop other work first.")
     if before.get("governor") not in (None, "not exposed", "performance"):
         said.append(f"The CPU governor is {before['governor']!r}; set it to performance for steadier numbers.")
     if before.get("mhz") and after.get("mhz") and after["mhz"] < 0.9 * before["mhz"]:
