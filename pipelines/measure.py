@@ -22,6 +22,8 @@ from kdcompress.runner import infer_all
 
 def load_artifact(path: Path) -> Artifact:
     """The artefact of a file that kdcompress made: by the record beside it, or from the ONNX file itself."""
+    if not path.is_file():
+        raise UsageError("There is no such file.", where=path)
     record = path.with_name(path.name + ".json")
     if record.is_file():
         return Artifact.from_json(json.loads(record.read_text()), path.parent).verified()
