@@ -108,10 +108,12 @@ def nothing_missing() -> None:
 
 @dataclass(frozen=True)
 class Writer:
-    """``write`` makes the artefact; ``check`` raises RuntimeMissingError where it cannot do so here."""
+    """``write`` makes the artefact; ``check`` raises RuntimeMissingError where it cannot do so here; the versions of
+    ``packages`` shape the artefact, beyond those that make the ONNX it starts from."""
 
     write: Callable[[ExportJob, Target], Artifact]
     check: Callable[[], None] = nothing_missing
+    packages: tuple[str, ...] = ()
 
 
 # A writer is filed under "<format>-<precision>". A runner is a class: RunnerClass(artifact, threads, **options),

@@ -29,4 +29,4 @@ def write(job: ExportJob, target: Target) -> Artifact:
 
 
 for precision in ("fp32", "fp16"):
-    writers.register(f"tensorrt-rtx-{precision}")(Writer(write, check))
+    writers.register(f"tensorrt-rtx-{precision}")(Writer(write, check, ("tensorrt-rtx",)))

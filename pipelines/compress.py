@@ -135,6 +135,8 @@ class Compression:
 
         for name in self.recipe.export.targets:
             attempt(partial(formats.target, name))
+        if not problems:
+            attempt(self.targets)
         for part in self.parts.values():
             if part.train:
                 attempt(partial(choose_precision, part.train.precision))
@@ -157,9 +159,9 @@ class Compression:
         steps = [self._train_step(role) for role in roles]
         for role in roles:
             steps += [self._export_step(role), self._check_step(role, f"{role}-fp32", may_fail=role == "teacher")]
-        for name in self.recipe.export.targets:
-            runtime = formats.target(name).runtime
-            steps += [self._target_step(name), self._check_step("student", f"student-{name}", runtime, may_fail=True)]
+        for target in self.targets():
+            check = self._check_step("student", f"student-{target.name}", target.runtime, may_fail=True)
+            steps += [self._target_step(target), check]
         return steps
 
     def _train_step(self, role: Role) -> Step:
@@ -250,9 +252,16 @@ class Compression:
         done = self.done[name]
         return Artifact.from_json(done.result["artifact"], done.folder)
 
-    def _target_step(self, target_name: str) -> Step:
-        name = f"student-{target_name}"
-        target = formats.target(target_name)
+    def targets(self) -> list[formats.Target]:
+        """What the recipe's target names, or files, say. Raises UsageError where two have the same name."""
+        found = [formats.target(name) for name in self.recipe.export.targets]
+        if len({target.name for target in found}) < len(found):
+            names = ", ".join(target.name for target in found)
+            raise UsageError("Two targets have the same name.", where="export.targets", got=names)
+        return found
+
+    def _target_step(self, target: formats.Target) -> Step:
+        name, writer = f"student-{target.name}", formats.writers[target.writer]
 
         def work(folder: Path) -> dict[str, Any]:
             parent = self.artifact("student-fp32")
@@ -262,9 +271,9 @@ class Compression:
         def stage(done: dict[str, Done]) -> Stage:
             params = {"target": target.model_dump(mode="json"), "images": self.recipe.export.calibration_images}
             inputs = {"parent": done["student-fp32"].hash, "data": self.source.hash}
-            return Stage(name, work, params, inputs, ("torch", "onnx", "onnxruntime"))
+            return Stage(name, work, params, inputs, ("torch", "onnx", "onnxruntime", *writer.packages))
 
-        return Step(name, ("student-fp32",), stage, may_fail=True, available=formats.writers[target.writer].check)
+        return Step(name, ("student-fp32",), stage, may_fail=True, available=writer.check)
 
     def _check_step(self, role: Role, name: str, runtime: str = "onnxruntime-cpu", may_fail: bool = False) -> Step:
         """Parity with PyTorch and accuracy on the test split, by the file in its own runtime."""
@@ -378,16 +387,15 @@ class Compression:
     def rows(self) -> list[Row]:
         rows = [self._row(role, None) for role in self.parts]
         parent = rows[-1]
-        rows += [self._row("student", name) for name in self.recipe.export.targets]
+        rows += [self._row("student", target) for target in self.targets()]
         for row in rows:
             if row.target and row.accuracy is not None and parent.accuracy is not None:
                 row.drop = parent.accuracy - row.accuracy
             judge(row, self.recipe.export.max_drop)
         return rows
 
-    def _row(self, role: Role, target_name: str | None) -> Row:
-        target = formats.target(target_name) if target_name else None
-        name = f"{role}-{target_name or 'fp32'}"
+    def _row(self, role: Role, target: formats.Target | None) -> Row:
+        name = f"{role}-{target.name if target else 'fp32'}"
         row = Row(
             name=name,
             role=role,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Stage:
                 "version": self.version,
                 "params": self.params,
                 "inputs": self.inputs,
-                "packages": {name: version(name) for name in self.packages},
+                "packages": {name: _version(name) for name in self.packages},
             }
         )
 
@@ -166,6 +166,13 @@ class RunFolder:
                 hint="free some space or choose another folder with --output; finished stages are kept",
             ) from error
         return Done(stage.name, stage.key, folder, record["result"], record["hash"], record["seconds"], reused=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _wait_for_everyone() -> None:

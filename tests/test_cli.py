@@ -178,6 +178,7 @@ BAD = {
     ),
     "a method without its teacher": (lambda t: run(t, method="kd"), "needs a teacher"),
     "an unknown target": (lambda t: run(t, export={"targets": ["x86-vnnni"]}), "did you mean 'x86-vnni'"),
+    "a target named twice": (lambda t: run(t, export={"targets": ["x86-vnni", "x86-vnni"]}), "the same name"),
     "an unknown tap": (
         lambda t: run(t, **{**with_teacher(train=BRIEF, taps=["block9"]), "method": "reviewkd"}),
         "block9",
