@@ -6,8 +6,7 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -223,15 +222,3 @@ def require_gpu(why: str) -> None:
             return
         got = "the NVIDIA driver finds no device"
     raise RuntimeMissingError(f"No CUDA device: {why}.", got=got, hint="do this on a machine with an NVIDIA GPU")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place once the block has ended without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

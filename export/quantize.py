@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.artifact import InputSpec
+from kdcompress.artifact import InputSpec, replacing
 from kdcompress.errors import KDCompressError
 from kdcompress.export import graph
-from kdcompress.export.formats import ExportJob, Scheme, replacing
+from kdcompress.export.formats import ExportJob, Scheme
 from kdcompress.export.run_onnxruntime import open_session, session_options
 
 BATCH = 32

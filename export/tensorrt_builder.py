@@ -9,10 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kdcompress.artifact import replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.float16 import to_float16
-from kdcompress.export.formats import ExportJob, Options, Target, replacing
+from kdcompress.export.formats import ExportJob, Options, Target
 
 FAMILIES = {"conv": ("CONVOLUTION", "DECONVOLUTION"), "gemm": ("MATRIX_MULTIPLY",)}
 

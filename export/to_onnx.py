@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdcompress import __version__
-from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.artifact import Artifact, InputSpec, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import graph
-from kdcompress.export.formats import replacing
 from kdcompress.export.run_onnxruntime import open_session
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from kdcompress.artifact import Artifact
+from kdcompress.artifact import Artifact, replacing
 from kdcompress.export import graph
 from kdcompress.export.float16 import to_float16
-from kdcompress.export.formats import ExportJob, Target, Writer, replacing, writers
+from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.quantize import coverage
 
 

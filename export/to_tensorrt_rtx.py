@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from kdcompress.artifact import Artifact
-from kdcompress.export.formats import ExportJob, Target, Writer, replacing, writers
+from kdcompress.artifact import Artifact, replacing
+from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.tensorrt_builder import write_engine
 from kdcompress.optional import require
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import kdcompress
-from kdcompress.artifact import Artifact, InputSpec, content_hash, sha256
+from kdcompress.artifact import Artifact, InputSpec, content_hash, replacing, sha256
 from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.bench.timing import Subject, measure, paired_ratio
 from kdcompress.compare import parity
@@ -375,7 +375,7 @@ class Compression:
                 old.unlink()
         for name, path in wanted.items():
             if not (folder / name).is_file() or sha256(folder / name) != sha256(path):
-                with formats.replacing(folder / name) as temporary:
+                with replacing(folder / name) as temporary:
                     shutil.copyfile(path, temporary)
 
     def _finish(self, name: str, stage: Stage, force: bool) -> None:

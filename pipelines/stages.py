@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdcompress.artifact import content_hash, sha256
+from kdcompress.artifact import content_hash, replacing, sha256
 from kdcompress.errors import KDCompressError, UsageError
 
 
@@ -182,9 +182,5 @@ def _wait_for_everyone() -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)

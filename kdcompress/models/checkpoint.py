@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from kdcompress.artifact import replacing
 from kdcompress.errors import UsageError
 
 SHOWN = 5
@@ -41,18 +40,8 @@ def save_weights(
         tensors[key] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
 
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_canonical(safetensors.torch.save(tensors, dict(metadata or {}))))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(_canonical(safetensors.torch.save(tensors, dict(metadata or {}))))
 
 
 def _canonical(data: bytes) -> bytes:
@@ -172,9 +161,3 @@ def _described(data: Any) -> str:
     if isinstance(data, Mapping):
         return f"a mapping with keys {_first([str(key) for key in data])}"
     return type(data).__name__
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

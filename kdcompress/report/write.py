@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdcompress.artifact import replacing
 from kdcompress.errors import UsageError
 from kdcompress.report.html import html
 from kdcompress.report.markdown import markdown
@@ -44,12 +44,8 @@ def load_report(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

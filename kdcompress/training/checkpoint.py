@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdcompress.artifact import replacing
 from kdcompress.errors import KDCompressError
 
 
@@ -18,12 +18,8 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Raises OSError where it cannot be written; what was saved before is kept."""
     buffer = io.BytesIO()  # torch.save's own writer hides why a file could not be written
     torch.save(state, buffer)
-    temporary = path.with_suffix(".partial")
-    with temporary.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -11,10 +11,9 @@ import pytest
 from export_nets import problem
 
 from kdcompress import optional
-from kdcompress.artifact import Artifact
+from kdcompress.artifact import Artifact, replacing
 from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
-from kdcompress.export import formats
 from kdcompress.export.formats import availability, build, open_runner, target, targets
 
 GOOD = """
@@ -132,7 +131,7 @@ def test_a_failed_build_leaves_nothing(job, monkeypatch):
 def test_replacing_keeps_the_old_file_on_failure(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), formats.replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
