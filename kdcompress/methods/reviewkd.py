@@ -53,17 +53,27 @@ def hcl_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Hierarchical context loss (section 3.3, figure 4b) of two maps [N, C, H, W]: the mean squared
     difference, plus that of the maps average-pooled to 4x4, 2x2 and 1x1 (those smaller than H) with
     weights 1/2, 1/4, 1/8, divided by the sum of the weights. A float32 scalar, averaged over all
-    elements, so it does not depend on the batch size. Pooling is linear: the difference is pooled."""
-    difference = student.float() - teacher.float()
+    elements, so it does not depend on the batch size. Pooling is linear: the difference is pooled,
+    to all sizes at once, by one matrix product."""
+    n, c, height, width = student.shape
+    difference = (student.float() - teacher.float()).permute(0, 2, 3, 1).reshape(n, height * width, c)
     loss = difference.square().mean()
-    total, weight = 1.0, 1.0
+    total, weight, scales = 1.0, 1.0, []
     for size in (4, 2, 1):
-        if size >= difference.shape[-2]:
-            continue
-        weight /= 2
-        loss = loss + weight * F.adaptive_avg_pool2d(difference, size).square().mean()
-        total += weight
+        if size < height:
+            weight /= 2
+            total += weight
+            scales.append((weight / size**2) ** 0.5 * pooling(height, width, size, student.device))
+    if scales:
+        with torch.autocast(student.device.type, enabled=False):
+            loss = loss + (torch.cat(scales) @ difference).square().sum() / (n * c)
     return loss / total
+
+
+def pooling(height: int, width: int, size: int, device: torch.device) -> Tensor:
+    """Adaptive average pooling of a map to ``size`` x ``size`` as a matrix [size^2, height * width]."""
+    rows, columns = (F.adaptive_avg_pool1d(torch.eye(n, device=device), size).T for n in (height, width))
+    return torch.kron(rows.contiguous(), columns.contiguous())
 
 
 @methods.register("reviewkd")
