@@ -79,14 +79,14 @@ class Teacher(Network):
         return self
 
 
-def _methods(value: Any) -> Any:
+def parse_methods(value: Any) -> Any:
     """kd | {kd: {...}} | [kd, {reviewkd: {...}}] -> {"kd": {...}, "reviewkd": {...}}"""
     if isinstance(value, str):
         return {value: {}}
     if isinstance(value, list):
         merged: dict[str, Any] = {}
         for item in value:
-            for name, options in _methods(item).items():
+            for name, options in parse_methods(item).items():
                 if name in merged:
                     raise ValueError(f"{name} stands twice")
                 merged[name] = options
@@ -125,7 +125,7 @@ class Recipe(Section):
     data: Data
     teacher: Teacher | None = None
     student: Network
-    method: Annotated[dict[str, dict[str, Any]], BeforeValidator(_methods)] = {"none": {}}
+    method: Annotated[dict[str, dict[str, Any]], BeforeValidator(parse_methods)] = {"none": {}}
     train: Train | None = Field(Train(), description="null: student.weights are trained already")
     export: Export = Export()
     bench: Bench = Bench()

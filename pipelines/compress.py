@@ -121,7 +121,14 @@ class Compression:
         part = self.parts[role]
         teacher = self.member("teacher") if role == "student" and "teacher" in self.parts else None
         smoothing = part.train.label_smoothing if part.train else 0.0
-        return Distillation(self.member(role), teacher, part.method, self.example(), smoothing)
+        return Distillation(
+            self.member(role),
+            teacher,
+            part.method,
+            self.example(),
+            label_smoothing=smoothing,
+            images=len(self.source.train),
+        )
 
     def check(self) -> None:
         """Everything that can be known to fail is found now, and all of it at once."""
@@ -182,7 +189,7 @@ class Compression:
                 "model": model,
                 "method": " + ".join(part.method),
                 "parameters": count_parameters(net),
-                "macs": macs(net, distillation.student.normalize(self.example()[:1])),
+                "macs": macs(net, distillation.student.input(self.example()[:1])),
                 "auxiliary_parameters": count_parameters(distillation.methods),
             }
             with TrainingProgress(role) as progress:

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kdcompress.data.batch import Batch, Pairing
 from kdcompress.data.source import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """``x`` uint8 [B, C, H, W], ``y`` class numbers, ``index`` the samples' places in their split and ``view``
-    their view ids, int64 [B] each."""
-
-    x: Tensor
-    y: Tensor
-    index: Tensor
-    view: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.x, self.y, self.index, self.view)))
 
 
 class Loader:
@@ -39,6 +22,9 @@ class Loader:
     ranks together; a rank gets every world-th sample of the single-process batch, beginning with its own number.
     The last samples of an epoch that do not fill a batch are left out, others in each epoch; a split that is
     smaller than a batch is one batch.
+
+    With ``rows`` other than "single" a batch has twice as many rows: each sample's second view, or another sample of
+    its class (itself where it is the only one), follows in the second half.
 
     The split stays on ``device`` as uint8 where it takes at most ``memory_limit`` bytes, else it stays in host
     memory and each batch is copied. With ``channels_last`` the images have that memory format.
@@ -55,6 +41,7 @@ class Loader:
         world: int = 1,
         channels_last: bool = False,
         memory_limit: int = 4 * 2**30,
+        rows: Pairing = "single",
     ):
         if not len(split):
             raise UsageError("The split is empty.")
@@ -73,6 +60,8 @@ class Loader:
         self.labels = torch.from_numpy(split.labels).to(home)
         self.views = Views(augment, *self.images.shape[2:])
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last
+        self.rows = rows
+        self.rows_per_step = self.batch_size * (1 if rows == "single" else 2)
         self.steps_per_epoch = len(split) // self.batch_size
         self._epoch: tuple[int, Tensor, Tensor] | None = None
 
@@ -92,7 +81,7 @@ class Loader:
         order, views = self._plan(epoch)
         start = place * self.batch_size
         mine = slice(start + self.rank, start + self.batch_size, self.world)
-        index, view = order[mine], views[mine]
+        index, view = order[:, mine].flatten(), views[:, mine].flatten()
         x, y = self._fetch(self.images, index), self._fetch(self.labels, index)
         index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
         x = self.views.apply(x, view)
@@ -101,14 +90,31 @@ class Loader:
         return Batch(x, y, index, view)
 
     def _plan(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The order and the view ids of an epoch, int64 [N] each, beside the images."""
+        """The order and the view ids of an epoch, int64 [1, N] each, or [2, N] with the second halves, beside the
+        images."""
         if self._epoch is None or self._epoch[0] != epoch:
             digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-            order = torch.randperm(len(self), generator=generator)
-            views = self.views.draw(len(self), generator)
+            order = torch.randperm(len(self), generator=generator)[None]
+            views = self.views.draw(len(self), generator)[None]
+            if self.rows != "single":
+                partners = order[0] if self.rows == "views" else self._classmates(order[0], generator)
+                order = torch.stack([order[0], partners])
+                views = torch.stack([views[0], self.views.draw(len(self), generator)])
             self._epoch = epoch, order.to(self.images.device), views.to(self.images.device)
         return self._epoch[1:]
+
+    def _classmates(self, order: Tensor, generator: torch.Generator) -> Tensor:
+        """For each sample of ``order`` another one of its class, drawn with equal chances."""
+        labels = self.labels.cpu()
+        by_class = torch.argsort(labels, stable=True)
+        counts = torch.bincount(labels)
+        place = torch.empty_like(by_class)
+        place[by_class] = torch.arange(len(labels))
+        first, count = (counts.cumsum(0) - counts)[labels[order]], counts[labels[order]]
+        draw = torch.rand(len(order), generator=generator, dtype=torch.float64)
+        steps = 1 + (draw * (count - 1)).long()  # 1 to count - 1 places on, around the class
+        return by_class[first + (place[order] - first + steps) % count]
 
     def _fetch(self, tensor: Tensor, index: Tensor) -> Tensor:
         if self.resident:

@@ -8,67 +8,111 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from kdcompress.data.batch import Batch, Pairing
 from kdcompress.errors import UsageError
-from kdcompress.models.taps import Taps, TapShapes
+from kdcompress.models.taps import Tapped, Taps, TapShapes
 
-NEEDS = {"logits", "pooled", "stages", "stages(pre)"}
+TAPS = {"logits", "pooled", "stages", "stages(pre)"}
 
 
 class MethodOptions(BaseModel):
-    """Options of every method; a method's own ``Options`` adds to them."""
+    """Options of every method; a method's own ``Options`` adds to them. Times are shares of the training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task_weight: float = Field(1.0, ge=0, description="weight of the cross-entropy with the labels")
+    since: float = Field(0.0, ge=0, le=1, description="share of the training after which the method's terms begin")
+    until: float = Field(1.0, ge=0, le=1, description="share of the training at which they end (early-stopped KD)")
+    warmup: float = Field(0.0, ge=0, le=1, description="share of the training over which they rise from 0")
+
+    def strength(self, progress: float) -> float:
+        """The factor of the method's terms when ``progress`` of the training is done."""
+        if not self.since <= progress <= self.until:
+            return 0.0
+        return min(1.0, (progress - self.since) / self.warmup) if self.warmup else 1.0
+
+
+class LogitOptions(MethodOptions):
+    """Options of the methods on logits."""
+
+    standardize: bool = Field(
+        False, description="z-score both sides' logits first (Sun et al., CVPR 2024, arXiv:2403.01427)"
+    )
 
 
 @dataclass(frozen=True)
 class Needs:
     """What a method reads of each member, joined by ``+``: ``logits``, ``pooled`` (the classifier's
     input, [N, D]), ``stages`` (the map at the end of each resolution, [N, C, H, W]) or
-    ``stages(pre)`` (the same before its activation). An empty teacher means that none runs."""
+    ``stages(pre)`` (the same before its activation). An empty teacher means that none runs, empty peers that
+    there are none; ``several`` that the method learns from a list of teachers.
+
+    ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split."""
 
     student: str = "logits"
     teacher: str = ""
+    peers: str = ""
+    several: bool = False
+    rows: Pairing = "single"
+    index: bool = False
 
     def __post_init__(self) -> None:
-        if unknown := (self.of("student") | self.of("teacher")) - NEEDS:
-            raise ValueError(f"unknown needs {sorted(unknown)}; known: {sorted(NEEDS)}")
+        if unknown := (self.of("student") | self.of("teacher") | self.of("peers")) - TAPS:
+            raise ValueError(f"unknown needs {sorted(unknown)}; known: {sorted(TAPS)}")
 
-    def of(self, member: Literal["student", "teacher"]) -> frozenset[str]:
+    def of(self, member: Literal["student", "teacher", "peers"]) -> frozenset[str]:
         return frozenset(getattr(self, member).split("+")) - {""}
 
 
 class Method(nn.Module):
     """A distillation method. Its parameters are trained with the student's and are never in the
-    file that ships unless ``deploy`` says so."""
+    file that ships unless ``deploy`` says so.
+
+    Whom the student learns from is a teacher (``Taps``), a list of them (``needs.several``) or a list of peers
+    (``needs.peers``); it is None where the method needs nobody. ``build`` gets their ``TapShapes`` likewise.
+    ``self.pairs`` holds the matched (student, teacher) stages where both are needed, ``self.images`` the number of
+    training images (0: unknown).
+    """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     needs: ClassVar[Needs] = Needs()
     deploy: ClassVar[Literal["drop", "fold", "keep"]] = "drop"
-    family: ClassVar[str] = "offline"
+    family: ClassVar[Literal["baseline", "response", "feature", "relation", "online", "self"]] = "response"
     paper: ClassVar[str] = ""
 
     def __init__(
         self,
         options: MethodOptions,
         student: TapShapes,
-        teacher: TapShapes | None = None,
+        teacher: TapShapes | list[TapShapes] | None = None,
         pairs: list[tuple[int, int]] | None = None,
+        images: int = 0,
     ):
         super().__init__()
         self.options: Any = options
         self.pairs = pairs or []
+        self.images = images
         self.build(student, teacher)
 
     def build(self, student: TapShapes, teacher: Any) -> None:
-        """Make the auxiliary modules. ``self.pairs`` holds the matched (student, teacher) stages."""
+        """Make the auxiliary modules."""
 
-    def terms(self, y: Tensor, student: Taps, teacher: Any, progress: float) -> dict[str, Tensor]:
-        """The weighted loss terms of a batch, each a scalar averaged over it. ``y`` int64 [N]; ``teacher``
-        Taps, or None where the method needs none;
-        ``progress`` runs from 0 to 1 over the training."""
+    def prepare(self, batch: Batch, progress: float) -> Batch:
+        """The batch that the members get. Rows may be added: only the first ``len(batch.y)`` have labels."""
+        return batch
+
+    def terms(self, batch: Batch, student: Taps, teacher: Any, progress: float) -> dict[str, Tensor]:
+        """The weighted loss terms of a batch, each a scalar averaged over it. ``progress`` runs from 0
+        to 1 over the training."""
         raise NotImplementedError
+
+    @classmethod
+    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> None:
+        """Put modules that the student trains with into ``student.model``, in place (``deploy`` fold or keep)."""
+
+    @classmethod
+    def fold(cls, net: nn.Module) -> None:
+        """Take the attached modules out of a trained ``net`` again, in place, with its function unchanged."""
 
     @classmethod
     def parse_options(cls, name: str, values: dict[str, Any]) -> MethodOptions:
@@ -86,6 +130,8 @@ class Method(nn.Module):
             ) from error
 
 
-def ramp(progress: float, share: float) -> float:
-    """Linear rise from 0 to 1 over the first ``share`` of the training."""
-    return min(1.0, progress / share) if share > 0 else 1.0
+def standardized(logits: Tensor) -> Tensor:
+    """Logits [N, K] with mean 0 and standard deviation 1 (unbiased) in each row, float32: logit standardisation,
+    equation 12 of arXiv:2403.01427 (the temperature is applied by the loss)."""
+    z = logits.float()
+    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)

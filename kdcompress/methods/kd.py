@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
-from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.models.taps import Taps
 
 
@@ -27,7 +28,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 class KD(Method):
     """The student imitates the teacher's softened class probabilities."""
 
-    class Options(MethodOptions):
+    class Options(LogitOptions):
         task_weight: float = Field(0.1, ge=0)
         weight: float = Field(0.9, ge=0)
         temperature: float = Field(4.0, gt=0)
@@ -35,6 +36,6 @@ class KD(Method):
     paper = "arXiv:1503.02531"
     needs = Needs(teacher="logits")
 
-    def terms(self, y: Tensor, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o = self.options
         return {"kd": o.weight * kd_loss(student.logits, teacher.logits, o.temperature)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, Needs
 from kdcompress.models.taps import Taps
@@ -16,5 +17,5 @@ class NoDistillation(Method):
     family = "baseline"
     needs = Needs()
 
-    def terms(self, y: Tensor, student: Taps, teacher: None, progress: float) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, student: Taps, teacher: None, progress: float) -> dict[str, Tensor]:
         return {}

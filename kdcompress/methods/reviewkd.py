@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
-from kdcompress.methods.base import Method, MethodOptions, Needs, ramp
+from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -85,6 +86,7 @@ class ReviewKD(Method):
         warmup: float = Field(1 / 12, ge=0, le=1, description="share of the training; the paper's 20 of 240 epochs")
         max_mid_channels: int = Field(512, ge=1)
 
+    family = "feature"
     paper = "arXiv:2104.09044"
     needs = Needs(student="stages+pooled", teacher="stages(pre)+pooled")
 
@@ -100,13 +102,13 @@ class ReviewKD(Method):
         deepest = len(channels) - 1
         self.fusions = nn.ModuleList(ABF(c, mid, o, fuse=i < deepest) for i, (c, o) in enumerate(zip(channels, out)))
 
-    def terms(self, y: Tensor, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         xs = [student.stages[s] for s, _ in self.pairs]
         targets = [teacher.stages[t] for _, t in self.pairs]
         if self.pooled and student.pooled is not None and teacher.pooled is not None:
             xs, targets = [*xs, student.pooled[..., None, None]], [*targets, teacher.pooled[..., None, None]]
-        loss, deeper = torch.zeros((), device=y.device), None
+        loss, deeper = torch.zeros((), device=student.logits.device), None
         for fusion, x, target, size in reversed(list(zip(self.fusions, xs, targets, self.sizes))):
             out, deeper = fusion(x, deeper, size)
             loss = loss + hcl_loss(out, target)
-        return {"review": self.options.weight * ramp(progress, self.options.warmup) * loss}
+        return {"review": self.options.weight * loss}

@@ -62,11 +62,13 @@ class TapShapes:
 
 @dataclass
 class Taps:
-    """One forward: logits [N, classes], stage maps [N, C, H, W] shallow to deep, pooled feature [N, D] or None."""
+    """One forward: logits [N, classes], stage maps [N, C, H, W] shallow to deep, pooled feature [N, D] or None, and
+    the layer that makes the logits of it (nn.Linear or nn.Conv2d 1x1), or None."""
 
     logits: Tensor
     stages: list[Tensor]
     pooled: Tensor | None
+    classifier: nn.Module | None = None
 
 
 class Tapped:
@@ -138,7 +140,16 @@ class Tapped:
             pooled = None if self._pooled is None else frame.taken(self._pooled).flatten(1)
         finally:
             frame.stop()
-        return Taps(logits, maps, pooled)
+        return Taps(logits, maps, pooled, self.classifier)
+
+    @property
+    def classifier(self) -> nn.Module | None:
+        """The layer that makes the logits of the pooled feature, where that is tapped."""
+        return None if self._pooled is None else self.model.get_submodule(self._pooled.path)
+
+    @property
+    def classifier_path(self) -> str | None:
+        return None if self._pooled is None else self._pooled.path
 
     def close(self) -> None:
         """Takes the hooks off the model; taps cannot be taken after that."""

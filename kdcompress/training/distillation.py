@@ -1,36 +1,57 @@
-"""A student, its teacher and a method as one module: ``losses = distillation(x, y)``."""
+"""A student, whom it learns from and the methods as one module: ``losses = distillation(x, y)``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcompress.data.batch import Batch, Pairing
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
-from kdcompress.methods.base import Method
+from kdcompress.methods.base import Method, standardized
 from kdcompress.models.deployable import Normalize
-from kdcompress.models.taps import Tapped, Taps, pair_stages
+from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
+from kdcompress.recipe import parse_methods
 
 
 class Member(nn.Module):
-    """A network in training: its own normalisation of the shared uint8 batch, the network, its taps."""
+    """A network in training: its own preprocessing of the shared batch, the network, its taps.
 
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], paths: Sequence[str] = ()):
+    ``mean`` and ``std`` normalise pixels (uint8, or floating point in 0..1); None: the batch is taken as it is.
+    ``size`` resizes the images to a square first, for a teacher of another resolution. ``paths`` name the stages.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        paths: Sequence[str] = (),
+        size: int | None = None,
+    ):
         super().__init__()
         self.net = net
-        self.normalize = Normalize(mean, std)
+        self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.paths = tuple(paths)
+        self.size = size
+
+    def input(self, x: Tensor) -> Tensor:
+        x = self.normalize(x)
+        if self.size and x.shape[-1] != self.size:
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+        return x
 
     def tap(self, example: Tensor, needs: frozenset[str]) -> None:
-        """Find the taps that ``needs`` names by one dry forward on ``example`` uint8 [N, C, H, W]."""
+        """Find the taps that ``needs`` names by one dry forward on ``example`` [N, C, H, W], a batch."""
         stages = any(need.startswith("stages") for need in needs)
         self.tapped = Tapped(
             self.net,
-            self.normalize(example),
+            self.input(example),
             self.paths,
             stages=stages,
             pre="stages(pre)" in needs,
@@ -38,76 +59,192 @@ class Member(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Taps:
-        return self.tapped(self.normalize(x))
+        return self.tapped(self.input(x))
 
 
 class Distillation(nn.Module):
-    """What is trained, as one module: the student and the methods' auxiliary modules are its
-    parameters and its state. The teacher is frozen, in eval mode, and part of neither.
+    """What is trained, as one module: the student, its peers and the methods' auxiliary modules are its
+    parameters and its state. Teachers are frozen, in eval mode, and part of neither.
 
-    ``example`` is a batch uint8 [N, C, H, W]; ``methods`` maps names to options. Raises UsageError
-    for an unknown method or option, a missing teacher, or stages that cannot be paired.
+        distillation = Distillation(student, teacher, method="reviewkd", example=x)
+        losses = distillation(x, y)                 # the weighted terms; backward on their sum
+        student = distillation.deployable()
+
+    ``student``, ``teacher`` (one or a list) and ``peers`` are any modules that give logits, or ``Member``s where they
+    normalise or resize the batch differently. ``method`` is a name, a mapping of names to options or a list of both;
+    ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each).
+
+    Raises UsageError for an unknown method or option, a missing teacher or peer, or stages that cannot be paired.
     """
 
     student: Member
-    teacher: Member | None
+    teachers: list[Member]
 
     def __init__(
         self,
-        student: Member,
-        teacher: Member | None,
-        methods: Mapping[str, dict[str, Any]],
-        example: Tensor,
+        student: nn.Module,
+        teacher: nn.Module | Sequence[nn.Module] | None = None,
+        method: str | list[Any] | Mapping[str, Any] = "kd",
+        example: Tensor | None = None,
+        *,
+        peers: Sequence[nn.Module] = (),
         label_smoothing: float = 0.0,
+        images: int = 0,
     ):
         super().__init__()
-        kinds = {name: registry[name] for name in methods}
-        options = {name: kind.parse_options(name, methods[name]) for name, kind in kinds.items()}
-        needs = {
-            role: frozenset().union(*(kind.needs.of(role) for kind in kinds.values()))
-            for role in ("student", "teacher")
-        }
-        if needs["teacher"] and teacher is None:
-            asking = ", ".join(name for name, kind in kinds.items() if kind.needs.of("teacher"))
-            raise UsageError(f"{asking} needs a teacher.", hint="add a `teacher` to the recipe, or use method: none")
-        self.student = student
-        self.label_smoothing = label_smoothing
-        student.tap(example, needs["student"])
-        # Not a submodule: never trained, never saved, never synchronised.
-        self.__dict__["teacher"] = teacher if needs["teacher"] else None
-        if self.teacher is not None:
-            self.teacher.eval().requires_grad_(False)
-            self.teacher.tap(example, needs["teacher"])
-        pairs = self._pairs(needs)
-        shapes = student.tapped.shapes, self.teacher and self.teacher.tapped.shapes
-        self.methods = nn.ModuleDict({name: kind(options[name], *shapes, pairs) for name, kind in kinds.items()})
+        if example is None:
+            raise UsageError("The networks are looked at with one batch.", hint="give example=x, [N, C, H, W]")
+        try:
+            wanted = parse_methods(dict(method) if isinstance(method, Mapping) else method)
+        except ValueError as error:
+            raise UsageError(f"The methods are not valid: {error}.") from error
+        kinds: dict[str, type[Method]] = {name: registry[name] for name in wanted}
+        options = {name: kind.parse_options(name, wanted[name]) for name, kind in kinds.items()}
         self.task_weight = next(iter(options.values())).task_weight  # of the method named first
+        self.label_smoothing = label_smoothing
+        self.rows = _rows(kinds)
+        self.needs_index = [name for name, kind in kinds.items() if kind.needs.index]
 
-    def _pairs(self, needs: dict[str, frozenset[str]]) -> list[tuple[int, int]]:
-        if not all(any(need.startswith("stages") for need in of) for of in needs.values()):
+        needs = _union(kinds)
+        teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
+        _check_company(kinds, teachers, peers)
+        self.student = _member(student)
+        self.student.tap(example, needs["student"])
+        # Not submodules: never trained, never saved, never synchronised.
+        self.__dict__["teachers"] = [_member(t) for t in teachers] if needs["teacher"] else []
+        for frozen in self.teachers:
+            frozen.eval().requires_grad_(False)
+            frozen.tap(example, needs["teacher"])
+        self.peers = nn.ModuleList(_member(p) for p in peers if needs["peers"])
+        for peer in self._peers():
+            peer.tap(example, needs["peers"])
+
+        self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
+        for name, kind in kinds.items():
+            kind.attach(options[name], self.student.tapped, self.teachers[0].tapped if self.teachers else None)
+        if self.attached:  # the network has changed
+            self.student.tapped.close()
+            self.student.tap(example, needs["student"])
+
+        self.methods = nn.ModuleDict()
+        for name, kind in kinds.items():
+            pairs = self._pairs(kind)
+            self.methods[name] = kind(
+                options[name], self.student.tapped.shapes, self._company(kind, _shapes), pairs, images
+            )
+
+    @property
+    def teacher(self) -> Member | None:
+        return self.teachers[0] if self.teachers else None
+
+    def _peers(self) -> list[Member]:
+        return [peer for peer in self.peers if isinstance(peer, Member)]
+
+    def _pairs(self, kind: type[Method]) -> list[tuple[int, int]]:
+        both = (kind.needs.of("student"), kind.needs.of("teacher"))
+        if not self.teachers or not all(any(need.startswith("stages") for need in of) for of in both):
             return []
-        assert self.teacher is not None
-        named = bool(self.student.paths and self.teacher.paths)
-        return pair_stages(self.student.tapped.shapes, self.teacher.tapped.shapes, in_order=named)
+        teacher = self.teachers[0]
+        named = bool(self.student.paths and teacher.paths)
+        return pair_stages(self.student.tapped.shapes, teacher.tapped.shapes, in_order=named)
+
+    def _company(self, kind: type[Method], of: Any) -> Any:
+        """``of(member)`` of whom a method learns from: a teacher, a list of them, or a list of peers."""
+        if kind.needs.peers:
+            return [of(peer) for peer in self._peers()]
+        if not kind.needs.teacher:
+            return None
+        found = [of(teacher) for teacher in self.teachers]
+        return found if kind.needs.several else found[0]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distillation:
-        if self.teacher is not None:  # .to(device) moves the teacher too
-            self.teacher._apply(fn)
+        for teacher in self.teachers:  # .to(device) moves them too
+            teacher._apply(fn)
         return super()._apply(fn, recurse)
 
-    def forward(self, x: Tensor, y: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        """``x`` uint8 [N, C, H, W], ``y`` int64 [N] -> the weighted terms, float32 scalars; their sum
-        is the loss."""
-        teacher = None
-        if self.teacher is not None:
-            with torch.no_grad():  # not inference_mode: its tensors cannot be saved for the backward pass
-                teacher = self.teacher(x)
-        student = self.student(x)
-        task = F.cross_entropy(student.logits.float(), y, label_smoothing=self.label_smoothing)
-        terms = {"task": self.task_weight * task}
-        for method in self.auxiliary():
-            terms |= method.terms(y, student, teacher, progress)
+    def forward(
+        self, x: Tensor, y: Tensor, progress: float = 1.0, index: Tensor | None = None, view: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """``x`` [N, C, H, W], ``y`` int64 [N] -> the weighted terms, float32 scalars; their sum is the loss.
+
+        ``progress`` is the share of the training that is done, for methods whose terms rise or end; ``index``
+        int64 [N] the images' places in the training set, for those that remember them.
+        """
+        if self.needs_index and index is None:
+            raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
+        batch = Batch(x, y, index, view)
+        active = {}
+        for name, method in self.auxiliary().items():
+            strength = method.options.strength(progress)
+            if strength or next(method.parameters(), None) is not None:  # every parameter gets a gradient
+                active[name] = strength
+                batch = method.prepare(batch, progress)
+        taught = any(self.auxiliary()[name].needs.teacher for name in active)
+        with torch.set_grad_enabled(batch.x.requires_grad):  # of images that are made: through the teacher too
+            taps = {teacher: teacher(batch.x) for teacher in self.teachers if taught}
+        student = self.student(batch.x)
+        taps |= {peer: peer(batch.x) for peer in self._peers()}
+        terms = {"task": self.task_weight * self._task(student, batch.y)}
+        if self.peers:
+            terms["peers"] = self.task_weight * sum(self._task(taps[peer], batch.y) for peer in self._peers())
+        for name, strength in active.items():
+            method = self.auxiliary()[name]
+            ours, theirs = student, self._company(type(method), taps.__getitem__)
+            if getattr(method.options, "standardize", False):
+                ours, theirs = _standardized(ours), _standardized(theirs)
+            for term, value in method.terms(batch, ours, theirs, progress).items():
+                terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
 
-    def auxiliary(self) -> list[Method]:
-        return [method for method in self.methods.values() if isinstance(method, Method)]
+    def _task(self, taps: Taps, y: Tensor) -> Tensor:
+        return F.cross_entropy(taps.logits[: len(y)].float(), y, label_smoothing=self.label_smoothing)
+
+    def auxiliary(self) -> dict[str, Method]:
+        return {name: method for name, method in self.methods.items() if isinstance(method, Method)}
+
+    def deployable(self) -> nn.Module:
+        """The student's network as it ships, in eval mode: with what its methods keep, without all else.
+        The distillation is at its end: taps are off, and what folds is folded in place."""
+        self.student.tapped.close()
+        for kind in self.attached:
+            kind.fold(self.student.net)
+        return self.student.net.eval()
+
+
+def _member(net: nn.Module) -> Member:
+    return net if isinstance(net, Member) else Member(net)
+
+
+def _shapes(member: Member) -> TapShapes:
+    return member.tapped.shapes
+
+
+def _standardized(taps: Any) -> Any:
+    if isinstance(taps, list):
+        return [_standardized(t) for t in taps]
+    return replace(taps, logits=standardized(taps.logits)) if isinstance(taps, Taps) else taps
+
+
+def _union(kinds: Mapping[str, type[Method]]) -> dict[str, frozenset[str]]:
+    roles = ("student", "teacher", "peers")
+    return {role: frozenset().union(*(kind.needs.of(role) for kind in kinds.values())) for role in roles}  # type: ignore[arg-type]
+
+
+def _rows(kinds: Mapping[str, type[Method]]) -> Pairing:
+    wanted = {kind.needs.rows: name for name, kind in kinds.items() if kind.needs.rows != "single"}
+    if len(wanted) > 1:
+        listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
+        raise UsageError("These methods need batches that are paired differently.", got=listed)
+    return next(iter(wanted), "single")
+
+
+def _check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], peers: Sequence[Any]) -> None:
+    asking = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher)
+    single = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher and not kind.needs.several)
+    mutual = ", ".join(name for name, kind in kinds.items() if kind.needs.peers)
+    if asking and not teachers:
+        raise UsageError(f"{asking} needs a teacher.", hint="add a `teacher` to the recipe, or use method: none")
+    if single and len(teachers) > 1:
+        raise UsageError(f"{single} learns from one teacher.", got=f"{len(teachers)} teachers")
+    if mutual and not peers:
+        raise UsageError(f"{mutual} needs peers.", hint="add `peers` to the recipe, or peers=[...]")

@@ -122,11 +122,11 @@ def train(
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         channels_last=options.channels_last,
+        rows=distillation.rows,
     )
     per_epoch = loader.steps_per_epoch
-    steps = max(
-        1, math.ceil(options.images / loader.batch_size) if options.images else round(options.epochs * per_epoch)
-    )
+    steps = math.ceil(options.images / loader.rows_per_step) if options.images else round(options.epochs * per_epoch)
+    steps = max(1, steps)
 
     if options.channels_last:
         distillation = distillation.to(memory_format=torch.channels_last)
@@ -172,7 +172,7 @@ def train(
             sums[name] = sums.get(name, 0.0) + value
         counted += len(window)
         now = time.monotonic()
-        rate = len(window) * loader.batch_size / max(now - last_looked, 1e-9)
+        rate = len(window) * loader.rows_per_step / max(now - last_looked, 1e-9)
         last_looked = now
         window.clear()
 
@@ -213,7 +213,7 @@ def train(
                 "loss": sum(terms.values()),
                 "terms": terms,
                 "validation_accuracy": score,
-                "images_per_second": round(step * loader.batch_size / seconds, 1),
+                "images_per_second": round(step * loader.rows_per_step / seconds, 1),
                 "seconds": round(seconds, 2),
             }
         )
@@ -223,7 +223,7 @@ def train(
         done = step / steps
         for group in optimizer.param_groups:
             group["lr"] = options.lr * lr_scale(options, done)
-        terms = module(batch.x, batch.y, done)
+        terms = module(batch.x, batch.y, done, batch.index, batch.view)
         accelerator.backward(sum(terms.values()))
         if options.clip_norm:
             accelerator.clip_grad_norm_(module.parameters(), options.clip_norm)
@@ -253,7 +253,7 @@ def train(
                 progress(finished, steps, facts)
             last_looked = time.monotonic() if epoch_ends else last_looked
 
-    result.images_seen = steps * loader.batch_size
+    result.images_seen = steps * loader.rows_per_step
     result.seconds = spent + time.monotonic() - begun
     if start == steps:  # everything was done before the interruption
         result.seconds = spent

@@ -19,21 +19,33 @@ PAIRS = {
 }
 
 
-def batch(n=6):
+IMAGES = 40  # in the training split
+
+
+def batch(n=6, rows="single"):
+    """Random images as a loader would give them: of the second half, where rows are paired, with the same labels."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return x, torch.randint(0, 5, (n,), generator=generator)
+    halves = 1 if rows == "single" else 2
+    x = torch.randint(0, 256, (n * halves, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    y = torch.randint(0, 5, (n,), generator=generator).repeat(halves)
+    index = torch.randperm(IMAGES, generator=generator)[: n * halves]
+    return {"x": x, "y": y, "index": index}
 
 
 def make(name, pair, **options):
     torch.manual_seed(0)
     (teacher, teacher_options), (student, student_options) = PAIRS[pair]
     norm = (0.5,) * 3, (0.25,) * 3
+    needs = methods[name].needs
+    teachers = [Member(build(teacher, 5, 3, teacher_options), *norm) for _ in range(1 + needs.several)]
+    peers = [Member(build(student, 5, 3, student_options), *norm), Member(build("resnet14", 5, 3), *norm)]
     return Distillation(
         Member(build(student, 5, 3, student_options), *norm),
-        Member(build(teacher, 5, 3, teacher_options), *norm),
+        teachers if needs.teacher else None,
         {name: options},
-        batch(2)[0],
+        batch(2)["x"],
+        peers=peers if needs.peers else (),
+        images=IMAGES,
     )
 
 
@@ -43,9 +55,10 @@ def test_method_trains_the_student_and_its_own_modules_and_leaves_the_teacher_al
     distillation = make(name, pair).train()
     teacher = distillation.teacher
     before = {k: v.clone() for k, v in teacher.state_dict().items()} if teacher else {}
-    terms = distillation(*batch())
-    assert "task" in terms and all(torch.isfinite(term) and term.ndim == 0 for term in terms.values())
-    sum(terms.values()).backward()
+    for progress in (0.01, 0.6):
+        terms = distillation(**batch(rows=distillation.rows), progress=progress)
+        assert "task" in terms and all(torch.isfinite(term) and term.ndim == 0 for term in terms.values())
+        sum(terms.values()).backward()
     assert [n for n, p in distillation.named_parameters() if p.grad is None] == []
     trained = set(dict(distillation.named_parameters()))
     assert trained == {n for n in distillation.state_dict() if n in trained}  # each one is in the checkpoint
@@ -53,6 +66,16 @@ def test_method_trains_the_student_and_its_own_modules_and_leaves_the_teacher_al
     if teacher:
         assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
         assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name in methods if name != "none"])
+def test_method_moves_the_student(name):
+    """Its own terms, the task's left out, have a gradient at the student's first layer."""
+    distillation = make(name, "resnet -> resnet").train()
+    terms = distillation(**batch(rows=distillation.rows), progress=0.6)
+    own = [value for term, value in terms.items() if term not in ("task", "peers")]
+    sum(own).backward()
+    assert next(distillation.student.net.parameters()).grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", methods)
@@ -72,7 +95,7 @@ def test_method_refuses_an_unknown_option(name):
 def test_method_that_needs_a_teacher_says_so(name):
     student = Member(build("resnet8", 5, 3), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(UsageError, match="needs a teacher"):
-        Distillation(student, None, {name: {}}, batch(2)[0])
+        Distillation(student, None, {name: {}}, batch(2)["x"])
 
 
 @pytest.mark.parametrize("name", methods)
@@ -85,22 +108,22 @@ def test_methods_combine_with_one_teacher_pass():
     torch.manual_seed(0)
     norm = (0.5,) * 3, (0.25,) * 3
     student, teacher = Member(build("resnet8", 5, 3), *norm), Member(build("resnet14", 5, 3), *norm)
-    distillation = Distillation(student, teacher, {"kd": {"task_weight": 1.0}, "reviewkd": {}}, batch(2)[0])
+    distillation = Distillation(student, teacher, {"kd": {"task_weight": 1.0}, "reviewkd": {}}, batch(2)["x"])
     calls = []
     teacher.net.register_forward_pre_hook(lambda *_: calls.append(1))
-    assert set(distillation(*batch())) == {"task", "kd", "review"}
+    assert set(distillation(**batch())) == {"task", "kd", "review"}
     assert len(calls) == 1
 
 
 def test_reviewkd_rises_over_its_warmup():
     distillation = make("reviewkd", "resnet -> resnet", warmup=0.5).eval()
     with torch.no_grad():
-        terms = [distillation(*batch(), progress)["review"].item() for progress in (0.0, 0.25, 0.5, 1.0)]
+        terms = [distillation(**batch(), progress=progress)["review"].item() for progress in (0.0, 0.25, 0.5, 1.0)]
     assert terms[0] == 0 and terms[1] == pytest.approx(terms[2] / 2, rel=1e-4) and terms[2] == pytest.approx(terms[3])
 
 
 def test_reviewkd_teacher_maps_are_taken_before_the_activation():
     distillation = make("reviewkd", "resnet -> resnet").eval()
     with torch.no_grad():
-        taps = distillation.teacher(batch()[0])
+        taps = distillation.teacher(batch()["x"])
     assert all(stage.min() < 0 for stage in taps.stages)

@@ -1,0 +1,32 @@
+"""Small modules that several methods connect networks with: a regressor, a head, one size for two maps."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdcompress.models.taps import Stage
+
+
+def regressor(channels: int, out: int) -> nn.Sequential:
+    """[N, channels, H, W] -> [N, out, H, W]: a 1x1 convolution and a batch norm, with no activation after it, so
+    that signed targets can be reached."""
+    return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
+
+
+def exit_head(stage: Stage, classes: int, width: int = 128) -> nn.Sequential:
+    """An early exit at a stage, [N, C, H, W] -> logits [N, classes]: a 3x3 convolution (with stride 2 where the map is
+    larger than 4x4), batch norm and ReLU, twice, then global average pooling and a linear layer."""
+    stride = 2 if min(stage.height, stage.width) > 4 else 1
+
+    def block(channels: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+
+    layers = [*block(stage.channels, stride), *block(width, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
+def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps at the smaller of their sizes, the larger one average-pooled."""
+    size = (min(a.shape[-2], b.shape[-2]), min(a.shape[-1], b.shape[-1]))
+    return tuple(t if t.shape[-2:] == size else F.adaptive_avg_pool2d(t, size) for t in (a, b))  # type: ignore[return-value]
