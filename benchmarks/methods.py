@@ -45,7 +45,7 @@ def train_one(data: dict[str, Any], folder: Path, threads: int) -> dict[str, Any
     compression.train_only()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     done = compression.done["student"]
-    member = compression.member("student").to(device)
+    member = compression.member("student", compression.network("student")).to(device)
     member.tap(compression.example().to(device), frozenset())
     scores = {}
     for kind, file in (("best", "weights"), ("last", "last")):
@@ -69,7 +69,7 @@ def train_teacher(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     compression._finish("teacher", step.stage({}), False)
     path = compression.done["teacher"].folder / "weights.safetensors"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    member = compression.member("teacher").to(device)
+    member = compression.member("teacher", compression.network("teacher")).to(device)
     member.tap(compression.example().to(device), frozenset())
     load_weights(member.net, path)
     result = compression.done["teacher"].result

@@ -66,6 +66,7 @@ class Network(Section):
     mean: tuple[float, ...] | None = Field(None, description="of pixels in 0..1; default: the source's")
     std: tuple[float, ...] | None = None
     taps: tuple[str, ...] = Field((), description="module paths of the stages; default: discovered")
+    size: int | None = Field(None, ge=8, le=1024, description="side of its input; default: the data's")
 
 
 class Teacher(Network):
@@ -96,6 +97,17 @@ def parse_methods(value: Any) -> Any:
     return value
 
 
+Methods = Annotated[dict[str, dict[str, Any]], BeforeValidator(parse_methods)]
+
+
+class Assistant(Network):
+    """A network between teacher and student: taught by the one before it, it teaches the next."""
+
+    train: Train | None = Field(None, description="default: the student's")
+    method: Methods | None = Field(None, description="default: the student's")
+    seed: int | None = Field(None, ge=0, description="default: the recipe's")
+
+
 class Export(Section):
     layout: Literal["uint8-nhwc", "float-nchw"] = "uint8-nhwc"
     batch: int | None = Field(None, ge=1, description="fixed batch size; none: dynamic")
@@ -124,8 +136,12 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     data: Data
     teacher: Teacher | None = None
+    co_teachers: tuple[Teacher, ...] = Field((), description="further teachers, for methods that learn from several")
+    assistants: tuple[Assistant, ...] = Field((), description="teacher assistants, in a row (TAKD)")
+    generations: int = Field(1, ge=1, le=20, description="of the student, each taught by the last (born-again)")
     student: Network
-    method: Annotated[dict[str, dict[str, Any]], BeforeValidator(parse_methods)] = {"none": {}}
+    peers: tuple[Network, ...] = Field((), description="for online methods; default: one more of the student's kind")
+    method: Methods = {"none": {}}
     train: Train | None = Field(Train(), description="null: student.weights are trained already")
     export: Export = Export()
     bench: Bench = Bench()
@@ -135,6 +151,10 @@ class Recipe(Section):
     def something_to_ship(self) -> Recipe:
         if self.train is None and self.student.weights is None:
             raise ValueError("without `train` the student needs `student.weights`")
+        if self.teacher is None and (self.co_teachers or self.assistants or self.generations > 1):
+            raise ValueError("`co_teachers`, `assistants` and `generations` come after a `teacher`")
+        if self.train is None and (self.assistants or self.generations > 1 or self.peers):
+            raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
         return self
 
 

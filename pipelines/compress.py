@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -28,11 +28,12 @@ from kdcompress.export import formats
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
+from kdcompress.methods.base import Method
 from kdcompress.models.build import build, count_parameters, macs
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.pipelines.stages import Done, RunFolder, Stage, write_atomic
-from kdcompress.recipe import Network, Recipe, Train
+from kdcompress.recipe import Assistant, Network, Recipe, Train
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
 from kdcompress.training.distillation import Distillation, Member
@@ -52,17 +53,33 @@ class Step:
     available: Callable[[], None] = lambda: None  # raises RuntimeMissingError where it cannot be done here
 
 
-Role = Literal["teacher", "student"]
+Role = str
+"""teacher, teacher-2 and so on (further ones), assistant-1 and so on, generation-1 and so on, student"""
+Shipped = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the recipe says of the teacher, or of the student."""
+    """What the recipe says of one network."""
 
     network: Network
     train: Train | None  # None: its weights are given
     method: dict[str, dict[str, Any]]
     seed: int
+    teachers: tuple[Role, ...] = ()
+    peers: tuple[Network, ...] = ()
+
+    @property
+    def kinds(self) -> list[type[Method]]:
+        return [methods[name] for name in self.method] if self.train else []
+
+    def taught(self) -> tuple[Role, ...]:
+        """Whose training comes before this one's."""
+        return self.teachers if any(kind.needs.teacher for kind in self.kinds) else ()
+
+    def company(self) -> tuple[Network, ...]:
+        """The peers that it learns with; one of its own kind where the recipe names none."""
+        return (self.peers or (self.network,)) if any(kind.needs.peers for kind in self.kinds) else ()
 
 
 class Compression:
@@ -72,10 +89,7 @@ class Compression:
         self.recipe, self.folder, self.command = recipe, RunFolder(folder), command
         self.done: dict[str, Done] = {}
         self.errors: dict[str, Exception] = {}
-        self.parts: dict[Role, Part] = {}
-        if (teacher := recipe.teacher) is not None:
-            self.parts["teacher"] = Part(teacher, teacher.train, {"none": {}}, teacher.seed)
-        self.parts["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed)
+        self.parts = parts(recipe)
 
     @cached_property
     def source(self) -> Source:
@@ -83,8 +97,8 @@ class Compression:
 
     # What the recipe names, made
 
-    def spec(self, role: Role) -> InputSpec:
-        network, source, export = self.parts[role].network, self.source, self.recipe.export
+    def spec(self, role: Role, network: Network | None = None) -> InputSpec:
+        network, source, export = network or self.parts[role].network, self.source, self.recipe.export
         _, height, width, channels = source.train.images.shape
         return InputSpec(
             height=height,
@@ -97,36 +111,47 @@ class Compression:
             batch=export.batch,
         )
 
-    def network(self, role: Role) -> torch.nn.Module:
-        """The network with its seed's initial weights, those of its checkpoint, or those of its finished training."""
+    def untrained(self, role: Role, network: Network | None = None, seed: int = 0) -> torch.nn.Module:
+        """The role's network, or a peer's, with its seed's initial weights or those of its checkpoint."""
         part, spec = self.parts[role], self.spec(role)
-        torch.manual_seed(part.seed)
-        net = build(part.network.model, spec.classes, spec.channels, part.network.options)
-        if role in self.done:
-            load_weights(net, self.done[role].folder / "weights.safetensors")
-        elif part.network.weights:
-            load_weights(net, part.network.weights)
+        network = network or part.network
+        torch.manual_seed(part.seed + seed)
+        net = build(network.model, spec.classes, spec.channels, network.options)
+        if network.weights:
+            load_weights(net, network.weights)
         return net
 
-    def member(self, role: Role) -> Member:
-        spec = self.spec(role)
-        return Member(self.network(role), spec.mean, spec.std, self.parts[role].network.taps)
+    def network(self, role: Role) -> torch.nn.Module:
+        """The network with the weights of its finished training, and with what its methods keep."""
+        if role not in self.done:
+            return self.untrained(role)
+        kept = any(kind.deploy == "keep" for kind in self.parts[role].kinds)
+        net = self.distillation(role).deployable() if kept else self.untrained(role)
+        load_weights(net, self.done[role].folder / "weights.safetensors")
+        return net
+
+    def member(self, role: Role, net: torch.nn.Module, network: Network | None = None) -> Member:
+        spec, network = self.spec(role, network), network or self.parts[role].network
+        return Member(net, spec.mean, spec.std, network.taps, network.size)
 
     def example(self) -> torch.Tensor:
         """Two training images, uint8 [2, C, H, W]."""
         return torch.from_numpy(self.source.train.images[:2]).permute(0, 3, 1, 2).contiguous()
 
     def distillation(self, role: Role) -> Distillation:
-        """What is trained for the student, or for the teacher (which has no teacher of its own)."""
+        """What is trained for one network: itself untrained, its teachers trained, its peers."""
         part = self.parts[role]
-        teacher = self.member("teacher") if role == "student" and "teacher" in self.parts else None
-        smoothing = part.train.label_smoothing if part.train else 0.0
+        teachers = [self.member(teacher, self.network(teacher)) for teacher in part.taught()]
+        peers = [
+            self.member(role, self.untrained(role, peer, seed), peer) for seed, peer in enumerate(part.company(), 1)
+        ]
         return Distillation(
-            self.member(role),
-            teacher,
+            self.member(role, self.untrained(role)),  # last, so that auxiliary modules start from the role's seed
+            teachers,
             part.method,
             self.example(),
-            label_smoothing=smoothing,
+            peers=peers,
+            label_smoothing=part.train.label_smoothing if part.train else 0.0,
             images=len(self.source.train),
         )
 
@@ -161,10 +186,13 @@ class Compression:
 
     # The steps
 
+    def shipped(self) -> list[Shipped]:
+        """The networks that are exported and measured."""
+        return [role for role in get_args(Shipped) if role in self.parts]
+
     def steps(self) -> list[Step]:
-        roles = list(self.parts)
-        steps = [self._train_step(role) for role in roles]
-        for role in roles:
+        steps = [self._train_step(role) for role in self.parts]
+        for role in self.shipped():
             steps += [self._export_step(role), self._check_step(role, f"{role}-fp32", may_fail=role == "teacher")]
         for target in self.targets():
             check = self._check_step("student", f"student-{target.name}", target.runtime, may_fail=True)
@@ -173,23 +201,20 @@ class Compression:
 
     def _train_step(self, role: Role) -> Step:
         part, augment = self.parts[role], self.recipe.data.augment
-        taught = role == "student" and any(methods[name].needs.teacher for name in part.method)
+        taught = part.taught()
 
         def work(folder: Path) -> dict[str, Any]:
             model = part.network.model
             if part.train is None:
-                net = self.network(role)
+                net = self.untrained(role)
                 if is_main_process():
                     save_weights(net, folder / "weights.safetensors", {"role": role, "model": model})
                 return {"role": role, "model": model, "parameters": count_parameters(net), "history": []}
             distillation = self.distillation(role)
-            net = distillation.student.net
             facts: dict[str, Any] = {
                 "role": role,
                 "model": model,
                 "method": " + ".join(part.method),
-                "parameters": count_parameters(net),
-                "macs": macs(net, distillation.student.input(self.example()[:1])),
                 "auxiliary_parameters": count_parameters(distillation.methods),
             }
             with TrainingProgress(role) as progress:
@@ -197,32 +222,37 @@ class Compression:
             if not is_main_process():
                 return facts
             metadata = {key: facts[key] for key in ("role", "model", "method")}
-            save_weights(trained.weights, folder / "weights.safetensors", metadata)
             other = "last" if trained.selected == "best" else "best"
-            save_weights(getattr(trained, f"{other}_weights"), folder / f"{other}.safetensors", metadata)
+            net = distillation.student.net.cpu()
+            for kind, name in ((other, other), (trained.selected, "weights")):
+                net.load_state_dict(getattr(trained, f"{kind}_weights"))
+                save_weights(distillation.shipped(net), folder / f"{name}.safetensors", metadata)
             (folder / "checkpoint.pt").unlink(missing_ok=True)
+            ships = distillation.deployable()
+            facts["parameters"] = count_parameters(ships)
+            facts["macs"] = macs(ships, self.member(role, ships).input(self.example()[:1]))
             return facts | trained.record()
 
         def stage(done: dict[str, Done]) -> Stage:
             params = {
-                "network": part.network.model_dump(mode="json", include=set(Network.model_fields)),
+                "network": _described(part.network),
                 "train": part.train and part.train.model_dump(mode="json"),
                 "augment": augment.model_dump(),
                 "method": part.method,
                 "seed": part.seed,
+                "peers": [_described(peer) for peer in part.company()],
             }
-            inputs = {"data": self.source.hash}
-            if part.network.weights:
-                inputs["weights"] = _file_hash(part.network.weights)
-            if taught:
-                inputs["teacher"] = done["teacher"].hash
+            inputs = {"data": self.source.hash, **{teacher: done[teacher].hash for teacher in taught}}
+            for index, network in enumerate([part.network, *part.company()]):
+                if network.weights:
+                    inputs[f"weights-{index}"] = _file_hash(network.weights)
             return Stage(role, work, params, inputs, ("torch", "timm"), resumes=True, collective=True)
 
-        return Step(role, ("teacher",) if taught else (), stage)
+        return Step(role, taught, stage)
 
     def deployable(self, role: Role) -> Deployable:
         """The trained network of a finished step, on the CPU, as it ships."""
-        return Deployable(self.network(role), self.spec(role)).eval()
+        return Deployable(self.network(role), self.spec(role), self.parts[role].network.size).eval()
 
     def _export_step(self, role: Role) -> Step:
         export = self.recipe.export
@@ -365,7 +395,7 @@ class Compression:
     def train_only(self, force: frozenset[str] = frozenset()) -> None:
         """The part of a process that is not the first of several: to take part in the trainings."""
         for step in self.steps():
-            if step.name in ("teacher", "student"):
+            if step.name in self.parts:
                 self._finish(step.name, step.stage(self.done), step.name in force)
 
     def _publish(self) -> None:
@@ -392,7 +422,7 @@ class Compression:
     # The report
 
     def rows(self) -> list[Row]:
-        rows = [self._row(role, None) for role in self.parts]
+        rows = [self._row(role, None) for role in self.shipped()]
         parent = rows[-1]
         rows += [self._row("student", target) for target in self.targets()]
         for row in rows:
@@ -401,7 +431,7 @@ class Compression:
             judge(row, self.recipe.export.max_drop)
         return rows
 
-    def _row(self, role: Role, target: formats.Target | None) -> Row:
+    def _row(self, role: Shipped, target: formats.Target | None) -> Row:
         name = f"{role}-{target.name if target else 'fp32'}"
         row = Row(
             name=name,
@@ -479,6 +509,30 @@ class Compression:
             "stages": [done.record() for done in self.done.values()],
             "advice": self.done["latency"].result["advice"],
         }
+
+
+def parts(recipe: Recipe) -> dict[Role, Part]:
+    """The networks that the recipe names, in the order in which they are trained."""
+    found: dict[Role, Part] = {}
+    for index, teacher in enumerate(filter(None, (recipe.teacher, *recipe.co_teachers)), 1):
+        role = "teacher" if index == 1 else f"teacher-{index}"
+        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed)
+    teachers = tuple(found)
+    generation = Assistant(**recipe.student.model_dump())
+    chain = [(f"assistant-{i}", assistant) for i, assistant in enumerate(recipe.assistants, 1)]
+    chain += [(f"generation-{i}", generation) for i in range(1, recipe.generations)]
+    for index, (role, link) in enumerate(chain, 1):
+        seed = recipe.seed + index if link.seed is None else link.seed
+        train, method = link.train or recipe.train, link.method or recipe.method
+        found[role] = Part(link, None if link.weights else train, method, seed, teachers, recipe.peers)
+        teachers = (role,)
+    found["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed, teachers, recipe.peers)
+    return found
+
+
+def _described(network: Network) -> dict[str, Any]:
+    """What of a network shapes its training; its checkpoint counts by its content."""
+    return network.model_dump(mode="json", include=set(Network.model_fields), exclude={"weights"})
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

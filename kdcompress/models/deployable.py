@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcompress.artifact import InputSpec
@@ -39,14 +40,22 @@ class Normalize(nn.Module):
         return x.float() * scale + self.bias
 
 
+def resized(x: Tensor, size: int | None) -> Tensor:
+    """[N, C, H, W] as squares of ``size`` pixels a side, bilinear; as they are where size is None."""
+    if size is None or x.shape[-2:] == (size, size):
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=size < x.shape[-1])
+
+
 class Deployable(nn.Module):
     """``net`` with its preprocessing, for export: takes what ``spec.layout`` says (uint8 [N, H, W, C] or
-    float32 [N, C, H, W] in 0..1) and returns float32 logits [N, classes].
+    float32 [N, C, H, W] in 0..1) and returns float32 logits [N, classes]. ``size`` is the side of the squares
+    that the network itself takes, where that is not the images'.
 
     Raises UsageError for an input of another type or size, and for a network with another number of classes.
     """
 
-    def __init__(self, net: nn.Module, spec: InputSpec):
+    def __init__(self, net: nn.Module, spec: InputSpec, size: int | None = None):
         super().__init__()
         if len(spec.mean) != spec.channels:
             raise UsageError(
@@ -57,6 +66,7 @@ class Deployable(nn.Module):
         self.normalize = Normalize(spec.mean, spec.std)
         self.net = net
         self.spec = spec
+        self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
         dtype, shape = _expected(self.spec)
@@ -68,7 +78,7 @@ class Deployable(nn.Module):
             )
         if self.spec.layout == "uint8-nhwc":
             x = x.permute(0, 3, 1, 2)
-        logits = logits_of(self.net(self.normalize(x)))
+        logits = logits_of(self.net(resized(self.normalize(x), self.size)))
         if logits.shape[1] != self.spec.classes:
             raise UsageError(
                 "The network and the labels disagree.",

@@ -125,7 +125,7 @@ class Tapped:
             self._pooled, features = _pooled(trace, logits.shape[1])
         _, channels, height, width = example.shape
         self.shapes = TapShapes(tuple(found), features, logits.shape[1], (channels, height, width))
-        self._hook()
+        self.open()
 
     def __call__(self, x: Tensor) -> Taps:
         """Runs the model once on x [N, C, H, W].
@@ -152,12 +152,13 @@ class Tapped:
         return None if self._pooled is None else self._pooled.path
 
     def close(self) -> None:
-        """Takes the hooks off the model; taps cannot be taken after that."""
+        """Takes the hooks off the model; taps cannot be taken until they are on again."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self) -> None:
+    def open(self) -> None:
+        """Puts the hooks on the model."""
         points = {tap.point for tap in self._taps}
         if self._pooled is not None:
             points.add(self._pooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from kdcompress.data.batch import Batch, Pairing
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
 from kdcompress.methods.base import Method, standardized
-from kdcompress.models.deployable import Normalize
+from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
 from kdcompress.recipe import parse_methods
 
@@ -41,10 +42,7 @@ class Member(nn.Module):
         self.size = size
 
     def input(self, x: Tensor) -> Tensor:
-        x = self.normalize(x)
-        if self.size and x.shape[-1] != self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return x
+        return resized(self.normalize(x), self.size)
 
     def tap(self, example: Tensor, needs: frozenset[str]) -> None:
         """Find the taps that ``needs`` names by one dry forward on ``example`` [N, C, H, W], a batch."""
@@ -186,7 +184,8 @@ class Distillation(nn.Module):
         taps |= {peer: peer(batch.x) for peer in self._peers()}
         terms = {"task": self.task_weight * self._task(student, batch.y)}
         if self.peers:
-            terms["peers"] = self.task_weight * sum(self._task(taps[peer], batch.y) for peer in self._peers())
+            tasks = torch.stack([self._task(taps[peer], batch.y) for peer in self._peers()])
+            terms["peers"] = self.task_weight * tasks.sum()
         for name, strength in active.items():
             method = self.auxiliary()[name]
             ours, theirs = student, self._company(type(method), taps.__getitem__)
@@ -202,13 +201,20 @@ class Distillation(nn.Module):
     def auxiliary(self) -> dict[str, Method]:
         return {name: method for name, method in self.methods.items() if isinstance(method, Method)}
 
-    def deployable(self) -> nn.Module:
-        """The student's network as it ships, in eval mode: with what its methods keep, without all else.
-        The distillation is at its end: taps are off, and what folds is folded in place."""
-        self.student.tapped.close()
+    def shipped(self, net: nn.Module) -> nn.Module:
+        """What of ``net``, the student's network, ships: a copy with what its methods keep and nothing else."""
+        copied = copy.deepcopy(net)
         for kind in self.attached:
-            kind.fold(self.student.net)
-        return self.student.net.eval()
+            kind.fold(copied)
+        return copied.eval()
+
+    def deployable(self) -> nn.Module:
+        """The student's network as it ships: a copy in eval mode, with no hooks, attached modules folded."""
+        hooked = self.student.tapped
+        hooked.close()
+        ships = self.shipped(self.student.net)
+        hooked.open()
+        return ships
 
 
 def _member(net: nn.Module) -> Member:

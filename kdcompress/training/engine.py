@@ -261,7 +261,8 @@ def train(
 
 
 def _diverged(loader: Loader, step: int, steps: int, terms: dict[str, float]) -> KDCompressError:
-    index = loader.batch_at(step).index.tolist()
+    batch = loader.batch_at(step)
+    index = [] if batch.index is None else batch.index.tolist()
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     shown = ", ".join(map(str, index[:16])) + (f", ... ({len(index)} in all)" if len(index) > 16 else "")
     return KDCompressError(

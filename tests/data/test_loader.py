@@ -125,3 +125,27 @@ def test_on_a_gpu_the_batches_are_the_same(memory_limit):
         torch.cuda.set_sync_debug_mode("default")
     for step, batch in enumerate(batches, 1):
         assert batch.x.is_cuda and same(batch.to("cpu"), loader().batch_at(step))
+
+
+@pytest.mark.parametrize("rows", ["views", "class pairs"])
+def test_paired_rows_follow_in_the_second_half(rows):
+    labels = np.repeat(np.arange(4), 10)
+    split = Split(np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1).repeat(4, 1).repeat(4, 2), labels)
+    loader = Loader(split, Augment(flip=True), 8, seed=3, rows=rows)
+    assert loader.rows_per_step == 16 and loader.steps_per_epoch == 5
+    seen, partners = [], set()
+    for _, batch in zip(range(5), loader.batches()):
+        (first, second), (y, other) = batch.index.view(2, 8), batch.y.view(2, 8)
+        assert torch.equal(y, other) and torch.equal(batch.x[:, 0, 0, 0].long(), batch.index)
+        assert (first == second).all() if rows == "views" else (first != second).all()
+        seen += first.tolist()
+        partners |= set(zip(first.tolist(), second.tolist()))
+        assert not torch.equal(*batch.view.view(2, 8))
+    assert sorted(seen) == list(range(40)) and len(partners) == 40
+
+
+def test_a_class_of_one_image_is_its_own_pair():
+    split = Split(np.zeros((5, 4, 4, 1), np.uint8), np.array([0, 0, 1, 2, 2]))
+    batch = Loader(split, Augment(), 5, seed=0, rows="class pairs").batch_at(0)
+    first, second = batch.index.view(2, 5)
+    assert [(a == b).item() for a, b in zip(first, second)] == [(a == 2).item() for a in first]
