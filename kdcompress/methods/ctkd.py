@@ -1,0 +1,57 @@
+"""Curriculum Temperature for Knowledge Distillation. Li, Li, Yang, Zhao, Song, Luo, Li and Yang, AAAI 2023,
+arXiv:2211.16231: the global temperature."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdcompress.data.batch import Batch
+from kdcompress.methods import methods
+from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.kd import kd_loss
+from kdcompress.models.taps import Taps, TapShapes
+
+
+def reversed_gradient(x: Tensor, strength: float) -> Tensor:
+    """``x`` itself, whose gradient is ``-strength`` times what arrives."""
+    return x.detach() - strength * (x - x.detach())
+
+
+def ctkd_loss(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
+    """KD (T^2 * KL, see ``kd_loss``) of logits [N, K] with a learnable ``temperature``, a float32 scalar tensor. The
+    gradient reaches it through T^2 as well, as in the official code. Returns a float32 scalar."""
+    return temperature**2 * kd_loss(student.float() / temperature, teacher.float() / temperature, 1.0)
+
+
+@methods.register("ctkd")
+class CTKD(Method):
+    """KD whose temperature is learnt against the student: a reversed gradient, growing over the first epochs, makes
+    the task harder (section 3)."""
+
+    class Options(LogitOptions):
+        task_weight: float = Field(0.1, ge=0)
+        weight: float = Field(0.9, ge=0)
+        lowest: float = Field(1.0, gt=0, description="the temperature is above this")
+        highest: float = Field(21.0, gt=0, description="and below this; it starts at 73 % of the way")
+        ramp: float = Field(1 / 24, ge=0, le=1, description="share of the training; the paper's 10 of 240 epochs")
+
+    paper = "arXiv:2211.16231"
+    needs = Needs(teacher="logits")
+
+    def build(self, student: TapShapes, teacher: TapShapes) -> None:
+        self.raw = nn.Parameter(torch.ones(()))
+
+    def reversal(self, progress: float) -> float:
+        """The strength of the reversal: from 0 to 1 along half a cosine, then 1."""
+        done = min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
+        return 0.5 * (1 - math.cos(math.pi * done))
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        o = self.options
+        share = reversed_gradient(self.raw, self.reversal(progress)).sigmoid()
+        temperature = o.lowest + (o.highest - o.lowest) * share
+        return {"ctkd": o.weight * ctkd_loss(student.logits, teacher.logits, temperature)}

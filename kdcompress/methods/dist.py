@@ -1,0 +1,48 @@
+"""Knowledge Distillation from A Stronger Teacher (DIST). Huang, You, Wang, Qian and Xu, NeurIPS 2022,
+arXiv:2205.10536."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from kdcompress.data.batch import Batch
+from kdcompress.methods import methods
+from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.models.taps import Taps
+
+
+def pearson_distance(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """1 - Pearson's correlation along ``dim`` of [N, K], averaged over the other; a constant line has a correlation
+    of 0."""
+    a, b = (t - t.mean(dim, keepdim=True) for t in (a, b))
+    return 1 - F.cosine_similarity(a, b, dim=dim).mean()
+
+
+def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The inter-class and the intra-class relation (section 3), each times T^2, of logits [N, K]; two float32 scalars,
+    averaged over rows and over columns.
+
+    The second compares a class across the batch: a statistic of each device's own batch, 1 for a batch of one.
+    """
+    p, q = (F.softmax(z.float() / temperature, dim=1) for z in (student, teacher))
+    return temperature**2 * pearson_distance(p, q, 1), temperature**2 * pearson_distance(p, q, 0)
+
+
+@methods.register("dist")
+class DIST(Method):
+    """The student's probabilities shall correlate with the teacher's, along the classes and along the batch."""
+
+    class Options(LogitOptions):
+        inter: float = Field(2.0, ge=0, description="weight of the correlation along the classes")
+        intra: float = Field(2.0, ge=0, description="weight of the correlation along the batch")
+        temperature: float = Field(4.0, gt=0, description="4 on CIFAR-100, 1 on ImageNet in the paper")
+
+    paper = "arXiv:2205.10536"
+    needs = Needs(teacher="logits")
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        o = self.options
+        inter, intra = dist_loss(student.logits, teacher.logits, o.temperature)
+        return {"inter": o.inter * inter, "intra": o.intra * intra}

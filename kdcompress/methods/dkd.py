@@ -1,0 +1,51 @@
+"""Decoupled Knowledge Distillation. Zhao, Cui, Song, Qiu and Liang, CVPR 2022, arXiv:2203.08679."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kdcompress.data.batch import Batch
+from kdcompress.methods import methods
+from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.kd import kd_loss
+from kdcompress.models.taps import Taps
+
+
+def dkd_loss(student: Tensor, teacher: Tensor, y: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """TCKD and NCKD, each times T^2 (section 3): the divergence between target and not target, and that among the
+    other classes.
+
+    Logits [N, K], ``y`` int64 [N]; two float32 scalars, averaged over the batch. Both are divergences of logits: the
+    other classes' logit is their logsumexp, so no probability underflows. With two classes NCKD is 0 and TCKD is KD.
+    """
+    (pair, others), (teacher_pair, teacher_others) = (_decoupled(z, y, temperature) for z in (student, teacher))
+    tckd, nckd = kd_loss(pair, teacher_pair, 1.0), kd_loss(others, teacher_others, 1.0)
+    return temperature**2 * tckd, temperature**2 * nckd
+
+
+def _decoupled(logits: Tensor, y: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Logits of (target, not target) [N, 2] and of the classes that are not the target [N, K - 1]."""
+    z = logits.float() / temperature
+    others = z.gather(1, (y[:, None] + torch.arange(1, z.shape[1], device=z.device)) % z.shape[1])
+    return torch.cat([z.gather(1, y[:, None]), others.logsumexp(1, keepdim=True)], dim=1), others
+
+
+@methods.register("dkd")
+class DKD(Method):
+    """KD in two parts with weights of their own: how sure the teacher is, and what it says of the other classes."""
+
+    class Options(LogitOptions):
+        alpha: float = Field(1.0, ge=0, description="weight of the target part (TCKD)")
+        beta: float = Field(8.0, ge=0, description="of the other classes (NCKD); 2, 6 or 8 in the paper, by pair")
+        temperature: float = Field(4.0, gt=0)
+        warmup: float = Field(1 / 12, ge=0, le=1, description="share of the training; the paper's 20 of 240 epochs")
+
+    paper = "arXiv:2203.08679"
+    needs = Needs(teacher="logits")
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        o, n = self.options, len(batch.y)
+        tckd, nckd = dkd_loss(student.logits[:n], teacher.logits[:n], batch.y, o.temperature)
+        return {"tckd": o.alpha * tckd, "nckd": o.beta * nckd}

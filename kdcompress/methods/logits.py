@@ -1,0 +1,37 @@
+"""Do Deep Nets Really Need to be Deep? Ba and Caruana, NIPS 2014, arXiv:1312.6184: logits matched by regression."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from kdcompress.data.batch import Batch
+from kdcompress.methods import methods
+from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.models.taps import Taps
+
+
+def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """The squared difference of logits [N, K], averaged over classes and batch; a float32 scalar.
+
+    Equation 1 of the paper sums over the classes and halves, which is K/2 times this. The mean does not depend on the
+    number of classes and has KD's scale: it is twice KD's limit at high temperature where both sides' logits have
+    mean 0.
+    """
+    return F.mse_loss(student.float(), teacher.float())
+
+
+@methods.register("logits")
+class Logits(Method):
+    """The student's logits are regressed on the teacher's; as in the paper, the labels are not used by default."""
+
+    class Options(LogitOptions):
+        task_weight: float = Field(0.0, ge=0, description="weight of the labels; the paper uses the logits alone")
+        weight: float = Field(1.0, ge=0)
+
+    paper = "arXiv:1312.6184"
+    needs = Needs(teacher="logits")
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        return {"logits": self.options.weight * logits_loss(student.logits, teacher.logits)}

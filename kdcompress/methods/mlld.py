@@ -1,0 +1,57 @@
+"""Multi-level Logit Distillation. Jin, Wang and Lin, CVPR 2023, doi:10.1109/CVPR52729.2023.02325.
+
+This is the paper's loss. The official code adds a confidence mask (which it applies to a mean, where it is a factor)
+and a second, strongly augmented view of each image; its correlation terms grow with the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from kdcompress.data.batch import Batch
+from kdcompress.methods import methods
+from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.kd import kd_loss
+from kdcompress.models.taps import Taps
+
+
+def mlld_loss(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """The alignment of instances, of the batch and of classes, of logits [N, K], each averaged over the temperatures
+    (section 3); three float32 scalars.
+
+    Instances: KD. Batch: the squared difference of the Gram matrices P P^T [N, N]. Classes: that of P^T P [K, K]. The
+    paper divides their sums by N and by K, so that they grow with N and with N^2: here both are means over the
+    batch, times what they are at the paper's batch of 64.
+    """
+    n, classes = student.shape
+    levels = torch.zeros(3, device=student.device)
+    for t in temperatures:
+        p, q = (F.softmax(z.float() / t, dim=1) for z in (student, teacher))
+        with torch.autocast(student.device.type, enabled=False):
+            batch = 64 * (p @ p.T - q @ q.T).square().mean()
+            category = 64**2 / classes * ((p.T @ p - q.T @ q) / n).square().sum()
+        levels = levels + torch.stack([kd_loss(student, teacher, t), batch, category])
+    instance, batch, category = levels / len(temperatures)
+    return instance, batch, category
+
+
+@methods.register("mlld")
+class MLLD(Method):
+    """KD at several temperatures, with the correlations between images and those between classes."""
+
+    class Options(LogitOptions):
+        task_weight: float = Field(0.1, ge=0)
+        weight: float = Field(4.5, ge=0, description="0.9 for each of five temperatures, over which the paper sums")
+        temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((2.0, 3.0, 4.0, 5.0, 6.0), min_length=1)
+
+    paper = "doi:10.1109/CVPR52729.2023.02325"
+    needs = Needs(teacher="logits")
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        losses = mlld_loss(student.logits, teacher.logits, self.options.temperatures)
+        return {name: self.options.weight * loss for name, loss in zip(("instance", "batch", "class"), losses)}
