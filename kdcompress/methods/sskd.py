@@ -1,0 +1,113 @@
+"""Knowledge Distillation Meets Self-Supervision. Xu, Liu, Li and Loy, ECCV 2020, arXiv:2006.07114.
+
+Ours: the teacher's self-supervision head is trained during the first share of the student's training and not before it,
+and the student imitates it from then on. As in the authors' code for CIFAR, the transformations are rotations.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdcompress.data.batch import Batch
+from kdcompress.errors import UsageError
+from kdcompress.methods import methods
+from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.kd import kd_loss
+from kdcompress.methods.relations import cosines, pooled, pooled_widths
+from kdcompress.models.taps import Taps, TapShapes
+
+
+def kept(scores: Tensor, target: Tensor, share: float) -> Tensor:
+    """Bool [N], which of ``scores`` [N, K] to learn from (error-level ranking, section 3): those with the ``target``
+    [N] first, and of the others the ``share`` with the target nearest to the first place."""
+    errors = (scores > scores.gather(1, target[:, None])).sum(1)
+    place = errors.argsort(stable=True).argsort()
+    wrong = (errors > 0).sum()
+    return place < len(scores) - wrong + (share * wrong).floor()
+
+
+def selected_loss(student: Tensor, teacher: Tensor, temperature: float, keep: Tensor) -> Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)) of [N, K], averaged over the rows to ``keep`` (bool [N]).
+    Float32, in log space; 0 where no row is kept."""
+    log_p = F.log_softmax(student.float() / temperature, dim=1)
+    log_q = F.log_softmax(teacher.float() / temperature, dim=1)
+    divergence = F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)
+    return temperature**2 * (divergence * keep).sum() / keep.sum().clamp(min=1)
+
+
+def head(width: int) -> nn.Sequential:
+    """The self-supervision module: a perceptron of two layers on the pooled feature [N, width]."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+
+def as_buffers(module: nn.Module) -> nn.Module:
+    """A copy of a module, its parameters as buffers: in the state, and no optimizer's business."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        for name, value in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, value.detach())
+    return module
+
+
+@methods.register("sskd")
+class SSKD(Method):
+    """The student imitates the teacher's classes of images and of their rotations, and how near each rotated image is
+    to each original by a head that was taught to find them. Steps see four times the images."""
+
+    class Options(MethodOptions):
+        task_weight: float = Field(0.1, ge=0)
+        kd_weight: float = Field(0.9, ge=0)
+        tf_weight: float = Field(2.7, ge=0, description="of the rotated images' classes")
+        ss_weight: float = Field(10.0, ge=0, description="of the similarities of rotated to original images")
+        kd_temperature: float = Field(4.0, gt=0)
+        tf_temperature: float = Field(4.0, gt=0)
+        ss_temperature: float = Field(0.5, gt=0)
+        tf_share: float = Field(1.0, ge=0, le=1, description="share of the teacher's wrong classes learnt from")
+        ss_share: float = Field(0.75, ge=0, le=1, description="share of the teacher's wrong similarities learnt from")
+        head_share: float = Field(0.1, gt=0, lt=1, description="share of the training, from since on, to train it in")
+
+    family = "relation"
+    paper = "arXiv:2006.07114"
+    needs = Needs(student="logits+pooled", teacher="logits+pooled")
+
+    def build(self, student: TapShapes, teacher: TapShapes) -> None:
+        if student.input[1] != student.input[2]:
+            raise UsageError("sskd rotates images, so they must be square.", got="x".join(map(str, student.input)))
+        ours, theirs = pooled_widths(student, teacher)
+        self.student_head, self.teacher_head = head(ours), head(theirs)
+        self.frozen_head = as_buffers(self.teacher_head)
+
+    def prepare(self, batch: Batch, progress: float) -> Batch:
+        if len(batch.x) != len(batch.y):
+            raise UsageError("sskd adds its rotated images to a batch to which another method has added images.")
+        x = torch.cat([torch.rot90(batch.x, turns, (2, 3)) for turns in range(4)])
+        last = batch.x.is_contiguous(memory_format=torch.channels_last)
+        return replace(batch, x=x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format))
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        o, n = self.options, len(batch.y)
+        learning = progress < o.since + o.head_share
+        if learning:
+            with torch.no_grad():
+                for frozen, trained in zip(self.frozen_head.buffers(), self.teacher_head.parameters()):
+                    frozen.copy_(trained)
+        s, t = pooled(student, teacher)
+        embedded = self.student_head(s), self.frozen_head(t), self.teacher_head(t)
+        ours, theirs, learnt = (cosines(e[n:], e[:n]) for e in embedded)
+        origin = torch.arange(n, device=batch.y.device).repeat(3)
+        s, t = student.logits, teacher.logits
+        keep_tf = kept(t[n:], batch.y.repeat(3), o.tf_share)
+        keep_ss = kept(theirs, origin, o.ss_share)
+        return {
+            "kd": o.kd_weight * kd_loss(s[:n], t[:n], o.kd_temperature),
+            "tf": o.tf_weight * selected_loss(s[n:], t[n:], o.tf_temperature, keep_tf),
+            "ss": (not learning) * o.ss_weight * selected_loss(ours, theirs, o.ss_temperature, keep_ss),
+            "head": learning * F.cross_entropy(learnt, origin),
+        }
