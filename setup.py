@@ -19,6 +19,7 @@ folders = {
 extras = {
     "tensorrt": ["tensorrt>=10.12,<12"],
     "tensorrt-rtx": ["tensorrt-rtx>=1.7,<2"],
+    "cluster": ["distributed>=2024.8"],
     "dev": ["build", "mypy", "pytest>=8", "ruff", "setuptools>=64", "types-PyYAML", "wheel"],
 }
 

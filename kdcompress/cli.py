@@ -86,12 +86,7 @@ def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[st
         if name not in names:
             raise unknown_name("stage", name, names, where="--force")
     if dry_run:
-        plan = compression.plan()
-        if as_json:
-            return _print_json([{"stage": name, "state": state} for name, state in plan])
-        for name, state in plan:
-            click.echo(f"{state:<8} {name}")
-        return None
+        return _show_plan(compression.plan(), as_json)
     if not is_main_process():
         return compression.train_only(frozenset(force))
     with compression.folder.locked():
@@ -100,6 +95,13 @@ def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[st
         _write_and_show(document, output, as_json)
     if found := failures(document):
         raise KDCompressError("The run finished, and not all of it may ship:\n" + "\n".join(f"  - {f}" for f in found))
+
+
+def _show_plan(plan: list[tuple[str, str]], as_json: bool) -> None:
+    if as_json:
+        return _print_json([{"stage": name, "state": state} for name, state in plan])
+    for name, state in plan:
+        click.echo(f"{state:<8} {name}")
 
 
 def _write_and_show(document: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -135,6 +137,60 @@ def find_recipe(name: str) -> Path:
     if name not in shipped:
         raise unknown_name("recipe", name, shipped)
     return shipped[name]
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.option("-m", "--methods", "labels", help="Comma-separated: names of methods or of the recipe's `compare`; all.")
+@click.option("-s", "--seeds", type=click.IntRange(1), help="Trainings of each.  [default: the recipe's, or 3]")
+@click.option("-w", "--workers", type=click.IntRange(1), default=1, help="Trainings at once on this machine.")
+@click.option("--scheduler", metavar="ADDRESS", help="Share them among the workers of a Dask scheduler (tcp://...).")
+@click.option("-o", "--output", type=PathArgument, help="Folder.  [default: runs/compare-RECIPE'S NAME]")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
+@json_option
+def compare(
+    recipe: str,
+    overrides: tuple[str, ...],
+    labels: str | None,
+    seeds: int | None,
+    workers: int,
+    scheduler: str | None,
+    output: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train RECIPE's student with several methods and seeds, and say which gain is more than noise.
+
+    One teacher serves all. Interrupted, or given more methods or seeds, it trains what is missing.
+
+    \b
+    kdcompress compare fashion-mnist --methods none,kd,reviewkd --seeds 3 train.images=54000
+    """
+    from kdcompress.pipelines.sweep import Sweep, choose
+    from kdcompress.recipe import load_recipe
+    from kdcompress.report.comparison import print_comparison, write_comparison
+
+    loaded = load_recipe(find_recipe(recipe), overrides)
+    chosen = choose(loaded, [label.strip() for label in labels.split(",")] if labels else [])
+    command = shlex.join(["kdcompress", *sys.argv[1:]])
+    folder = output or Path("runs") / f"compare-{loaded.name}"
+    sweep = Sweep(loaded, folder, chosen, seeds or loaded.compare.seeds, command)
+    sweep.check()
+    if dry_run:
+        return _show_plan(sweep.plan(), as_json)
+    with sweep.compression(*sweep.trials[0]).folder.locked():
+        document = sweep.run(workers, scheduler)
+        written = write_comparison(document, folder)
+    if as_json:
+        _print_json(document)
+    else:
+        from kdcompress.console import out
+
+        print_comparison(document, out)
+        click.echo("Written: " + ", ".join(str(path) for path in written), err=True)
+    if failed := [f"{t['label']} seed {t['seed']}: {t['error']}" for t in document["trials"] if "error" in t]:
+        raise KDCompressError("Not every training succeeded:\n" + "\n".join(f"  - {f}" for f in failed))
 
 
 @main.command()

@@ -122,6 +122,14 @@ class Bench(Section):
     threads: int = Field(1, ge=1)
 
 
+class Compare(Section):
+    """What `kdcompress compare` trains; a run takes no notice of it."""
+
+    methods: dict[str, Methods] = Field({}, description="label -> method, written as in `method`")
+    seeds: int = Field(3, ge=1, le=1000)
+    published: dict[str, float] = Field({}, description="label -> top-1 accuracy in the literature, per cent")
+
+
 class Gates(Section):
     """Limits; a run that does not meet one ends with exit code 1 after its report is written."""
 
@@ -145,6 +153,7 @@ class Recipe(Section):
     train: Train | None = Field(Train(), description="null: student.weights are trained already")
     export: Export = Export()
     bench: Bench = Bench()
+    compare: Compare = Compare()
     gates: Gates = Gates()
 
     @model_validator(mode="after")

@@ -26,10 +26,14 @@ def methods() -> list[dict[str, Any]]:
             "student": method.needs.student,
             "teacher": method.needs.teacher or None,
             "ships": method.deploy,
-            "options": ", ".join(f"{k}={f.default:.4g}" for k, f in method.Options.model_fields.items()),
+            "options": ", ".join(f"{k}={_short(f.default)}" for k, f in method.Options.model_fields.items()),
         }
         for name, method in registry.entries().items()
     ]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def data() -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property, partial
@@ -392,10 +392,10 @@ class Compression:
         self._publish()
         return self.document()
 
-    def train_only(self, force: frozenset[str] = frozenset()) -> None:
-        """The part of a process that is not the first of several: to take part in the trainings."""
+    def train_only(self, force: frozenset[str] = frozenset(), roles: Collection[Role] | None = None) -> None:
+        """The trainings alone, all of them or those of ``roles``: what a further process of several takes part in."""
         for step in self.steps():
-            if step.name in self.parts:
+            if step.name in (self.parts if roles is None else roles):
                 self._finish(step.name, step.stage(self.done), step.name in force)
 
     def _publish(self) -> None:

@@ -31,6 +31,10 @@ class MethodOptions(BaseModel):
             return 0.0
         return min(1.0, (progress - self.since) / self.warmup) if self.warmup else 1.0
 
+    def task_strength(self, progress: float) -> float:
+        """The weight of the cross-entropy when ``progress`` of the training is done."""
+        return self.task_weight
+
 
 class LogitOptions(MethodOptions):
     """Options of the methods on logits."""

@@ -63,12 +63,14 @@ class TapShapes:
 @dataclass
 class Taps:
     """One forward: logits [N, classes], stage maps [N, C, H, W] shallow to deep, pooled feature [N, D] or None, and
-    the layer that makes the logits of it (nn.Linear or nn.Conv2d 1x1), or None."""
+    the layer that makes the logits of it (nn.Linear or nn.Conv2d 1x1), or None. ``pre`` holds the stage maps before
+    their activation where ``stages`` holds those after it and both were asked for."""
 
     logits: Tensor
     stages: list[Tensor]
     pooled: Tensor | None
     classifier: nn.Module | None = None
+    pre: list[Tensor] | None = None
 
 
 class Tapped:
@@ -84,6 +86,7 @@ class Tapped:
     pre: take stage maps before the activation that ends the stage, where that is a module (nn.ReLU, nn.SiLU...).
         Elsewhere the stage's output is taken: it is linear, or the activation is a function that no hook sees.
         ``pre_found`` says which, a stage each.
+    both: take the maps after the activation as ``Taps.stages`` and those before it as ``Taps.pre``.
 
     Maps that the network overwrites in place later in the forward are copied when taken, and only those.
 
@@ -99,12 +102,14 @@ class Tapped:
         stages: bool = True,
         pre: bool = False,
         pooled: bool = True,
+        both: bool = False,
     ):
         self.model = model
         self.pre_found: list[bool] = []
         self._frame = _Frame()
         self._handles: list[Any] = []
         self._taps: list[_Tap] = []
+        self._pre_taps: list[_Tap] = []
         self._pooled: _Point | None = None
 
         parameter = next(model.parameters(), example)
@@ -116,8 +121,9 @@ class Tapped:
         if stages:
             calls = _named(trace, paths) if paths else _discovered(trace)
             for call in calls:
-                tap, is_pre = _tap(trace, call, pre)
-                self._taps.append(tap)
+                tap, is_pre = _tap(trace, call, pre or both)
+                self._taps.append(_tap(trace, call, False)[0] if both else tap)
+                self._pre_taps += [tap] if both else []
                 self.pre_found.append(is_pre)
                 channels, height, width = call.map.shape[1:]
                 found.append(Stage(call.path, channels, height, width, trace.height / height))
@@ -136,11 +142,11 @@ class Tapped:
         frame.start()
         try:
             logits = logits_of(self.model(x))
-            maps = [tap.read(frame.taken(tap.point), x) for tap in self._taps]
+            maps, before = ([tap.read(frame.taken(tap.point), x) for tap in of] for of in (self._taps, self._pre_taps))
             pooled = None if self._pooled is None else frame.taken(self._pooled).flatten(1)
         finally:
             frame.stop()
-        return Taps(logits, maps, pooled, self.classifier)
+        return Taps(logits, maps, pooled, self.classifier, before or None)
 
     @property
     def classifier(self) -> nn.Module | None:
@@ -159,7 +165,7 @@ class Tapped:
 
     def open(self) -> None:
         """Puts the hooks on the model."""
-        points = {tap.point for tap in self._taps}
+        points = {tap.point for tap in (*self._taps, *self._pre_taps)}
         if self._pooled is not None:
             points.add(self._pooled)
         for path, before in sorted({(point.path, point.before) for point in points}):

@@ -122,6 +122,28 @@ def ridges(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Markup | 
     return _svg("".join(parts), title, bottom + 48)
 
 
+def spread(rows: Sequence[tuple[str, Sequence[float]]], x_label: str, title: str) -> Markup | None:
+    """Each row's values as dots, with a bar of a standard deviation to both sides of their mean."""
+    kept = [(name, np.asarray(values, float)) for name, values in rows if len(values)]
+    if not kept:
+        return None
+    left = min(200.0, 20 + CHAR * max(len(name) for name, _ in kept))
+    step, top = 24, 8
+    bottom = top + step * len(kept)
+    x = Axis([float(v) for _, values in kept for v in values], left, RIGHT, pad=0.06)
+    parts = [_x_ticks(x, top, bottom), _x_title(x_label, bottom, left)]
+    for i, (name, values) in enumerate(kept):
+        middle = top + step * (i + 0.5)
+        mean, sd = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        low, high = x(mean - sd), x(mean + sd)
+        parts.append(f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<g class="line s0"><line x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/></g>')
+        parts += [f'<g class="mark s0"><circle cx="{x(float(v))}" cy="{middle}" r="4"/></g>' for v in values]
+        parts.append(f'<g class="mark s1"><rect x="{x(mean) - 1.5:.1f}" y="{middle - 8}" width="3" height="16"/>')
+        parts.append(f"<title>{escape(name)}: {mean:.2f} ± {sd:.2f}</title></g>")
+    return _svg("".join(parts), title, bottom + 48)
+
+
 def change_map(labels: Sequence[str], change: Sequence[Sequence[int]], title: str) -> Markup | None:
     """Student minus teacher as a heat map: what got better in one colour, what got worse in another."""
     n = len(labels)

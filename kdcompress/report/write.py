@@ -16,14 +16,14 @@ from kdcompress.report.markdown import markdown
 
 def write_report(document: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes the three files; each appears whole or stays as it was. Numbers that are not finite become null."""
-    document = _finite(document)
+    document = finite(document)
     texts = {
         "report.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
         "report.md": markdown(document),
         "report.html": html(document),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return [_write(folder / name, text) for name, text in texts.items()]
+    return [write_text(folder / name, text) for name, text in texts.items()]
 
 
 def load_report(path: Path) -> dict[str, Any]:
@@ -43,15 +43,15 @@ def load_report(path: Path) -> dict[str, Any]:
     return document
 
 
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ class Member(nn.Module):
             stages=stages,
             pre="stages(pre)" in needs,
             pooled="pooled" in needs,
+            both={"stages", "stages(pre)"} <= needs,
         )
 
     def forward(self, x: Tensor) -> Taps:
@@ -98,8 +100,9 @@ class Distillation(nn.Module):
             raise UsageError(f"The methods are not valid: {error}.") from error
         kinds: dict[str, type[Method]] = {name: registry[name] for name in wanted}
         options = {name: kind.parse_options(name, wanted[name]) for name, kind in kinds.items()}
-        self.task_weight = next(iter(options.values())).task_weight  # of the method named first
+        self.task = next(iter(options.values()))  # the method named first weighs the task
         self.label_smoothing = label_smoothing
+        self.teacher_passes = 0  # images that a teacher was shown so far
         self.rows = _rows(kinds)
         self.needs_index = [name for name, kind in kinds.items() if kind.needs.index]
 
@@ -180,22 +183,29 @@ class Distillation(nn.Module):
         taught = any(self.auxiliary()[name].needs.teacher for name in active)
         with torch.set_grad_enabled(batch.x.requires_grad):  # of images that are made: through the teacher too
             taps = {teacher: teacher(batch.x) for teacher in self.teachers if taught}
+        self.teacher_passes += len(batch) * len(taps)
         student = self.student(batch.x)
         taps |= {peer: peer(batch.x) for peer in self._peers()}
-        terms = {"task": self.task_weight * self._task(student, batch.y)}
+        weight = self.task.task_strength(progress)
+        terms = {"task": weight * self._task(student, batch.y)}
         if self.peers:
             tasks = torch.stack([self._task(taps[peer], batch.y) for peer in self._peers()])
-            terms["peers"] = self.task_weight * tasks.sum()
+            terms["peers"] = weight * tasks.sum()
         for name, strength in active.items():
             method = self.auxiliary()[name]
-            ours, theirs = student, self._company(type(method), taps.__getitem__)
+            needs = type(method).needs
+            ours = _asked(student, needs.of("student"))
+            theirs = self._company(type(method), taps.__getitem__)
+            theirs = _each(theirs, partial(_asked, needs=needs.of("peers") or needs.of("teacher")))
             if getattr(method.options, "standardize", False):
-                ours, theirs = _standardized(ours), _standardized(theirs)
+                ours, theirs = _standardized(ours), _each(theirs, _standardized)
             for term, value in method.terms(batch, ours, theirs, progress).items():
                 terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
 
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
+        if not len(y):  # images that were made have no labels
+            return taps.logits.sum() * 0.0
         return F.cross_entropy(taps.logits[: len(y)].float(), y, label_smoothing=self.label_smoothing)
 
     def auxiliary(self) -> dict[str, Method]:
@@ -225,10 +235,20 @@ def _shapes(member: Member) -> TapShapes:
     return member.tapped.shapes
 
 
-def _standardized(taps: Any) -> Any:
-    if isinstance(taps, list):
-        return [_standardized(t) for t in taps]
-    return replace(taps, logits=standardized(taps.logits)) if isinstance(taps, Taps) else taps
+def _asked(taps: Taps, needs: frozenset[str]) -> Taps:
+    """With the stage maps before their activation in place of those after it, for a method that needs those."""
+    return replace(taps, stages=taps.pre) if "stages(pre)" in needs and taps.pre is not None else taps
+
+
+def _standardized(taps: Taps) -> Taps:
+    return replace(taps, logits=standardized(taps.logits))
+
+
+def _each(company: Any, change: Callable[[Taps], Taps]) -> Any:
+    """``change`` of a teacher's taps, of each of several, or of nobody's."""
+    if company is None:
+        return None
+    return [change(taps) for taps in company] if isinstance(company, list) else change(company)
 
 
 def _union(kinds: Mapping[str, type[Method]]) -> dict[str, frozenset[str]]:

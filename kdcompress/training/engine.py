@@ -38,6 +38,7 @@ class TrainResult:
     last: dict[str, float] = field(default_factory=dict)
     selected: str = "best"
     images_seen: int = 0
+    teacher_passes: int = 0  # images that a teacher was shown
     seconds: float = 0.0
     device: str = "cpu"
     precision: str = "fp32"
@@ -146,6 +147,7 @@ def train(
         distillation.load_state_dict(saved["module"])
         optimizer.load_state_dict(saved["optimizer"])
         result = TrainResult(**{**result.record(), **saved["result"]})
+        distillation.teacher_passes = saved["teacher_passes"]
         if ema:
             ema.state = {k: v.to(device) for k, v in saved["ema"].items()}
         if accelerator.scaler is not None:
@@ -182,6 +184,7 @@ def train(
             "counted": counted,
             "seconds": spent + time.monotonic() - begun,
             "sums": sums,
+            "teacher_passes": distillation.teacher_passes,
             "module": distillation.state_dict(),
             "optimizer": optimizer.state_dict(),
             "ema": ema.state if ema else None,
@@ -231,7 +234,9 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         if ema:
             ema.update(student.net)
-        names = list(terms)
+        if list(terms) != names:  # a term has begun or ended
+            look(step)
+            names = list(terms)
         window.append(torch.stack([term.detach().float() for term in terms.values()]))
 
         finished = step + 1
@@ -253,6 +258,7 @@ def train(
                 progress(finished, steps, facts)
             last_looked = time.monotonic() if epoch_ends else last_looked
 
+    result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     result.images_seen = steps * loader.rows_per_step
     result.seconds = spent + time.monotonic() - begun
     if start == steps:  # everything was done before the interruption

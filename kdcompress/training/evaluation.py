@@ -1,4 +1,4 @@
-"""Accuracy of a network in training. What ships is evaluated by its own runner, not here."""
+"""How well a network in training answers. What ships is evaluated by its own runner, not here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,28 @@ from kdcompress.training.distillation import Member
 
 
 @torch.no_grad()
-def accuracy(member: Member, split: Split, device: torch.device, channels_last: bool = False) -> float:
-    """Per cent of ``split`` classified correctly, in eval mode and float32."""
+def predict(member: Member, split: Split, device: torch.device, channels_last: bool = False) -> Tensor:
+    """Logits float32 [N, classes] of ``split``, in eval mode and float32, on the device."""
     training = member.training
     member.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    for batch in eval_batches(split, 512, device):
-        x = batch.x.contiguous(memory_format=torch.channels_last) if channels_last else batch.x
-        logits: Tensor = member(x).logits
-        correct += (logits.argmax(1) == batch.y).sum()
+    found = []
+    for batch in eval_batches(split, 512, device, channels_last):
+        found.append(member(batch.x).logits.float())
     member.train(training)
-    return 100.0 * correct.item() / len(split)
+    return torch.cat(found)
+
+
+def accuracy(member: Member, split: Split, device: torch.device, channels_last: bool = False) -> float:
+    """Per cent of ``split`` classified correctly."""
+    chosen = predict(member, split, device, channels_last).argmax(1)
+    return 100.0 * (chosen == torch.from_numpy(split.labels).to(device)).double().mean().item()
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in per cent: how far confidence and accuracy lie apart, in ``bins`` bins of equal
+    width, averaged over the images (Guo et al., ICML 2017, equation 3). ``logits`` [N, K], ``labels`` int64 [N]."""
+    confidence, chosen = logits.float().softmax(1).max(1)
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gap = (chosen == labels).double() - confidence.double()
+    sums = torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, place, gap)
+    return 100.0 * sums.abs().sum().item() / len(labels)

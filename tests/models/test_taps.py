@@ -419,3 +419,11 @@ def test_pairs_in_order():
 def test_the_pairs_of_the_papers(teacher, student):
     a, b = tapped(student)[1].shapes, tapped(teacher)[1].shapes
     assert len(pair_stages(a, b)) >= 2
+
+
+def test_both_sides_of_the_activation_at_once():
+    model, x = build("resnet14", 5, 3).eval(), torch.randn(2, 3, 32, 32)
+    both, after, before = Tapped(model, x, both=True), Tapped(model, x), Tapped(model, x, pre=True)
+    taken = both(x)
+    assert all(map(torch.equal, taken.stages, after(x).stages)) and all(map(torch.equal, taken.pre, before(x).stages))
+    assert all(torch.equal(a, b.relu()) for a, b in zip(taken.stages, taken.pre, strict=True))

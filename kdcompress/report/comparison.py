@@ -1,0 +1,132 @@
+"""What `kdcompress compare` found: one table, and a plot of every training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kdcompress.report import charts, present
+from kdcompress.report.markdown import table
+from kdcompress.report.write import finite, write_text
+
+COLUMNS = {
+    "label": "method",
+    "n": "n",
+    "best": "accuracy %",
+    "last": "last epoch %",
+    "gain": "gain [95 %]",
+    "published": "published %",
+    "agreement": "agreement %",
+    "calibration": "ECE %",
+    "images": "images seen",
+    "passes": "teacher passes",
+    "step": "time/step",
+}
+
+
+def cells(row: Mapping[str, Any]) -> dict[str, str]:
+    failed = f" ({row['failed']} failed)" if row.get("failed") else ""
+    return {
+        "label": row["label"],
+        "n": f"{row['n']}{failed}",
+        "best": spread(row, "test_best"),
+        "last": spread(row, "test_last"),
+        "gain": gain(row),
+        "published": present.fixed(row.get("published")),
+        "agreement": present.fixed(row.get("agreement")),
+        "calibration": present.fixed(row.get("calibration_error")),
+        "images": f"{row['images_seen']:,}" if row.get("images_seen") else present.NONE,
+        "passes": f"{row['teacher_passes']:,}" if row.get("teacher_passes") is not None else present.NONE,
+        "step": f"{row['step']:.2f}" if row.get("step") else present.NONE,
+    }
+
+
+def spread(row: Mapping[str, Any], key: str) -> str:
+    if row.get(key) is None:
+        return present.NONE
+    sd = row.get(f"{key}_sd")
+    return f"{row[key]:.2f}" + (f" ± {sd:.2f}" if sd is not None else "")
+
+
+def gain(row: Mapping[str, Any]) -> str:
+    if row.get("gain") is None:
+        return present.NONE
+    text = f"{row['gain']:+.2f}"
+    if row.get("gain_low") is not None:
+        text += f" [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]"
+    return text.replace("-", "−")
+
+
+def columns(document: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that have something in them."""
+    rows = [cells(row) for row in document["summary"]]
+    return {key: title for key, title in COLUMNS.items() if any(row[key] != present.NONE for row in rows)}
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    shown = columns(document)
+    body = [[cells(row)[key] for key in shown] for row in document["summary"]]
+    parts = [f"# {document['name']}", notes(document), table(list(shown.values()), body, range(1, len(shown)))]
+    parts += [f"    {document['command']}"] if document.get("command") else []
+    return "\n\n".join(parts) + "\n"
+
+
+def notes(document: Mapping[str, Any]) -> str:
+    teacher = document.get("teacher")
+    first = f"Teacher {teacher['model']}: {teacher['test_best']:.2f} %. " if teacher else ""
+    return (
+        first + "Test accuracy of the weights that validation chose, mean ± standard deviation over seeds; the gain is "
+        "over the baseline of the same seed, with a 95 % interval (Student's t). ECE: expected calibration error, 15 "
+        "bins. Time a step is relative to kd's, as it was with whatever else ran at the time."
+    )
+
+
+def html(document: Mapping[str, Any]) -> str:
+    loader = PackageLoader("kdcompress.report", "")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    scores: dict[str, list[float]] = {}
+    for trial in document["trials"]:
+        if "error" not in trial:
+            scores.setdefault(trial["label"], []).append(trial["test_best"])
+    ranked = sorted(scores.items(), key=lambda item: -sum(item[1]) / len(item[1]))
+    return environment.get_template("comparison.html").render(
+        document=document,
+        columns=columns(document),
+        rows=[cells(row) for row in document["summary"]],
+        notes=notes(document),
+        plot=charts.spread(ranked, "test accuracy, %", "Test accuracy of every training, by method"),
+        failures=[trial for trial in document["trials"] if "error" in trial],
+    )
+
+
+def print_comparison(document: Mapping[str, Any], console: Console) -> None:
+    shown = columns(document)
+    if console.width < 130:
+        shown = {key: title for key, title in shown.items() if key not in ("images", "passes", "calibration", "last")}
+    printed = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for key, title in shown.items():
+        printed.add_column(title, justify="left" if key == "label" else "right")
+    for row in document["summary"]:
+        printed.add_row(*(cells(row)[key] for key in shown))
+    console.print(printed)
+    for trial in document["trials"]:
+        if "error" in trial:
+            console.print(f"{trial['label']} seed {trial['seed']} failed: {trial['error']}", markup=False)
+
+
+def write_comparison(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """compare.json with every training, compare.md and compare.html."""
+    document = finite(document)
+    texts = {
+        "compare.json": json.dumps(document, indent=1, allow_nan=False, default=str) + "\n",
+        "compare.md": markdown(document),
+        "compare.html": html(document),
+    }
+    return [write_text(folder / name, text) for name, text in texts.items()]

@@ -1,0 +1,241 @@
+"""Methods x seeds on one recipe: what does each method give, and is it more than noise?
+
+Every training is a stage of one run folder, so an interrupted sweep goes on where it was, the teacher is trained once,
+and a method or a seed that is added later is all that is trained then. Best weights are chosen by validation; the test
+split is looked at when a training is over.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import kdcompress
+from kdcompress import console
+from kdcompress.bench.machine import machine, packages
+from kdcompress.console import say
+from kdcompress.errors import KDCompressError, UsageError, unknown_name
+from kdcompress.methods import methods
+from kdcompress.models.checkpoint import load_weights
+from kdcompress.optional import require
+from kdcompress.pipelines.compress import Compression, Role, recipe_yaml
+from kdcompress.pipelines.stages import Stage
+from kdcompress.recipe import Recipe, parse_methods
+from kdcompress.training.evaluation import calibration_error, predict
+
+BASELINE = "none"
+RECORDED = (
+    *("model", "parameters", "auxiliary_parameters", "macs", "best", "last", "images_seen", "teacher_passes"),
+    *("seconds", "device", "precision", "history"),
+)
+# Student's t: the 97.5 % point for 1, 2, ... degrees of freedom.
+T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def choose(recipe: Recipe, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """label -> method of ``labels``: the recipe's own entries, or a method's name (with the recipe's options where it
+    has some, else its defaults); "all" is every method there is. With no labels: the recipe's entries, else its method
+    and the baseline. Raises UsageError for an unknown label."""
+    own = dict(recipe.compare.methods)
+    for name, options in recipe.method.items():
+        own.setdefault(name, {name: options})
+    wanted = list(labels) or list(recipe.compare.methods) or list(dict.fromkeys([BASELINE, *recipe.method]))
+    if "all" in wanted:
+        wanted = list(dict.fromkeys([*own, *methods]))
+    for label in wanted:
+        if label not in own and label not in methods:
+            raise unknown_name("method", label, [*own, *methods], where="--methods")
+    return {label: own.get(label) or parse_methods(label) for label in wanted}
+
+
+class Sweep:
+    """``seeds`` trainings of each of ``chosen`` in ``folder``."""
+
+    def __init__(self, recipe: Recipe, folder: Path, chosen: dict[str, dict[str, Any]], seeds: int, command: str = ""):
+        self.recipe, self.folder, self.chosen, self.command = recipe, folder.resolve(), chosen, command
+        self.seeds = range(recipe.seed, recipe.seed + seeds)
+        self.trials = [(label, seed) for seed in self.seeds for label in chosen]
+
+    def compression(self, label: str, seed: int) -> Compression:
+        changed = {"method": self.chosen[label], "seed": seed}
+        return Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
+
+    def check(self) -> None:
+        """Raises UsageError with what every method's check finds."""
+        problems: dict[str, list[str]] = {}
+        for label in self.chosen:
+            try:
+                self.compression(label, self.seeds[0]).check()
+            except UsageError as error:
+                problems.setdefault(str(error), []).append(label)
+        if problems:
+            listed = "\n".join(f"- {', '.join(labels)}: {text}" for text, labels in problems.items())
+            raise UsageError(f"Not every method can be compared:\n{listed}", hint="leave them out with --methods")
+
+    def plan(self) -> list[tuple[str, str]]:
+        """(training, "done" or "to do"), with nothing run or written."""
+        found = []
+        for label, seed in self.trials:
+            state = dict(self.compression(label, seed).plan())
+            found.append((f"{label} seed {seed}", state["student"]))
+        return found
+
+    def run(self, workers: int = 1, scheduler: str | None = None) -> dict[str, Any]:
+        """Train what is not trained yet and return the document. A training that fails is reported as such."""
+        first = self.compression(*self.trials[0])
+        teachers = [role for role in first.parts if role.startswith("teacher")]
+        first.train_only(roles=teachers)
+        teacher = score(first, "teacher") if teachers else None
+        trials: list[dict[str, Any]] = []
+        for (label, seed), facts in self._outcomes(workers, scheduler):
+            trials.append({"label": label, "seed": seed, **facts})
+            shown = facts["error"] if "error" in facts else f"{facts['test_best']:.2f} % of the test images"
+            say(f"[{len(trials)}/{len(self.trials)}] {label} seed {seed}: {shown}")
+        trials.sort(key=lambda t: self.trials.index((t["label"], t["seed"])))
+        return {
+            "kdcompress": kdcompress.__version__,
+            "name": self.recipe.name,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": self.command,
+            "recipe_yaml": recipe_yaml(self.recipe),
+            "methods": self.chosen,
+            "machine": machine(),
+            "packages": packages(),
+            "data": {"name": first.source.name, "hash": first.source.hash, "train": len(first.source.train)},
+            "teacher": teacher,
+            "trials": trials,
+            "summary": summary(trials, list(self.chosen), self.recipe.compare.published),
+        }
+
+    def _outcomes(self, workers: int, scheduler: str | None) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+        """Each training as it ends: here, in ``workers`` processes, or on the workers of a Dask ``scheduler``."""
+        if workers == 1 and not scheduler:
+            for trial in self.trials:
+                yield trial, attempt(partial(train_trial, self.compression(*trial), None))
+            return
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        with executor(workers, scheduler) as pool:
+            jobs = {pool.submit(train_trial, self.compression(*trial), threads): trial for trial in self.trials}
+            for job in as_completed(jobs):
+                yield jobs[job], attempt(job.result)
+
+
+def train_trial(compression: Compression, threads: int | None) -> dict[str, Any]:
+    """One training and its score. Accuracies, agreement and calibration error in per cent."""
+    if threads:
+        torch.set_num_threads(threads)
+        console.err.quiet = True  # several at once: the parent tells how they went
+    compression.train_only()
+    return score(compression, "student")
+
+
+def score(compression: Compression, role: Role) -> dict[str, Any]:
+    """What a finished training gave, on the test split: a stage of its own, done once."""
+    done, split = compression.done[role], compression.source.test
+    inputs = {"weights": done.hash, "data": compression.source.hash}
+    if role != "teacher" and "teacher" in compression.done:
+        inputs["teacher"] = compression.done["teacher"].hash
+
+    def logits(role: Role, file: str) -> torch.Tensor:
+        net = compression.network(role)
+        load_weights(net, compression.done[role].folder / f"{file}.safetensors")
+        member = compression.member(role, net)
+        member.tap(compression.example(), frozenset())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return predict(member.to(device), split, device).cpu()
+
+    def work(folder: Path) -> dict[str, Any]:
+        labels = torch.from_numpy(split.labels)
+        trained = done.result.get("history")
+        other = "best" if done.result.get("selected") == "last" else "last"
+        found = {"weights": logits(role, "weights")}
+        found[other] = logits(role, other) if trained else found["weights"]
+        best, last = (found.get(kind, found["weights"]) for kind in ("best", "last"))
+        facts = {
+            "test_best": 100.0 * (best.argmax(1) == labels).double().mean().item(),
+            "test_last": 100.0 * (last.argmax(1) == labels).double().mean().item(),
+            "calibration_error": calibration_error(found["weights"], labels),
+        }
+        if "teacher" in inputs:
+            theirs = logits("teacher", "weights").argmax(1)
+            facts["agreement"] = 100.0 * (found["weights"].argmax(1) == theirs).double().mean().item()
+        return facts
+
+    scored = compression.folder.run(Stage(f"score-{role}", work, {}, inputs, ("torch",)))
+    keep = {key: done.result.get(key) for key in RECORDED}
+    return {**keep, **scored.result}
+
+
+def summary(
+    trials: Sequence[dict[str, Any]], labels: Sequence[str], published: dict[str, float]
+) -> list[dict[str, Any]]:
+    """A row a method. ``gain`` is the mean difference to the baseline of the same seed (the same initial weights and
+    batches), with its 95 % interval by Student's t; ``step`` the median time a step relative to kd's."""
+    good = [t for t in trials if "error" not in t]
+    of = {label: {t["seed"]: t for t in good if t["label"] == label} for label in labels}
+    baseline = of.get(BASELINE, {})
+    paces = {label: [t["seconds"] / t["images_seen"] for t in found.values()] for label, found in of.items()}
+    reference = next((statistics.median(paces[name]) for name in ("kd", BASELINE) if paces.get(name)), None)
+    rows = []
+    for label in labels:
+        found = list(of[label].values())
+        row: dict[str, Any] = {
+            "label": label,
+            "n": len(found),
+            "failed": sum(t["label"] == label for t in trials) - len(found),
+        }
+        for key in ("test_best", "test_last", "calibration_error", "agreement"):
+            values = [t[key] for t in found if t.get(key) is not None]
+            row[key] = statistics.mean(values) if values else None
+            row[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        gains = [t["test_best"] - baseline[s]["test_best"] for s, t in of[label].items() if s in baseline]
+        row |= interval(gains) if label != BASELINE else {}
+        for key in ("images_seen", "teacher_passes", "auxiliary_parameters"):
+            row[key] = found[0][key] if found else None
+        row["step"] = statistics.median(paces[label]) / reference if found and reference else None
+        row["published"] = published.get(label)
+        rows.append(row)
+    return rows
+
+
+def interval(differences: Sequence[float]) -> dict[str, Any]:
+    """Mean and 95 % interval of paired differences; no interval of fewer than two."""
+    if not differences:
+        return {}
+    mean, n = statistics.mean(differences), len(differences)
+    if n < 2:
+        return {"gain": mean}
+    t = T975[n - 2] if n - 2 < len(T975) else 1.96 + 2.4 / (n - 1)
+    half = t * statistics.stdev(differences) / n**0.5
+    return {"gain": mean, "gain_low": mean - half, "gain_high": mean + half}
+
+
+def attempt(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return job()
+    except KDCompressError as error:
+        return {"error": error.what}
+
+
+@contextmanager
+def executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler:
+        distributed = require("distributed", "cluster", "A sweep over several machines")
+        with distributed.Client(scheduler) as client:
+            yield client.get_executor(pure=False)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,106 @@
+"""`kdcompress compare`: methods x seeds on one teacher."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kdcompress.cli import main
+from kdcompress.pipelines.sweep import choose, interval, summary
+from kdcompress.recipe import load_recipe
+from kdcompress.training.evaluation import calibration_error
+
+SMALL = (
+    "fashion-mnist-demo",
+    "data.train_images=300",
+    "teacher.model=resnet8",
+    "teacher.train.images=256",
+    "train.images=128",
+    "train.precision=fp32",
+)
+
+
+def compare(*arguments):
+    return CliRunner().invoke(main, ["compare", *SMALL, *arguments])
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, fashion_mnist_root):
+    folder = tmp_path_factory.mktemp("sweep")
+    arguments = (f"data.root={fashion_mnist_root}", "-m", "none,kd", "-o", str(folder))
+    found = compare(*arguments, "--seeds", "2", "--json")
+    assert found.exit_code == 0, found.stderr
+    return arguments, folder, json.loads(found.stdout)
+
+
+def test_every_training_is_there_and_the_summary_is_of_them(swept):
+    _, folder, document = swept
+    trials = document["trials"]
+    assert [(t["label"], t["seed"]) for t in trials] == [("none", 0), ("kd", 0), ("none", 1), ("kd", 1)]
+    rows = {row["label"]: row for row in document["summary"]}
+    scores = {label: [t["test_best"] for t in trials if t["label"] == label] for label in rows}
+    for label, row in rows.items():
+        assert row["test_best"] == pytest.approx(statistics.mean(scores[label]))
+        assert row["test_best_sd"] == pytest.approx(statistics.stdev(scores[label]))
+        assert row["images_seen"] == 128 and 0 <= row["agreement"] <= 100 and row["calibration_error"] >= 0
+    assert rows["kd"]["gain"] == pytest.approx(rows["kd"]["test_best"] - rows["none"]["test_best"])
+    assert rows["none"]["teacher_passes"] == 0 and rows["kd"]["teacher_passes"] == 128
+    assert len(list((folder / "stages/teacher").iterdir())) == 1  # trained once, for all
+    page = (folder / "compare.html").read_text()
+    assert page.count("<circle") == 4 and "http" not in page.replace("http://www.w3.org", "")
+    assert "| kd |" in (folder / "compare.md").read_text()
+
+
+def test_a_second_call_trains_what_is_missing(swept):
+    arguments, _, first = swept
+    assert "to do" not in compare(*arguments, "--seeds", "2", "--dry-run").stdout
+    planned = compare(*arguments, "--seeds", "3", "--dry-run").stdout
+    assert planned.count("done") == 4 and planned.count("to do") == 2
+    again = json.loads(compare(*arguments, "--seeds", "2", "--json").stdout)
+    assert again["trials"] == first["trials"]
+
+
+def test_several_workers_train_the_same_weights(swept, tmp_path):
+    arguments, _, first = swept
+    found = compare(*arguments[:3], "-o", str(tmp_path), "--seeds", "1", "--workers", "2", "--json")
+    assert found.exit_code == 0, found.stderr
+    for trial in json.loads(found.stdout)["trials"]:
+        one = next(t for t in first["trials"] if (t["label"], t["seed"]) == (trial["label"], trial["seed"]))
+        assert abs(trial["test_best"] - one["test_best"]) < 2  # fewer threads a worker: sums in another order
+
+
+def test_what_cannot_be_compared_is_said_first():
+    unknown = compare("-m", "none,kdd")
+    assert unknown.exit_code == 2 and "did you mean 'kd'" in unknown.stderr
+    alone = compare("teacher=null", "-m", "none,kd,reviewkd", "--dry-run")
+    assert alone.exit_code == 2 and "kd needs a teacher" in alone.stderr and "reviewkd needs" in alone.stderr
+
+
+def test_labels_take_the_recipes_own_options():
+    recipe = load_recipe(Path("pipelines/recipes/fashion-mnist.yaml"), ("method.kd.weight=0.7",))
+    assert choose(recipe, [])["kd"]["kd"]["weight"] == 0.7 and list(choose(recipe, [])) == ["none", "kd"]
+    assert choose(recipe, ["reviewkd"]) == {"reviewkd": {"reviewkd": {}}}
+    assert {"none", "kd", "reviewkd"} <= set(choose(recipe, ["all"]))
+
+
+def test_interval_by_hand():
+    # differences 1, 2, 3: mean 2, sd 1, n 3; t(0.975, 2) = 4.303
+    found = interval([1.0, 2.0, 3.0])
+    assert found["gain"] == 2 and found["gain_high"] - 2 == pytest.approx(4.303 / 3**0.5)
+    assert interval([1.5]) == {"gain": 1.5} and interval([]) == {}
+
+
+def test_a_failed_training_is_counted_and_left_out():
+    good = {"label": "kd", "seed": 0, "test_best": 90.0, "images_seen": 10, "seconds": 1.0, "teacher_passes": 10}
+    good |= {"auxiliary_parameters": 0}
+    row = summary([good, {"label": "kd", "seed": 1, "error": "diverged"}], ["kd"], {"kd": 91.0})[0]
+    assert (row["n"], row["failed"], row["test_best"], row["published"]) == (1, 1, 90.0, 91.0)
+
+
+def test_calibration_error_by_hand():
+    # two images at confidence 0.9 of which one is right, one at 0.6 that is right: (|1 - 1.8| + |1 - 0.6|) / 3
+    logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]).log()
+    assert calibration_error(logits, torch.tensor([0, 1, 0])) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-4)
