@@ -78,8 +78,9 @@ class Part:
         return self.teachers if any(kind.needs.teacher for kind in self.kinds) else ()
 
     def company(self) -> tuple[Network, ...]:
-        """The peers that it learns with; one of its own kind where the recipe names none."""
-        return (self.peers or (self.network,)) if any(kind.needs.peers for kind in self.kinds) else ()
+        """The peers that it learns with; as many as need be of its own kind where the recipe names none."""
+        least = max((kind.needs.least_peers for kind in self.kinds if kind.needs.peers), default=0)
+        return (self.peers or (self.network,) * least) if least else ()
 
 
 class Compression:

@@ -49,13 +49,15 @@ class Needs:
     """What a method reads of each member, joined by ``+``: ``logits``, ``pooled`` (the classifier's
     input, [N, D]), ``stages`` (the map at the end of each resolution, [N, C, H, W]) or
     ``stages(pre)`` (the same before its activation). An empty teacher means that none runs, empty peers that
-    there are none; ``several`` that the method learns from a list of teachers.
+    there are none (``least_peers``: how many there must be); ``several`` that the method learns from a list of
+    teachers.
 
     ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split."""
 
     student: str = "logits"
     teacher: str = ""
     peers: str = ""
+    least_peers: int = 1
     several: bool = False
     rows: Pairing = "single"
     index: bool = False

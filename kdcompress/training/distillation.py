@@ -267,10 +267,14 @@ def _rows(kinds: Mapping[str, type[Method]]) -> Pairing:
 def _check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], peers: Sequence[Any]) -> None:
     asking = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher)
     single = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher and not kind.needs.several)
-    mutual = ", ".join(name for name, kind in kinds.items() if kind.needs.peers)
     if asking and not teachers:
         raise UsageError(f"{asking} needs a teacher.", hint="add a `teacher` to the recipe, or use method: none")
     if single and len(teachers) > 1:
         raise UsageError(f"{single} learns from one teacher.", got=f"{len(teachers)} teachers")
-    if mutual and not peers:
-        raise UsageError(f"{mutual} needs peers.", hint="add `peers` to the recipe, or peers=[...]")
+    for name, kind in kinds.items():
+        if kind.needs.peers and len(peers) < kind.needs.least_peers:
+            raise UsageError(
+                f"{name} needs {kind.needs.least_peers} or more peers.",
+                got=len(peers),
+                hint="add `peers` to the recipe, or give peers=[...]",
+            )
