@@ -197,6 +197,8 @@ class Distillation(nn.Module):
         return terms
 
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
+        if not len(y):  # images that nobody has labelled
+            return taps.logits.new_zeros((), dtype=torch.float32)
         return F.cross_entropy(taps.logits[: len(y)].float(), y, label_smoothing=self.label_smoothing)
 
     def auxiliary(self) -> dict[str, Method]:
