@@ -1,8 +1,8 @@
 """Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation.
 Zhang, Song, Gao, Chen, Bao and Ma, ICCV 2019, arXiv:1905.08094.
 
-There is no official code, and the paper leaves the weights open: alpha, the temperature and the weight of the hint are
-those of the best-known reimplementation. Ours: the exits' layers, and a linear map from an exit's feature to the width
+The paper leaves the weights open: alpha, the temperature and the weight of the hint are those of the best-known
+reimplementation. Ours: the exits' layers, and a linear map from an exit's feature to the width
 of the deepest one, so that the exits stay small beside wide networks.
 """
 
@@ -24,7 +24,7 @@ from kdcompress.models.taps import Taps, TapShapes
 def exit_losses(
     exit: Tensor, deepest: Tensor, y: Tensor, feature: Tensor, pooled: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The three losses of an exit (section 3.2): cross-entropy with the labels, T^2 * KL(deepest || exit), and the
+    """The three losses of an exit (section 3): cross-entropy with the labels, T^2 * KL(deepest || exit), and the
     squared distance of its feature to the deepest one, summed over the features.
 
     ``exit`` and ``deepest`` logits [N, K], ``y`` int64 [M] the labels of the first M rows, ``feature`` and ``pooled``

@@ -20,7 +20,7 @@ from kdcompress.models.taps import Taps
 
 
 def class_wise_loss(logits: Tensor, same_class: Tensor, temperature: float) -> Tensor:
-    """Section 2.2: T^2 * KL(softmax(same_class / T) || softmax(logits / T)). Both logits [N, K]; row i of both is of
+    """Section 2: T^2 * KL(softmax(same_class / T) || softmax(logits / T)). Both logits [N, K]; row i of both is of
     one class. No gradient reaches ``same_class``. A float32 scalar, averaged over the batch."""
     return kd_loss(logits, same_class.detach(), temperature)
 

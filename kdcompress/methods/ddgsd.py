@@ -1,7 +1,7 @@
 """Data-Distortion Guided Self-Distillation for Deep Neural Networks. Xu and Liu, AAAI 2019,
 doi:10.1609/aaai.v33i01.33015565.
 
-There is no official code. Ours: each view's prediction is a fixed target of the other's (as in mutual learning), the
+No official code is known. Ours: each view's prediction is a fixed target of the other's (as in mutual learning), the
 temperature, and the weights (the MMD's is the one in use in reimplementations, which average features to one number
 first; here the MMD is one of feature vectors).
 """

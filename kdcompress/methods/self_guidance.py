@@ -2,7 +2,7 @@
 doi:10.1109/WACV51458.2022.00351.
 
 The paper's idea: of two forwards, the full network's prediction teaches a sub-network that skips random portions of it.
-Its code is not public and its details were not at hand; ours are: the portions (whole channels at the end of each
+No code is known, and this follows the abstract; ours are: the portions (whole channels at the end of each
 stage, the rest scaled up), the share of them, the temperature, the weight, and that both forwards are one, of a batch
 given twice.
 """

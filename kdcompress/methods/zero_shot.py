@@ -55,7 +55,7 @@ def generator(latent: int, channels: int, height: int, width: int) -> nn.Sequent
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The squared distance of two maps' attention (equation 2: the mean of squares over the channels, as a unit vector
+    """The squared distance of two maps' attention (equation 1: the mean of squares over the channels, as a unit vector
     of the places), over 256. Maps [N, C, H, W] of any channels and sizes; the larger attention is average-pooled.
 
     The authors' code takes the mean over the places, which depends on the resolution; the constant makes this equal to
