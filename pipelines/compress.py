@@ -96,6 +96,10 @@ class Compression:
     def source(self) -> Source:
         return load(self.recipe.data)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the data: a process that this is sent to loads its own."""
+        return {key: value for key, value in self.__dict__.items() if key != "source"}
+
     # What the recipe names, made
 
     def spec(self, role: Role, network: Network | None = None) -> InputSpec:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import kdcompress
 from kdcompress import console
 from kdcompress.bench.machine import machine, packages
 from kdcompress.console import say
+from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, UsageError, unknown_name
 from kdcompress.methods import methods
 from kdcompress.models.checkpoint import load_weights
@@ -68,7 +69,13 @@ class Sweep:
 
     def compression(self, label: str, seed: int) -> Compression:
         changed = {"method": self.chosen[label], "seed": seed}
-        return Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
+        made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
+        made.source = self.source  # the same for all
+        return made
+
+    @cached_property
+    def source(self) -> Source:
+        return load(self.recipe.data)
 
     def check(self) -> None:
         """Raises UsageError with what every method's check finds."""

@@ -1,4 +1,4 @@
-"""What several methods connect networks with: a regressor, a head, a frozen copy, one size for two maps."""
+"""What several methods connect networks with: a regressor, a head, a frozen copy, a reversed gradient, one size for two maps."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def as_buffers(module: nn.Module) -> nn.Module:
             delattr(part, name)
             part.register_buffer(name, value.detach())
     return module
+
+
+def reversed_gradient(x: Tensor, strength: float) -> Tensor:
+    """``x`` itself, whose gradient is ``-strength`` times what arrives."""
+    return x.detach() - strength * (x - x.detach())
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 import torch
 
-from kdcompress.methods.zero_shot import attention_loss
+from kdcompress.methods.at import at_loss
 
 
 def inputs(n, generator):
@@ -8,7 +8,7 @@ def inputs(n, generator):
 
 
 def ours(student, teacher):
-    return attention_loss(student, teacher)
+    return at_loss(student, teacher)
 
 
 def formula(student, teacher):
@@ -18,4 +18,4 @@ def formula(student, teacher):
         a = torch.stack([(s[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] ** 2).mean() for i in range(4) for j in range(4)])
         b = torch.stack([(t[:, i, j] ** 2).mean() for i in range(4) for j in range(4)])
         total += 2 - 2 * float(a @ b / (a @ a).sqrt() / (b @ b).sqrt())
-    return total / len(student) / 256
+    return total / len(student)
