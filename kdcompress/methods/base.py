@@ -77,7 +77,7 @@ class Method(nn.Module):
     Whom the student learns from is a teacher (``Taps``), a list of them (``needs.several``) or a list of peers
     (``needs.peers``); it is None where the method needs nobody. ``build`` gets their ``TapShapes`` likewise.
     ``self.pairs`` holds the matched (student, teacher) stages where both are needed, ``self.images`` the number of
-    training images (0: unknown).
+    training images (0: unknown), ``self.attached`` what ``attach`` returned.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
@@ -93,11 +93,13 @@ class Method(nn.Module):
         teacher: TapShapes | list[TapShapes] | None = None,
         pairs: list[tuple[int, int]] | None = None,
         images: int = 0,
+        attached: Any = None,
     ):
         super().__init__()
         self.options: Any = options
         self.pairs = pairs or []
         self.images = images
+        self.attached = attached
         self.build(student, teacher)
 
     def build(self, student: TapShapes, teacher: Any) -> None:
@@ -113,8 +115,9 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> None:
-        """Put modules that the student trains with into ``student.model``, in place (``deploy`` fold or keep)."""
+    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> Any:
+        """Look at the networks before anything is built. With ``deploy`` fold or keep: put modules that the student
+        trains with into ``student.model``, in place; ``build`` gets the shapes that it has then."""
 
     @classmethod
     def fold(cls, net: nn.Module) -> None:

@@ -121,8 +121,11 @@ class Distillation(nn.Module):
             peer.tap(example, needs["peers"])
 
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
-        for name, kind in kinds.items():
-            kind.attach(options[name], self.student.tapped, self.teachers[0].tapped if self.teachers else None)
+        if len(self.attached) > 1:
+            changing = ", ".join(name for name, kind in kinds.items() if kind in self.attached)
+            raise UsageError("Only one method may put modules into the student.", got=changing)
+        first = self.teachers[0].tapped if self.teachers else None
+        attached = {name: kind.attach(options[name], self.student.tapped, first) for name, kind in kinds.items()}
         if self.attached:  # the network has changed
             self.student.tapped.close()
             self.student.tap(example, needs["student"])
@@ -130,9 +133,8 @@ class Distillation(nn.Module):
         self.methods = nn.ModuleDict()
         for name, kind in kinds.items():
             pairs = self._pairs(kind)
-            self.methods[name] = kind(
-                options[name], self.student.tapped.shapes, self._company(kind, _shapes), pairs, images
-            )
+            company = self._company(kind, _shapes)
+            self.methods[name] = kind(options[name], self.student.tapped.shapes, company, pairs, images, attached[name])
 
     @property
     def teacher(self) -> Member | None:
