@@ -1,4 +1,4 @@
-"""What several methods connect networks with: a regressor, a head, a frozen copy, a reversed gradient, one size for two maps."""
+"""What several methods connect networks with: regressors, heads, frozen copies, reversed gradients, maps of a size."""
 
 from __future__ import annotations
 

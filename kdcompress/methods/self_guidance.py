@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch
@@ -61,7 +61,6 @@ class SelfGuidance(Method):
         weight: float = Field(1.0, ge=0)
         temperature: float = Field(3.0, gt=0)
         share: float = Field(0.2, gt=0, lt=1, description="of the channels at a stage's end that are skipped")
-        _gate: Gate = PrivateAttr(default_factory=Gate)  # what the student's hooks and the method share
 
     family = "self"
     paper = "doi:10.1109/WACV51458.2022.00351"
@@ -69,10 +68,12 @@ class SelfGuidance(Method):
     deploy = "fold"
 
     @classmethod
-    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> None:
+    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> Gate:
+        """Returns the gate that the student's hooks look at."""
+        gate = Gate()
         for stage in student.shapes.stages:
-            hook = Skip(options._gate, stage.channels, options.share)
-            student.model.get_submodule(stage.path).register_forward_hook(hook)
+            student.model.get_submodule(stage.path).register_forward_hook(Skip(gate, stage.channels, options.share))
+        return gate
 
     @classmethod
     def fold(cls, net: nn.Module) -> None:
@@ -81,11 +82,11 @@ class SelfGuidance(Method):
                 del module._forward_hooks[key]
 
     def prepare(self, batch: Batch, progress: float) -> Batch:
-        self.options._gate.rows = len(batch)
+        self.attached.rows = len(batch)
         index, view = (t if t is None else t.repeat(2) for t in (batch.index, batch.view))
         return replace(batch, x=torch.cat([batch.x, batch.x]), index=index, view=view)
 
     def terms(self, batch: Batch, student: Taps, teacher: None, progress: float) -> dict[str, Tensor]:
-        n, o = self.options._gate.rows, self.options
-        o._gate.rows = 0
+        n, o = self.attached.rows, self.options
+        self.attached.rows = 0
         return {"guidance": o.weight * guidance_loss(student.logits[n : 2 * n], student.logits[:n], o.temperature)}
