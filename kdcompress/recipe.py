@@ -72,6 +72,7 @@ class Network(Section):
 class Teacher(Network):
     train: Train | None = Field(None, description="trains the teacher; none where weights are given")
     seed: int = Field(0, ge=0, description="its own, so that students of several seeds share one teacher")
+    all_images: bool = Field(False, description="train it on all images, though data.train_images limits the student's")
 
     @model_validator(mode="after")
     def weights_or_train(self) -> Teacher:

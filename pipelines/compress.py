@@ -66,6 +66,7 @@ class Part:
     train: Train | None  # None: its weights are given
     method: dict[str, dict[str, Any]]
     seed: int
+    all_images: bool = False
     teachers: tuple[Role, ...] = ()
     peers: tuple[Network, ...] = ()
 
@@ -96,9 +97,18 @@ class Compression:
     def source(self) -> Source:
         return load(self.recipe.data)
 
+    @cached_property
+    def all_images(self) -> Source:
+        """With every training image: what a teacher may be trained on where the student has few."""
+        return load(self.recipe.data.model_copy(update={"train_images": None}))
+
+    def trained_on(self, role: Role) -> Source:
+        wanted = self.parts[role].all_images and self.recipe.data.train_images is not None
+        return self.all_images if wanted else self.source
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the data: a process that this is sent to loads its own."""
-        return {key: value for key, value in self.__dict__.items() if key != "source"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("source", "all_images")}
 
     # What the recipe names, made
 
@@ -157,7 +167,7 @@ class Compression:
             self.example(),
             peers=peers,
             label_smoothing=part.train.label_smoothing if part.train else 0.0,
-            images=len(self.source.train),
+            images=len(self.trained_on(role).train),
         )
 
     def check(self) -> None:
@@ -223,7 +233,7 @@ class Compression:
                 "auxiliary_parameters": count_parameters(distillation.methods),
             }
             with TrainingProgress(role) as progress:
-                trained = train(distillation, self.source, part.train, augment, part.seed, folder, progress)
+                trained = train(distillation, self.trained_on(role), part.train, augment, part.seed, folder, progress)
             if not is_main_process():
                 return facts
             metadata = {key: facts[key] for key in ("role", "model", "method")}
@@ -247,7 +257,7 @@ class Compression:
                 "seed": part.seed,
                 "peers": [_described(peer) for peer in part.company()],
             }
-            inputs = {"data": self.source.hash, **{teacher: done[teacher].hash for teacher in taught}}
+            inputs = {"data": self.trained_on(role).hash, **{teacher: done[teacher].hash for teacher in taught}}
             for index, network in enumerate([part.network, *part.company()]):
                 if network.weights:
                     inputs[f"weights-{index}"] = _file_hash(network.weights)
@@ -521,7 +531,7 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
     found: dict[Role, Part] = {}
     for index, teacher in enumerate(filter(None, (recipe.teacher, *recipe.co_teachers)), 1):
         role = "teacher" if index == 1 else f"teacher-{index}"
-        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed)
+        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed, teacher.all_images)
     teachers = tuple(found)
     generation = Assistant(**recipe.student.model_dump())
     chain = [(f"assistant-{i}", assistant) for i, assistant in enumerate(recipe.assistants, 1)]
@@ -529,9 +539,9 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
     for index, (role, link) in enumerate(chain, 1):
         seed = recipe.seed + index if link.seed is None else link.seed
         train, method = link.train or recipe.train, link.method or recipe.method
-        found[role] = Part(link, None if link.weights else train, method, seed, teachers, recipe.peers)
+        found[role] = Part(link, None if link.weights else train, method, seed, False, teachers, recipe.peers)
         teachers = (role,)
-    found["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed, teachers, recipe.peers)
+    found["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed, False, teachers, recipe.peers)
     return found
 
 
