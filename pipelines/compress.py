@@ -76,7 +76,9 @@ class Part:
 
     def taught(self) -> tuple[Role, ...]:
         """Whose training comes before this one's."""
-        return self.teachers if any(kind.needs.teacher for kind in self.kinds) else ()
+        if not any(kind.needs.teacher for kind in self.kinds):
+            return ()
+        return self.teachers if any(kind.needs.several for kind in self.kinds) else self.teachers[:1]
 
     def company(self) -> tuple[Network, ...]:
         """The peers that it learns with; as many as need be of its own kind where the recipe names none."""
@@ -180,6 +182,10 @@ class Compression:
             except UsageError as error:
                 problems.append(error)
 
+        if self.recipe.co_teachers and not any(kind.needs.several for kind in self.parts["student"].kinds):
+            asked = " and ".join(self.recipe.method)
+            hint = "method: multi-teacher, or leave co_teachers out"
+            problems.append(UsageError(f"{asked} learns from one teacher.", where="co_teachers", hint=hint))
         for name in self.recipe.export.targets:
             attempt(partial(formats.target, name))
         if not problems:

@@ -70,7 +70,9 @@ class Sweep:
         self.trials = [(label, seed) for seed in self.seeds for label in chosen]
 
     def compression(self, label: str, seed: int) -> Compression:
-        changed = {"method": self.chosen[label], "seed": seed}
+        changed: dict[str, Any] = {"method": self.chosen[label], "seed": seed}
+        if not any(methods[name].needs.several for name in self.chosen[label]):
+            changed["co_teachers"] = ()
         made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
         made.source = self.source  # the same for all
         return made
@@ -101,10 +103,10 @@ class Sweep:
 
     def run(self, workers: int = 1, scheduler: str | None = None) -> dict[str, Any]:
         """Train what is not trained yet and return the document. A training that fails is reported as such."""
-        first = self.compression(*self.trials[0])
-        teachers = [role for role in first.parts if role.startswith("teacher")]
-        first.train_only(roles=teachers)
-        teacher = score(first, "teacher") if teachers else None
+        for label in self.chosen:
+            first = self.compression(label, self.seeds[0])
+            first.train_only(roles=[role for role in first.parts if role.startswith("teacher")])
+        teacher = score(first, "teacher") if "teacher" in first.parts else None
         trials: list[dict[str, Any]] = []
         for (label, seed), facts in self._outcomes(workers, scheduler):
             trials.append({"label": label, "seed": seed, **facts})
