@@ -37,7 +37,7 @@ from kdcompress.recipe import Assistant, Network, Recipe, Train
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
 from kdcompress.training.distillation import Distillation, Member
-from kdcompress.training.engine import choose_precision, train
+from kdcompress.training.engine import check_optimizer, choose_precision, train
 
 PARITY_IMAGES = 256
 
@@ -197,8 +197,11 @@ class Compression:
                 attempt(partial(parse_options, name, options))
         attempt(lambda: self.source)
         if not problems:  # the networks are built for the source's images and classes
+            processes = int(os.environ.get("WORLD_SIZE", "1"))
             for role, part in self.parts.items():
                 attempt(partial(self.distillation if part.train else self.network, role))
+                if part.train:
+                    attempt(partial(check_optimizer, part.train, part.kinds, processes))
         if len(problems) == 1:
             raise problems[0]
         if problems:
