@@ -341,12 +341,15 @@ def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
 
 @main.command("list")
 @click.argument("kind", type=click.Choice(["models", "methods", "data", "targets", "recipes"]))
+@click.option("--cost", is_flag=True, help="Of methods: passes and arithmetic of a step, in place of the options.")
 @json_option
-def list_command(kind: str, as_json: bool) -> None:
+def list_command(kind: str, cost: bool, as_json: bool) -> None:
     """Names that recipes can use."""
     from kdcompress.pipelines import catalogue
 
-    entries = getattr(catalogue, kind)()
+    if cost and kind != "methods":
+        raise UsageError("Only methods have a cost.", where="--cost", got=f"list {kind}")
+    entries = catalogue.methods(cost=True) if cost else getattr(catalogue, kind)()
     if as_json:
         return _print_json(entries)
     _print_table(entries, {key: key for key in entries[0]})

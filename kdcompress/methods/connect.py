@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,6 +37,12 @@ def as_buffers(module: nn.Module) -> nn.Module:
             delattr(part, name)
             part.register_buffer(name, value.detach())
     return module
+
+
+def in_float32(like: Tensor) -> torch.autocast:
+    """A context without autocast on the device of ``like``, for matrix products of float32 tensors."""
+    device = like.device.type
+    return torch.autocast(device if torch.amp.is_autocast_available(device) else "cpu", enabled=False)
 
 
 def reversed_gradient(x: Tensor, strength: float) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
-from kdcompress.methods.connect import regressor, same_size
+from kdcompress.methods.connect import in_float32, regressor, same_size
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -26,7 +25,7 @@ def flow(start: Tensor, end: Tensor) -> Tensor:
     """The FSP matrix of two maps [N, C, H, W] and [N, C', H', W']: the inner products of
     their channels, averaged over the positions of the smaller size. Float32 [N, C, C']."""
     start, end = same_size(start.float(), end.float())
-    with torch.autocast(start.device.type, enabled=False):
+    with in_float32(start):
         return start.flatten(2) @ end.flatten(2).mT / (start.shape[2] * start.shape[3])
 
 

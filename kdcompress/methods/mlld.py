@@ -16,6 +16,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.connect import in_float32
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
@@ -32,7 +33,7 @@ def mlld_loss(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...])
     levels = torch.zeros(3, device=student.device)
     for t in temperatures:
         p, q = (F.softmax(z.float() / t, dim=1) for z in (student, teacher))
-        with torch.autocast(student.device.type, enabled=False):
+        with in_float32(student):
             batch = 64 * (p @ p.T - q @ q.T).square().mean()
             category = 64**2 / classes * ((p.T @ p - q.T @ q) / n).square().sum()
         levels = levels + torch.stack([kd_loss(student, teacher, t), batch, category])

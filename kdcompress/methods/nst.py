@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
-from kdcompress.methods.connect import same_size
+from kdcompress.methods.connect import in_float32, same_size
 from kdcompress.models.taps import Taps
 
 
@@ -31,7 +30,7 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
     scalar from 0 to 2 at any width and resolution.
     """
     s, t = (F.normalize(x.flatten(2), dim=2) for x in same_size(student.float(), teacher.float()))
-    with torch.autocast(s.device.type, enabled=False):
+    with in_float32(s):
         return (mean_kernel(t, t) + mean_kernel(s, s) - 2 * mean_kernel(s, t)).mean()
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdcompress.errors import UsageError
+from kdcompress.methods.connect import in_float32
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -28,7 +28,7 @@ def pooled(*members: Taps) -> list[Tensor]:
 
 def products(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of the rows of a [..., N, D] and b [..., M, D]: float32 [..., N, M], under autocast too."""
-    with torch.autocast(a.device.type, enabled=False):
+    with in_float32(a):
         return a.float() @ b.float().mT
 
 

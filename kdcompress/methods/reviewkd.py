@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.connect import in_float32
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -66,7 +67,7 @@ def hcl_loss(student: Tensor, teacher: Tensor) -> Tensor:
             total += weight
             scales.append((weight / size**2) ** 0.5 * pooling(height, width, size, student.device))
     if scales:
-        with torch.autocast(student.device.type, enabled=False):
+        with in_float32(student):
             loss = loss + (torch.cat(scales) @ difference).square().sum() / (n * c)
     return loss / total
 

@@ -79,6 +79,15 @@ def test_method_moves_the_student(name):
     assert next(distillation.student.net.parameters()).grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("progress", [0.01, 0.6])
+@pytest.mark.parametrize("name", methods)
+def test_no_shape_and_no_branch_depends_on_values(name, progress):
+    """On the meta device there are no values: a step that runs there never waits for the device."""
+    distillation = make(name, "resnet -> resnet").train().to("meta")
+    tensors = {key: value.to("meta") for key, value in batch(rows=distillation.rows).items()}
+    sum(distillation(**tensors, progress=progress).values()).backward()
+
+
 @pytest.mark.parametrize("name", methods)
 def test_method_does_not_change_what_ships(name):
     distillation = make(name, "resnet -> resnet")
