@@ -1,11 +1,17 @@
 """Who is taught by whom: assistants, generations, several teachers, peers; and what of a method ships."""
 
+import numpy as np
 import pytest
 import torch
 
 from kdcompress.errors import UsageError
+from kdcompress.export.formats import open_runner
+from kdcompress.export.to_onnx import export_onnx
+from kdcompress.methods import methods
+from kdcompress.models.build import build
 from kdcompress.pipelines.compress import Compression, parts
 from kdcompress.recipe import validate_recipe
+from kdcompress.runner import infer_all
 
 TRAIN = {"images": 64, "batch_size": 32, "precision": "fp32"}
 
@@ -80,3 +86,35 @@ def test_a_teacher_may_see_all_images_where_the_student_sees_few(fashion_mnist_r
     everything, few = compression.trained_on("teacher"), compression.trained_on("student")
     assert len(everything.train) == 54_000 and len(few.train) == 200
     assert everything.validation.labels.tolist() == few.validation.labels.tolist()
+
+
+@pytest.mark.parametrize("name", [name for name in methods if methods[name].deploy != "drop"])
+def test_what_a_method_attached_is_kept_or_folded_in_what_ships(name, tmp_path, fashion_mnist_root):
+    compression = Compression(recipe(fashion_mnist_root, method=name), tmp_path)
+    compression.train_only()
+    facts, ships = compression.done["student"].result, compression.network("student")
+    plain = build("resnet8", 10, 1)
+    assert facts["parameters"] == sum(p.numel() for p in ships.parameters())
+    assert (set(ships.state_dict()) == set(plain.state_dict())) == (methods[name].deploy == "fold")
+    module = compression.deployable("student")
+    artifact = export_onnx(module, module.spec, tmp_path / "student.onnx")
+    images = compression.source.validation.images[:32]
+    with open_runner(artifact) as runner:
+        logits = infer_all(runner, images, module.spec)
+    expected = module(torch.from_numpy(images)).detach().numpy()
+    assert np.abs(logits - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+NEEDY = {"multi-teacher": {"co_teachers": [{"model": "resnet8", "train": TRAIN}]}, "okddip": {}, "crd": {}, "ddgsd": {}}
+
+
+@pytest.mark.parametrize("name", NEEDY)
+def test_what_a_method_needs_is_there(name, tmp_path, fashion_mnist_root):
+    """Several teachers, peers, indices, pairs of rows: engine and loader give them because the method says so."""
+    compression = Compression(recipe(fashion_mnist_root, method=name, **NEEDY[name]), tmp_path)
+    compression.check()
+    compression.train_only()
+    facts = compression.done["student"].result
+    rows = 2 if name == "ddgsd" else 1
+    assert facts["images_seen"] == 64 and len(facts["history"]) == 1 and facts["history"][0]["step"] == 2 // rows
+    assert facts["teacher_passes"] == {"multi-teacher": 128, "crd": 64}.get(name, 0)
