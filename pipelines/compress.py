@@ -91,10 +91,6 @@ class Compression:
         self.errors: dict[str, Exception] = {}
         self.parts = parts(recipe)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the images: another process reads them itself."""
-        return {key: value for key, value in vars(self).items() if key != "source"}
-
     @cached_property
     def source(self) -> Source:
         return load(self.recipe.data)

@@ -65,16 +65,10 @@ class Sweep:
         self.recipe, self.folder, self.chosen, self.command = recipe, folder.resolve(), chosen, command
         self.seeds = range(recipe.seed, recipe.seed + seeds)
         self.trials = [(label, seed) for seed in self.seeds for label in chosen]
-        self.first: Compression | None = None
 
     def compression(self, label: str, seed: int) -> Compression:
         changed = {"method": self.chosen[label], "seed": seed}
-        found = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
-        if self.first is None:
-            self.first = found
-        elif "source" in vars(self.first):
-            found.source = self.first.source  # read once for all
-        return found
+        return Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
 
     def check(self) -> None:
         """Raises UsageError with what every method's check finds."""
