@@ -173,9 +173,10 @@ def compare(
 
     loaded = load_recipe(find_recipe(recipe), overrides)
     chosen = choose(loaded, [label.strip() for label in labels.split(",")] if labels else [])
-    command = shlex.join(["kdcompress", *sys.argv[1:]])
+    seeds = seeds or loaded.compare.seeds
+    asked = ["--methods", ",".join(chosen), "--seeds", str(seeds)]
     folder = output or Path("runs") / f"compare-{loaded.name}"
-    sweep = Sweep(loaded, folder, chosen, seeds or loaded.compare.seeds, command)
+    sweep = Sweep(loaded, folder, chosen, seeds, shlex.join(["kdcompress", "compare", recipe, *overrides, *asked]))
     sweep.check()
     if dry_run:
         return _show_plan(sweep.plan(), as_json)

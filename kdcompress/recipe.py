@@ -43,10 +43,11 @@ class Train(Section):
     epochs: float = Field(12, gt=0, le=10_000)
     images: int | None = Field(None, ge=1, description="budget of images seen, instead of epochs")
     batch_size: int = Field(128, ge=2, le=65_536)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "dot"] = Field("sgd", description="dot: SGD with a momentum for distillation")
     lr: float = Field(0.1, gt=0, le=10)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
+    dot_delta: float = Field(0.075, ge=0, lt=0.5, description="distillation's momentum is higher, the task's lower")
     weight_decay: float = Field(5e-4, ge=0, lt=1)
     schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = "cosine"
     milestones: tuple[float, ...] = Field((), description="multi-step: shares of the training at which lr falls 10x")
@@ -57,6 +58,14 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     select: Literal["best", "last"] = Field("best", description="best by validation accuracy, or last")
+
+    @model_validator(mode="after")
+    def two_momenta(self) -> Train:
+        if self.optimizer == "dot" and not self.dot_delta <= self.momentum < 1 - self.dot_delta:
+            raise ValueError("optimizer dot: momentum ± dot_delta must lie in 0..1")
+        if self.optimizer == "dot" and self.precision == "fp16":
+            raise ValueError("optimizer dot does not scale its two gradients for fp16: use auto, bf16 or fp32")
+        return self
 
 
 class Network(Section):
@@ -83,6 +92,7 @@ class Network(Section):
 class Teacher(Network):
     train: Train | None = Field(None, description="trains the teacher; none where it is trained already")
     seed: int = Field(0, ge=0, description="its own, so that students of several seeds share one teacher")
+    all_images: bool = Field(False, description="train it on all images, though data.train_images limits the student's")
 
     @model_validator(mode="after")
     def trained_or_to_be(self) -> Teacher:

@@ -15,21 +15,44 @@ def models() -> list[dict[str, Any]]:
     return [{"model": name, "from": group} for group, members in names().items() for name in members]
 
 
+FAMILIES = ("baseline", "response", "feature", "relation", "online", "self")
+
+
 def methods() -> list[dict[str, Any]]:
     from kdcompress.methods import methods as registry
+    from kdcompress.methods.base import LogitOptions
 
-    return [
-        {
-            "method": name,
-            "family": method.family,
-            "paper": method.paper or None,
-            "student": method.needs.student,
-            "teacher": method.needs.teacher or None,
-            "ships": method.deploy,
-            "options": ", ".join(f"{k}={_short(f.default)}" for k, f in method.Options.model_fields.items()),
-        }
-        for name, method in registry.entries().items()
-    ]
+    common = set(LogitOptions.model_fields)
+    rows = []
+    for name, method in sorted(registry.entries().items(), key=lambda item: FAMILIES.index(item[1].family)):
+        fields = method.Options.model_fields
+        shared = {key: field for key, field in LogitOptions.model_fields.items() if key in fields}
+        changed = [key for key, field in shared.items() if fields[key].default != field.default]
+        own = [key for key in fields if key not in common]
+        rows.append(
+            {
+                "method": name,
+                "family": method.family,
+                "paper": method.paper or None,
+                "student": method.needs.student,
+                "from": _company(method.needs),
+                "ships": {"drop": "student", "fold": "student (folded)", "keep": "student + head"}[method.deploy],
+                "options": ", ".join(f"{key}={_short(fields[key].default)}" for key in [*own, *changed]) or None,
+            }
+        )
+    return rows
+
+
+def _company(needs: Any) -> str | None:
+    """Whom a method learns from, and what it reads of them."""
+    found = []
+    if needs.teacher:
+        found.append(f"{'teachers' if needs.several else 'teacher'}: {needs.teacher}")
+    if needs.peers:
+        found.append(f"{'peers' if needs.least_peers > 1 else 'peer'}: {needs.peers}")
+    if needs.rows != "single":
+        found.append(needs.rows)
+    return ", ".join(found) or None
 
 
 def _short(value: Any) -> str:

@@ -37,7 +37,7 @@ from kdcompress.recipe import Assistant, Network, Recipe, Train
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
 from kdcompress.training.distillation import Distillation, Member
-from kdcompress.training.engine import choose_precision, train
+from kdcompress.training.engine import check_optimizer, choose_precision, train
 
 PARITY_IMAGES = 256
 
@@ -66,6 +66,7 @@ class Part:
     train: Train | None  # None: its weights are given
     method: dict[str, dict[str, Any]]
     seed: int
+    all_images: bool = False
     teachers: tuple[Role, ...] = ()
     peers: tuple[Network, ...] = ()
 
@@ -75,11 +76,14 @@ class Part:
 
     def taught(self) -> tuple[Role, ...]:
         """Whose training comes before this one's."""
-        return self.teachers if any(kind.needs.teacher for kind in self.kinds) else ()
+        if not any(kind.needs.teacher for kind in self.kinds):
+            return ()
+        return self.teachers if any(kind.needs.several for kind in self.kinds) else self.teachers[:1]
 
     def company(self) -> tuple[Network, ...]:
-        """The peers that it learns with; one of its own kind where the recipe names none."""
-        return (self.peers or (self.network,)) if any(kind.needs.peers for kind in self.kinds) else ()
+        """The peers that it learns with; as many as need be of its own kind where the recipe names none."""
+        least = max((kind.needs.least_peers for kind in self.kinds if kind.needs.peers), default=0)
+        return (self.peers or (self.network,) * least) if least else ()
 
 
 class Compression:
@@ -94,6 +98,19 @@ class Compression:
     @cached_property
     def source(self) -> Source:
         return load(self.recipe.data)
+
+    @cached_property
+    def all_images(self) -> Source:
+        """With every training image: what a teacher may be trained on where the student has few."""
+        return load(self.recipe.data.model_copy(update={"train_images": None}))
+
+    def trained_on(self, role: Role) -> Source:
+        wanted = self.parts[role].all_images and self.recipe.data.train_images is not None
+        return self.all_images if wanted else self.source
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the data: a process that this is sent to loads its own."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("source", "all_images")}
 
     # What the recipe names, made
 
@@ -159,7 +176,7 @@ class Compression:
             self.example(),
             peers=peers,
             label_smoothing=part.train.label_smoothing if part.train else 0.0,
-            images=len(self.source.train),
+            images=len(self.trained_on(role).train),
         )
 
     def check(self) -> None:
@@ -173,6 +190,10 @@ class Compression:
                 if str(error) not in map(str, problems):
                     problems.append(error)
 
+        if self.recipe.co_teachers and not any(kind.needs.several for kind in self.parts["student"].kinds):
+            asked = " and ".join(self.recipe.method)
+            hint = "method: multi-teacher, or leave co_teachers out"
+            problems.append(UsageError(f"{asked} learns from one teacher.", where="co_teachers", hint=hint))
         for name in self.recipe.export.targets:
             attempt(partial(formats.target, name))
         if not problems:
@@ -184,8 +205,11 @@ class Compression:
                 attempt(partial(parse_options, name, options))
         attempt(lambda: self.source)
         if not problems:  # the networks are built for the source's images and classes
+            processes = int(os.environ.get("WORLD_SIZE", "1"))
             for role, part in self.parts.items():
                 attempt(partial(self.distillation if part.train else self.network, role))
+                if part.train:
+                    attempt(partial(check_optimizer, part.train, part.kinds, processes))
         if len(problems) == 1:
             raise problems[0]
         if problems:
@@ -226,7 +250,7 @@ class Compression:
                 "auxiliary_parameters": count_parameters(distillation.methods),
             }
             with TrainingProgress(role) as progress:
-                trained = train(distillation, self.source, part.train, augment, part.seed, folder, progress)
+                trained = train(distillation, self.trained_on(role), part.train, augment, part.seed, folder, progress)
             if not is_main_process():
                 return facts
             metadata = {key: facts[key] for key in ("role", "model", "method")}
@@ -250,7 +274,7 @@ class Compression:
                 "seed": part.seed,
                 "peers": [_described(peer) for peer in part.company()],
             }
-            inputs = {"data": self.source.hash, **{teacher: done[teacher].hash for teacher in taught}}
+            inputs = {"data": self.trained_on(role).hash, **{teacher: done[teacher].hash for teacher in taught}}
             for index, network in enumerate([part.network, *part.company()]):
                 if network.weights:
                     inputs[f"weights-{index}"] = _file_hash(network.weights)
@@ -525,7 +549,7 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
     found: dict[Role, Part] = {}
     for index, teacher in enumerate(filter(None, (recipe.teacher, *recipe.co_teachers)), 1):
         role = "teacher" if index == 1 else f"teacher-{index}"
-        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed)
+        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed, teacher.all_images)
     teachers = tuple(found)
     generation = Assistant(**recipe.student.model_dump())
     chain = [(f"assistant-{i}", assistant) for i, assistant in enumerate(recipe.assistants, 1)]
@@ -533,9 +557,9 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
     for index, (role, link) in enumerate(chain, 1):
         seed = recipe.seed + index if link.seed is None else link.seed
         train, method = link.train or recipe.train, link.method or recipe.method
-        found[role] = Part(link, None if link.weights else train, method, seed, teachers, recipe.peers)
+        found[role] = Part(link, None if link.weights else train, method, seed, False, teachers, recipe.peers)
         teachers = (role,)
-    found["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed, teachers, recipe.peers)
+    found["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed, False, teachers, recipe.peers)
     return found
 
 

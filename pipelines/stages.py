@@ -130,10 +130,20 @@ class RunFolder:
             if done is None:
                 raise KDCompressError(f"The first process did not finish the stage {stage.name!r}.", where=self.path)
             return done
-        done = self._do(stage, force)
+        with self._one_at_a_time(stage):
+            if force or not (done := self.finished(stage)):  # another process may just have done it
+                done = self._do(stage, force)
         if stage.collective:
             _wait_for_everyone()
         return done
+
+    @contextmanager
+    def _one_at_a_time(self, stage: Stage) -> Iterator[None]:
+        """Several processes of a sweep share a folder; a stage that they have in common is done by one."""
+        lock = self.path / ".locks" / f"{stage.name}-{stage.key[:16]}"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            yield
 
     def _do(self, stage: Stage, force: bool) -> Done:
         folder, partial = self._folder(stage), self._partial(stage)

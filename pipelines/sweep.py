@@ -13,23 +13,26 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import kdcompress
 from kdcompress import console
+from kdcompress.artifact import sha256
 from kdcompress.bench.machine import machine, packages
 from kdcompress.console import say
+from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, UsageError, unknown_name
 from kdcompress.methods import methods
 from kdcompress.models.checkpoint import load_weights
 from kdcompress.optional import require
 from kdcompress.pipelines.compress import Compression, Role, recipe_yaml
-from kdcompress.pipelines.stages import Stage
+from kdcompress.pipelines.stages import Done, Stage
 from kdcompress.recipe import Recipe, parse_methods
 from kdcompress.training.evaluation import calibration_error, predict
 
@@ -67,8 +70,16 @@ class Sweep:
         self.trials = [(label, seed) for seed in self.seeds for label in chosen]
 
     def compression(self, label: str, seed: int) -> Compression:
-        changed = {"method": self.chosen[label], "seed": seed}
-        return Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
+        changed: dict[str, Any] = {"method": self.chosen[label], "seed": seed}
+        if not any(methods[name].needs.several for name in self.chosen[label]):
+            changed["co_teachers"] = ()
+        made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
+        made.source = self.source  # the same for all
+        return made
+
+    @cached_property
+    def source(self) -> Source:
+        return load(self.recipe.data)
 
     def check(self) -> None:
         """Raises UsageError with what every method's check finds."""
@@ -92,10 +103,10 @@ class Sweep:
 
     def run(self, workers: int = 1, scheduler: str | None = None) -> dict[str, Any]:
         """Train what is not trained yet and return the document. A training that fails is reported as such."""
-        first = self.compression(*self.trials[0])
-        teachers = [role for role in first.parts if role.startswith("teacher")]
-        first.train_only(roles=teachers)
-        teacher = score(first, "teacher") if teachers else None
+        for label in self.chosen:
+            first = self.compression(label, self.seeds[0])
+            first.train_only(roles=[role for role in first.parts if role.startswith("teacher")])
+        teacher = score(first, "teacher") if "teacher" in first.parts else None
         trials: list[dict[str, Any]] = []
         for (label, seed), facts in self._outcomes(workers, scheduler):
             trials.append({"label": label, "seed": seed, **facts})
@@ -140,15 +151,22 @@ def train_trial(compression: Compression, threads: int | None) -> dict[str, Any]
 
 
 def score(compression: Compression, role: Role) -> dict[str, Any]:
-    """What a finished training gave, on the test split: a stage of its own, done once."""
+    """What a finished training gave."""
+    scored, recorded = _score(compression, role), compression.done[role].result
+    return {**{key: recorded.get(key) for key in RECORDED}, **scored.result}
+
+
+def _score(compression: Compression, role: Role) -> Done:
+    """The weights looked at on the test split: a stage of its own, done once."""
     done, split = compression.done[role], compression.source.test
     inputs = {"weights": done.hash, "data": compression.source.hash}
-    if role != "teacher" and "teacher" in compression.done:
-        inputs["teacher"] = compression.done["teacher"].hash
+    teacher = _score(compression, "teacher") if role != "teacher" and "teacher" in compression.done else None
+    if teacher:
+        inputs["teacher"] = teacher.hash
 
-    def logits(role: Role, file: str) -> torch.Tensor:
+    def logits(file: str) -> torch.Tensor:
         net = compression.network(role)
-        load_weights(net, compression.done[role].folder / f"{file}.safetensors")
+        load_weights(net, done.folder / f"{file}.safetensors")
         member = compression.member(role, net)
         member.tap(compression.example(), frozenset())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -156,24 +174,23 @@ def score(compression: Compression, role: Role) -> dict[str, Any]:
 
     def work(folder: Path) -> dict[str, Any]:
         labels = torch.from_numpy(split.labels)
-        trained = done.result.get("history")
-        other = "best" if done.result.get("selected") == "last" else "last"
-        found = {"weights": logits(role, "weights")}
-        found[other] = logits(role, other) if trained else found["weights"]
-        best, last = (found.get(kind, found["weights"]) for kind in ("best", "last"))
-        facts = {
-            "test_best": 100.0 * (best.argmax(1) == labels).double().mean().item(),
-            "test_last": 100.0 * (last.argmax(1) == labels).double().mean().item(),
-            "calibration_error": calibration_error(found["weights"], labels),
-        }
-        if "teacher" in inputs:
-            theirs = logits("teacher", "weights").argmax(1)
-            facts["agreement"] = 100.0 * (found["weights"].argmax(1) == theirs).double().mean().item()
+        kept, other = logits("weights"), "best" if done.result.get("selected") == "last" else "last"
+        both = [(done.folder / f"{file}.safetensors") for file in ("weights", other)]
+        same = not both[1].exists() or sha256(both[0]) == sha256(both[1])
+        found = {"best": kept, "last": kept, other: kept if same else logits(other)}
+        np.save(folder / "predictions.npy", kept.argmax(1).numpy())
+        facts = {f"test_{kind}": per_cent(found[kind].argmax(1) == labels) for kind in ("best", "last")}
+        facts["calibration_error"] = calibration_error(kept, labels)
+        if teacher:
+            theirs = torch.from_numpy(np.load(teacher.folder / "predictions.npy"))
+            facts["agreement"] = per_cent(kept.argmax(1) == theirs)
         return facts
 
-    scored = compression.folder.run(Stage(f"score-{role}", work, {}, inputs, ("torch",)))
-    keep = {key: done.result.get(key) for key in RECORDED}
-    return {**keep, **scored.result}
+    return compression.folder.run(Stage(f"score-{role}", work, {}, inputs, ("torch",)))
+
+
+def per_cent(right: torch.Tensor) -> float:
+    return 100.0 * right.double().mean().item()
 
 
 def summary(

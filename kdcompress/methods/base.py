@@ -49,13 +49,15 @@ class Needs:
     """What a method reads of each member, joined by ``+``: ``logits``, ``pooled`` (the classifier's
     input, [N, D]), ``stages`` (the map at the end of each resolution, [N, C, H, W]) or
     ``stages(pre)`` (the same before its activation). An empty teacher means that none runs, empty peers that
-    there are none; ``several`` that the method learns from a list of teachers.
+    there are none (``least_peers``: how many there must be); ``several`` that the method learns from a list of
+    teachers.
 
     ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split."""
 
     student: str = "logits"
     teacher: str = ""
     peers: str = ""
+    least_peers: int = 1
     several: bool = False
     rows: Pairing = "single"
     index: bool = False
@@ -75,7 +77,7 @@ class Method(nn.Module):
     Whom the student learns from is a teacher (``Taps``), a list of them (``needs.several``) or a list of peers
     (``needs.peers``); it is None where the method needs nobody. ``build`` gets their ``TapShapes`` likewise.
     ``self.pairs`` holds the matched (student, teacher) stages where both are needed, ``self.images`` the number of
-    training images (0: unknown).
+    training images (0: unknown), ``self.attached`` what ``attach`` returned.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
@@ -91,11 +93,13 @@ class Method(nn.Module):
         teacher: TapShapes | list[TapShapes] | None = None,
         pairs: list[tuple[int, int]] | None = None,
         images: int = 0,
+        attached: Any = None,
     ):
         super().__init__()
         self.options: Any = options
         self.pairs = pairs or []
         self.images = images
+        self.attached = attached
         self.build(student, teacher)
 
     def build(self, student: TapShapes, teacher: Any) -> None:
@@ -111,8 +115,9 @@ class Method(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> None:
-        """Put modules that the student trains with into ``student.model``, in place (``deploy`` fold or keep)."""
+    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> Any:
+        """Look at the networks before anything is built. With ``deploy`` fold or keep: put modules that the student
+        trains with into ``student.model``, in place; ``build`` gets the shapes that it has then."""
 
     @classmethod
     def fold(cls, net: nn.Module) -> None:

@@ -1,6 +1,8 @@
-"""Small modules that several methods connect networks with: a regressor, a head, one size for two maps."""
+"""What several methods connect networks with: regressors, heads, frozen copies, reversed gradients, maps of a size."""
 
 from __future__ import annotations
+
+import copy
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,21 @@ def exit_head(stage: Stage, classes: int, width: int = 128) -> nn.Sequential:
 
     layers = [*block(stage.channels, stride), *block(width, 1)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+
+
+def as_buffers(module: nn.Module) -> nn.Module:
+    """A copy of a module, its parameters as buffers: in the state, and no optimizer's business."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        for name, value in list(part.named_parameters(recurse=False)):
+            delattr(part, name)
+            part.register_buffer(name, value.detach())
+    return module
+
+
+def reversed_gradient(x: Tensor, strength: float) -> Tensor:
+    """``x`` itself, whose gradient is ``-strength`` times what arrives."""
+    return x.detach() - strength * (x - x.detach())
 
 
 def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,9 @@ from torch import Tensor, nn
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.connect import reversed_gradient
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
-
-
-def reversed_gradient(x: Tensor, strength: float) -> Tensor:
-    """``x`` itself, whose gradient is ``-strength`` times what arrives."""
-    return x.detach() - strength * (x - x.detach())
 
 
 def ctkd_loss(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:

@@ -35,12 +35,15 @@ class FitNets(Method):
             0.0,
             ge=0,
             le=1,
-            description="share of the training in which the hint acts, the paper's first stage (0: all of it); the "
-            "cross-entropy with the labels acts throughout",
+            description="share of the training in which the hint acts alone, the paper's first stage; 0: it acts "
+            "beside the cross-entropy all the time",
         )
 
         def strength(self, progress: float) -> float:
             return 0.0 if self.hint_share and progress > self.hint_share else super().strength(progress)
+
+        def task_strength(self, progress: float) -> float:
+            return 0.0 if progress <= self.hint_share and self.hint_share else self.task_weight
 
     family = "feature"
     paper = "arXiv:1412.6550"

@@ -7,7 +7,6 @@ come from a copy that stays as it was then, out of reach of weight decay. Ours: 
 
 from __future__ import annotations
 
-import copy
 from typing import Literal
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
-from kdcompress.methods.connect import same_size
+from kdcompress.methods.connect import as_buffers, same_size
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -35,16 +34,6 @@ def layers(*channels: int) -> nn.Sequential:
     """3x3 convolutions with batch norm and leaky ReLU, through these numbers of channels."""
     blocks = [(nn.Conv2d(a, b, 3, 1, 1), nn.BatchNorm2d(b), nn.LeakyReLU(0.1)) for a, b in zip(channels, channels[1:])]
     return nn.Sequential(*(layer for block in blocks for layer in block))
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """A copy whose parameters are buffers: saved, never trained."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        for name, parameter in list(part.named_parameters(recurse=False)):
-            delattr(part, name)
-            part.register_buffer(name, parameter.detach())
-    return module
 
 
 @methods.register("ft")
@@ -67,7 +56,7 @@ class FT(Method):
         self.translator = layers(s, s, m, m)
         self.encoder = layers(t, t, m, m)
         self.decoder = nn.Sequential(layers(m, m, t), nn.Conv2d(t, t, 3, 1, 1))
-        self.paraphraser = frozen(self.encoder)
+        self.paraphraser = as_buffers(self.encoder)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o, (s, t) = self.options, self.pairs[-1]

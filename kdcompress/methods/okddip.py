@@ -53,11 +53,9 @@ class OKDDip(Method):
 
     family = "online"
     paper = "arXiv:1912.00350"
-    needs = Needs(peers="logits+pooled")
+    needs = Needs(peers="logits+pooled", least_peers=2)
 
     def build(self, student: TapShapes, peers: list[TapShapes]) -> None:
-        if len(peers) < 2:
-            raise UsageError("okddip needs two peers or more beside the student.", got=f"{len(peers)} peer")
         widths = [peer.pooled for peer in peers if peer.pooled is not None]
         if len(widths) < len(peers):
             raise UsageError(

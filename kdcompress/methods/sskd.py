@@ -6,7 +6,6 @@ and the student imitates it from then on. As in the authors' code for CIFAR, the
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -18,6 +17,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.connect import as_buffers
 from kdcompress.methods.kd import kd_loss
 from kdcompress.methods.relations import cosines, pooled, pooled_widths
 from kdcompress.models.taps import Taps, TapShapes
@@ -44,16 +44,6 @@ def selected_loss(student: Tensor, teacher: Tensor, temperature: float, keep: Te
 def head(width: int) -> nn.Sequential:
     """The self-supervision module: a perceptron of two layers on the pooled feature [N, width]."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-
-
-def as_buffers(module: nn.Module) -> nn.Module:
-    """A copy of a module, its parameters as buffers: in the state, and no optimizer's business."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        for name, value in list(part.named_parameters(recurse=False)):
-            delattr(part, name)
-            part.register_buffer(name, value.detach())
-    return module
 
 
 @methods.register("sskd")

@@ -130,11 +130,13 @@ def spread(rows: Sequence[tuple[str, Sequence[float]]], x_label: str, title: str
     left = min(200.0, 20 + CHAR * max(len(name) for name, _ in kept))
     step, top = 24, 8
     bottom = top + step * len(kept)
-    x = Axis([float(v) for _, values in kept for v in values], left, RIGHT, pad=0.06)
+    spreads = [(float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else 0.0) for _, v in kept]
+    ends = [mean + side * sd for mean, sd in spreads for side in (-1, 1)]
+    x = Axis([*ends, *(float(v) for _, values in kept for v in values)], left, RIGHT, pad=0.06)
     parts = [_x_ticks(x, top, bottom), _x_title(x_label, bottom, left)]
     for i, (name, values) in enumerate(kept):
         middle = top + step * (i + 0.5)
-        mean, sd = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        mean, sd = spreads[i]
         low, high = x(mean - sd), x(mean + sd)
         parts.append(f'<text x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<g class="line s0"><line x1="{low}" x2="{high}" y1="{middle}" y2="{middle}"/></g>')

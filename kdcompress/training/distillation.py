@@ -121,8 +121,11 @@ class Distillation(nn.Module):
             peer.tap(example, needs["peers"])
 
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
-        for name, kind in kinds.items():
-            kind.attach(options[name], self.student.tapped, self.teachers[0].tapped if self.teachers else None)
+        if len(self.attached) > 1:
+            changing = ", ".join(name for name, kind in kinds.items() if kind in self.attached)
+            raise UsageError("Only one method may put modules into the student.", got=changing)
+        first = self.teachers[0].tapped if self.teachers else None
+        attached = {name: kind.attach(options[name], self.student.tapped, first) for name, kind in kinds.items()}
         if self.attached:  # the network has changed
             self.student.tapped.close()
             self.student.tap(example, needs["student"])
@@ -130,9 +133,8 @@ class Distillation(nn.Module):
         self.methods = nn.ModuleDict()
         for name, kind in kinds.items():
             pairs = self._pairs(kind)
-            self.methods[name] = kind(
-                options[name], self.student.tapped.shapes, self._company(kind, _shapes), pairs, images
-            )
+            company = self._company(kind, _shapes)
+            self.methods[name] = kind(options[name], self.student.tapped.shapes, company, pairs, images, attached[name])
 
     @property
     def teacher(self) -> Member | None:
@@ -267,10 +269,14 @@ def _rows(kinds: Mapping[str, type[Method]]) -> Pairing:
 def _check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], peers: Sequence[Any]) -> None:
     asking = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher)
     single = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher and not kind.needs.several)
-    mutual = ", ".join(name for name, kind in kinds.items() if kind.needs.peers)
     if asking and not teachers:
         raise UsageError(f"{asking} needs a teacher.", hint="add a `teacher` to the recipe, or use method: none")
     if single and len(teachers) > 1:
         raise UsageError(f"{single} learns from one teacher.", got=f"{len(teachers)} teachers")
-    if mutual and not peers:
-        raise UsageError(f"{mutual} needs peers.", hint="add `peers` to the recipe, or peers=[...]")
+    for name, kind in kinds.items():
+        if kind.needs.peers and len(peers) < kind.needs.least_peers:
+            raise UsageError(
+                f"{name} needs {kind.needs.least_peers} or more peers.",
+                got=len(peers),
+                hint="add `peers` to the recipe, or give peers=[...]",
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from torch import Tensor
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import Source
 from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.methods.base import Method
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.distillation import Distillation
+from kdcompress.training.dot import DOT
 from kdcompress.training.evaluation import accuracy
 from kdcompress.training.schedule import lr_scale
 
@@ -83,11 +85,30 @@ def choose_precision(asked: str) -> str:
     return asked
 
 
+def check_optimizer(train: Train, kinds: Iterable[type[Method]], processes: int) -> None:
+    """Raises UsageError where the optimizer cannot train these methods, or in so many processes."""
+    if train.optimizer != "dot":
+        return
+    if all(kind.family == "baseline" for kind in kinds):
+        raise UsageError(
+            "train.optimizer=dot keeps distillation terms apart from the task's, and the method has none.",
+            hint="train.optimizer=sgd, or a method that distils",
+        )
+    if processes > 1:
+        raise UsageError(
+            "train.optimizer=dot trains in one process: its two gradients are not averaged over several.",
+            got=f"{processes} processes",
+            hint="train.optimizer=sgd, or start one process",
+        )
+
+
 def make_optimizer(module: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
     parameters = [p for p in module.parameters() if p.requires_grad]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay)
     nesterov = train.nesterov and train.momentum > 0
+    if train.optimizer == "dot":
+        return DOT(parameters, train.lr, train.momentum, train.dot_delta, train.weight_decay, nesterov)
     return torch.optim.SGD(
         parameters, lr=train.lr, momentum=train.momentum, nesterov=nesterov, weight_decay=train.weight_decay
     )
@@ -108,12 +129,14 @@ def train(
     there and ends with the weights it would have had. ``progress(step, steps, facts)`` is told of
     the mean loss, images a second and the last validation accuracy.
 
-    Raises KDCompressError when a loss term is not finite, with the step, the images and the term.
+    Raises KDCompressError when a loss term is not finite, with the step, the images and the term, and UsageError
+    for a precision or an optimizer that cannot train this here.
     """
     precision = choose_precision(options.precision)
     AcceleratorState._reset_state()  # teacher and student may train in different precisions
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     device = accelerator.device
+    check_optimizer(options, [type(method) for method in distillation.auxiliary().values()], accelerator.num_processes)
     loader = Loader(
         source.train,
         augment,
@@ -160,6 +183,15 @@ def train(
     window: list[Tensor] = []  # the terms of the steps not looked at yet, on the device
     names: list[str] = []
     rate = 0.0
+
+    def backward(terms: dict[str, Tensor]) -> None:
+        """The gradients of the terms' sum, or of its two parts for an optimizer that tells them apart, clipped."""
+        if isinstance(optimizer.optimizer, DOT):
+            optimizer.optimizer.backward(terms, options.clip_norm)
+            return
+        accelerator.backward(sum(terms.values()))
+        if options.clip_norm:
+            accelerator.clip_grad_norm_(module.parameters(), options.clip_norm)
 
     def look(step: int) -> None:
         """Fetch the window's terms, stop at the first that is not finite, add the rest up."""
@@ -227,9 +259,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = options.lr * lr_scale(options, done)
         terms = module(batch.x, batch.y, done, batch.index, batch.view)
-        accelerator.backward(sum(terms.values()))
-        if options.clip_norm:
-            accelerator.clip_grad_norm_(module.parameters(), options.clip_norm)
+        backward(terms)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if ema:

@@ -37,7 +37,7 @@ def test_one_peer_is_enough_or_it_is_said_that_it_is_not(name):
         terms = Distillation(member, None, name, x, peers=[peer])(x, torch.tensor([0, 1, 2, 3]), progress=0.6)
         assert all(torch.isfinite(term) for term in terms.values())
     except UsageError as error:
-        assert "peers or more" in str(error)
+        assert "or more peers" in str(error)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

@@ -72,3 +72,11 @@ def test_a_chain_trains_and_goes_on_where_it_was(tmp_path, fashion_mnist_root):
     again.train_only()
     assert all(done.reused for done in again.done.values())
     assert torch.isfinite(next(again.network("student").parameters())).all()
+
+
+def test_a_teacher_may_see_all_images_where_the_student_sees_few(fashion_mnist_root):
+    teacher = {"model": "resnet14", "train": TRAIN, "all_images": True}
+    compression = Compression(recipe(fashion_mnist_root, teacher=teacher), "unused")
+    everything, few = compression.trained_on("teacher"), compression.trained_on("student")
+    assert len(everything.train) == 54_000 and len(few.train) == 200
+    assert everything.validation.labels.tolist() == few.validation.labels.tolist()

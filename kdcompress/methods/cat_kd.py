@@ -1,0 +1,80 @@
+"""Class Attention Transfer Based Knowledge Distillation (CAT-KD). Guo, Yan, Li and Lin, CVPR 2023, arXiv:2304.12777.
+
+The class activation maps (CAM), the classifier's weights applied to the last stage's map, are those of the teacher at
+a coarse resolution. Behind global average pooling the logits are the mean of these maps, so no network is changed.
+
+Ours: a student whose classifier sees more than the average of its last stage (a convolution comes in between) gets its
+class maps of a 1x1 convolution that is trained along and dropped. Of a plain transformer with a class token, the
+classifier is applied to the patch tokens; any other teacher without such maps is refused.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdcompress.data.batch import Batch
+from kdcompress.errors import UsageError
+from kdcompress.methods import methods
+from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.heads import averaged, classifier_of, look
+from kdcompress.models.taps import Tapped, Taps, TapShapes
+
+
+def class_maps(stage: Tensor, classifier: nn.Module | None) -> Tensor:
+    """A map [N, C, H, W] -> the evidence for each class at each place [N, K, H, W]; its mean are the logits."""
+    assert isinstance(classifier, (nn.Linear, nn.Conv2d))
+    return F.conv2d(stage, classifier.weight.flatten(1)[..., None, None], classifier.bias)
+
+
+def cat_loss(student: Tensor, teacher: Tensor, size: int, normalize: bool) -> Tensor:
+    """Squared difference of class maps [N, K, H, W], average-pooled to ``size`` x ``size`` and, with ``normalize``,
+    each divided by its l2 norm. A float32 scalar, averaged over batch, classes and places as in the
+    official code, with whose weights it goes."""
+    s, t = (F.adaptive_avg_pool2d(maps.float(), size).flatten(2) for maps in (student, teacher))
+    if normalize:
+        s, t = F.normalize(s, dim=2, eps=1e-6), F.normalize(t, dim=2, eps=1e-6)
+    return F.mse_loss(s, t)
+
+
+@methods.register("cat-kd")
+class CATKD(Method):
+    """The student looks for each class where the teacher does."""
+
+    class Options(MethodOptions):
+        weight: float = Field(
+            400.0, ge=0, description="40 to 600 in the official configurations, 0.7 to 15 without normalize"
+        )
+        size: int = Field(2, ge=1, description="height and width at which the maps are compared")
+        normalize: bool = Field(True, description="compare the maps' directions only")
+
+    family = "feature"
+    paper = "arXiv:2304.12777"
+    needs = Needs(student="stages+pooled", teacher="stages+pooled")
+
+    @classmethod
+    def attach(cls, options: Options, student: Tapped, teacher: Tapped | None) -> bool:
+        """Attaches nothing. Returns whether the student's own classifier gives its class maps."""
+        assert teacher is not None
+        shapes, width = teacher.shapes, classifier_of(teacher, "teacher").weight.shape[1]
+        if student.shapes.classes != shapes.classes:
+            got = f"{student.shapes.classes} classes, and the teacher {shapes.classes}"
+            raise UsageError("cat-kd compares a map of each class: both need the same classes.", got=got)
+        plain = len({(stage.height, stage.width) for stage in shapes.stages}) == 1
+        if not averaged(look(teacher)) and not (plain and shapes.stages[-1].channels == width):
+            raise UsageError(
+                "The teacher's classifier sees more than the average of its last stage: it has no class maps there.",
+                got=f"last stage {shapes.stages[-1]}, classifier {teacher.classifier_path}",
+                hint="name the module before the pooling as the last of teacher.taps, or use a method on logits",
+            )
+        return student.classifier is not None and averaged(look(student))
+
+    def build(self, student: TapShapes, teacher: TapShapes) -> None:
+        self.classify = None if self.attached else nn.Conv2d(student.stages[-1].channels, student.classes, 1)
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        o = self.options
+        ours = class_maps(student.stages[-1], self.classify or student.classifier)
+        theirs = class_maps(teacher.stages[-1], teacher.classifier)
+        return {"cat": o.weight * cat_loss(ours, theirs, o.size, o.normalize)}

@@ -1,0 +1,45 @@
+"""Regularizing Class-wise Predictions via Self-knowledge Distillation (CS-KD). Yun, Park, Lee and Shin, CVPR 2020,
+arXiv:2003.13964.
+
+The authors' code runs the images that teach in a forward of their own; here both go through one, so batch norms see
+them together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+from torch import Tensor
+
+from kdcompress.data.batch import Batch
+from kdcompress.methods import methods
+from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.kd import kd_loss
+from kdcompress.models.taps import Taps
+
+
+def class_wise_loss(logits: Tensor, same_class: Tensor, temperature: float) -> Tensor:
+    """Section 2: T^2 * KL(softmax(same_class / T) || softmax(logits / T)). Both logits [N, K]; row i of both is of
+    one class. No gradient reaches ``same_class``. A float32 scalar, averaged over the batch."""
+    return kd_loss(logits, same_class.detach(), temperature)
+
+
+@methods.register("cs-kd")
+class CSKD(Method):
+    """The predictions for two images of one class are made alike: the second's teach the first's."""
+
+    class Options(LogitOptions):
+        weight: float = Field(1.0, ge=0, description="the paper's lambda")
+        temperature: float = Field(4.0, gt=0)
+
+    family = "self"
+    paper = "arXiv:2003.13964"
+    needs = Needs(rows="class pairs")
+
+    def prepare(self, batch: Batch, progress: float) -> Batch:
+        return replace(batch, y=batch.y[: len(batch.y) // 2])  # the second half teaches and has no task loss
+
+    def terms(self, batch: Batch, student: Taps, teacher: None, progress: float) -> dict[str, Tensor]:
+        n, o = len(batch.y), self.options
+        return {"cs-kd": o.weight * class_wise_loss(student.logits[:n], student.logits[n : 2 * n], o.temperature)}

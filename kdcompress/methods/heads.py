@@ -1,0 +1,38 @@
+"""What lies between the last stage of a network and its logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from kdcompress.errors import UsageError
+from kdcompress.models.build import evaluating
+from kdcompress.models.taps import Tapped, Taps
+
+
+def look(tapped: Tapped) -> Taps:
+    """The taps of two images of random pixels, in evaluation mode, without gradients."""
+    pixels = torch.rand(2, *tapped.shapes.input, generator=torch.Generator().manual_seed(0))
+    with evaluating(tapped.model), torch.no_grad():
+        return tapped(pixels.to(next(tapped.model.parameters())))
+
+
+def averaged(taps: Taps) -> bool:
+    """Whether the classifier's input is the average of the last stage's map: only pooling lies between the two.
+    It is not where a convolution, a norm or a class token comes in."""
+    if taps.pooled is None or not taps.stages:
+        return False
+    mean, pooled = taps.stages[-1].float().mean((2, 3)), taps.pooled.float()
+    return mean.shape == pooled.shape and bool((mean - pooled).abs().max() <= 1e-3 * pooled.abs().max())
+
+
+def classifier_of(tapped: Tapped, whose: str) -> nn.Linear | nn.Conv2d:
+    """The layer that makes the logits. Raises UsageError where there is none."""
+    classifier = tapped.classifier
+    if not isinstance(classifier, (nn.Linear, nn.Conv2d)):
+        raise UsageError(
+            f"The {whose} has no linear layer that makes its logits of one pooled feature.",
+            where=type(tapped.model).__name__,
+            hint="use a method on logits or stages",
+        )
+    return classifier

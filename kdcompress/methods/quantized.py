@@ -1,0 +1,76 @@
+"""Model compression via distillation and quantization. Polino, Pascanu and Alistarh, ICLR 2018, arXiv:1802.05668.
+
+Quantized distillation (section 3): the student computes with quantised weights, and the gradient is applied to the full
+ones (straight-through). The weights of the two losses and the temperature are those of the authors' code. Ours: a scale
+for each output channel, symmetric, where the paper has buckets of 256 weights: it is what integer kernels compute
+with, and it survives the folding of batch norms, which scales whole output channels. Activations stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from kdcompress.methods import methods
+from kdcompress.methods.kd import KD
+from kdcompress.models.taps import Tapped
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def fake_quantize(weight: Tensor, bits: int) -> Tensor:
+    """``weight`` [out, ...] rounded to 2^bits - 1 evenly spaced values around 0, the outermost of them its largest
+    magnitude in each output channel (section 2.1), in its dtype. The gradient passes as if nothing were rounded."""
+    levels = 2 ** (bits - 1) - 1
+    scale = weight.detach().flatten(1).abs().amax(1).clamp_min(torch.finfo(weight.dtype).tiny * levels) / levels
+    scale = scale.view(-1, *[1] * (weight.ndim - 1))
+    return ((weight / scale).round() * scale).detach() + (weight - weight.detach())  # the latter is 0, with a gradient
+
+
+class FakeQuantize(nn.Module):
+    """``fake_quantize`` as the parametrization of a weight."""
+
+    def __init__(self, bits: int):
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return fake_quantize(weight, self.bits)
+
+
+@methods.register("quantized")
+class Quantized(KD):
+    """KD of a student whose weights are quantised as it trains; what ships has the quantised values."""
+
+    class Options(KD.Options):
+        task_weight: float = Field(0.3, ge=0)
+        weight: float = Field(0.7, ge=0)
+        temperature: float = Field(2.0, gt=0)
+        bits: int = Field(8, ge=2, le=8, description="of a weight; the paper: 2, 4 and 8")
+        ends: bool = Field(True, description="quantise the first and the last layer too (the authors' CIFAR-100: not)")
+
+    paper = "arXiv:1802.05668"
+    deploy = "fold"
+
+    @classmethod
+    def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> None:
+        layers = [module for module in student.model.modules() if isinstance(module, LAYERS)]
+        for layer in layers if options.ends else layers[1:-1]:
+            if not parametrize.is_parametrized(layer):  # else its weight is made of others, which would not ship
+                parametrize.register_parametrization(layer, "weight", FakeQuantize(options.bits))
+
+    @classmethod
+    def fold(cls, net: nn.Module) -> None:
+        modules: list[Any] = list(net.modules())
+        for module in modules:
+            chains = getattr(module, "parametrizations", {})
+            if "weight" in chains and isinstance(chains["weight"][0], FakeQuantize):
+                weight = nn.Parameter(module.weight.detach())
+                # not remove_parametrizations: it changes the layer's class, which copies of the network share
+                module.__class__ = type(module).__bases__[0]
+                del module.parametrizations
+                module.register_parameter("weight", weight)

@@ -1,0 +1,71 @@
+"""Zero-shot Knowledge Transfer via Adversarial Belief Matching. Micaelli and Storkey, NeurIPS 2019, arXiv:1905.09768.
+
+A generator makes images on which student and teacher differ, and the student learns from the teacher on these alone: no
+training image is looked at. Where this differs from the paper: both are trained by one backward pass through a gradient
+reversal, in place of ten student steps for each of the generator (its gradient is weighed down to a tenth); so the
+generator enlarges the attention term too, and has the student's optimizer. The authors' code averages the KL over the
+classes as well, which makes their beta weigh more, by the number of classes; here the KL is the paper's sum.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from kdcompress.data.batch import Batch
+from kdcompress.methods import methods
+from kdcompress.methods.at import at_loss
+from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.connect import reversed_gradient
+from kdcompress.methods.kd import kd_loss
+from kdcompress.models.taps import Taps, TapShapes
+
+LARGEST_SEED = 16
+
+
+def generator(latent: int, channels: int, height: int, width: int) -> nn.Sequential:
+    """[N, latent] -> images [N, channels, height, width] in 0..1, after the authors' (which end in the batch norm)."""
+    h, w = (min(-(-side // 4), LARGEST_SEED) for side in (height, width))
+
+    def up(size: tuple[int, int], channels: int, out: int) -> list[nn.Module]:
+        conv = nn.Conv2d(channels, out, 3, padding=1)
+        return [nn.Upsample(size), conv, nn.BatchNorm2d(out), nn.LeakyReLU(0.2)]
+
+    seed = [nn.Linear(latent, 128 * h * w), nn.Unflatten(1, (128, h, w)), nn.BatchNorm2d(128)]
+    layers = [*seed, *up((-(-height // 2), -(-width // 2)), 128, 128), *up((height, width), 128, 64)]
+    return nn.Sequential(
+        *layers, nn.Conv2d(64, channels, 3, padding=1), nn.BatchNorm2d(channels, affine=False), nn.Sigmoid()
+    )
+
+
+@methods.register("zero-shot")
+class ZeroShot(Method):
+    """The student learns from the teacher without data, on images that a generator makes to set them apart."""
+
+    class Options(LogitOptions):
+        task_weight: float = Field(0.0, ge=0, description="of no effect: the images have no labels")
+        weight: float = Field(1.0, ge=0, description="weight of the KL")
+        temperature: float = Field(1.0, gt=0)
+        beta: float = Field(1.0, ge=0, description="weight of the attention term; the authors' 250 on maps of 16x16")
+        latent: int = Field(100, ge=1, description="dimension of the generator's input")
+        reversal: float = Field(0.1, gt=0, description="weight of the generator's gradient")
+
+    family = "response"
+    paper = "arXiv:1905.09768"
+    needs = Needs(student="logits+stages", teacher="logits+stages")
+
+    def build(self, student: TapShapes, teacher: TapShapes) -> None:
+        self.generator = generator(self.options.latent, *student.input)
+
+    def prepare(self, batch: Batch, progress: float) -> Batch:
+        z = torch.randn(len(batch), self.options.latent, device=batch.x.device)
+        return Batch(reversed_gradient(self.generator(z), self.options.reversal), batch.y[:0])
+
+    def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
+        o = self.options
+        attention = [at_loss(student.stages[s], teacher.stages[t]) for s, t in self.pairs]
+        return {
+            "kl": o.weight * kd_loss(student.logits, teacher.logits, o.temperature),
+            "attention": o.beta * torch.stack(attention).sum(),
+        }

@@ -1,0 +1,171 @@
+"""Methods that change the student's network while it trains, and what ships of them; class maps; enhanced targets."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from kdcompress.errors import UsageError
+from kdcompress.methods.cat_kd import class_maps
+from kdcompress.methods.norm import TransformedLinear
+from kdcompress.methods.ofa import ofa_loss
+from kdcompress.models.build import build
+from kdcompress.training.distillation import Distillation, Member
+
+VIT = ("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 48})
+X = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+Y = torch.tensor([0, 1, 2, 3, 4, 0])
+
+
+def network(name, options=None, classes=5):
+    return build(name, classes, 3, options)
+
+
+def make(method, teacher="resnet14", student="resnet8"):
+    torch.manual_seed(0)
+    teacher = network(*teacher) if isinstance(teacher, tuple) else teacher
+    teacher, student = (network(net) if isinstance(net, str) else net for net in (teacher, student))
+    return Distillation(student, teacher, method, X[:2])
+
+
+def trained(distillation, steps=3):
+    distillation.train()
+    optimizer = torch.optim.SGD([p for p in distillation.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
+    for _ in range(steps):
+        sum(distillation(X, Y).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return distillation.eval()
+
+
+class ConvClassifier(nn.Module):
+    """Its logits are of a 1x1 convolution after the pooling, and a convolution comes between that and the stages."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network("mobilenetv2")
+        self.body.classifier = nn.Sequential(nn.Unflatten(1, (1280, 1, 1)), nn.Conv2d(1280, 5, 1), nn.Flatten())
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class NoBias(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = network("resnet8")
+        self.body.fc = nn.Linear(64, 5, bias=False)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+SIMKD = {
+    "maps": ("resnet8x4", "resnet8", True),
+    "maps of other sizes": ("resnet14", "shufflenetv1", True),
+    "norm before the teacher's pooling": ("wrn_16_1", "resnet8", False),
+    "class token": (VIT, "resnet8", False),
+    "convolution before the student's pooling": ("resnet14", "mobilenetv2", False),
+    "convolution as the student's classifier": ("resnet14", ConvClassifier, False),
+}
+
+
+@pytest.mark.parametrize("case", SIMKD)
+def test_simkd_ships_the_projector_and_the_teachers_classifier(case):
+    teacher, student, maps = SIMKD[case]
+    distillation = make("simkd", teacher, student() if callable(student) else student)
+    assert distillation.auxiliary()["simkd"].attached is maps
+    trained(distillation)
+    with torch.no_grad():
+        ours, theirs = distillation.student(X), distillation.teacher(X)
+        assert ours.pooled.shape == theirs.pooled.shape
+        as_taught = theirs.classifier(ours.pooled)  # so with the teacher's features it has the teacher's logits
+        assert torch.allclose(ours.logits, as_taught, atol=1e-5)
+        if maps:
+            assert torch.allclose(ours.stages[-1].mean((2, 3)), ours.pooled, atol=1e-5)
+        before = set(distillation.student.net.state_dict())
+        net = distillation.deployable()
+        assert torch.equal(net(X), ours.logits)
+    assert not net.training and set(net.state_dict()) == before == {*dict(net.named_parameters())} | {
+        name for name, _ in net.named_buffers()
+    }
+    assert all(name.split(".")[-1] not in ("weight", "bias") for name, _ in net.named_buffers())
+
+
+def test_simkd_trains_features_alone():
+    terms = make("simkd")(X, Y)
+    assert terms["task"] == 0 and terms["simkd"] > 0
+
+
+def test_simkd_goes_on_from_its_state():
+    distillation = trained(make("simkd"))
+    other = make("simkd", copy.deepcopy(distillation.teacher.net))
+    other.load_state_dict(distillation.state_dict())
+    assert torch.equal(other.deployable()(X), distillation.deployable()(X))
+
+
+@pytest.mark.parametrize("method", ["simkd", "cat-kd"])
+def test_a_teacher_of_other_classes_is_refused(method):
+    with pytest.raises(UsageError, match="same classes"):
+        make(method, ("resnet14", {}, 7))
+
+
+@pytest.mark.parametrize("student", ["resnet8", "mobilenetv2", NoBias])
+def test_norm_ships_the_plain_student(student):
+    plain = student() if callable(student) else network(student)
+    distillation = make("norm", "resnet8x4", copy.deepcopy(plain))
+    assert torch.equal(distillation.student.net.eval()(X), plain.eval()(X))  # it begins as it was
+    trained(distillation)
+    (transformed,) = (m for m in distillation.student.net.modules() if isinstance(m, TransformedLinear))
+    assert transformed.expand.out_features == 8 * 256
+    with torch.no_grad():
+        assert transformed.contract.weight.abs().sum() > 0  # trained; but a few steps hardly change the logits
+        untransformed = distillation.student.net(X)
+        for parameter in transformed.contract.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        before = distillation.student.net(X)
+        assert (before - untransformed).abs().max() > 0.1 * untransformed.abs().max()
+        features = torch.randn(64, transformed.in_features)
+        logits = transformed(features)
+        assert (transformed.merged()(features) - logits).abs().max() < 1e-5 * logits.abs().max()
+        net = distillation.deployable()
+        assert (net(X) - before).abs().max() < 1e-5 * before.abs().max()
+        plain.load_state_dict(net.state_dict())
+        assert torch.equal(plain.eval()(X), net(X))
+    assert [type(m) for m in net.modules()] == [type(m) for m in plain.modules()]
+
+
+def test_two_methods_that_change_the_student_are_refused():
+    with pytest.raises(UsageError, match="(?s)Only one method.*simkd, norm"):
+        make(["simkd", "norm"])
+
+
+def test_methods_that_change_the_student_go_with_others():
+    assert set(make(["norm", "kd"])(X, Y)) == {"task", "norm", "kd"}
+    assert set(make(["simkd", "pkd"])(X, Y)) == {"task", "simkd", "pkd"}
+
+
+def test_logits_are_the_mean_of_the_class_maps():
+    distillation = make("cat-kd").eval()
+    taps = distillation.student(X)
+    assert torch.allclose(class_maps(taps.stages[-1], taps.classifier).mean((2, 3)), taps.logits, atol=1e-5)
+
+
+def test_cat_kd_wants_the_teachers_map_before_the_pooling():
+    with pytest.raises(UsageError, match="teacher.taps"):
+        make("cat-kd", "wrn_16_1")
+    named = Member(network("wrn_16_1"), paths=["block1", "block2", "relu"])
+    assert make("cat-kd", named)(X, Y)["cat"] > 0
+
+
+def test_ofa_target_by_hand():
+    # p = (1/2, 1/2) and eps = 2: the true class's target is 1.5^2 - 1, the other's 0.5^2; log q = -log 2 each
+    loss = ofa_loss(torch.zeros(3, 2), torch.zeros(3, 2), torch.tensor([0, 1, 0]), eps=2, temperature=1)
+    assert loss.item() == pytest.approx((1.25 + 0.25) * math.log(2), rel=1e-6)
+
+
+def test_semckd_takes_any_batch():
+    distillation = make("semckd", VIT).train()
+    assert distillation(X, Y)["semckd"] > 0 and distillation(X[:3], Y[:3])["semckd"] > 0
