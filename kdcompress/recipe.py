@@ -252,8 +252,9 @@ def merged(base: dict[str, Any], own: dict[str, Any], path: tuple[str, ...] = ()
     for key, value in own.items():
         below = result.get(key)
         whole = key == "method" or path == ("compare", "methods")
-        mergeable = isinstance(below, dict) and isinstance(value, dict) and not whole
-        result[key] = merged(below, value, (*path, key)) if mergeable else value
+        if isinstance(below, dict) and isinstance(value, dict) and not whole:
+            value = merged(below, value, (*path, key))
+        result[key] = value
     return result
 
 

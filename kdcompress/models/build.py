@@ -180,9 +180,7 @@ def _call(factory: Callable[..., nn.Module], name: str, fixed: dict[str, Any], o
     return factory(**fixed, **options)
 
 
-def _from_timm(
-    name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None
-) -> nn.Module:
+def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -206,7 +204,10 @@ def _from_torchvision(
         raise _unknown_in("torchvision", name, _torchvision_names())
     fixed = {"num_classes": classes}
     _refuse_fixed(f"torchvision/{name}", options, fixed)
-    given = {**options, "weights": options.get("weights") or "DEFAULT"} if known else {"weights": None, **options, **fixed}
+    if known:
+        given = {**options, "weights": options.get("weights") or "DEFAULT"}
+    else:
+        given = {"weights": None, **options, **fixed}
     try:
         model = torchvision.models.get_model(name, **given)
     except Exception as error:

@@ -79,7 +79,10 @@ def downloads(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "first", "classifier"),
-    [("timm/resnet10t", "conv1.0.weight", "fc.weight"), ("torchvision/squeezenet1_1", "features.0.weight", "classifier.1.weight")],
+    [
+        ("timm/resnet10t", "conv1.0.weight", "fc.weight"),
+        ("torchvision/squeezenet1_1", "features.0.weight", "classifier.1.weight"),
+    ],
 )
 def test_pretrained_weights_with_the_old_classifier_or_a_new_one(downloads, name, first, classifier):
     whole, other = (build(name, classes, 3, pretrained=True).state_dict() for classes in (1000, 7))

@@ -17,7 +17,7 @@ from kdcompress.recipe import load_recipe
 
 RECIPES = {name: load_recipe(path) for name, path in shipped_recipes().items()}
 PUBLISHED = [name for name, recipe in RECIPES.items() if recipe.compare.published]
-FAST = {"cifar100-resnet56-resnet20": ["dkd+ls"], "cifar100-wrn40-2-wrn16-2": ["reviewkd"]}
+FAST = {"cifar100-resnet56-resnet20": ["dkd-standardized"], "cifar100-wrn40-2-wrn16-2": ["reviewkd"]}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,11 @@ def compare(request, name):
     """`kdcompress compare` of the recipe, with two steps a training."""
     family = name.partition("-")[0]
     brief = [f"{part}.{key}" for part in ("train", "teacher.train") for key in ("batch_size=8", "images=16")]
-    own = ["data.size=64", "data.augment.crop=8", "teacher.pretrained=false", "teacher.options={}"] if family == "imagenet" else []
+    own = (
+        ["data.size=64", "data.augment.crop=8", "teacher.pretrained=false", "teacher.options={}"]
+        if family == "imagenet"
+        else []
+    )
     overrides = [f"data.root={request.getfixturevalue(family)}", "train.precision=fp32", *brief, *own]
 
     def run(*arguments):
