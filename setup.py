@@ -36,7 +36,7 @@ setup(
         "kdcompress": ["py.typed"],
         "kdcompress.report": ["*.html", "*.css"],
         "kdcompress.export": ["targets/*.yaml"],
-        "kdcompress.pipelines": ["recipes/*.yaml"],
+        "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],
     },
     install_requires=[
         "torch>=2.6",

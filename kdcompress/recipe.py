@@ -11,6 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kdcompress.errors import UsageError
 
+SHIPPED = Path(__file__).parent / "pipelines" / "recipes"
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -72,21 +74,33 @@ class Network(Section):
     model: str = Field(description="see `kdcompress list models`, or package.module:callable")
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's factory")
     weights: Path | None = Field(None, description=".safetensors, or a .pt file of tensors alone")
-    mean: tuple[float, ...] | None = Field(None, description="of pixels in 0..1; default: the source's")
+    pretrained: bool = Field(False, description="start from the weights that torchvision or timm download")
+    mean: tuple[float, ...] | None = Field(
+        None, description="of pixels in 0..1; default: that of the pretraining, else the source's"
+    )
     std: tuple[float, ...] | None = None
     taps: tuple[str, ...] = Field((), description="module paths of the stages; default: discovered")
     size: int | None = Field(None, ge=8, le=1024, description="side of its input; default: the data's")
 
+    @model_validator(mode="after")
+    def one_origin(self) -> Network:
+        if self.weights is not None and self.pretrained:
+            raise ValueError("give either `weights` or `pretrained`: both say where the weights come from")
+        return self
+
 
 class Teacher(Network):
-    train: Train | None = Field(None, description="trains the teacher; none where weights are given")
+    train: Train | None = Field(None, description="trains the teacher; none where it is trained already")
     seed: int = Field(0, ge=0, description="its own, so that students of several seeds share one teacher")
     all_images: bool = Field(False, description="train it on all images, though data.train_images limits the student's")
 
     @model_validator(mode="after")
-    def weights_or_train(self) -> Teacher:
-        if (self.weights is None) == (self.train is None):
-            raise ValueError("give either `weights` (a trained teacher) or `train` (how to train it)")
+    def trained_or_to_be(self) -> Teacher:
+        if (self.weights is not None) + self.pretrained + (self.train is not None) != 1:
+            raise ValueError(
+                "give one of `weights` (a trained teacher's file), `pretrained: true` (the weights that torchvision or "
+                "timm download) and `train` (how to train it)"
+            )
         return self
 
 
@@ -160,7 +174,7 @@ class Recipe(Section):
     student: Network
     peers: tuple[Network, ...] = Field((), description="for online methods; default: one more of the student's kind")
     method: Methods = {"none": {}}
-    train: Train | None = Field(Train(), description="null: student.weights are trained already")
+    train: Train | None = Field(Train(), description="null: the student is trained already")
     export: Export = Export()
     bench: Bench = Bench()
     compare: Compare = Compare()
@@ -168,8 +182,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def something_to_ship(self) -> Recipe:
-        if self.train is None and self.student.weights is None:
-            raise ValueError("without `train` the student needs `student.weights`")
+        if self.train is None and self.student.weights is None and not self.student.pretrained:
+            raise ValueError("without `train` the student needs `student.weights`, or `student.pretrained: true`")
         if self.teacher is None and (self.co_teachers or self.assistants or self.generations > 1):
             raise ValueError("`co_teachers`, `assistants` and `generations` come after a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):
@@ -178,26 +192,70 @@ class Recipe(Section):
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """The recipe in a YAML file with ``key.sub=value`` overrides applied.
+    """The recipe in a YAML file, on top of its ``base``, with ``key.sub=value`` overrides applied.
 
     Raises UsageError that lists every problem at once.
+    """
+    data = read_recipe(path)
+    for override in overrides:
+        apply_override(data, override)
+    return validate_recipe(data, where=path)
+
+
+def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys in a YAML file and those of its ``base``, which is another file: beside it, or a shipped recipe.
+
+    All but the name is inherited. Where both files have a mapping, it is merged key by key; anything else, and what
+    describes a method, is replaced. ``below`` are the files that this one is the base of.
     """
     try:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UsageError(
-            "The recipe cannot be read.",
-            where=path,
-            got=error.strerror,
-            hint="`kdcompress list recipes` shows those that come with kdcompress",
-        ) from error
+        hint = "`kdcompress list recipes` shows those that come with kdcompress"
+        raise UsageError("The recipe cannot be read.", where=path, got=error.strerror, hint=hint) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError("The recipe is not valid YAML.", where=path, got=" ".join(str(error).split())) from error
     if not isinstance(data, dict):
         raise UsageError("A recipe is a mapping of keys to values.", where=path, got=type(data).__name__)
-    for override in overrides:
-        apply_override(data, override)
-    return validate_recipe(data, where=path)
+    if "base" not in data:
+        return data
+    base, chain = find_base(path, data.pop("base")), (*below, path.resolve())
+    if base in chain:
+        got = " -> ".join(str(file) for file in (*chain, base))
+        raise UsageError("The recipe's base leads back to itself.", where=path, got=got)
+    inherited = read_recipe(base, chain)
+    inherited.pop("name", None)
+    return merged(inherited, data)
+
+
+def find_base(path: Path, base: Any) -> Path:
+    """The file that ``base`` names: relative to the recipe's folder, else among the shipped recipes."""
+    if not isinstance(base, str) or not base:
+        raise UsageError("A recipe's base is the name of another.", where=f"{path}: base", got=repr(base))
+    file = base if base.endswith((".yaml", ".yml")) else f"{base}.yaml"
+    places = [path.parent / file, SHIPPED / file]
+    found = [place.resolve() for place in places if place.is_file()]
+    others = [place for place in found if place != path.resolve()]
+    if found:
+        return (others or found)[0]
+    raise UsageError(
+        "The recipe's base is not there.",
+        where=f"{path}: base",
+        got=base,
+        allowed=" or ".join(map(str, places)),
+        hint="`kdcompress list recipes` shows those that come with kdcompress",
+    )
+
+
+def merged(base: dict[str, Any], own: dict[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        below = result.get(key)
+        whole = key == "method" or path == ("compare", "methods")
+        if isinstance(below, dict) and isinstance(value, dict) and not whole:
+            value = merged(below, value, (*path, key))
+        result[key] = value
+    return result
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -215,7 +273,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             below = data[parent] = {}
         elif isinstance(below, str) and parent == "method":
             below = data[parent] = {below: {}}
-        elif not isinstance(below, dict):
+        elif isinstance(below, dict):
+            below = data[parent] = dict(below)  # a YAML anchor's mapping stands in several places
+        else:
             raise UsageError("The override goes below a key that holds a plain value.", where=key, got=repr(below))
         data = below
     data[last] = value

@@ -29,7 +29,7 @@ from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
-from kdcompress.models.build import build, count_parameters, macs
+from kdcompress.models.build import build, count_parameters, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.pipelines.stages import Done, RunFolder, Stage, write_atomic
@@ -117,12 +117,16 @@ class Compression:
     def spec(self, role: Role, network: Network | None = None) -> InputSpec:
         network, source, export = network or self.parts[role].network, self.source, self.recipe.export
         _, height, width, channels = source.train.images.shape
+        mean, std = source.mean, source.std
+        if network.pretrained and channels == 3:  # the statistics that its weights are used to
+            known = pretrained_facts(network.model, network.options)
+            mean, std = known.mean, known.std
         return InputSpec(
             height=height,
             width=width,
             channels=channels,
-            mean=network.mean or source.mean,
-            std=network.std or source.std,
+            mean=network.mean or mean,
+            std=network.std or std,
             labels=source.labels,
             layout=export.layout,
             batch=export.batch,
@@ -132,8 +136,11 @@ class Compression:
         """The role's network, or a peer's, with its seed's initial weights or those of its checkpoint."""
         part, spec = self.parts[role], self.spec(role)
         network = network or part.network
+        download = network.pretrained and role not in self.done  # what is trained already needs no other weights
+        if download and part.train is None:
+            _check_head(network, spec)
         torch.manual_seed(part.seed + seed)
-        net = build(network.model, spec.classes, spec.channels, network.options)
+        net = build(network.model, spec.classes, spec.channels, network.options, download)
         if network.weights:
             load_weights(net, network.weights)
         return net
@@ -180,7 +187,8 @@ class Compression:
             try:
                 action()
             except UsageError as error:
-                problems.append(error)
+                if str(error) not in map(str, problems):
+                    problems.append(error)
 
         if self.recipe.co_teachers and not any(kind.needs.several for kind in self.parts["student"].kinds):
             asked = " and ".join(self.recipe.method)
@@ -270,7 +278,8 @@ class Compression:
             for index, network in enumerate([part.network, *part.company()]):
                 if network.weights:
                     inputs[f"weights-{index}"] = _file_hash(network.weights)
-            return Stage(role, work, params, inputs, ("torch", "timm"), resumes=True, collective=True)
+            packages = ("torch", "torchvision", "timm")
+            return Stage(role, work, params, inputs, packages, resumes=True, collective=True)
 
         return Step(role, taught, stage)
 
@@ -557,6 +566,18 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
 def _described(network: Network) -> dict[str, Any]:
     """What of a network shapes its training; its checkpoint counts by its content."""
     return network.model_dump(mode="json", include=set(Network.model_fields), exclude={"weights"})
+
+
+def _check_head(network: Network, spec: InputSpec) -> None:
+    """Raises UsageError where a pretrained network that is not trained further was made for other data."""
+    known = pretrained_facts(network.model, network.options)
+    if (known.classes, len(known.mean)) != (spec.classes, spec.channels):
+        raise UsageError(
+            f"{network.model} was pretrained on other data, and nothing trains its classifier for these.",
+            got=f"{spec.classes} classes, images of {spec.channels} channels",
+            allowed=f"{known.classes} classes, images of {len(known.mean)} channels",
+            hint="train the network on these data (`train`), or give `weights` that were",
+        )
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

@@ -184,7 +184,7 @@ BAD = {
         "block9",
     ),
     "fp16 training on a CPU": (lambda t: run(t, train={"precision": "fp16"}), "needs a GPU"),
-    "a teacher with neither weights nor training": (lambda t: run(t, **with_teacher()), "either `weights`"),
+    "a teacher with neither weights nor training": (lambda t: run(t, **with_teacher()), "one of `weights`"),
     "weights that are not there": (
         lambda t: run(t, **with_teacher(weights=str(t / "none.safetensors"))),
         "no such weights file",

@@ -7,7 +7,8 @@ import pytest
 from kdcompress.errors import UsageError
 from kdcompress.recipe import load_recipe, validate_recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "pipelines" / "recipes").rglob("*.yaml"))
+SHIPPED = Path(__file__).parents[1] / "pipelines" / "recipes"
+RECIPES = sorted(SHIPPED.glob("*.yaml"))
 MINIMAL = {"name": "x", "data": {"source": "fashion-mnist"}, "student": {"model": "resnet8"}}
 
 
@@ -21,10 +22,71 @@ def test_shipped_recipe_is_valid_and_says_what_it_is_for(path):
     assert path.read_text().startswith("# ")
 
 
-def write(tmp_path, text):
-    path = tmp_path / "recipe.yaml"
+@pytest.mark.parametrize("path", sorted((SHIPPED / "protocols").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_protocol_is_the_base_of_a_recipe(path):
+    assert any(f"\nbase: protocols/{path.stem}\n" in recipe.read_text() for recipe in RECIPES)
+    assert path.read_text().startswith("# ")
+
+
+def write(tmp_path, text, name="recipe.yaml"):
+    path = tmp_path / name
     path.write_text(text)
     return path
+
+
+BASE = """
+name: base
+data: {source: mnist, augment: {crop: 2, flip: true}}
+teacher: {model: vgg8, train: &same {epochs: 7, lr: 0.3}}
+student: {model: resnet8}
+train: *same
+method: {kd: {temperature: 2}}
+compare: {methods: {none: none, kd: {kd: {temperature: 2, weight: 0.5}}}, published: {kd: 90}}
+"""
+
+
+def test_a_recipe_is_merged_into_its_base(tmp_path):
+    write(tmp_path, BASE, "base.yaml")
+    own = "data: {augment: {crop: 4}}\ntrain: {lr: 0.1}\nmethod: {dkd: {beta: 2}}\n"
+    own += "compare: {methods: {kd: {kd: {weight: 0.7}}, at: at}}\n"
+    recipe = load_recipe(write(tmp_path, f"name: own\nbase: base\n{own}"), ("data.augment.flip=false",))
+    assert (recipe.name, recipe.data.augment.crop, recipe.data.augment.flip) == ("own", 4, False)
+    assert (recipe.train.epochs, recipe.train.lr, recipe.teacher.train.lr) == (7, 0.1, 0.3)
+    assert recipe.method == {"dkd": {"beta": 2}}  # what describes a method is replaced as a whole
+    assert recipe.compare.methods == {"none": {"none": {}}, "kd": {"kd": {"weight": 0.7}}, "at": {"at": {}}}
+    assert recipe.compare.published == {"kd": 90}
+
+
+def test_a_base_may_have_a_base_and_may_be_a_shipped_recipe(tmp_path):
+    (tmp_path / "far").mkdir()
+    write(tmp_path, "name: near\nbase: fashion-mnist\ntrain: {lr: 0.4}\n", "far/near.yaml")
+    recipe = load_recipe(write(tmp_path, "name: own\nbase: far/near.yaml\ntrain: {epochs: 2}\n"))
+    assert (recipe.train.lr, recipe.train.epochs, recipe.train.schedule) == (0.4, 2, "one-cycle")
+    same = load_recipe(write(tmp_path, "name: own\nbase: fashion-mnist\n", "fashion-mnist.yaml"))
+    assert same.student.model == "resnet8"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nbase: nowhere\n", "base is not there(.|\n)*nowhere.yaml or .*recipes/nowhere.yaml"),
+        ("name: x\nbase: [a, b]\n", "the name of another"),
+        ("name: x\nbase: recipe.yaml\n", "leads back to itself"),
+        ("name: x\nbase: there\n", "leads back to itself(.|\n)*recipe.yaml -> .*there.yaml -> .*recipe.yaml"),
+        ("base: fashion-mnist\n", "name: Field required"),
+        ("name: x\nbase: broken\n", "not valid YAML(.|\n)*broken.yaml"),
+    ],
+)
+def test_a_base_that_cannot_be_used(tmp_path, text, message):
+    write(tmp_path, "base: recipe\n", "there.yaml")
+    write(tmp_path, "a: [1,", "broken.yaml")
+    with pytest.raises(UsageError, match=message):
+        load_recipe(write(tmp_path, text))
+
+
+def test_an_override_changes_one_place_of_an_anchor(tmp_path):
+    recipe = load_recipe(write(tmp_path, BASE), ("train.epochs=3",))
+    assert (recipe.train.epochs, recipe.teacher.train.epochs) == (3, 7)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +100,9 @@ def write(tmp_path, text):
         ({"export": {"opset": 7}}, "export.opset: Input should be greater than or equal to 18"),
         ({"export": {"layout": "hwc"}}, "export.layout"),
         ({"data": {}}, "data.source: Field required"),
-        ({"teacher": {"model": "vgg8"}}, "give either `weights`"),
+        ({"teacher": {"model": "vgg8"}}, "give one of `weights`"),
+        ({"teacher": {"model": "vgg8", "pretrained": True, "train": {}}}, "give one of `weights`"),
+        ({"student": {"model": "vgg8", "pretrained": True, "weights": "a.pt"}}, "either `weights` or `pretrained`"),
         ({"train": None}, "needs `student.weights`"),
         ({"method": ["kd", "kd"]}, "kd stands twice"),
         ({"name": "../up"}, "name: String should match pattern"),

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,30 +19,84 @@ from kdcompress.errors import UsageError, unknown_name
 from kdcompress.models.zoo import zoo
 
 
-def build(name: str, classes: int, channels: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+@dataclass(frozen=True)
+class Pretrained:
+    """What is known of a library's weights before they are downloaded."""
+
+    classes: int  # of the data that they were trained on
+    mean: tuple[float, ...]  # of pixels in 0..1, as they were normalised in that training
+    std: tuple[float, ...]
+    origin: str  # where they are downloaded from
+
+
+def build(
+    name: str, classes: int, channels: int, options: Mapping[str, Any] | None = None, pretrained: bool = False
+) -> nn.Module:
     """A new network, in training mode, that maps float [N, channels, H, W] to logits [N, classes].
 
     ``name`` is one of
 
     - a name of the zoo (``resnet8x4``);
-    - ``timm/NAME`` or ``torchvision/NAME``; weights are random unless ``options`` ask for pretrained ones;
+    - ``timm/NAME`` or ``torchvision/NAME``;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
       folder is importable.
 
-    Raises UsageError for a name that is not known, options that do not fit, and a callable that cannot be
-    imported or gives no nn.Module.
+    ``pretrained``: with the library's weights, downloaded where they are not in its cache; a classifier for another
+    number of classes is a new one. torchvision's default ones, or those that ``options.weights`` names.
+
+    Raises UsageError for a name that is not known, options that do not fit, a callable that cannot be imported or
+    gives no nn.Module, and pretrained weights that there are none of or that cannot be downloaded.
     """
     options = dict(options or {})
     group, slash, rest = name.partition("/")
+    known = pretrained_facts(name, options) if pretrained else None
     if ":" in name:
         return _from_callable(name, classes, channels, options)
     if slash and group == "timm":
-        return _from_timm(rest, classes, channels, options)
+        return _from_timm(rest, classes, channels, options, known)
     if slash and group == "torchvision":
-        return _from_torchvision(rest, classes, channels, options)
+        return _from_torchvision(rest, classes, channels, options, known)
     if name in zoo:
         return _call(zoo[name], name, {"classes": classes, "channels": channels}, options)
     raise _unknown(name)
+
+
+def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pretrained:
+    """What the library says of the weights that ``build`` downloads. Raises UsageError where there are none."""
+    group, _, rest = name.partition("/")
+    if group == "timm":
+        import timm
+
+        if not timm.is_model(rest):
+            raise _unknown_in("timm", rest, _timm_names())
+        try:
+            cfg = timm.get_pretrained_cfg(rest)
+        except RuntimeError as error:
+            raise UsageError("There are no such weights.", where=name, got=error) from error
+        if cfg is not None and cfg.has_weights:
+            origin = f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
+            return Pretrained(cfg.num_classes, tuple(cfg.mean), tuple(cfg.std), origin)
+    elif group == "torchvision":
+        import torchvision
+
+        if rest not in _torchvision_names():
+            raise _unknown_in("torchvision", rest, _torchvision_names())
+        known, wanted = torchvision.models.get_model_weights(rest), (options or {}).get("weights") or "DEFAULT"
+        try:
+            weights = known.verify(wanted)
+        except (KeyError, TypeError) as error:
+            allowed = ", ".join(known.__members__)
+            raise UsageError("There are no such weights.", where=name, got=wanted, allowed=allowed) from error
+        view = weights.transforms()
+        return Pretrained(len(weights.meta["categories"]), tuple(view.mean), tuple(view.std), weights.url)
+    elif ":" not in name and name not in zoo:
+        raise _unknown(name)
+    raise UsageError(
+        f"There are no pretrained weights of {name} to download.",
+        where="pretrained",
+        allowed="torchvision/NAME, and the timm/NAME that have weights",
+        hint="give a file of them (`weights`), or train it",
+    )
 
 
 def names() -> dict[str, list[str]]:
@@ -125,7 +180,7 @@ def _call(factory: Callable[..., nn.Module], name: str, fixed: dict[str, Any], o
     return factory(**fixed, **options)
 
 
-def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any]) -> nn.Module:
+def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -133,26 +188,59 @@ def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any]) 
     fixed: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     _refuse_fixed(f"timm/{name}", options, fixed)
     try:
-        return timm.create_model(name, **fixed, **options)
+        return timm.create_model(name, **{"pretrained": known is not None, **fixed, **options})
     except Exception as error:
+        if known and _is_download(error):
+            raise _not_downloaded(f"timm/{name}", known, error) from error
         raise _bad_options(f"timm/{name}", options, f"{type(error).__name__}: {error}", _signature(error)) from error
 
 
-def _from_torchvision(name: str, classes: int, channels: int, options: dict[str, Any]) -> nn.Module:
+def _from_torchvision(
+    name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None
+) -> nn.Module:
     import torchvision
 
     if name not in _torchvision_names():
         raise _unknown_in("torchvision", name, _torchvision_names())
     fixed = {"num_classes": classes}
     _refuse_fixed(f"torchvision/{name}", options, fixed)
+    if known:
+        given = {**options, "weights": options.get("weights") or "DEFAULT"}
+    else:
+        given = {"weights": None, **options, **fixed}
     try:
-        model = torchvision.models.get_model(name, **{"weights": None, **options, **fixed})
+        model = torchvision.models.get_model(name, **given)
     except Exception as error:
+        if known and _is_download(error):
+            raise _not_downloaded(f"torchvision/{name}", known, error) from error
         why = f"{type(error).__name__}: {error}"
         raise _bad_options(f"torchvision/{name}", options, why, _signature(error)) from error
+    if known and known.classes != classes:
+        _swap_classifier(model, f"torchvision/{name}", known.classes, classes)
     if channels != 3:
         _swap_first_convolution(model, f"torchvision/{name}", channels)
     return model
+
+
+def _swap_classifier(model: nn.Module, name: str, old: int, new: int) -> None:
+    found = [path for path, module in model.named_modules() if _outputs(module) == old]
+    if len(found) != 1:
+        got = ", ".join(found) or f"no layer with {old} outputs"
+        raise UsageError(f"The classifier of {name} cannot be told from its other layers.", got=got, allowed="one")
+    module: Any = model.get_submodule(found[0])
+    if isinstance(module, nn.Linear):
+        _replace(model, found[0], nn.Linear(module.in_features, new, module.bias is not None))
+    else:
+        _replace(model, found[0], nn.Conv2d(module.in_channels, new, module.kernel_size, module.stride))
+
+
+def _outputs(module: nn.Module) -> int | None:
+    return getattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels", None)
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, child = path.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 def _swap_first_convolution(model: nn.Module, name: str, channels: int) -> None:
@@ -169,8 +257,22 @@ def _swap_first_convolution(model: nn.Module, name: str, channels: int) -> None:
         module.dilation,
         bias=module.bias is not None,
     )
-    parent, _, child = convolutions[0].rpartition(".")
-    setattr(model.get_submodule(parent), child, swapped)
+    _replace(model, convolutions[0], swapped)
+
+
+def _is_download(error: Exception) -> bool:
+    """Whether the weights are to blame, rather than the options: the libraries raise errors of many kinds."""
+    return isinstance(error, OSError) or not isinstance(error, (TypeError, ValueError, LookupError, AttributeError))
+
+
+def _not_downloaded(name: str, known: Pretrained, error: Exception) -> UsageError:
+    return UsageError(
+        f"The pretrained weights of {name} cannot be downloaded or do not fit.",
+        where=known.origin,
+        got=f"{type(error).__name__}: {' '.join(str(error).split())}",
+        hint="run it once where the network is reachable (the library keeps them in its cache), "
+        "or give a file of them: `weights` in place of `pretrained`",
+    )
 
 
 def _timm_names() -> list[str]:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, count_parameters, macs, names
+from kdcompress.models.build import build, count_parameters, macs, names, pretrained_facts
 
 
 def message(*args, **kwargs):
@@ -63,6 +63,67 @@ def test_what_the_data_decides_is_no_option(name, key):
 
 def test_a_value_the_library_refuses():
     assert "weights='NOPE'" in message("torchvision/resnet18", 10, 3, {"weights": "NOPE"})
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """The libraries' downloads give all-ones weights of the network that asks, in the shapes of 1000 classes."""
+    import timm.models._builder as timms
+    import torchvision.models._api as torchvisions
+
+    given = {"timm": build("timm/resnet10t", 1000, 3), "torchvision": build("torchvision/squeezenet1_1", 1000, 3)}
+    ones = {name: {k: torch.ones_like(v) for k, v in net.state_dict().items()} for name, net in given.items()}
+    monkeypatch.setattr(torchvisions, "load_state_dict_from_url", lambda *_, **__: ones["torchvision"])
+    monkeypatch.setattr(timms, "load_state_dict_from_hf", lambda *_, **__: dict(ones["timm"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "classifier"),
+    [
+        ("timm/resnet10t", "conv1.0.weight", "fc.weight"),
+        ("torchvision/squeezenet1_1", "features.0.weight", "classifier.1.weight"),
+    ],
+)
+def test_pretrained_weights_with_the_old_classifier_or_a_new_one(downloads, name, first, classifier):
+    whole, other = (build(name, classes, 3, pretrained=True).state_dict() for classes in (1000, 7))
+    assert (whole[first] == 1).all() and (whole[classifier] == 1).all() and len(whole[classifier]) == 1000
+    assert (other[first] == 1).all() and not (other[classifier] == 1).any() and len(other[classifier]) == 7
+    assert not (build(name, 7, 3).state_dict()[first] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "function"),
+    [
+        ("timm/resnet10t", "timm.models._builder", "load_state_dict_from_hf"),
+        ("torchvision/resnet18", "torchvision.models._api", "load_state_dict_from_url"),
+    ],
+)
+def test_a_download_that_fails_says_what_where_and_what_next(monkeypatch, name, library, function):
+    def fail(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(f"{library}.{function}", fail)
+    text = message(name, 1000, 3, pretrained=True)
+    assert f"pretrained weights of {name}" in text and "Name or service not known" in text
+    assert "where: https://" in text and "next: run it once where the network is reachable" in text
+
+
+def test_what_has_no_pretrained_weights():
+    assert "no pretrained weights of resnet8" in message("resnet8", 10, 3, pretrained=True)
+    assert "no pretrained weights of package:net" in message("package:net", 10, 3, pretrained=True)
+    assert "no pretrained weights of timm/coatnet_0_224" in message("timm/coatnet_0_224", 10, 3, pretrained=True)
+    assert "Invalid pretrained tag" in message("timm/resnet18.nope", 10, 3, pretrained=True)
+    assert "IMAGENET1K_V2" in message("torchvision/resnet50", 1000, 3, {"weights": "NOPE"}, pretrained=True)
+    assert "torchvision/resnet18" in message("torchvision/resnet188", 10, 3, pretrained=True)
+    assert "did you mean 'timm/resnet18'" in message("resnet18", 10, 3, pretrained=True)
+    assert "wdith=2" in message("torchvision/resnet18", 1000, 3, {"wdith": 2}, pretrained=True)
+
+
+def test_what_is_known_of_pretrained_weights_before_they_are_here():
+    assert pretrained_facts("timm/mobilenetv1_100").mean == (0.5, 0.5, 0.5)
+    first, default = (pretrained_facts("torchvision/resnet50", o) for o in ({"weights": "IMAGENET1K_V1"}, {}))
+    assert first.classes == default.classes == 1000 and first.origin != default.origin
+    assert first.mean == (0.485, 0.456, 0.406)
 
 
 def test_a_callable_of_the_current_folder(tmp_path, monkeypatch):
