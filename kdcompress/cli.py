@@ -160,7 +160,9 @@ def compare(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train RECIPE's student with several methods and seeds, and say which gain is more than noise.
+    """Train RECIPE's student with several methods and seeds.
+
+    Says which gain is more than noise.
 
     One teacher serves all. Interrupted, or given more methods or seeds, it trains what is missing.
 

@@ -96,10 +96,10 @@ class Teacher(Network):
 
     @model_validator(mode="after")
     def trained_or_to_be(self) -> Teacher:
-        if (self.weights is not None) + self.pretrained + (self.train is not None) != 1:
+        if (self.weights is not None) + (self.pretrained or self.train is not None) != 1:
             raise ValueError(
                 "give one of `weights` (a trained teacher's file), `pretrained: true` (the weights that torchvision or "
-                "timm download) and `train` (how to train it)"
+                "timm download; with `train` they are trained further) and `train` (how to train it)"
             )
         return self
 

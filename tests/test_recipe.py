@@ -101,7 +101,7 @@ def test_an_override_changes_one_place_of_an_anchor(tmp_path):
         ({"export": {"layout": "hwc"}}, "export.layout"),
         ({"data": {}}, "data.source: Field required"),
         ({"teacher": {"model": "vgg8"}}, "give one of `weights`"),
-        ({"teacher": {"model": "vgg8", "pretrained": True, "train": {}}}, "give one of `weights`"),
+        ({"teacher": {"model": "vgg8", "weights": "a.pt", "train": {}}}, "give one of `weights`"),
         ({"student": {"model": "vgg8", "pretrained": True, "weights": "a.pt"}}, "either `weights` or `pretrained`"),
         ({"train": None}, "needs `student.weights`"),
         ({"method": ["kd", "kd"]}, "kd stands twice"),
