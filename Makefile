@@ -14,7 +14,7 @@ full: install data
 	$(RUN)/kdcompress run pipelines/recipes/fashion-mnist.yaml
 
 test: install data lint
-	$(RUN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow: install data
 	$(RUN)/python -m pytest -q -m slow
@@ -30,7 +30,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --constraint constraints.txt torch torchvision
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,tensorrt-rtx]'
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,tensorrt-rtx,cluster]'
 	touch $@
 
 data: install

@@ -20,7 +20,7 @@ extras = {
     "tensorrt": ["tensorrt>=10.12,<12"],
     "tensorrt-rtx": ["tensorrt-rtx>=1.7,<2"],
     "cluster": ["distributed>=2024.8"],
-    "dev": ["build", "mypy", "pytest>=8", "ruff", "setuptools>=64", "types-PyYAML", "wheel"],
+    "dev": ["build", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=64", "types-PyYAML", "wheel"],
 }
 
 setup(

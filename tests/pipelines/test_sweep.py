@@ -84,6 +84,17 @@ def test_several_workers_train_the_same_weights(swept, tmp_path):
     assert not torch.equal(alone["kd", 0]["fc.weight"], alone["none", 0]["fc.weight"])
 
 
+def test_workers_of_a_dask_scheduler_share_the_trainings(tmp_path, fashion_mnist_root):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        address = ("--scheduler", cluster.scheduler_address)
+        arguments = (f"data.root={fashion_mnist_root}", "teacher=null", "-m", "none", "-s", "1", "-o", str(tmp_path))
+        found = compare(*arguments, *address, "--json")
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["summary"][0]["n"] == 1 and trained(tmp_path)
+
+
 def test_what_cannot_be_compared_is_said_first():
     unknown = compare("-m", "none,kdd")
     assert unknown.exit_code == 2 and "did you mean 'kd'" in unknown.stderr
