@@ -31,9 +31,18 @@ class Data(Section):
     root: Path | None = Field(None, description="where the files are, or are downloaded to")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
     train_images: int | None = Field(None, ge=2, description="use only this many, stratified")
+    public: float | None = Field(
+        None, gt=0, lt=1, description="share of the training images for the student; teachers get parts of the rest"
+    )
     size: int | None = Field(None, ge=8, le=1024, description="resize to a square (image-folder)")
     split_seed: int = 0
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def each_image_for_itself(self) -> Data:
+        if self.public is not None and self.train_images is not None:
+            raise ValueError("`train_images` chooses images by comparing them, which `public` must not: leave one out")
+        return self
 
 
 class Train(Section):
@@ -93,6 +102,7 @@ class Teacher(Network):
     train: Train | None = Field(None, description="trains the teacher; none where it is trained already")
     seed: int = Field(0, ge=0, description="its own, so that students of several seeds share one teacher")
     all_images: bool = Field(False, description="train it on all images, though data.train_images limits the student's")
+    ensemble: int = Field(1, ge=1, le=1000, description="so many of it, with seeds from its own upwards")
 
     @model_validator(mode="after")
     def trained_or_to_be(self) -> Teacher:
@@ -101,6 +111,8 @@ class Teacher(Network):
                 "give one of `weights` (a trained teacher's file), `pretrained: true` (the weights that torchvision or "
                 "timm download; with `train` they are trained further) and `train` (how to train it)"
             )
+        if self.train is None and self.ensemble > 1:
+            raise ValueError("an `ensemble` of the same weights is one teacher: give `train`")
         return self
 
 

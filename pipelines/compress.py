@@ -22,7 +22,7 @@ from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.bench.timing import Subject, measure, paired_ratio
 from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
-from kdcompress.data.source import Source, load
+from kdcompress.data.source import Source, load, load_parts
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
 from kdcompress.export.run_torch import TorchRunner
@@ -32,6 +32,7 @@ from kdcompress.methods.base import Method
 from kdcompress.models.build import build, count_parameters, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
+from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage, write_atomic
 from kdcompress.recipe import Assistant, Network, Recipe, Train
 from kdcompress.report.rows import Row
@@ -67,6 +68,7 @@ class Part:
     method: dict[str, dict[str, Any]]
     seed: int
     all_images: bool = False
+    private: tuple[int, int] | None = None  # (i, n): trained on the i-th of n parts of the private images
     teachers: tuple[Role, ...] = ()
     peers: tuple[Network, ...] = ()
 
@@ -104,20 +106,28 @@ class Compression:
         """With every training image: what a teacher may be trained on where the student has few."""
         return load(self.recipe.data.model_copy(update={"train_images": None}))
 
+    @cached_property
+    def private(self) -> list[Source]:
+        """The private images, a part for each teacher that is trained."""
+        return load_parts(self.recipe.data, sum(part.private is not None for part in self.parts.values()))
+
     def trained_on(self, role: Role) -> Source:
-        wanted = self.parts[role].all_images and self.recipe.data.train_images is not None
-        return self.all_images if wanted else self.source
+        part = self.parts[role]
+        if part.private:
+            return self.private[part.private[0]]
+        return self.all_images if part.all_images and self.recipe.data.train_images is not None else self.source
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the data: a process that this is sent to loads its own."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("source", "all_images")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("source", "all_images", "private")}
 
     # What the recipe names, made
 
     def spec(self, role: Role, network: Network | None = None) -> InputSpec:
         network, source, export = network or self.parts[role].network, self.source, self.recipe.export
         _, height, width, channels = source.train.images.shape
-        mean, std = source.mean, source.std
+        seen = source if self.parts[role].private else self.trained_on(role)  # private pixels give no statistics
+        mean, std = seen.mean, seen.std
         if network.pretrained and channels == 3:  # the statistics that its weights are used to
             known = pretrained_facts(network.model, network.options)
             mean, std = known.mean, known.std
@@ -190,10 +200,12 @@ class Compression:
                 if str(error) not in map(str, problems):
                     problems.append(error)
 
-        if self.recipe.co_teachers and not any(kind.needs.several for kind in self.parts["student"].kinds):
-            asked = " and ".join(self.recipe.method)
-            hint = "method: multi-teacher, or leave co_teachers out"
-            problems.append(UsageError(f"{asked} learns from one teacher.", where="co_teachers", hint=hint))
+        several = "teacher-2" in self.parts
+        if several and not any(kind.needs.several for kind in self.parts["student"].kinds):
+            asked, where = " and ".join(self.recipe.method), "co_teachers" if self.recipe.co_teachers else "ensemble"
+            hint = f"method: multi-teacher, or leave {where} out"
+            problems.append(UsageError(f"{asked} learns from one teacher.", where=where, hint=hint))
+        attempt(partial(check_private, self.recipe))
         for name in self.recipe.export.targets:
             attempt(partial(formats.target, name))
         if not problems:
@@ -219,8 +231,9 @@ class Compression:
     # The steps
 
     def shipped(self) -> list[Shipped]:
-        """The networks that are exported and measured."""
-        return [role for role in get_args(Shipped) if role in self.parts]
+        """The networks that are exported and measured. A teacher that knows private images is not."""
+        secret = any(kind.private for kind in self.parts["student"].kinds)
+        return [role for role in get_args(Shipped) if role in self.parts and not (secret and role == "teacher")]
 
     def steps(self) -> list[Step]:
         steps = [self._train_step(role) for role in self.parts]
@@ -249,6 +262,9 @@ class Compression:
                 "method": " + ".join(part.method),
                 "auxiliary_parameters": count_parameters(distillation.methods),
             }
+            for method in distillation.auxiliary().values():
+                if method.note:
+                    say(f"{role}: {method.note}")
             with TrainingProgress(role) as progress:
                 trained = train(distillation, self.trained_on(role), part.train, augment, part.seed, folder, progress)
             if not is_main_process():
@@ -261,6 +277,8 @@ class Compression:
                 save_weights(distillation.shipped(net), folder / f"{name}.safetensors", metadata)
             (folder / "checkpoint.pt").unlink(missing_ok=True)
             ships = distillation.deployable()
+            for method in distillation.auxiliary().values():
+                facts |= method.report()
             facts["parameters"] = count_parameters(ships)
             facts["macs"] = macs(ships, self.member(role, ships).input(self.example()[:1]))
             return facts | trained.record()
@@ -297,7 +315,8 @@ class Compression:
                 "role": role,
                 "model": self.parts[role].network.model,
                 "source_hash": self.source.hash,
-                "weights": self.done[role].hash,
+                # of the file alone: the stage's hash is one of the teachers' data too
+                "weights": sha256(self.done[role].folder / "weights.safetensors"),
             }
             module = self.deployable(role)
             path = folder / f"{role}.onnx"
@@ -547,9 +566,14 @@ class Compression:
 def parts(recipe: Recipe) -> dict[Role, Part]:
     """The networks that the recipe names, in the order in which they are trained."""
     found: dict[Role, Part] = {}
-    for index, teacher in enumerate(filter(None, (recipe.teacher, *recipe.co_teachers)), 1):
+    asked = [teacher for teacher in (recipe.teacher, *recipe.co_teachers) if teacher]
+    each = [(teacher, number) for teacher in asked for number in range(teacher.ensemble)]
+    apart = sum(teacher.train is not None for teacher, _ in each) if recipe.data.public is not None else 0
+    taken = iter(range(apart))
+    for index, (teacher, number) in enumerate(each, 1):
         role = "teacher" if index == 1 else f"teacher-{index}"
-        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed, teacher.all_images)
+        share = (next(taken), apart) if apart and teacher.train else None
+        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed + number, teacher.all_images, share)
     teachers = tuple(found)
     generation = Assistant(**recipe.student.model_dump())
     chain = [(f"assistant-{i}", assistant) for i, assistant in enumerate(recipe.assistants, 1)]
@@ -557,9 +581,11 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
     for index, (role, link) in enumerate(chain, 1):
         seed = recipe.seed + index if link.seed is None else link.seed
         train, method = link.train or recipe.train, link.method or recipe.method
-        found[role] = Part(link, None if link.weights else train, method, seed, False, teachers, recipe.peers)
+        found[role] = Part(link, None if link.weights else train, method, seed, teachers=teachers, peers=recipe.peers)
         teachers = (role,)
-    found["student"] = Part(recipe.student, recipe.train, recipe.method, recipe.seed, False, teachers, recipe.peers)
+    found["student"] = Part(
+        recipe.student, recipe.train, recipe.method, recipe.seed, teachers=teachers, peers=recipe.peers
+    )
     return found
 
 

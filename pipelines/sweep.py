@@ -73,6 +73,7 @@ class Sweep:
         changed: dict[str, Any] = {"method": self.chosen[label], "seed": seed}
         if not any(methods[name].needs.several for name in self.chosen[label]):
             changed["co_teachers"] = ()
+            changed["teacher"] = self.recipe.teacher and self.recipe.teacher.model_copy(update={"ensemble": 1})
         made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
         made.source = self.source  # the same for all
         return made

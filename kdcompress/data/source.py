@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -101,17 +102,53 @@ def load(data: Data) -> Source:
     The splits depend on the files, ``split_seed``, ``validation`` and ``train_images`` alone. A smaller
     ``train_images`` is a subset of a larger one; validation and test do not depend on it.
 
+    With ``data.public`` the training split holds the public images alone, and so do mean and std: see ``load_parts``.
+
     Raises UsageError for files that are missing or broken and for splits that cannot be made.
     """
+    return _described(data, *_splits(data)[:2])
+
+
+def load_parts(data: Data, count: int) -> list[Source]:
+    """The private images, those that ``data.public`` leaves, in ``count`` parts: sources that differ from ``load``'s in
+    the training split (mean and std are the public images').
+
+    Which split and which part an image falls into depends on that image alone, not on its label or on the others, so
+    that one image more or less changes one part and nothing else. Raises UsageError where a part is empty.
+    """
+    raw, splits, private = _splits(data)
+    public = _described(data, raw, splits)
+    draws = (count * own_draws(private.images, (data.split_seed, "part"))).astype(np.int64)
+    found = []
+    for part in range(count):
+        train = private.take(np.flatnonzero(draws == part))
+        if not len(train):
+            hint = "fewer teachers, or a smaller data.public"
+            raise UsageError("A teacher's part has no images.", where=raw.origin, got=f"{count} parts", hint=hint)
+        digest = source_hash(raw.labels, [train, *splits.values()])
+        found.append(replace(public, train=train, hash=digest))
+    return found
+
+
+def _splits(data: Data) -> tuple[Raw, dict[str, Split], Split]:
+    """What was read, the three splits, and the private images."""
     raw = sources[data.source].read(data)
     train, validation, test = raw.train, raw.validation, raw.test
+    private = train.take(np.arange(0))
+    apart = partial(cut, raw=raw) if data.public is None else own_cut
     if test is None:
-        test, train = cut(train, 0.2, (data.split_seed, "test"), raw)
+        test, train = apart(train, 0.2, (data.split_seed, "test"))
     if validation is None:
-        validation, train = cut(train, data.validation, (data.split_seed, "validation"), raw)
+        validation, train = apart(train, data.validation, (data.split_seed, "validation"))
     if data.train_images is not None:
         train = subset(train, data.train_images, (data.split_seed, "train"), raw)
-    splits = {"training": train, "validation": validation, "test": test}
+    if data.public is not None:
+        train, private = own_cut(train, data.public, (data.split_seed, "public"))
+    return raw, {"training": train, "validation": validation, "test": test}, private
+
+
+def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
+    train, validation, test = splits.values()
     _check(splits, raw, data)
     mean, std = statistics(train.images)
     if not all(std):
@@ -149,6 +186,19 @@ def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split
     order = stratified_order(split.labels, key)
     size = min(max(round(share * len(split)), 1), len(split) - 1)
     return split.take(np.sort(order[:size])), split.take(np.sort(order[size:]))
+
+
+def own_draws(images: np.ndarray, key: object) -> np.ndarray:
+    """A number in [0, 1) for each image of uint8 [N, H, W, C], float64 [N]: a function of its pixels and ``key``."""
+    start = hashlib.sha256(repr(key).encode()).digest()
+    digests = b"".join(hashlib.sha256(start + image.tobytes()).digest()[:8] for image in images)
+    return (np.frombuffer(digests, "<u8") >> np.uint64(11)) * 2.0**-53
+
+
+def own_cut(split: Split, share: float, key: object) -> tuple[Split, Split]:
+    """About a ``share`` of a split, and the rest: each image falls on its side whatever the others are."""
+    chosen = own_draws(split.images, key) < share
+    return split.take(np.flatnonzero(chosen)), split.take(np.flatnonzero(~chosen))
 
 
 def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
@@ -209,7 +259,7 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
             allowed=f"{height} x {width}: leave data.size out",
         )
     counts = np.bincount(splits["training"].labels, minlength=len(raw.labels))
-    if not counts.all():
+    if data.public is None and not counts.all():
         names = ", ".join(raw.labels[c] for c in np.flatnonzero(counts == 0))
         raise UsageError(
             "A class has no image in the training split.",

@@ -83,8 +83,10 @@ class Method(nn.Module):
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     needs: ClassVar[Needs] = Needs()
     deploy: ClassVar[Literal["drop", "fold", "keep"]] = "drop"
+    private: ClassVar[bool] = False  # its promise is one about the whole run, which is held to it
     family: ClassVar[Literal["baseline", "response", "feature", "relation", "online", "self"]] = "response"
     paper: ClassVar[str] = ""
+    note: str = ""  # said once, where its training begins; set by ``build``
 
     def __init__(
         self,
@@ -113,6 +115,10 @@ class Method(nn.Module):
         """The weighted loss terms of a batch, each a scalar averaged over it. ``progress`` runs from 0
         to 1 over the training."""
         raise NotImplementedError
+
+    def report(self) -> dict[str, Any]:
+        """JSON-able facts of the finished training, for its report."""
+        return {}
 
     @classmethod
     def attach(cls, options: Any, student: Tapped, teacher: Tapped | None) -> Any:

@@ -35,6 +35,7 @@ class Training(TypedDict, total=False):
     device: str
     precision: str
     selected: str  # "best" or "last": which weights were kept
+    privacy: str  # what a private training promises
     best: Score
     last: Score
     history: list[Epoch]

@@ -24,6 +24,7 @@ def training(done: Mapping[str, Any]) -> dict[str, str]:
             if score.get("accuracy") is not None
         },
         "weights kept": done.get("selected"),
+        "privacy": done.get("privacy"),
     }
     return {name: str(value) for name, value in said.items() if value}
 
