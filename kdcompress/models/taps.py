@@ -1,12 +1,14 @@
 """The intermediate outputs of any network, found by watching it run once; the network is not edited.
 
 How stages are found
-    One dry forward under hooks records every module's call. At each resolution the last output at the
-    shallowest nesting depth is the stage: deeper outputs belong to the inside of a block, such as the expanded
-    convolution with which the *next* block starts. Blocks (modules with two weight layers or more, plain chains of
-    layers aside) go before anything else, wrappers around several stages count for nothing, and a leading resolution
-    with no block in it is a stem, not a stage. NHWC maps and tokens are read as maps. A network with one resolution (a
-    plain transformer) gives four evenly spaced depths, the last block among them.
+    One dry forward under hooks records every module's call. At each resolution the stage is the last output at one
+    nesting depth: the shallowest at which blocks (modules with two weight layers or more, plain chains of layers
+    aside) work at two resolutions, for a block that is alone with its depth may be a stem or a neck. Where that depth
+    has no output it is the shallowest that has. Blocks go before anything else. What is inside a module that ends on
+    the resolution it began with is never a stage, nor are wrappers around several stages, nor is a leading resolution
+    with no block in it: that is a stem. NHWC maps and tokens are read as maps. A network with one resolution (a plain
+    transformer) gives four evenly spaced depths, the last block among them. How often this is right is measured:
+    docs/stages.md.
 
     timm networks say what their stages are (``forward_intermediates``). That is run once under the same hooks to see
     which modules those maps come from, so that taking them costs nothing but hooks on a plain forward.
@@ -315,8 +317,8 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def _first_tensor(value: Any) -> Tensor | None:
-    """The tensor itself, or the one that a tuple starts with (attention blocks return their weights second)."""
-    if isinstance(value, tuple) and value:
+    """The tensor itself, or the one that a tuple or list starts with (attention blocks return their weights second)."""
+    while isinstance(value, (tuple, list)) and value:
         value = value[0]
     return value if isinstance(value, Tensor) else None
 
@@ -346,7 +348,9 @@ class _Call:
     depth: int
     weights: int  # layers with weights (convolutions, linear maps) in the module
     block: bool
+    grid: tuple[int, int]  # height and width of its input, where that is a map or tokens of one; else zeros
     output: Any = None  # a tensor, or None
+    alone: bool = True  # whether that tensor is all the module returns
     version: int | None = None
     layout: str = ""
     map: Any = None  # the output as [N, C, H, W], where it is a map
@@ -374,14 +378,15 @@ class _Trace:
                 version = None if tensor is None else tensor._version
                 if isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace and tensor is not None:
                     self.dropped.add(tensor.untyped_storage().data_ptr())
-                open_calls.append(_Call(path, counts[path], module, tensor, version, depth, weights, block))
+                grid = (0, 0) if tensor is None else self._layout(tensor, grids)[1]
+                open_calls.append(_Call(path, counts[path], module, tensor, version, depth, weights, block, grid))
                 counts[path] += 1
 
             return hook
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
             call = open_calls.pop()
-            call.output = _first_tensor(output)
+            call.output, call.alone = _first_tensor(output), isinstance(output, Tensor)
             if call.output is not None:
                 call.version = call.output._version
                 call.layout, grid = self._layout(call.output, grids)
@@ -424,6 +429,16 @@ class _Trace:
                 half = (height + 1) // 2, (width + 1) // 2
                 if 1 < half[0] * half[1] == tokens:
                     return "tokens", half
+            return self._patches(tokens)
+        return "", (0, 0)
+
+    def _patches(self, tokens: int) -> tuple[str, tuple[int, int]]:
+        """The grid of so many square patches that no convolution cut, some tokens ahead of them aside."""
+        for side in range(1, min(self.height, self.width) // 2 + 1):
+            height, width = self.height // side, self.width // side
+            whole = self.height % side == self.width % side == 0
+            if whole and 1 < height * width <= tokens <= height * width + MOST_PREFIX_TOKENS:
+                return "tokens", (height, width)
         return "", (0, 0)
 
     def _is_grid(self, height: int, width: int) -> bool:
@@ -574,40 +589,65 @@ def _producer(trace: _Trace, wanted: Tensor) -> _Call | None:
                 call.layout, call.map = layout, candidate
                 same.append(call)
                 break
-    # with zero-initialised residuals whole blocks are equal by value: the very tensor goes before its equals
+    # with zero-initialised residuals whole blocks are equal by value: the very tensor goes before its equals, and a
+    # block before the patches it was given
     storage = wanted.untyped_storage().data_ptr()
     same = [call for call in same if call.output.untyped_storage().data_ptr() == storage] or same
+    same = [call for call in same if call.block] or same
     depth = min((call.depth for call in same), default=0)
     return next((call for call in reversed(same) if call.depth == depth), None)
 
 
 def _found(trace: _Trace) -> list[_Call]:
     """Stages by the rule at the top of this file."""
+    mapped = [call for call in trace.calls if call.map is not None]
+    closed = {call.path for call in mapped if _is_closed(call)}
     groups: dict[tuple[int, int], list[_Call]] = {}
-    for call in trace.calls:
-        if call.map is not None and call.map.shape[2] * call.map.shape[3] > 1 and _in_one_stage(trace, call):
+    for call in mapped:
+        several = call.map.shape[2] * call.map.shape[3] > 1
+        if several and _in_one_stage(call) and not _inside(call.path, closed):
             groups.setdefault((call.map.shape[2], call.map.shape[3]), []).append(call)
     merged: list[list[_Call]] = []  # valid padding makes several sizes of one resolution: 149, 147
     for size in sorted(groups, reverse=True):
-        if merged and merged[-1][0].map.shape[2] < 1.5 * size[0]:
+        if merged and merged[-1][0].map.shape[2] < 2**0.5 * size[0]:
             merged[-1].extend(groups[size])
         else:
             merged.append(groups[size])
-    stages = [stage for group in merged if (stage := _last_shallow(trace, group)) is not None]
+    depth = _depth_of_stages(merged)
+    stages = [stage for group in merged if (stage := _last(trace, group, depth)) is not None]
+    stages = [stage for stage in stages if not _inside(stage.path, {other.path for other in stages})]
     stages = _without_stem(stages)
     return _blocks(trace, stages[0]) if len(stages) == 1 else stages
 
 
-def _in_one_stage(trace: _Trace, call: _Call) -> bool:
+def _in_one_stage(call: _Call) -> bool:
     """Whether the module works in one stage: it spans no several resolutions, and does not enlarge its input."""
-    layout, grid = trace._layout(call.input, []) if call.input is not None else ("", (0, 0))
-    height = call.map.shape[2]
-    return not layout or grid[0] >= height and (grid[0] < 3 * height or call.weights < 2)
+    before, after = call.grid[0], call.map.shape[2]
+    return not before or before >= after and (before < 3 * after or call.weights < 2)
 
 
-def _last_shallow(trace: _Trace, group: list[_Call]) -> _Call | None:
+def _is_closed(call: _Call) -> bool:
+    """Whether nothing inside the module, at whatever resolution, is a stage: its one map ends on the resolution that
+    it began with, or on a higher one."""
+    return call.block and call.alone and 0 < call.grid[0] <= call.map.shape[2]
+
+
+def _inside(path: str, paths: set[str]) -> bool:
+    """Whether one of ``paths`` is a module that holds the one at ``path``."""
+    names = path.split(".")
+    return any(".".join(names[:count]) in paths for count in range(1, len(names)))
+
+
+def _depth_of_stages(groups: list[list[_Call]]) -> int:
+    """The shallowest nesting depth with blocks at two resolutions: at one alone they may be a stem, neck or head."""
+    resolutions = Counter(depth for group in groups for depth in {call.depth for call in group if call.block})
+    return min((depth for depth, count in resolutions.items() if count >= 2), default=0)
+
+
+def _last(trace: _Trace, group: list[_Call], depth: int) -> _Call | None:
+    """The last call at this depth, or at the shallowest where there is none; blocks go before anything else."""
     group = [call for call in group if call.block] or group
-    depth = min(call.depth for call in group)
+    depth = depth if any(call.depth == depth for call in group) else min(call.depth for call in group)
     group = [call for call in group if call.depth == depth]
     if not any(call.weights for call in group):
         return None  # only pooled or padded: no layer works at this resolution
@@ -626,7 +666,7 @@ def _blocks(trace: _Trace, stage: _Call) -> list[_Call]:
     for call in trace.calls:
         if call.map is not None and call.map.shape == stage.map.shape and call.block:
             parents.setdefault(call.path.rpartition(".")[0], []).append(call)
-    blocks = max(parents.values(), key=len, default=[])
+    blocks = max(reversed(parents.values()), key=len, default=[])  # the deepest of equals
     if len(blocks) < 2:
         return [stage]
     return [blocks[index] for index in _spaced(len(blocks), min(ISOTROPIC_STAGES, len(blocks)))]

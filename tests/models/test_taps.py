@@ -123,6 +123,114 @@ def test_tokens_of_a_plain_transformer_become_maps():
     assert torch.equal(last[:, :, 2, 5], kept[0][:, 1 + 2 * 6 + 5])  # raster order, after the class token
 
 
+class Residual(nn.Module):
+    """Two convolutions; ``bundle`` is what it returns of its map, where that is not the map alone."""
+
+    def __init__(self, inputs, outputs, stride=1, bundle=None):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(inputs, outputs, 3, stride, 1), nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.bundle = bundle
+
+    def forward(self, x):
+        x = x[0] if isinstance(x, list) else x
+        x = self.two(F.relu(self.one(x)))
+        return x if self.bundle is None else self.bundle(x)
+
+
+class Staged(nn.Module):
+    """Stages in a container, at half the resolution each, and what else a test wants around them."""
+
+    def __init__(self, before=None, bundle=None, after=None):
+        super().__init__()
+        self.before = before or nn.Conv2d(3, 4, 3, 1, 1)
+        self.stages = nn.ModuleList(Residual(4 * 2**i, 8 * 2**i, 2, bundle) for i in range(3))
+        self.after = after or nn.Identity()
+        self.head = nn.LazyLinear(11)
+
+    def forward(self, x):
+        x = self.before(x)
+        for stage in self.stages:
+            x = stage(x)
+        x = self.after(x[0] if isinstance(x, list) else x)
+        return self.head(x.mean((2, 3)))
+
+
+def found(model, size=32):
+    x = torch.randn(2, 3, size, size)
+    model(x)  # lazy layers get their shape
+    return [call.path for call in _found(_Trace(model, x, model))]
+
+
+STAGES = ["stages.0", "stages.1", "stages.2"]
+
+
+def test_a_block_of_the_head_beside_the_container_of_the_stages_is_none():
+    assert found(Staged(after=Residual(32, 48))) == STAGES
+
+
+def test_a_neck_that_enlarges_is_none_nor_what_is_in_it():
+    class Neck(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(Residual(32, 40), Residual(40, 40))
+
+        def forward(self, x):
+            return F.interpolate(self.inner(x), scale_factor=2)
+
+    assert found(Staged(after=Neck())) == STAGES
+
+
+def test_blocks_that_return_lists():
+    model = Staged(bundle=lambda x: [x, x.mean()])
+    assert found(model) == STAGES
+    taps = Tapped(model, torch.randn(2, 3, 32, 32))
+    assert maps(taps) == [(8, 16), (16, 8), (32, 4)]
+    assert [m.shape[1] for m in taps(torch.randn(2, 3, 32, 32)).stages] == [8, 16, 32]
+
+
+def test_windows_inside_a_block_are_no_stage():
+    class Window(nn.Module):
+        """Works on a padded map, larger than the block's own."""
+
+        def __init__(self, dim):
+            super().__init__()
+            self.inner = Residual(dim, dim)
+
+        def forward(self, x):
+            return x + self.inner(F.pad(x, (0, 5, 0, 5)))[:, :, :8, :8]
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 4, 4), nn.Sequential(*[Window(8) for _ in range(8)]), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 11),
+    )  # fmt: skip
+    assert found(model) == ["1.1", "1.3", "1.5", "1.7"]
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+def test_patches_that_no_convolution_cuts(tokens):
+    class Unfolded(Tokens):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.token = nn.Linear(48, 8), nn.Parameter(torch.zeros(1, tokens, 8))
+
+        def forward(self, x):
+            x = self.patch(F.unfold(x, 4, stride=4).transpose(1, 2))
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            for block in self.blocks:
+                x, _ = block(x)
+            return self.head(self.norm(x).mean(1))
+
+    taps = Tapped(Unfolded(), torch.randn(2, 3, 16, 24))
+    assert paths(taps) == ["blocks.1", "blocks.3", "blocks.4", "blocks.6"] and maps(taps) == [(8, 4)] * 4
+
+
+def test_a_stage_that_equals_its_input_is_not_taken_for_a_stem():
+    """A new SwinV2 hands its patches on unchanged through the first stage."""
+    model = build("timm/swinv2_tiny_window8_256", 11, 3, {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": 24})
+    taps = Tapped(model, torch.randn(2, 3, 64, 64))
+    assert maps(taps) == [(24, 16), (48, 8), (96, 4), (192, 2)]
+
+
 TIMM = ["resnet10t", "mobilenetv2_035", "regnetx_002", "convnext_atto", "pvt_v2_b0", "tf_efficientnetv2_b0"]
 
 

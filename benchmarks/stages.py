@@ -1,0 +1,304 @@
+"""How often the stages found by hooks alone are those that timm declares, and whether torchvision's are usable.
+
+    OMP_NUM_THREADS=1 python benchmarks/stages.py --output docs/results/stages.json
+    python benchmarks/stages.py --only resnet10t,vgg11
+
+Of timm it takes the smallest model of each family (a module of timm.models) at 64x64, or at the size it is made for
+where it does not run at 64 or its deepest stage would be 1x1. Weights are random. Agreement: for every stage in the
+network's ``feature_info`` the rule finds one with the same channels and a reduction that differs by 25 % at most (as
+far as stages may differ that are paired; valid padding makes 8.5 of 8). Two kinds of entry need a word:
+
+- stems, which are no stages: entries whose module has run before any block has, and before the first stage that was
+  found (timm lists the stem of a ResNet and not that of a ConvNeXt);
+- networks with one resolution, of which timm lists every block: the rule gives four of them, which are all alike.
+
+A torchvision model is usable where it has two stages or more, they pair with those of a ResNet-8 or a ResNet-18, and
+a ResNet-18 takes a step of reviewkd with it as the teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from kdcompress.errors import UsageError
+from kdcompress.models.build import build, count_parameters
+from kdcompress.models.taps import Tapped, _found, _is_chain, _Trace, _weights, pair_stages
+from kdcompress.training.distillation import Distillation
+
+SIZE, CLASSES = 64, 11
+TOLERANCE = 1.25
+MOST_PARAMETERS = 150_000_000
+MOST_BYTES = 3 * 2**30
+
+# timm 1.0.31, as `--smallest` finds them; its families deepseek_vit and gemma4_vit have none below MOST_PARAMETERS
+SMALLEST = """
+    beit_base_patch16_224 halonet_h1 mobileone_s1 cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
+    convnext_zepto_rms cpubone_nano crossvit_tiny_240 csatv2 cs3darknet_focus_s cspnext_tiny davit_tiny
+    deit_tiny_patch16_224 densenet121 dla46x_c dpn48b edgenext_xx_small efficientformer_l1 efficientformerv2_s0
+    mobilenetv2_035 efficientvim_m1 efficientvit_b0 efficientvit_m0 vit_tiny_patch16_dinov3_qkvb fasternet_t0
+    fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050 hardcorenas_b hgnetv2_b0 hiera_tiny_224 sam2_hiera_tiny
+    hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small
+    levit_128s lowformer_b0 mambaout_femto maxvit_pico_rw_256 poolformerv2_s12 gmlp_ti16_224 mobilenetv3_small_050
+    mobilenetv5_base mobilevit_xxs mvitv2_tiny naflexvit_base_patch16_parfac_gap nasnetalarge nest_tiny
+    nextvit_small nf_regnet_b0 pit_ti_224 pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002
+    repghostnet_050 repvit_m1 res2next50 resnest14d resnet10t resnetv2_18 rexnet_100 selecsls42 legacy_seresnet18
+    sequencer2d_s shvit_s1 skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224
+    swinv2_tiny_window16_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_legacy_patch16_224 tresnet_m twins_svt_small
+    vgg11 visformer_tiny vit_tiny_patch16_224 vit_tiny_r_s16_p8_224 vit_srelpos_small_patch16_224
+    samvit_base_patch16_224 vitamin_small_224 volo_d1_224 ese_vovnet19b_slim_dw legacy_xception xception41p
+    xcit_nano_12_p8_224
+""".split()  # noqa: SIM905
+
+HEAD = "timm names the convolution between the last block and the pooling, which the rule takes for the head"
+EXCEPTIONS = {  # family: why it does not agree
+    "ghostnet": "timm names the first group of blocks at 1/16, the rule the last one",
+    "hardcorenas": HEAD,
+    "inception_resnet_v2": HEAD,
+    "mobilenetv3": HEAD,
+    "mobilevit": HEAD,
+    "nfnet": HEAD,
+    "repghost": "timm names the first group of blocks at 1/16, the rule the last one",
+    "vgg": "timm names the last pooling, at whose resolution no layer works",
+    "xception_aligned": "timm names the widened maps inside the blocks that reduce, the rule the blocks' outputs",
+}
+
+
+def family_of(name: str) -> str:
+    return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+
+
+def smallest() -> list[str]:
+    """The smallest model of each family of timm, without its models for tests."""
+    chosen = []
+    for family in timm.list_modules():
+        sizes = {}
+        for name in timm.list_models(module=family, exclude_filters="test_*"):
+            with torch.device("meta"):
+                sizes[name] = count_parameters(timm.create_model(name))
+        name = min(sizes, key=lambda name: (sizes[name], name), default="")
+        chosen += [name] if name and sizes[name] <= MOST_PARAMETERS else []
+    return chosen
+
+
+def timm_model(name: str) -> tuple[nn.Module, _Trace]:
+    """The model and its dry forward, at SIZE where that is enough."""
+    torch.manual_seed(0)
+    for options in ({"img_size": SIZE}, {}):
+        try:
+            model = build(f"timm/{name}", CLASSES, 3, options)
+            break
+        except UsageError:
+            if not options:
+                raise
+    if SIZE / max(info["reduction"] for info in model.feature_info) >= 2:
+        try:
+            return model, _Trace(model, torch.randn(2, 3, SIZE, SIZE), model)
+        except (RuntimeError, AssertionError, ValueError):
+            pass
+    if options:
+        model = build(f"timm/{name}", CLASSES, 3)
+    return model, _Trace(model, torch.randn(2, *model.default_cfg["input_size"]), model)
+
+
+def compared(name: str) -> dict[str, Any]:
+    """What is found in a timm model, what it declares, and which of that was not found."""
+    model, trace = timm_model(name)
+    found = [
+        {"path": call.path, "channels": call.map.shape[1], "reduction": round(trace.height / call.map.shape[2], 2)}
+        for call in _found(trace)
+    ]
+    declared = [
+        {"path": i["module"], "channels": i["num_chs"], "reduction": i["reduction"]} for i in model.feature_info
+    ]
+    stages = [entry for entry in declared if not is_stem(trace, entry, found)]
+    missed = [entry for entry in stages if not any(alike(entry, stage) for stage in found)]
+    return {
+        "family": family_of(name),
+        "model": name,
+        "size": trace.height,
+        "agrees": bool(found) and not missed,
+        "same_maps": same_maps(trace, model),
+        "found": found,
+        "declared": declared,
+        "stems": [entry for entry in declared if entry not in stages],
+        "missed": missed,
+        "heads": [entry for entry in missed if is_head(model, entry, found)],
+    }
+
+
+def alike(entry: dict[str, Any], stage: dict[str, Any]) -> bool:
+    ratio = stage["reduction"] / entry["reduction"]
+    return entry["channels"] == stage["channels"] and 1 / TOLERANCE <= ratio <= TOLERANCE
+
+
+def is_stem(trace: _Trace, entry: dict[str, Any], found: list[dict[str, Any]]) -> bool:
+    """Whether the declared module has run before any block and before the first stage found; where no module has that
+    name, whether the map is larger than any block's."""
+    order = [call.path for call in trace.calls]
+    blocks = [call for call in trace.calls if call.block and call.map is not None]
+    if not blocks or not found:
+        return False
+    if entry["path"] in order:
+        first = min(trace.calls.index(blocks[0]), order.index(found[0]["path"]))
+        return order.index(entry["path"]) < first
+    return entry["reduction"] * TOLERANCE < min(trace.height / call.map.shape[2] for call in blocks)
+
+
+def is_head(model: nn.Module, entry: dict[str, Any], found: list[dict[str, Any]]) -> bool:
+    """Whether the declared module is one layer, at the resolution of the last stage found."""
+    module = dict(model.named_modules()).get(entry["path"], model)
+    one = _weights(module) == 1 and (_is_chain(module) or not any(_weights(child) > 1 for child in module.children()))
+    return one and alike(entry, {**found[-1], "channels": entry["channels"]})
+
+
+def same_maps(trace: _Trace, model: Any) -> int | None:
+    """How many of the stages found are, value by value, maps of the model's own method; None where it has none."""
+    try:
+        with torch.no_grad():
+            theirs = model.eval().forward_intermediates(trace.example, intermediates_only=True)
+    except (AttributeError, TypeError, AssertionError, NotImplementedError):
+        return None
+    return sum(any(torch.equal(call.map, other) for other in theirs) for call in _found(trace))
+
+
+def torchvision_names() -> list[str]:
+    names = torchvision.models.list_models(module=torchvision.models)
+    return sorted(names, key=lambda name: (parameters(name), name))
+
+
+def parameters(name: str) -> int:
+    return torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+
+
+def tapped(name: str, size: int) -> tuple[nn.Module, Tapped, Tensor]:
+    model, x = build(name, CLASSES, 3), torch.randn(2, 3, size, size)
+    return model, Tapped(model, x), x
+
+
+def usable(name: str) -> dict[str, Any]:
+    """Stages of a torchvision model, whom they pair with, and the loss of a student's step with it as the teacher."""
+    torch.manual_seed(0)
+    try:
+        teacher, taps, x = tapped(f"torchvision/{name}", SIZE)
+    except (RuntimeError, AssertionError, ValueError):  # made for one size, or too deep for small ones
+        teacher, taps, x = tapped(f"torchvision/{name}", 224)
+    taps.close()
+    pairs = {}
+    for student in ("resnet8", "torchvision/resnet18"):
+        try:
+            pairs[student] = pair_stages(tapped(student, x.shape[2])[1].shapes, taps.shapes)
+        except UsageError:
+            pairs[student] = []
+    distillation = Distillation(build("torchvision/resnet18", CLASSES, 3), teacher, "reviewkd", x)
+    optimizer = torch.optim.SGD(distillation.parameters(), 0.01)
+    loss = sum(distillation(x, torch.tensor([3, 7])).values())
+    loss.backward()
+    optimizer.step()
+    stages = [{"path": s.path, "channels": s.channels, "reduction": round(s.reduction, 2)} for s in taps.shapes.stages]
+    paired = max(map(len, pairs.values()))
+    return {
+        "model": name,
+        "size": x.shape[2],
+        "usable": len(stages) >= 2 and paired >= 2 and math.isfinite(loss.item()),
+        "pairs": pairs,
+        "loss": loss.item(),
+        "found": stages,
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Families that agree, those that do but for their head, and the distinct stages found of those declared."""
+    distinct = [{(e["channels"], e["reduction"]) for e in row["declared"] if e not in row["stems"]} for row in rows]
+    missed = [{(e["channels"], e["reduction"]) for e in row["missed"]} for row in rows]
+    return {
+        "families": len(rows),
+        "agree": sum(row["agrees"] for row in rows),
+        "agree_but_for_head": sum(row["missed"] == row["heads"] and bool(row["found"]) for row in rows),
+        "stages": sum(map(len, distinct)),
+        "stages_found": sum(map(len, distinct)) - sum(map(len, missed)),
+    }
+
+
+def shown(stages: list[dict[str, Any]]) -> str:
+    """Channels/reduction of each, those that follow one another and are alike as one."""
+    texts = [f"{stage['channels']}/{stage['reduction']:g}" for stage in stages]
+    runs: list[list[str]] = []
+    for text in texts:
+        if runs and runs[-1][0] == text:
+            runs[-1].append(text)
+        else:
+            runs.append([text])
+    return " ".join(run[0] + (f" (x{len(run)})" if len(run) > 1 else "") for run in runs)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| family | model | agrees | found, channels/reduction | declared | reason |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        verdict = "yes" if row["agrees"] else "but for the head" if row["missed"] == row["heads"] else "no"
+        reason = "" if row["agrees"] else EXCEPTIONS.get(row["family"], "not known")
+        cells = (row["family"], row["model"], verdict, shown(row["found"]), shown(row["declared"]), reason)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def torchvision_table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| torchvision model | usable | found, channels/reduction | pairs with ResNet-8, ResNet-18 |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        pairs = ", ".join(str(len(found)) for found in row["pairs"].values())
+        lines.append(f"| {row['model']} | {'yes' if row['usable'] else 'no'} | {shown(row['found'])} | {pairs} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="comma-separated models of timm and torchvision; all where it is not given")
+    parser.add_argument("--smallest", action="store_true", help="print the smallest model of each family of timm")
+    parser.add_argument("-o", "--output", type=Path, help="a JSON file")
+    options = parser.parse_args(arguments)
+    if options.smallest:
+        print("\n".join(smallest()))
+        return
+    only = options.only.split(",") if options.only else None
+    begun = time.perf_counter()
+    rows, torchvision_rows, skipped = [], [], []
+    for name in SMALLEST:
+        if only is None or name in only:
+            rows.append(compared(name))
+            gc.collect()
+    for name in torchvision_names():
+        if only is None or name in only:
+            if 4 * parameters(name) > MOST_BYTES:
+                skipped.append(name)
+                continue
+            torchvision_rows.append(usable(name))
+            gc.collect()
+    document = {
+        "versions": {module.__name__: module.__version__ for module in (torch, torchvision, timm)},
+        "seconds": round(time.perf_counter() - begun),
+        "timm": {"summary": summary(rows), "exceptions": EXCEPTIONS, "results": rows},
+        "torchvision": {"skipped": skipped, "results": torchvision_rows},
+    }
+    if options.output:
+        options.output.write_text(json.dumps(document, indent=1) + "\n")
+    print(table(rows))
+    print(torchvision_table(torchvision_rows))
+    print(json.dumps(document["timm"]["summary"]), f"usable: {sum(r['usable'] for r in torchvision_rows)}", skipped)
+
+
+if __name__ == "__main__":
+    main()
