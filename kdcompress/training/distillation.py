@@ -120,6 +120,8 @@ class Distillation(nn.Module):
         for peer in self._peers():
             peer.tap(example, needs["peers"])
 
+        self._check_classes(kinds)
+
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
         if len(self.attached) > 1:
             changing = ", ".join(name for name, kind in kinds.items() if kind in self.attached)
@@ -135,6 +137,19 @@ class Distillation(nn.Module):
             pairs = self._pairs(kind)
             company = self._company(kind, _shapes)
             self.methods[name] = kind(options[name], self.student.tapped.shapes, company, pairs, images, attached[name])
+
+    def _check_classes(self, kinds: Mapping[str, type[Method]]) -> None:
+        """Logits are compared class by class."""
+        classes = self.student.tapped.shapes.classes
+        for role, members in (("teacher", self.teachers), ("peers", self._peers())):
+            asking = [name for name, kind in kinds.items() if "logits" in kind.needs.of(role)]  # type: ignore[arg-type]
+            other = next((found for m in members if (found := m.tapped.shapes.classes) != classes), None)
+            if asking and other is not None:
+                raise UsageError(
+                    f"{', '.join(asking)} compares logits, and the networks have different classes.",
+                    got=f"student {classes}, {role} {other}",
+                    hint="train a teacher for the student's classes, or use a method on features, such as reviewkd",
+                )
 
     @property
     def teacher(self) -> Member | None:

@@ -89,6 +89,11 @@ def test_what_is_missing_is_said_before_anything_runs(data):
         kdcompress.Distillation(Plain(4), method="kd", example=x)
     with pytest.raises(UsageError, match="learns from one teacher"):
         kdcompress.Distillation(Plain(4), [Plain(4), Plain(8)], method="kd", example=x)
+    other = Plain(8)
+    other.head = nn.Linear(32, 7)
+    with pytest.raises(UsageError, match="different classes"):
+        kdcompress.Distillation(Plain(4), other, method="kd", example=x)
+    kdcompress.Distillation(Plain(4), other, method="reviewkd", example=x)  # compares features alone
     with pytest.raises(UsageError, match="stands twice"):
         kdcompress.Distillation(Plain(4), Plain(4), method=["kd", "kd"], example=x)
     with pytest.raises(UsageError, match="give example=x"):
