@@ -57,7 +57,7 @@ def choose(recipe: Recipe, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
         wanted = list(dict.fromkeys([*own, *methods]))
     for label in wanted:
         if label not in own and label not in methods:
-            raise unknown_name("method", label, [*own, *methods], where="--methods")
+            raise unknown_name("method", label, list(dict.fromkeys([*own, *methods])), where="--methods")
     return {label: own.get(label) or parse_methods(label) for label in wanted}
 
 
@@ -103,16 +103,20 @@ class Sweep:
         return found
 
     def run(self, workers: int = 1, scheduler: str | None = None) -> dict[str, Any]:
-        """Train what is not trained yet and return the document. A training that fails is reported as such."""
-        for label in self.chosen:
-            first = self.compression(label, self.seeds[0])
-            first.train_only(roles=[role for role in first.parts if role.startswith("teacher")])
-        teacher = score(first, "teacher") if "teacher" in first.parts else None
+        """Train what is not trained yet and return the document. A training that fails is reported as such.
+
+        Raises UsageError, before anything is trained, where the scheduler cannot be reached.
+        """
         trials: list[dict[str, Any]] = []
-        for (label, seed), facts in self._outcomes(workers, scheduler):
-            trials.append({"label": label, "seed": seed, **facts})
-            shown = facts["error"] if "error" in facts else f"{facts['test_best']:.2f} % of the test images"
-            say(f"[{len(trials)}/{len(self.trials)}] {label} seed {seed}: {shown}")
+        with executor(workers, scheduler) as pool:
+            for label in self.chosen:
+                first = self.compression(label, self.seeds[0])
+                first.train_only(roles=[role for role in first.parts if role.startswith("teacher")])
+            teacher = score(first, "teacher") if "teacher" in first.parts else None
+            for (label, seed), facts in self._outcomes(pool, max(1, (os.cpu_count() or 1) // workers)):
+                trials.append({"label": label, "seed": seed, **facts})
+                shown = facts["error"] if "error" in facts else f"{facts['test_best']:.2f} % of the test images"
+                say(f"[{len(trials)}/{len(self.trials)}] {label} seed {seed}: {shown}")
         trials.sort(key=lambda t: self.trials.index((t["label"], t["seed"])))
         return {
             "kdcompress": kdcompress.__version__,
@@ -129,17 +133,15 @@ class Sweep:
             "summary": summary(trials, list(self.chosen), self.recipe.compare.published),
         }
 
-    def _outcomes(self, workers: int, scheduler: str | None) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
-        """Each training as it ends: here, in ``workers`` processes, or on the workers of a Dask ``scheduler``."""
-        if workers == 1 and not scheduler:
+    def _outcomes(self, pool: Executor | None, threads: int) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+        """Each training as it ends: in the pool, or here where there is none."""
+        if pool is None:
             for trial in self.trials:
                 yield trial, attempt(partial(train_trial, self.compression(*trial), None))
             return
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        with executor(workers, scheduler) as pool:
-            jobs = {pool.submit(train_trial, self.compression(*trial), threads): trial for trial in self.trials}
-            for job in as_completed(jobs):
-                yield jobs[job], attempt(job.result)
+        jobs = {pool.submit(train_trial, self.compression(*trial), threads): trial for trial in self.trials}
+        for job in as_completed(jobs):
+            yield jobs[job], attempt(job.result)
 
 
 def train_trial(compression: Compression, threads: int | None) -> dict[str, Any]:
@@ -246,14 +248,26 @@ def attempt(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def executor(workers: int, scheduler: str | None) -> Iterator[Executor]:
+def executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
+    """Where trainings run: on the workers of a Dask scheduler, in ``workers`` processes, or (None) in this one."""
     if scheduler:
         distributed = require("distributed", "cluster", "A sweep over several machines")
-        with distributed.Client(scheduler) as client:
+        try:
+            client = distributed.Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                "The Dask scheduler cannot be reached.",
+                where=scheduler,
+                got=error,
+                hint="`dask scheduler` starts one, `dask worker ADDRESS` adds a machine that sees the same folder",
+            ) from error
+        with client:
             yield client.get_executor(pure=False)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+    elif workers == 1:
+        yield None
+    else:
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)

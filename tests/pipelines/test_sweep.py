@@ -102,6 +102,13 @@ def test_what_cannot_be_compared_is_said_first():
     assert alone.exit_code == 2 and "kd needs a teacher" in alone.stderr and "reviewkd needs" in alone.stderr
 
 
+def test_a_scheduler_that_is_not_there_is_said_before_anything_is_trained(tmp_path, fashion_mnist_root):
+    address = ("--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path))
+    found = compare(f"data.root={fashion_mnist_root}", "-m", "none", *address)
+    assert found.exit_code == 2 and "scheduler cannot be reached" in found.stderr
+    assert not (tmp_path / "stages").exists()
+
+
 def test_labels_take_the_recipes_own_options():
     recipe = load_recipe(Path("pipelines/recipes/fashion-mnist.yaml"), ("method.kd.weight=0.7",))
     assert choose(recipe, [])["kd"]["kd"]["weight"] == 0.7 and list(choose(recipe, [])) == ["none", "kd"]
