@@ -2,4 +2,4 @@
 
 from kdcompress.registry import Registry
 
-methods: Registry = Registry("method", "kdcompress.methods")
+methods: Registry = Registry("method", "kdcompress.methods", own="terms")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.models.zoo import zoo
+from kdcompress.registry import imported
 
 
 @dataclass(frozen=True)
@@ -142,26 +141,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _from_callable(name: str, classes: int, channels: int, options: dict[str, Any]) -> nn.Module:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise UsageError("A model of your own is written package.module:callable.", where="model", got=name)
-    if "" not in sys.path:  # a console script has its own folder there, not the current one
-        sys.path.append("")
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UsageError(
-            f"The module {module_name!r} cannot be imported.",
-            where=name,
-            got=f"{type(error).__name__}: {error}",
-            hint="run from the folder that holds it, or install its package",
-        ) from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown_name(f"callable in {module_name}", attribute, callables, where=name)
-    model = _call(factory, name, {"classes": classes, "channels": channels}, options)
+    model = _call(imported("model", name), name, {"classes": classes, "channels": channels}, options)
     if not isinstance(model, nn.Module):
         raise UsageError(
             "The callable gave no network.", where=name, got=type(model).__name__, allowed="a torch.nn.Module"

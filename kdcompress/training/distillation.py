@@ -135,8 +135,10 @@ class Distillation(nn.Module):
         self.methods = nn.ModuleDict()
         for name, kind in kinds.items():
             pairs = self._pairs(kind)
-            company = self._company(kind, _shapes)
-            self.methods[name] = kind(options[name], self.student.tapped.shapes, company, pairs, images, attached[name])
+            shapes, company = self.student.tapped.shapes, self._company(kind, _shapes)
+            self.methods[name.rpartition(".")[2]] = kind(
+                options[name], self.student.tapped.shapes, company, pairs, images, attached[name]
+            )
 
     def _check_classes(self, kinds: Mapping[str, type[Method]]) -> None:
         """Logits are compared class by class."""

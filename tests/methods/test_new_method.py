@@ -4,6 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+import kdcompress
+from kdcompress.errors import UsageError
+from kdcompress.models.build import build
+
 METHOD = '''
 """The student's pooled feature has the teacher's length."""
 
@@ -41,3 +48,21 @@ def test_a_new_file_is_found_and_tested(tmp_path):
     )
     assert found.returncode == 0, found.stdout + found.stderr
     assert int(found.stdout.split(" passed")[0].split()[-1]) >= 10
+
+
+def test_a_method_of_ones_own_is_named_by_its_module(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/length.py").write_text(METHOD.replace('@methods.register("feature-length")\n', ""))
+    monkeypatch.chdir(tmp_path)
+    x, name = torch.rand(4, 3, 32, 32), "mine.length:FeatureLength"
+    student, teacher = build("resnet8", 5, 3), build("resnet14", 5, 3)
+    distillation = kdcompress.Distillation(student, teacher, method=["kd", {name: {"weight": 2}}], example=x)
+    assert set(distillation(x, torch.tensor([0, 1, 2, 3]))) == {"task", "kd", "length"}
+    for wrong, message in (
+        ("mine.length:Methods", "callable in mine.length"),
+        ("mine.nowhere:FeatureLength", "cannot be imported"),
+        ("mine.length:MethodOptions", "is no method"),
+        (":FeatureLength", "package.module:NAME"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            kdcompress.Distillation(student, teacher, method=wrong, example=x)

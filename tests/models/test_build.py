@@ -148,7 +148,7 @@ def test_a_module_that_cannot_be_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "No module named 'no_such_package_at_all'" in message("broken_nets:tiny", 3, 2)
     assert "No module named 'not_here_nets'" in message("not_here_nets:tiny", 3, 2)
-    assert "package.module:callable" in message(":tiny", 3, 2)
+    assert "package.module:NAME" in message(":tiny", 3, 2)
 
 
 def test_macs_and_parameters_by_hand():
