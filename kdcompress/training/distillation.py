@@ -136,9 +136,8 @@ class Distillation(nn.Module):
         for name, kind in kinds.items():
             pairs = self._pairs(kind)
             shapes, company = self.student.tapped.shapes, self._company(kind, _shapes)
-            self.methods[name.rpartition(".")[2]] = kind(
-                options[name], self.student.tapped.shapes, company, pairs, images, attached[name]
-            )
+            made = kind(options[name], shapes, company, pairs, images, attached[name])
+            self.methods[name.rpartition(".")[2]] = made  # a module's name has no dots
 
     def _check_classes(self, kinds: Mapping[str, type[Method]]) -> None:
         """Logits are compared class by class."""
