@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import kdcompress
-from kdcompress.artifact import Artifact, InputSpec, content_hash, replacing, sha256
+from kdcompress.artifact import Artifact, InputSpec, content_hash, replacing, sha256, write_text
 from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.bench.timing import Subject, measure, paired_ratio
 from kdcompress.compare import parity
@@ -33,7 +33,7 @@ from kdcompress.models.build import build, count_parameters, macs, pretrained_fa
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.pipelines.private import check_private
-from kdcompress.pipelines.stages import Done, RunFolder, Stage, write_atomic
+from kdcompress.pipelines.stages import Done, RunFolder, Stage
 from kdcompress.recipe import Assistant, Network, Recipe, Train
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
@@ -664,7 +664,7 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
-    write_atomic(folder / "recipe.yaml", recipe_yaml(recipe))
+    write_text(folder / "recipe.yaml", recipe_yaml(recipe))
 
 
 def _is_available(step: Step) -> bool:
@@ -678,7 +678,7 @@ def _is_available(step: Step) -> bool:
 def _recorded(artifact: Artifact) -> dict[str, Any]:
     """Write the artefact's record beside its file, for the commands that are given the file alone."""
     record = artifact.to_json()
-    write_atomic(artifact.path.with_name(artifact.path.name + ".json"), json.dumps(record, indent=1, default=str))
+    write_text(artifact.path.with_name(artifact.path.name + ".json"), json.dumps(record, indent=1, default=str))
     return {"artifact": record}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdcompress.artifact import content_hash, replacing, sha256
+from kdcompress.artifact import content_hash, sha256, write_text
 from kdcompress.errors import KDCompressError, UsageError
 
 
@@ -164,7 +164,7 @@ class RunFolder:
                 "hash": content_hash([files, stage.key]),
                 "seconds": round(time.monotonic() - begun, 3),
             }
-            write_atomic(partial / "stage.json", json.dumps(record, indent=1, default=str))
+            write_text(partial / "stage.json", json.dumps(record, indent=1, default=str))
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(partial, folder)
@@ -189,8 +189,3 @@ def _wait_for_everyone() -> None:
     from accelerate import PartialState
 
     PartialState().wait_for_everyone()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from kdcompress.report import charts, present
+from kdcompress.report.html import render
 from kdcompress.report.markdown import table
-from kdcompress.report.write import finite, write_text
+from kdcompress.report.write import write_document
 
 COLUMNS = {
     "label": "method",
@@ -89,14 +88,13 @@ def notes(document: Mapping[str, Any]) -> str:
 
 
 def html(document: Mapping[str, Any]) -> str:
-    loader = PackageLoader("kdcompress.report", "")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     scores: dict[str, list[float]] = {}
     for trial in document["trials"]:
         if "error" not in trial:
             scores.setdefault(trial["label"], []).append(trial["test_best"])
     ranked = sorted(scores.items(), key=lambda item: -sum(item[1]) / len(item[1]))
-    return environment.get_template("comparison.html").render(
+    return render(
+        "comparison.html",
         document=document,
         columns=columns(document),
         rows=[cells(row) for row in document["summary"]],
@@ -123,10 +121,4 @@ def print_comparison(document: Mapping[str, Any], console: Console) -> None:
 
 def write_comparison(document: Mapping[str, Any], folder: Path) -> list[Path]:
     """compare.json with every training, compare.md and compare.html."""
-    document = finite(document)
-    texts = {
-        "compare.json": json.dumps(document, indent=1, allow_nan=False, default=str) + "\n",
-        "compare.md": markdown(document),
-        "compare.html": html(document),
-    }
-    return [write_text(folder / name, text) for name, text in texts.items()]
+    return write_document(document, folder, "compare", markdown, html)

@@ -12,18 +12,24 @@ from kdcompress.bench.statistics import SUPPORT
 from kdcompress.report import charts, facts, present
 
 
-def html(document: Mapping[str, Any]) -> str:
-    """The whole report but its samples."""
+def render(template: str, **context: Any) -> str:
+    """A page of this folder."""
     environment = Environment(
         loader=PackageLoader("kdcompress.report", ""),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(template).render(**context)
+
+
+def html(document: Mapping[str, Any]) -> str:
+    """The whole report but its samples."""
     rows = document.get("rows") or []
     changes = present.confusion_changes(document)
     trainings = [_training(training) for training in document.get("training") or []]
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         document=document,
         name=document.get("name") or "kdcompress report",
         present=present,

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdcompress.artifact import replacing
+from kdcompress.artifact import write_text
 from kdcompress.errors import UsageError
 from kdcompress.report.html import html
 from kdcompress.report.markdown import markdown
 
 
 def write_report(document: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes the three files; each appears whole or stays as it was. Numbers that are not finite become null."""
-    document = finite(document)
+    """report.json with every sample, report.md and report.html."""
+    return write_document(document, folder, "report", markdown, html)
+
+
+def write_document(
+    document: Mapping[str, Any],
+    folder: Path,
+    name: str,
+    markdown: Callable[[Mapping[str, Any]], str],
+    html: Callable[[Mapping[str, Any]], str],
+) -> list[Path]:
+    """Writes NAME.json, NAME.md and NAME.html; each appears whole or stays as it was. Numbers that are not finite
+    become null."""
+    document = _finite(document)
     texts = {
-        "report.json": json.dumps(document, indent=1, allow_nan=False) + "\n",
-        "report.md": markdown(document),
-        "report.html": html(document),
+        "json": json.dumps(document, indent=1, allow_nan=False) + "\n",
+        "md": markdown(document),
+        "html": html(document),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    return [write_text(folder / name, text) for name, text in texts.items()]
+    return [write_text(folder / f"{name}.{kind}", text) for kind, text in texts.items()]
 
 
 def load_report(path: Path) -> dict[str, Any]:
@@ -43,15 +54,9 @@ def load_report(path: Path) -> dict[str, Any]:
     return document
 
 
-def write_text(path: Path, text: str) -> Path:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
-
-
-def finite(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: finite(part) for key, part in value.items()}
+        return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
+        return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
