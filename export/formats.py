@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from kdcompress.errors import RuntimeMissingError, UsageError, unknown_name
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.registry import Registry
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kdcompress.runner import Runner
 
 TARGETS = Path(__file__).parent / "targets"
+CALIBRATION_BATCH = 32
 
 
 class Section(BaseModel):
@@ -99,6 +100,15 @@ class ExportJob:
 
     def path(self, target: Target, suffix: str) -> Path:
         return self.folder / f"{self.stem}-{target.name}{suffix}"
+
+    def batches(self, scheme: Scheme) -> Iterator[np.ndarray]:
+        """The scheme's calibration images as the model takes them. Raises KDCompressError where they are too few."""
+        spec, images = self.parent.input, self.calibration[: scheme.images]
+        size = spec.batch or CALIBRATION_BATCH
+        whole = len(images) - len(images) % size if spec.batch else len(images)
+        if whole < 1:
+            raise KDCompressError("There are too few calibration images.", got=len(images), allowed=f"{size} or more")
+        return (spec.prepare(images[i : i + size]) for i in range(0, whole, size))
 
 
 def nothing_missing() -> None:

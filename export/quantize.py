@@ -19,7 +19,6 @@ from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, Scheme
 from kdcompress.export.run_onnxruntime import open_session, session_options
 
-BATCH = 32
 FAMILIES = {
     "conv": ("Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "QLinearConv", "ConvInteger", "ConvTranspose"),
     "gemm": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "QGemm", "QLinearMatMul", "MatMulInteger",
@@ -62,7 +61,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
             quantization.quantize_static(
                 str(prepared),
                 str(temporary),
-                _Reader(job.calibration[: scheme.images], spec),
+                _Reader(spec.name, job.batches(scheme)),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(scheme.op_types) or None,
                 nodes_to_exclude=[*scheme.exclude, *stays_float],
@@ -101,12 +100,8 @@ def _pixel_range(spec: InputSpec) -> dict[str, np.floating]:
 class _Reader:
     """Calibration images in the form that the quantiser asks for."""
 
-    def __init__(self, images: np.ndarray, spec: InputSpec):
-        size = spec.batch or BATCH
-        whole = len(images) - len(images) % size if spec.batch else len(images)
-        if whole < 1:
-            raise KDCompressError("There are too few calibration images.", got=len(images), allowed=f"{size} or more")
-        self.batches = ({spec.name: spec.prepare(images[i : i + size])} for i in range(0, whole, size))
+    def __init__(self, name: str, batches: Iterator[np.ndarray]):
+        self.batches = ({name: batch} for batch in batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.batches, None)

@@ -1,10 +1,11 @@
-"""A file that ships: its format, hash, size, what it takes as input, and where it came from."""
+"""What ships, a file or a folder: its format, hash, size, what it takes as input, and where it came from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -64,8 +65,8 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file on disk that ships, and its provenance. ``path`` may be absolute or relative to the
-    folder that its record is read from."""
+    """What ships, and its provenance: a file, or a folder in the formats that are made of several files. ``path`` may
+    be absolute or relative to the folder that its record is read from."""
 
     path: Path
     format: str  # "onnx", "tensorrt-rtx", ... : which runner loads it
@@ -78,8 +79,9 @@ class Artifact:
 
     @classmethod
     def of(cls, path: Path, format: str, precision: str, input: InputSpec, **rest: Any) -> Artifact:
-        """The artefact of a file that has just been written: hashes and measures it."""
-        return cls(path, format, precision, input, sha256(path), path.stat().st_size, **rest)
+        """The artefact that has just been written to ``path``: hashes and measures it."""
+        size = sum(file.stat().st_size for file in files_of(path))
+        return cls(path, format, precision, input, sha256(path), size, **rest)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "path": self.path.name}
@@ -90,12 +92,13 @@ class Artifact:
         return cls(**{**data, "path": folder / data["path"], "input": spec})
 
     def verified(self) -> Artifact:
-        """This artefact, once the file on disk is shown to be the one that was recorded."""
-        if not self.path.is_file() or sha256(self.path) != self.sha256:
+        """This artefact, once what is on the disk is shown to be what was recorded."""
+        if not self.path.exists() or sha256(self.path) != self.sha256:
             raise UsageError(
-                "The artefact's file is missing or is not the one that was recorded.",
+                "The artefact is missing, incomplete or not the one that was recorded.",
                 where=self.path,
-                allowed=f"sha256 {self.sha256}",
+                got=f"{sum(1 for _ in files_of(self.path))} files" if self.path.is_dir() else None,
+                allowed=f"sha256 {self.sha256}, {self.bytes:,} bytes",
                 hint="run the export again, or restore the file",
             )
         return self
@@ -106,19 +109,37 @@ class Artifact:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place, on the disk, once the block has ended without an error.
+    """A temporary path beside ``path``, for a file or a folder, that takes its place, on the disk, once the block has
+    ended without an error.
 
     Its name is always the same, so that what a killed process left is written over by the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{path.name}")
+    remove(temporary)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        for part in files_of(temporary):
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+        if path.is_dir():
+            shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, where there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or those in a folder and below it, sorted."""
+    return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -129,6 +150,9 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def sha256(path: Path) -> str:
+    """Of a file's content; of a folder: of the names and the hashes of its files."""
+    if path.is_dir():
+        return content_hash({part.relative_to(path).as_posix(): sha256(part) for part in files_of(path)})
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import kdcompress
-from kdcompress.artifact import Artifact, InputSpec, content_hash, replacing, sha256, write_text
+from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, replacing, sha256, write_text
 from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.bench.timing import Subject, measure, paired_ratio
 from kdcompress.compare import parity
@@ -451,7 +451,7 @@ class Compression:
                 self._finish(step.name, step.stage(self.done), step.name in force)
 
     def _publish(self) -> None:
-        """Put what the run made into ``artifacts/``, under plain names: a copy of each file and its record."""
+        """Put what the run made into ``artifacts/``, under plain names: a copy of each and its record."""
         made = {name for name, done in self.done.items() if "artifact" in done.result}
         folder = self.folder.path / "artifacts"
         folder.mkdir(exist_ok=True)
@@ -461,11 +461,11 @@ class Compression:
             wanted[artifact.path.name + ".json"] = artifact.path.with_name(artifact.path.name + ".json")
         for old in folder.iterdir():
             if old.name not in wanted:
-                old.unlink()
+                remove(old)
         for name, path in wanted.items():
-            if not (folder / name).is_file() or sha256(folder / name) != sha256(path):
+            if not (folder / name).exists() or sha256(folder / name) != sha256(path):
                 with replacing(folder / name) as temporary:
-                    shutil.copyfile(path, temporary)
+                    (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
 
     def _finish(self, name: str, stage: Stage, force: bool) -> None:
         done = self.done[name] = self.folder.run(stage, force)

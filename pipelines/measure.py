@@ -21,8 +21,8 @@ from kdcompress.runner import infer_all
 
 
 def load_artifact(path: Path) -> Artifact:
-    """The artefact of a file that kdcompress made: by the record beside it, or from the ONNX file itself."""
-    if not path.is_file():
+    """An artefact that kdcompress made: by the record beside it, or from the ONNX file itself."""
+    if not path.exists():
         raise UsageError("There is no such file.", where=path)
     record = path.with_name(path.name + ".json")
     if record.is_file():
