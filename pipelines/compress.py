@@ -274,9 +274,9 @@ class Compression:
             net = distillation.student.net.cpu()
             for kind, name in ((other, other), (trained.selected, "weights")):
                 net.load_state_dict(getattr(trained, f"{kind}_weights"))
-                save_weights(distillation.shipped(net), folder / f"{name}.safetensors", metadata)
+                ships = distillation.deployable()
+                save_weights(ships, folder / f"{name}.safetensors", metadata)
             (folder / "checkpoint.pt").unlink(missing_ok=True)
-            ships = distillation.deployable()
             for method in distillation.auxiliary().values():
                 facts |= method.report()
             facts["parameters"] = count_parameters(ships)

@@ -17,12 +17,6 @@ from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
 
-def ctkd_loss(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
-    """KD (T^2 * KL, see ``kd_loss``) of logits [N, K] with a learnable ``temperature``, a float32 scalar tensor. The
-    gradient reaches it through T^2 as well, as in the official code. Returns a float32 scalar."""
-    return temperature**2 * kd_loss(student.float() / temperature, teacher.float() / temperature, 1.0)
-
-
 @methods.register("ctkd")
 class CTKD(Method):
     """KD whose temperature is learnt against the student: a reversed gradient, growing over the first epochs, makes
@@ -50,4 +44,4 @@ class CTKD(Method):
         o = self.options
         share = reversed_gradient(self.raw, self.reversal(progress)).sigmoid()
         temperature = o.lowest + (o.highest - o.lowest) * share
-        return {"ctkd": o.weight * ctkd_loss(student.logits, teacher.logits, temperature)}
+        return {"ctkd": o.weight * kd_loss(student.logits, teacher.logits, temperature)}

@@ -12,12 +12,13 @@ from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.models.taps import Taps
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Tensor:
     """T^2 * KL(softmax(teacher / T) || softmax(student / T)), in nats; section 2 of the paper.
 
     ``student`` and ``teacher`` are logits [N, K] of any float type. Summed over the classes and
     averaged over the batch (PyTorch's reduction "mean" would divide by K as well: a common mistake).
-    Computed in float32 and in log space, so it is finite at any logit gap. Returns a scalar.
+    Computed in float32 and in log space, so it is finite at any logit gap. A temperature that is a float32 scalar
+    tensor gets a gradient, through T^2 as well. Returns a scalar.
     """
     log_p = F.log_softmax(student.float() / temperature, dim=1)
     log_q = F.log_softmax(teacher.float() / temperature, dim=1)

@@ -209,18 +209,13 @@ def _swap_classifier(model: nn.Module, name: str, old: int, new: int) -> None:
         raise UsageError(f"The classifier of {name} cannot be told from its other layers.", got=got, allowed="one")
     module: Any = model.get_submodule(found[0])
     if isinstance(module, nn.Linear):
-        _replace(model, found[0], nn.Linear(module.in_features, new, module.bias is not None))
+        model.set_submodule(found[0], nn.Linear(module.in_features, new, module.bias is not None))
     else:
-        _replace(model, found[0], nn.Conv2d(module.in_channels, new, module.kernel_size, module.stride))
+        model.set_submodule(found[0], nn.Conv2d(module.in_channels, new, module.kernel_size, module.stride))
 
 
 def _outputs(module: nn.Module) -> int | None:
     return getattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels", None)
-
-
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, child = path.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
 
 
 def _swap_first_convolution(model: nn.Module, name: str, channels: int) -> None:
@@ -237,7 +232,7 @@ def _swap_first_convolution(model: nn.Module, name: str, channels: int) -> None:
         module.dilation,
         bias=module.bias is not None,
     )
-    _replace(model, convolutions[0], swapped)
+    model.set_submodule(convolutions[0], swapped)
 
 
 def _is_download(error: Exception) -> bool:

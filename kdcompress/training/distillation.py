@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdcompress.data.batch import Batch, Pairing
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
-from kdcompress.methods.base import Method, standardized
+from kdcompress.methods.base import Method, Needs, standardized
 from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
 from kdcompress.recipe import parse_methods
@@ -135,7 +135,7 @@ class Distillation(nn.Module):
         self.methods = nn.ModuleDict()
         for name, kind in kinds.items():
             pairs = self._pairs(kind)
-            shapes, company = self.student.tapped.shapes, self._company(kind, _shapes)
+            shapes, company = self.student.tapped.shapes, self._company(kind.needs, _shapes)
             made = kind(options[name], shapes, company, pairs, images, attached[name])
             self.methods[name.rpartition(".")[2]] = made  # a module's name has no dots
 
@@ -167,14 +167,14 @@ class Distillation(nn.Module):
         named = bool(self.student.paths and teacher.paths)
         return pair_stages(self.student.tapped.shapes, teacher.tapped.shapes, in_order=named)
 
-    def _company(self, kind: type[Method], of: Any) -> Any:
+    def _company(self, needs: Needs, of: Callable[[Member], Any]) -> Any:
         """``of(member)`` of whom a method learns from: a teacher, a list of them, or a list of peers."""
-        if kind.needs.peers:
+        if needs.peers:
             return [of(peer) for peer in self._peers()]
-        if not kind.needs.teacher:
+        if not needs.teacher:
             return None
         found = [of(teacher) for teacher in self.teachers]
-        return found if kind.needs.several else found[0]
+        return found if needs.several else found[0]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Distillation:
         for teacher in self.teachers:  # .to(device) moves them too
@@ -192,13 +192,13 @@ class Distillation(nn.Module):
         if self.needs_index and index is None:
             raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
         batch = Batch(x, y, index, view)
-        active = {}
+        active = []
         for name, method in self.auxiliary().items():
             strength = method.options.strength(progress)
             if strength or next(method.parameters(), None) is not None:  # every parameter gets a gradient
-                active[name] = strength
+                active.append((name, method, strength))
                 batch = method.prepare(batch, progress)
-        taught = any(self.auxiliary()[name].needs.teacher for name in active)
+        taught = any(method.needs.teacher for _, method, _ in active)
         with torch.set_grad_enabled(batch.x.requires_grad):  # of images that are made: through the teacher too
             taps = {teacher: teacher(batch.x) for teacher in self.teachers if taught}
         self.teacher_passes += len(batch) * len(taps)
@@ -209,11 +209,10 @@ class Distillation(nn.Module):
         if self.peers:
             tasks = torch.stack([self._task(taps[peer], batch.y) for peer in self._peers()])
             terms["peers"] = weight * tasks.sum()
-        for name, strength in active.items():
-            method = self.auxiliary()[name]
-            needs = type(method).needs
+        for name, method, strength in active:
+            needs = method.needs
             ours = _asked(student, needs.of("student"))
-            theirs = self._company(type(method), taps.__getitem__)
+            theirs = self._company(needs, taps.__getitem__)
             theirs = _each(theirs, partial(_asked, needs=needs.of("peers") or needs.of("teacher")))
             if getattr(method.options, "standardize", False):
                 ours, theirs = _standardized(ours), _each(theirs, _standardized)
@@ -229,20 +228,14 @@ class Distillation(nn.Module):
     def auxiliary(self) -> dict[str, Method]:
         return {name: method for name, method in self.methods.items() if isinstance(method, Method)}
 
-    def shipped(self, net: nn.Module) -> nn.Module:
-        """What of ``net``, the student's network, ships: a copy with what its methods keep and nothing else."""
-        copied = copy.deepcopy(net)
-        for kind in self.attached:
-            kind.fold(copied)
-        return copied.eval()
-
     def deployable(self) -> nn.Module:
         """The student's network as it ships: a copy in eval mode, with no hooks, attached modules folded."""
-        hooked = self.student.tapped
-        hooked.close()
-        ships = self.shipped(self.student.net)
-        hooked.open()
-        return ships
+        self.student.tapped.close()
+        ships = copy.deepcopy(self.student.net)
+        self.student.tapped.open()
+        for kind in self.attached:
+            kind.fold(ships)
+        return ships.eval()
 
 
 def _member(net: nn.Module) -> Member:

@@ -1,6 +1,6 @@
 import torch
 
-from kdcompress.methods.ctkd import ctkd_loss
+from kdcompress.methods.kd import kd_loss
 
 
 def inputs(n, generator):
@@ -8,7 +8,7 @@ def inputs(n, generator):
 
 
 def ours(student, teacher):
-    return ctkd_loss(student, teacher, torch.tensor(5.5))
+    return kd_loss(student, teacher, torch.tensor(5.5))
 
 
 def formula(student, teacher):
