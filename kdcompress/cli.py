@@ -351,7 +351,7 @@ def list_command(kind: str, cost: bool, as_json: bool) -> None:
 
     if cost and kind != "methods":
         raise UsageError("Only methods have a cost.", where="--cost", got=f"list {kind}")
-    entries = catalogue.methods(cost=True) if cost else getattr(catalogue, kind)()
+    entries = catalogue.method_costs() if cost else getattr(catalogue, kind)()
     if as_json:
         return _print_json(entries)
     _print_table(entries, {key: key for key in entries[0]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from kdcompress import __version__
 
@@ -15,17 +15,15 @@ def models() -> list[dict[str, Any]]:
     return [{"model": name, "from": group} for group, members in names().items() for name in members]
 
 
-FAMILIES = ("baseline", "response", "feature", "relation", "online", "self")
-
-
-def methods(cost: bool = False) -> list[dict[str, Any]]:
-    """``cost`` counts what a step of each method computes, which takes some seconds."""
+def methods() -> list[dict[str, Any]]:
     from kdcompress.methods import methods as registry
-    from kdcompress.methods.base import LogitOptions
+    from kdcompress.methods.base import Family, LogitOptions
+
+    families = get_args(Family)
 
     common = set(LogitOptions.model_fields)
     rows = []
-    for name, method in sorted(registry.entries().items(), key=lambda item: FAMILIES.index(item[1].family)):
+    for name, method in sorted(registry.entries().items(), key=lambda item: families.index(item[1].family)):
         fields = method.Options.model_fields
         shared = {key: field for key, field in LogitOptions.model_fields.items() if key in fields}
         changed = [key for key, field in shared.items() if fields[key].default != field.default]
@@ -41,14 +39,14 @@ def methods(cost: bool = False) -> list[dict[str, Any]]:
                 "options": ", ".join(f"{key}={_short(fields[key].default)}" for key in [*own, *changed]) or None,
             }
         )
-    return _with_costs(rows) if cost else rows
+    return rows
 
 
-def _with_costs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a training step computes, on resnet8x4 teaching resnet8 with 32x32 images."""
+def method_costs() -> list[dict[str, Any]]:
+    """What a training step computes, on resnet8x4 teaching resnet8 with 32x32 images; counting takes some seconds."""
     from kdcompress.pipelines.costs import cost
 
-    counted = {row["method"]: cost(row["method"]) for row in rows}
+    counted = {row["method"]: cost(row["method"]) for row in methods()}
     return [
         {
             "method": name,

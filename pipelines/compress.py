@@ -155,13 +155,14 @@ class Compression:
             load_weights(net, network.weights)
         return net
 
-    def network(self, role: Role) -> torch.nn.Module:
-        """The network with the weights of its finished training, and with what its methods keep."""
+    def network(self, role: Role, file: str = "weights") -> torch.nn.Module:
+        """The network with the weights of its finished training, and with what its methods keep. ``file``: which of
+        them, "best" or "last" where they are not the "weights" that ship."""
         if role not in self.done:
             return self.untrained(role)
         kept = any(kind.deploy == "keep" for kind in self.parts[role].kinds)
         net = self.distillation(role).deployable() if kept else self.untrained(role)
-        load_weights(net, self.done[role].folder / "weights.safetensors")
+        load_weights(net, self.done[role].folder / f"{file}.safetensors")
         return net
 
     def member(self, role: Role, net: torch.nn.Module, network: Network | None = None) -> Member:
@@ -536,15 +537,8 @@ class Compression:
 
     def document(self) -> dict[str, Any]:
         rows = self.rows()
-        recipe = self.recipe.model_dump(mode="json")
         return {
-            "kdcompress": kdcompress.__version__,
-            "name": self.recipe.name,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": self.command,
-            "recipe": recipe,
-            "recipe_yaml": recipe_yaml(self.recipe),
-            "recipe_hash": content_hash(recipe),
+            **provenance(self.recipe, self.command),
             "data": {
                 "name": self.source.name,
                 "hash": self.source.hash,
@@ -552,8 +546,6 @@ class Compression:
                 "licence": self.source.licence,
                 "images": {s: len(getattr(self.source, s)) for s in ("train", "validation", "test")},
             },
-            "machine": machine(),
-            "packages": packages(),
             "rows": [row.to_json() for row in rows],
             "training": [self.done[role].result for role in self.parts],
             "confusion": self._confusion(),
@@ -656,6 +648,22 @@ def failures(document: dict[str, Any]) -> list[str]:
     rows = [f"{r['name']} failed: {r['why']}" for r in document["rows"] if r["status"] == "failed"]
     unmet = [f"gate {g['name']}: {g['value']} against {g['limit']}" for g in document["gates"] if not g["met"]]
     return rows + unmet
+
+
+def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
+    """What every document says of where it comes from."""
+    effective = recipe.model_dump(mode="json")
+    return {
+        "kdcompress": kdcompress.__version__,
+        "name": recipe.name,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "recipe": effective,
+        "recipe_yaml": recipe_yaml(recipe),
+        "recipe_hash": content_hash(effective),
+        "machine": machine(),
+        "packages": packages(),
+    }
 
 
 def recipe_yaml(recipe: Recipe) -> str:

@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,20 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-import kdcompress
 from kdcompress import console
 from kdcompress.artifact import sha256
-from kdcompress.bench.machine import machine, packages
 from kdcompress.console import say
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, UsageError, unknown_name
 from kdcompress.methods import methods
-from kdcompress.models.checkpoint import load_weights
 from kdcompress.optional import require
-from kdcompress.pipelines.compress import Compression, Role, recipe_yaml
+from kdcompress.pipelines.compress import Compression, Part, Role, provenance
 from kdcompress.pipelines.stages import Done, Stage
 from kdcompress.recipe import Recipe, parse_methods
-from kdcompress.training.evaluation import calibration_error, predict
+from kdcompress.training.evaluation import calibration_error, per_cent, predict
 
 BASELINE = "none"
 RECORDED = (
@@ -109,29 +105,32 @@ class Sweep:
         """
         trials: list[dict[str, Any]] = []
         with executor(workers, scheduler) as pool:
-            for label in self.chosen:
-                first = self.compression(label, self.seeds[0])
-                first.train_only(roles=[role for role in first.parts if role.startswith("teacher")])
-            teacher = score(first, "teacher") if "teacher" in first.parts else None
+            teacher = self._train_teachers()
             for (label, seed), facts in self._outcomes(pool, max(1, (os.cpu_count() or 1) // workers)):
                 trials.append({"label": label, "seed": seed, **facts})
                 shown = facts["error"] if "error" in facts else f"{facts['test_best']:.2f} % of the test images"
                 say(f"[{len(trials)}/{len(self.trials)}] {label} seed {seed}: {shown}")
         trials.sort(key=lambda t: self.trials.index((t["label"], t["seed"])))
         return {
-            "kdcompress": kdcompress.__version__,
-            "name": self.recipe.name,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": self.command,
-            "recipe_yaml": recipe_yaml(self.recipe),
+            **provenance(self.recipe, self.command),
             "methods": self.chosen,
-            "machine": machine(),
-            "packages": packages(),
-            "data": {"name": first.source.name, "hash": first.source.hash, "train": len(first.source.train)},
+            "data": {"name": self.source.name, "hash": self.source.hash, "train": len(self.source.train)},
             "teacher": teacher,
             "trials": trials,
             "summary": summary(trials, list(self.chosen), self.recipe.compare.published),
         }
+
+    def _train_teachers(self) -> dict[str, Any] | None:
+        """Those of every method, each once; returns how well the first method's teacher answers."""
+        found: list[tuple[dict[Role, Part], Compression]] = []
+        for label in self.chosen:
+            compression = self.compression(label, self.seeds[0])
+            teachers = {role: part for role, part in compression.parts.items() if role.startswith("teacher")}
+            if all(teachers != known for known, _ in found):
+                compression.train_only(roles=teachers)
+                found.append((teachers, compression))
+        teachers, first = found[0]
+        return score(first, "teacher") if teachers else None
 
     def _outcomes(self, pool: Executor | None, threads: int) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
         """Each training as it ends: in the pool, or here where there is none."""
@@ -168,9 +167,7 @@ def _score(compression: Compression, role: Role) -> Done:
         inputs["teacher"] = teacher.hash
 
     def logits(file: str) -> torch.Tensor:
-        net = compression.network(role)
-        load_weights(net, done.folder / f"{file}.safetensors")
-        member = compression.member(role, net)
+        member = compression.member(role, compression.network(role, file))
         member.tap(compression.example(), frozenset())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return predict(member.to(device), split, device).cpu()
@@ -190,10 +187,6 @@ def _score(compression: Compression, role: Role) -> Done:
         return facts
 
     return compression.folder.run(Stage(f"score-{role}", work, {}, inputs, ("torch",)))
-
-
-def per_cent(right: torch.Tensor) -> float:
-    return 100.0 * right.double().mean().item()
 
 
 def summary(

@@ -12,6 +12,7 @@ from kdcompress.data.batch import Batch, Pairing
 from kdcompress.errors import UsageError
 from kdcompress.models.taps import Tapped, Taps, TapShapes
 
+Family = Literal["baseline", "response", "feature", "relation", "online", "self"]
 TAPS = {"logits", "pooled", "stages", "stages(pre)"}
 
 
@@ -84,7 +85,7 @@ class Method(nn.Module):
     needs: ClassVar[Needs] = Needs()
     deploy: ClassVar[Literal["drop", "fold", "keep"]] = "drop"
     private: ClassVar[bool] = False  # its promise is one about the whole run, which is held to it
-    family: ClassVar[Literal["baseline", "response", "feature", "relation", "online", "self"]] = "response"
+    family: ClassVar[Family] = "response"
     paper: ClassVar[str] = ""
     note: str = ""  # said once, where its training begins; set by ``build``
 

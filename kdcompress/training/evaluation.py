@@ -25,7 +25,11 @@ def predict(member: Member, split: Split, device: torch.device, channels_last: b
 def accuracy(member: Member, split: Split, device: torch.device, channels_last: bool = False) -> float:
     """Per cent of ``split`` classified correctly."""
     chosen = predict(member, split, device, channels_last).argmax(1)
-    return 100.0 * (chosen == torch.from_numpy(split.labels).to(device)).double().mean().item()
+    return per_cent(chosen == torch.from_numpy(split.labels).to(device))
+
+
+def per_cent(right: Tensor) -> float:
+    return 100.0 * right.double().mean().item()
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
