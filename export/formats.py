@@ -43,10 +43,11 @@ class Scheme(Section):
     reduce_range: bool = Field(default=False, description="7-bit weights, for x86 without VNNI")
     symmetric: bool = Field(default=False, description="activations with zero point 0")
     quantize_bias: bool = True
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
+    calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: float = Field(default=99.99, gt=50, le=100)
     images: int = Field(default=512, ge=1, description="calibration images used, at most")
     op_types: tuple[str, ...] = Field(default=(), description="operators to quantise; none: all that can be")
+    bias_correction: bool = Field(default=False, description="take the mean error of each layer out of its bias")
     exclude: tuple[str, ...] = Field(default=(), description="names of nodes that stay in float")
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ import numpy as np
 from kdcompress.artifact import InputSpec, replacing
 from kdcompress.errors import KDCompressError
 from kdcompress.export import graph
+from kdcompress.export.bias import correct_biases
+from kdcompress.export.calibrate import write_ranges
 from kdcompress.export.formats import ExportJob, Scheme
 from kdcompress.export.run_onnxruntime import open_session, session_options
 
+CORRECTION_BATCHES = 4
 FAMILIES = {
     "conv": ("Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "QLinearConv", "ConvInteger", "ConvTranspose"),
     "gemm": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "QGemm", "QLinearMatMul", "MatMulInteger",
@@ -28,19 +32,17 @@ INT8 = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger",
         "DynamicQuantizeMatMul")  # fmt: skip
 
 
-def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
-    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage.
+def quantize(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None = None) -> dict[str, Any]:
+    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage. ``ranges`` is a file that keeps
+    what calibration found, for schemes that differ in nothing but what they leave in float.
 
     Raises KDCompressError where nothing of it runs in int8.
     """
     from onnxruntime import quantization
 
     types = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
-    methods = {
-        "minmax": quantization.CalibrationMethod.MinMax,
-        "entropy": quantization.CalibrationMethod.Entropy,
-        "percentile": quantization.CalibrationMethod.Percentile,
-    }
+    ours = scheme.calibration in ("mse", "entropy")
+    methods = {"percentile": quantization.CalibrationMethod.Percentile}
     extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric, "QuantizeBias": scheme.quantize_bias}
     if scheme.calibration == "percentile":
         extra["CalibPercentile"] = scheme.percentile
@@ -56,12 +58,16 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
         stays_float = [node.name for node in graph.ancestors(parent, layer)]
         if scheme.activation == "uint8" and not scheme.symmetric:
             extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
+        ranges = ranges or Path(folder, "ranges.json")
+        reader = _Reader(spec.name, job.batches(scheme))
         with _quiet():
             quantization.shape_inference.quant_pre_process(str(source), str(prepared))
+            if ours and not ranges.exists():
+                write_ranges(prepared, reader, scheme.calibration, Path(folder, "augmented.onnx"), ranges)
             quantization.quantize_static(
                 str(prepared),
                 str(temporary),
-                _Reader(spec.name, job.batches(scheme)),
+                reader,
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(scheme.op_types) or None,
                 nodes_to_exclude=[*scheme.exclude, *stays_float],
@@ -69,8 +75,9 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
                 reduce_range=scheme.reduce_range,
                 activation_type=types[scheme.activation],
                 weight_type=types[scheme.weight],
-                calibrate_method=methods[scheme.calibration],
+                calibrate_method=methods.get(scheme.calibration, quantization.CalibrationMethod.MinMax),
                 extra_options=extra,
+                calibration_cache_path=ranges,
             )
         model = graph.load(temporary)
         graph.strip(model)
@@ -78,6 +85,8 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
         _float_logits(model)
         if spec.layout == "uint8-nhwc" and scheme.activation == "uint8":
             _feed_pixels(model, spec, Path(folder, "front.onnx"))
+        if scheme.bias_correction:
+            correct_biases(graph.load(prepared), model, list(islice(job.batches(scheme), CORRECTION_BATCHES)), spec)
         graph.save(model, temporary)
         found = coverage(temporary)
         if not any(found[family]["int8"] for family in FAMILIES):

@@ -64,6 +64,13 @@ def session_options(threads: int = 1) -> Any:
     return options
 
 
+def open_session_of(model: Any) -> Any:
+    """A CPU session of a ModelProto that is no file, for what is computed on the way to one."""
+    import onnxruntime as ort
+
+    return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+
+
 def open_session(path: Path, threads: int = 1, options: Any = None) -> Any:
     """A CPU session. Raises UsageError where the file cannot be loaded."""
     import onnxruntime as ort

@@ -151,6 +151,10 @@ class Export(Section):
     targets: tuple[str, ...] = Field((), description="see `kdcompress list targets`; fp32 ONNX is always built")
     calibration_images: int = Field(512, ge=16)
     max_drop: float = Field(0.5, ge=0, description="points of accuracy an artefact may lose to its fp32 parent")
+    qat: Train | None = Field(
+        Train(epochs=2, lr=0.01),
+        description="int8, when all else loses more: the student learns to be quantised, from the teacher; null: never",
+    )
 
 
 class Bench(Section):

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from kdcompress.methods.base import Method
 from kdcompress.models.build import build, count_parameters, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
+from kdcompress.pipelines.ladder import climb
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
 from kdcompress.recipe import Assistant, Network, Recipe, Train
@@ -41,6 +42,7 @@ from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.engine import check_optimizer, choose_precision, train
 
 PARITY_IMAGES = 256
+QAT_WEIGHTS = "qat.safetensors"
 
 
 @dataclass
@@ -233,8 +235,12 @@ class Compression:
 
     def shipped(self) -> list[Shipped]:
         """The networks that are exported and measured. A teacher that knows private images is not."""
-        secret = any(kind.private for kind in self.parts["student"].kinds)
-        return [role for role in get_args(Shipped) if role in self.parts and not (secret and role == "teacher")]
+        return [role for role in get_args(Shipped) if role in self.parts and not (self.secret and role == "teacher")]
+
+    @property
+    def secret(self) -> bool:
+        """Whether the teachers know private images."""
+        return any(kind.private for kind in self.parts["student"].kinds)
 
     def steps(self) -> list[Step]:
         steps = [self._train_step(role) for role in self.parts]
@@ -353,17 +359,63 @@ class Compression:
     def _target_step(self, target: formats.Target) -> Step:
         name, writer = f"student-{target.name}", formats.writers[target.writer]
 
+        export = self.recipe.export
+        climbs = target.precision == "int8" and formats.availability(target)[1]
+
         def work(folder: Path) -> dict[str, Any]:
             parent = self.artifact("student-fp32")
             job = formats.ExportJob(self.deployable("student"), parent, self.calibration(), folder, "student")
-            return _recorded(formats.build(job, target))
+            if not climbs:
+                return _recorded(formats.build(job, target))
+            distil = partial(self.quantization_aware, job) if export.qat and not self.secret else None
+            artifact = climb(job, target, self.validation_accuracy, export.max_drop, distil)
+            remove(folder / "learning")
+            if artifact.provenance["parent"] == parent.sha256:  # not of a student that learnt to be quantised
+                remove(folder / QAT_WEIGHTS)
+            return _recorded(artifact)
 
         def stage(done: dict[str, Done]) -> Stage:
-            params = {"target": target.model_dump(mode="json"), "images": self.recipe.export.calibration_images}
+            params: dict[str, Any] = {"target": target.model_dump(mode="json"), "images": export.calibration_images}
             inputs = {"parent": done["student-fp32"].hash, "data": self.source.hash}
-            return Stage(name, work, params, inputs, ("torch", "onnx", "onnxruntime", *writer.packages))
+            if climbs:
+                params |= {"max_drop": export.max_drop, "qat": export.qat and export.qat.model_dump(mode="json")}
+                inputs |= {"weights": done["student"].hash}
+            packages = ("torch", "onnx", "onnxruntime", *writer.packages)
+            return Stage(name, work, params, inputs, packages, resumes=climbs)
 
         return Step(name, ("student-fp32",), stage, may_fail=True, available=writer.check)
+
+    def validation_accuracy(self, artifact: Artifact) -> float:
+        """Per cent of the validation images, by the file in its own runtime."""
+        split = self.source.validation
+        with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
+            return 100.0 * float((infer_all(runner, split.images, artifact.input).argmax(1) == split.labels).mean())
+
+    def quantization_aware(self, job: formats.ExportJob) -> formats.ExportJob:
+        """The job with a student that has learnt to be quantised: trained further with int8 weights and activations,
+        from the teacher, or from itself where there is none. Its weights are kept beside what is built from it."""
+        student, qat, folder = self.parts["student"], self.recipe.export.qat, job.folder / "learning"
+        assert qat is not None
+        guide = next(iter(student.teachers), "student")
+        distillation = Distillation(
+            self.member("student", self.network("student")),
+            [self.member(guide, self.network(guide))],
+            {"quantized": {"activations": 8}},
+            self.example(),
+        )
+        folder.mkdir(exist_ok=True)
+        with TrainingProgress("quantisation-aware student") as progress:
+            augment = self.recipe.data.augment
+            trained = train(distillation, self.trained_on("student"), qat, augment, student.seed, folder, progress)
+        net = distillation.student.net.cpu()
+        net.load_state_dict(getattr(trained, f"{trained.selected}_weights"))
+        learnt = distillation.deployable()
+        save_weights(learnt, job.folder / QAT_WEIGHTS, {"role": "student", "model": student.network.model})
+        module = Deployable(learnt, self.spec("student"), student.network.size).eval()
+        path = folder / job.parent.path.name
+        metadata = {"recipe": self.recipe.name, "source_hash": self.source.hash}
+        parent = export_onnx(module, module.spec, path, opset=self.recipe.export.opset, metadata=metadata)
+        return replace(job, module=module, parent=parent)
 
     def _check_step(self, role: Role, name: str, runtime: str = "onnxruntime-cpu", may_fail: bool = False) -> Step:
         """Parity with PyTorch and accuracy on the test split, by the file in its own runtime."""
@@ -372,7 +424,10 @@ class Compression:
             artifact = self.artifact(name).verified()
             spec = artifact.input
             with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-                with TorchRunner(self.deployable(role), spec) as reference:
+                module = self.deployable(role)
+                if (learnt := artifact.path.with_name(QAT_WEIGHTS)).exists():
+                    load_weights(module.net, learnt)
+                with TorchRunner(module, spec) as reference:
                     images = self.source.validation.images[:PARITY_IMAGES]
                     agreement = parity(reference, runner, images, spec, artifact.precision)
                 logits = infer_all(runner, self.source.test.images, spec)
@@ -504,7 +559,8 @@ class Compression:
         row.file = f"artifacts/{artifact.path.name}"
         row.sha256, row.bytes, row.precision = artifact.sha256, artifact.bytes, artifact.precision
         row.coverage = artifact.provenance.get("coverage")
-        row.build_seconds = self.done[name].seconds
+        row.build_seconds = artifact.provenance.get("build_seconds", self.done[name].seconds)
+        row.ladder = artifact.provenance.get("ladder")
         if (error := self.errors.get(f"check-{name}")) is not None:
             missing = isinstance(error, RuntimeMissingError)
             row.status = "built, not run" if missing else "failed"

@@ -3,7 +3,9 @@
 Quantized distillation (section 3): the student computes with quantised weights, and the gradient is applied to the full
 ones (straight-through). The weights of the two losses and the temperature are those of the authors' code. Ours: a scale
 for each output channel, symmetric, where the paper has buckets of 256 weights: it is what integer kernels compute
-with, and it survives the folding of batch norms, which scales whole output channels. Activations stay as they are.
+with, and it survives the folding of batch norms, which scales whole output channels. Activations stay as they are in
+the paper; with ``activations`` the inputs of the layers are quantised too, between a running minimum and maximum
+(Jacob et al., CVPR 2018, arXiv:1712.05877, section 3.1): quantisation-aware distillation.
 """
 
 from __future__ import annotations
@@ -42,6 +44,35 @@ class FakeQuantize(nn.Module):
         return fake_quantize(weight, self.bits)
 
 
+class InputQuantizer(nn.Module):
+    """A layer's input [N, ...] rounded to 2^bits evenly spaced values between the least and the largest seen, moving
+    averages over the batches in training; the gradient passes inside that range. In its dtype."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, bits: int, momentum: float = 0.01):
+        super().__init__()
+        self.bits, self.momentum = bits, momentum
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            for kept, seen in ((self.low, x.detach().amin().clamp(max=0)), (self.high, x.detach().amax().clamp(min=0))):
+                kept.copy_(torch.where(kept == 0, seen.float(), kept.lerp(seen.float(), self.momentum)))
+        levels = 2**self.bits - 1
+        scale = (self.high - self.low).clamp_min(torch.finfo(torch.float32).eps) / levels
+        zero = (-self.low / scale).round().clamp(0, levels).int()
+        return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, levels).to(x.dtype)
+
+
+def quantize_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A layer's forward pre-hook."""
+    quantizer: Any = layer.input_quantizer
+    return (quantizer(inputs[0]), *inputs[1:])
+
+
 @methods.register("quantized")
 class Quantized(KD):
     """KD of a student whose weights are quantised as it trains; what ships has the quantised values."""
@@ -51,6 +82,7 @@ class Quantized(KD):
         weight: float = Field(0.7, ge=0)
         temperature: float = Field(2.0, gt=0)
         bits: int = Field(8, ge=2, le=8, description="of a weight; the paper: 2, 4 and 8")
+        activations: int = Field(0, ge=0, le=8, description="bits of a layer's input; 0: as it is")
         ends: bool = Field(True, description="quantise the first and the last layer too (the authors' CIFAR-100: not)")
 
     paper = "arXiv:1802.05668"
@@ -62,11 +94,19 @@ class Quantized(KD):
         for layer in layers if options.ends else layers[1:-1]:
             if not parametrize.is_parametrized(layer):  # else its weight is made of others, which would not ship
                 parametrize.register_parametrization(layer, "weight", FakeQuantize(options.bits))
+            if options.activations:
+                layer.input_quantizer = InputQuantizer(options.activations)
+                layer.register_forward_pre_hook(quantize_input)
 
     @classmethod
     def fold(cls, net: nn.Module) -> None:
         modules: list[Any] = list(net.modules())
         for module in modules:
+            if isinstance(getattr(module, "input_quantizer", None), InputQuantizer):
+                del module.input_quantizer
+                for key, hook in list(module._forward_pre_hooks.items()):
+                    if hook is quantize_input:
+                        del module._forward_pre_hooks[key]
             chains = getattr(module, "parametrizations", {})
             if "weight" in chains and isinstance(chains["weight"][0], FakeQuantize):
                 weight = nn.Parameter(module.weight.detach())

@@ -175,6 +175,26 @@ def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return said
 
 
+LADDER = ("rung", "what", "validation %", "points lost", "size", "time", "")
+
+
+def ladders(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """(artefact, a line of ``LADDER`` for each rung that was climbed) where more than one was."""
+    found = []
+    for row in document.get("rows") or []:
+        rungs = row.get("ladder") or []
+        if len(rungs) > 1:
+            lines = [
+                [
+                    *(rung["rung"], rung["what"], fixed(rung["accuracy"]), fixed(rung["drop"]), size(rung["bytes"])),
+                    *(duration(rung["seconds"]), "kept" if rung["kept"] else rung["why"] or ""),
+                ]
+                for rung in rungs
+            ]
+            found.append((row.get("name", ""), lines))
+    return found
+
+
 def confusion_changes(document: Mapping[str, Any], most: int = 8) -> dict[str, Any] | None:
     """Student minus teacher, in test images: the matrix, and the confusions that changed most.
 

@@ -1,0 +1,160 @@
+"""int8 that keeps its accuracy: what costs least is tried first, until the file loses no more than is allowed.
+
+calibration -> bias correction -> sensitive layers in float -> quantisation-aware distillation. Each rung is built, and
+looked at in the target's own runtime on validation images; the test images are for the file that ships.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from kdcompress.artifact import Artifact, remove
+from kdcompress.console import say
+from kdcompress.errors import KDCompressError
+from kdcompress.export import formats
+from kdcompress.export.formats import ExportJob, Scheme, Target
+
+CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
+MOST_IN_FLOAT = 0.25  # of the layers: what is left in float is not faster
+
+Score = Callable[[Artifact], float]
+
+
+@dataclass
+class Rung:
+    """One attempt. Accuracy in per cent, drop in points, both of validation images."""
+
+    rung: str
+    what: str
+    seconds: float
+    accuracy: float | None = None
+    drop: float | None = None
+    bytes: int | None = None
+    why: str | None = None  # it could not be built
+    kept: bool = False
+
+
+@dataclass
+class Climb:
+    """What was tried for one target, and the artefact that loses least so far."""
+
+    job: ExportJob
+    target: Target
+    score: Score
+    allowed: float
+
+    def __post_init__(self) -> None:
+        self.parent = self.score(self.job.parent)
+        self.rungs: list[Rung] = []
+        self.best: tuple[float, Artifact, Scheme] | None = None
+
+    @property
+    def met(self) -> bool:
+        return self.best is not None and self.best[0] <= self.allowed
+
+    @property
+    def scheme(self) -> Scheme:
+        """The best so far, else the target's own."""
+        own = self.target.options.scheme
+        assert own is not None
+        return self.best[2] if self.best else own
+
+    def attempt(self, rung: str, what: str, scheme: Scheme, job: ExportJob | None = None) -> None:
+        """Build and score one; a rung that this format does not offer is noted."""
+        begun = time.monotonic()
+        job = replace(job or self.job, folder=self.job.folder / f"rung-{len(self.rungs)}")
+        tried = self.target.model_copy(update={"options": self.target.options.model_copy(update={"scheme": scheme})})
+        made = Rung(rung, what, 0.0)
+        try:
+            artifact = formats.build(job, tried)
+            made.accuracy, made.bytes = self.score(artifact), artifact.bytes
+        except KDCompressError as error:
+            if not self.rungs:
+                raise  # the target's own scheme: nothing of it can be built here
+            made.why = error.what
+        else:
+            made.drop = self.parent - made.accuracy
+            if self.best is None or made.drop < self.best[0]:
+                self.best = made.drop, artifact, scheme
+        made.seconds = round(time.monotonic() - begun, 3)
+        self.rungs.append(made)
+        drop = f"{made.drop:.2f} points lost, {self.allowed:g} allowed" if made.drop is not None else made.why
+        if len(self.rungs) > 1 or not self.met:
+            say(f"{self.target.name}: {rung}, {what}: {drop}")
+
+
+def climb(
+    job: ExportJob, target: Target, score: Score, allowed: float, distil: Callable[[], ExportJob] | None
+) -> Artifact:
+    """The target's artefact in ``job.folder``: of the first rung that loses ``allowed`` points or fewer, else of the
+    one that loses least. ``score`` gives an artefact's accuracy in per cent; ``distil`` a job whose network has learnt
+    to be quantised.
+
+    Raises KDCompressError where the target's own scheme cannot be built here.
+    """
+    state = Climb(job, target, score, allowed)
+    for rung, tries in RUNGS.items():
+        for what, scheme, start in tries(state, distil):
+            state.attempt(rung, what, scheme, start)
+            if state.met:
+                break
+        if state.met:
+            break
+    assert state.best is not None
+    artifact = state.best[1]
+    path = job.folder / artifact.path.name
+    remove(path)
+    os.replace(artifact.path, path)
+    for number in range(len(state.rungs)):
+        remove(job.folder / f"rung-{number}")
+    next(rung for rung in state.rungs if rung.drop == state.best[0]).kept = True
+    return replace(artifact, path=path).with_provenance(ladder=[asdict(rung) for rung in state.rungs])
+
+
+Tries = Iterator[tuple[str, Scheme, ExportJob | None]]
+
+
+def _calibration(state: Climb, _: Any) -> Tries:
+    own = state.scheme
+    for calibration in dict.fromkeys((own.calibration, *CALIBRATIONS)):
+        yield calibration, own.model_copy(update={"calibration": calibration}), None
+
+
+def _bias(state: Climb, _: Any) -> Tries:
+    if not state.scheme.bias_correction:
+        yield f"with {state.scheme.calibration}", state.scheme.model_copy(update={"bias_correction": True}), None
+
+
+def _floats(state: Climb, _: Any) -> Tries:
+    """The layers whose error counts most, twice as many each time."""
+    from kdcompress.export.sensitivity import ranking
+
+    scheme = state.scheme
+    ranked = [name for name, share in ranking(state.job, scheme) if share > 0]
+    count = 1
+    while count <= max(1, MOST_IN_FLOAT * len(ranked)):
+        left = (*scheme.exclude, *ranked[:count])
+        yield f"{count} layers", scheme.model_copy(update={"exclude": left}), None
+        count *= 2
+
+
+def _distillation(state: Climb, distil: Callable[[], ExportJob] | None) -> Tries:
+    if distil is None:
+        return
+    learnt = distil()
+    own = state.target.options.scheme
+    assert own is not None
+    for calibration in dict.fromkeys((own.calibration, state.scheme.calibration)):
+        yield calibration, own.model_copy(update={"calibration": calibration}), learnt
+
+
+RUNGS: dict[str, Callable[[Climb, Callable[[], ExportJob] | None], Tries]] = {
+    "calibration": _calibration,
+    "bias correction": _bias,
+    "sensitive layers in float": _floats,
+    "quantisation-aware distillation": _distillation,
+}
