@@ -56,7 +56,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
         stays_float = [node.name for node in graph.ancestors(parent, layer)]
         if scheme.activation == "uint8" and not scheme.symmetric:
             extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
-        with _quiet():
+        with quiet():
             quantization.shape_inference.quant_pre_process(str(source), str(prepared))
             quantization.quantize_static(
                 str(prepared),
@@ -196,8 +196,8 @@ def coverage(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser prints its progress and advises on the root logger; its errors are exceptions."""
+def quiet() -> Iterator[None]:
+    """Quantisers print their progress and advise in the log; their errors are exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
