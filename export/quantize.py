@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, Scheme
 from kdcompress.export.run_onnxruntime import open_session, session_options
 
+Platform = Literal["arm", "amd64"] | None
 FAMILIES = {
     "conv": ("Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "QLinearConv", "ConvInteger", "ConvTranspose"),
     "gemm": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "QGemm", "QLinearMatMul", "MatMulInteger",
@@ -28,8 +29,8 @@ INT8 = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger",
         "DynamicQuantizeMatMul")  # fmt: skip
 
 
-def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
-    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage.
+def quantize(job: ExportJob, scheme: Scheme, path: Path, platform: Platform = None) -> dict[str, Any]:
+    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage on that platform.
 
     Raises KDCompressError where nothing of it runs in int8.
     """
@@ -79,7 +80,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path) -> dict[str, Any]:
         if spec.layout == "uint8-nhwc" and scheme.activation == "uint8":
             _feed_pixels(model, spec, Path(folder, "front.onnx"))
         graph.save(model, temporary)
-        found = coverage(temporary)
+        found = coverage(temporary, platform)
         if not any(found[family]["int8"] for family in FAMILIES):
             raise KDCompressError(
                 "No convolution or matrix product of this model runs in int8.",
@@ -165,9 +166,23 @@ def _feed_pixels(model: Any, spec: InputSpec, scratch: Path) -> None:
     graph.drop_unused(model)
 
 
-def coverage(path: Path) -> dict[str, Any]:
+def save_optimised(
+    source: Path, path: Path, platform: Platform = None, save_as: str = "ONNX", layout: bool = True
+) -> None:
+    """Write the graph as ONNX Runtime runs it: on this machine, or on CPUs of a platform. ``layout`` is for those with
+    vectors as wide as this one's: its convolutions then read channels in blocks of that width."""
+    options = session_options()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.save_model_format", save_as)
+    if platform is not None:  # else as this machine has it
+        options.add_session_config_entry("session.qdqisint8allowed", str(int(platform == "arm")))
+    open_session(source, options=options, without=() if layout and platform != "arm" else ("NchwcTransformer",))
+
+
+def coverage(path: Path, platform: Platform = None, layout: bool = True) -> dict[str, Any]:
     """How many convolutions and matrix products run in int8, and how many in which float type,
-    counted in the graph as ONNX Runtime has optimised it for this machine::
+    counted in the graph as ONNX Runtime has optimised it for this machine, or for the platform::
 
         {"conv": {"int8": 9, "fp16": 0, "fp32": 0}, "gemm": {...}, "leftover": 2, "nodes": {"QLinearConv": 9, ...}}
 
@@ -178,10 +193,7 @@ def coverage(path: Path) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder, "optimised.onnx")
-        options = session_options()
-        options.optimized_model_filepath = str(optimised)
-        options.log_severity_level = 4
-        open_session(path, options=options)
+        save_optimised(path, optimised, platform, layout=layout)
         model = onnx.load(optimised)
     nodes = Counter(node.op_type for node in model.graph.node)
     found: dict[str, Any] = {}

@@ -74,7 +74,7 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
                 nncf.Dataset(batches),
                 preset=preset,
                 subset_size=len(batches),
-                fast_bias_correction=True,
+                fast_bias_correction=False,  # the fast one shifts the logits of residual nets
                 ignored_scope=nncf.IgnoredScope(names=excluded) if excluded else None,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     overflow_fix=overflow,
