@@ -56,14 +56,14 @@ def write_model(
         temporary.mkdir()
         ov.save_model(model, temporary / FILES[0], compress_to_fp16=target.precision == "fp16")
         found = coverage(temporary)
-    counted = [found["weights"]] if target.precision == "fp16" else [found[family] for family in FAMILIES]
-    if not any(part.get(target.precision) for part in counted):
-        raise KDCompressError(
-            f"Nothing of this model is {target.precision} in OpenVINO.",
-            where=path.name,
-            got=", ".join(f"{count} {name}" for name, count in found["nodes"].items()),
-            hint="the scheme's exclude leaves nothing to quantise, or this CPU has no int8 kernels",
-        )
+        counted = [found["weights"]] if target.precision == "fp16" else [found[family] for family in FAMILIES]
+        if not any(part.get(target.precision) for part in counted):
+            raise KDCompressError(
+                f"Nothing of this model is {target.precision} in OpenVINO.",
+                where=path.name,
+                got=", ".join(f"{count} {name}" for name, count in found["nodes"].items()),
+                hint="the scheme's exclude leaves nothing to quantise, or this CPU has no int8 kernels",
+            )
     provenance = {"coverage": found, "versions": {"openvino": version("openvino"), **(versions or {})}, **facts}
     return Artifact.of(path, "openvino", target.precision, job.parent.input, target=target.name, provenance=provenance)
 
