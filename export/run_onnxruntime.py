@@ -51,11 +51,11 @@ class OnnxRuntimeRunner:
         }
 
 
-@runners.register("onnxruntime-ort")
+@runners.register("onnxruntime-ort-cpu")
 class OrtFormatRunner(OnnxRuntimeRunner):
     """The graph of an .ort file was optimised when the file was written, and is run as it is."""
 
-    name = "onnxruntime-ort"
+    name = "onnxruntime-ort-cpu"
     format = "ort"
 
 

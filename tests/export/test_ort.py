@@ -91,7 +91,7 @@ def test_a_float_file_for_arm_has_no_layout_of_x86(job, trained):
 
 def test_metadata_and_threads(built):
     with open_runner(built["android-ort"], threads=2) as runner:
-        assert runner.details()["threads"] == 2 and runner.name == "onnxruntime-ort"
+        assert runner.details()["threads"] == 2 and runner.name == "onnxruntime-ort-cpu"
         assert runner._session.get_session_options().intra_op_num_threads == 2
         assert runner._session.get_modelmeta().custom_metadata_map["labels"].startswith('["class 0"')
 
