@@ -57,6 +57,10 @@ class Options(Section):
     scheme: Scheme | None = None
     compute_capabilities: tuple[str, ...] = Field(default=(), description="TensorRT-RTX: '8.6' and so on")
     profile: tuple[int, int, int] = Field(default=(1, 8, 32), description="TensorRT: batch size min, opt, max")
+    platform: Literal["arm", "amd64"] | None = Field(
+        default=None,
+        description="ONNX Runtime: the CPUs that the graph is optimised for, in an .ort file, or counted for",
+    )
     workspace_mib: int = Field(default=1024, ge=16, description="TensorRT: memory a layer may use")
 
     @field_validator("profile")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from kdcompress.export.formats import ExportJob, Scheme
 from kdcompress.export.run_onnxruntime import open_session, session_options
 
 CORRECTION_BATCHES = 4
+Platform = Literal["arm", "amd64"] | None
 FAMILIES = {
     "conv": ("Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "QLinearConv", "ConvInteger", "ConvTranspose"),
     "gemm": ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "QGemm", "QLinearMatMul", "MatMulInteger",
@@ -32,9 +33,11 @@ INT8 = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger",
         "DynamicQuantizeMatMul")  # fmt: skip
 
 
-def quantize(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None = None) -> dict[str, Any]:
-    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage. ``ranges`` is a file that keeps
-    what calibration found, for schemes that differ in nothing but what they leave in float.
+def quantize(
+    job: ExportJob, scheme: Scheme, path: Path, platform: Platform = None, ranges: Path | None = None
+) -> dict[str, Any]:
+    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage on that platform. ``ranges`` is a
+    file that keeps what calibration found, for schemes that differ in nothing but what they leave in float.
 
     Raises KDCompressError where nothing of it runs in int8.
     """
@@ -60,7 +63,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None = N
             extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
         ranges = ranges or Path(folder, "ranges.json")
         reader = _Reader(spec.name, job.batches(scheme))
-        with _quiet():
+        with quiet():
             quantization.shape_inference.quant_pre_process(str(source), str(prepared))
             if ours and not ranges.exists():
                 write_ranges(prepared, reader, scheme.calibration, Path(folder, "augmented.onnx"), ranges)
@@ -88,7 +91,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None = N
         if scheme.bias_correction:
             correct_biases(graph.load(prepared), model, list(islice(job.batches(scheme), CORRECTION_BATCHES)), spec)
         graph.save(model, temporary)
-        found = coverage(temporary)
+        found = coverage(temporary, platform)
         if not any(found[family]["int8"] for family in FAMILIES):
             raise KDCompressError(
                 "No convolution or matrix product of this model runs in int8.",
@@ -174,9 +177,23 @@ def _feed_pixels(model: Any, spec: InputSpec, scratch: Path) -> None:
     graph.drop_unused(model)
 
 
-def coverage(path: Path) -> dict[str, Any]:
+def save_optimised(
+    source: Path, path: Path, platform: Platform = None, save_as: str = "ONNX", layout: bool = True
+) -> None:
+    """Write the graph as ONNX Runtime runs it: on this machine, or on CPUs of a platform. ``layout`` is for those with
+    vectors as wide as this one's: its convolutions then read channels in blocks of that width."""
+    options = session_options()
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.save_model_format", save_as)
+    if platform is not None:  # else as this machine has it
+        options.add_session_config_entry("session.qdqisint8allowed", str(int(platform == "arm")))
+    open_session(source, options=options, without=() if layout and platform != "arm" else ("NchwcTransformer",))
+
+
+def coverage(path: Path, platform: Platform = None, layout: bool = True) -> dict[str, Any]:
     """How many convolutions and matrix products run in int8, and how many in which float type,
-    counted in the graph as ONNX Runtime has optimised it for this machine::
+    counted in the graph as ONNX Runtime has optimised it for this machine, or for the platform::
 
         {"conv": {"int8": 9, "fp16": 0, "fp32": 0}, "gemm": {...}, "leftover": 2, "nodes": {"QLinearConv": 9, ...}}
 
@@ -187,10 +204,7 @@ def coverage(path: Path) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder, "optimised.onnx")
-        options = session_options()
-        options.optimized_model_filepath = str(optimised)
-        options.log_severity_level = 4
-        open_session(path, options=options)
+        save_optimised(path, optimised, platform, layout=layout)
         model = onnx.load(optimised)
     nodes = Counter(node.op_type for node in model.graph.node)
     found: dict[str, Any] = {}
@@ -205,8 +219,8 @@ def coverage(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The quantiser prints its progress and advises on the root logger; its errors are exceptions."""
+def quiet() -> Iterator[None]:
+    """Quantisers print their progress and advise in the log; their errors are exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""ONNX files on the CPU, through ONNX Runtime."""
+"""ONNX and .ort files on the CPU, through ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ class OnnxRuntimeRunner:
         }
 
 
+@runners.register("onnxruntime-ort-cpu")
+class OrtFormatRunner(OnnxRuntimeRunner):
+    """The graph of an .ort file was optimised when the file was written, and is run as it is."""
+
+    name = "onnxruntime-ort-cpu"
+    format = "ort"
+
+
 def session_options(threads: int = 1) -> Any:
     import onnxruntime as ort
 
@@ -71,14 +79,19 @@ def open_session_of(model: Any) -> Any:
     return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
 
 
-def open_session(path: Path, threads: int = 1, options: Any = None) -> Any:
-    """A CPU session. Raises UsageError where the file cannot be loaded."""
+def open_session(path: Path, threads: int = 1, options: Any = None, without: tuple[str, ...] = ()) -> Any:
+    """A CPU session, ``without`` some optimisers. Raises UsageError where the file cannot be loaded."""
     import onnxruntime as ort
 
     if not path.is_file():
-        raise UsageError("There is no such ONNX file.", where=path)
+        raise UsageError("There is no such model file.", where=path)
     try:
-        return ort.InferenceSession(path, options or session_options(threads), providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            path,
+            options or session_options(threads),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(without),
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
         raise UsageError(
             "ONNX Runtime cannot load this file.",

@@ -38,7 +38,7 @@ def ranking(
 
         def error(*floating: str) -> float:
             kept = scheme.model_copy(update={"exclude": (*scheme.exclude, *floating)})
-            quantize(job, kept, path, ranges)
+            quantize(job, kept, path, ranges=ranges)
             return float(np.square(logits(path) - expected).mean())
 
         whole = error()

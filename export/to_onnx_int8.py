@@ -13,7 +13,7 @@ def write(job: ExportJob, target: Target) -> Artifact:
     scheme = target.options.scheme
     assert scheme is not None  # a Target with precision int8 has one
     path = job.path(target, ".onnx")
-    coverage = quantize(job, scheme, path)
+    coverage = quantize(job, scheme, path, target.options.platform)
     provenance = {
         "scheme": scheme.model_dump(mode="json"),
         "calibration_images": min(len(job.calibration), scheme.images),

@@ -28,8 +28,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             why, todo = (f": {note['why']}" if note["why"] else ""), (f"; next: {note['next']}" if note["next"] else "")
             lines.append(f"{note['name']} ({note['status']}){why}{todo}")
         parts.append(_lines(lines))
-    for name, lines in present.ladders(document):
-        parts += [f"## Quantisation ladder of {_text(name)}", table(present.LADDER, lines, [2, 3, 4, 5])]
+    for name, rungs in present.ladders(document):
+        parts += [f"## Quantisation ladder of {_text(name)}", table(present.LADDER, rungs, [2, 3, 4, 5])]
     if document.get("advice"):
         parts += ["## Worth knowing", _lines(document["advice"])]
     for training in document.get("training") or []:

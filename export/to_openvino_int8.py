@@ -1,0 +1,134 @@
+"""fp32 ONNX -> int8 OpenVINO: post-training quantisation by NNCF, by the target's scheme."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from kdcompress.artifact import Artifact
+from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
+from kdcompress.export.openvino_model import check as check_openvino
+from kdcompress.export.openvino_model import convert, first_lines, write_model
+from kdcompress.export.quantize import quiet
+from kdcompress.optional import is_installed, require
+
+EXTRA, WHY = "openvino", "An int8 OpenVINO model"
+# NNCF chooses these by itself, and always so.
+ALWAYS = {
+    "activation": ("uint8", "OpenVINO has signed activations only where a symmetric one can be negative"),
+    "weight": ("int8", "OpenVINO's quantised weights are signed"),
+    "quantize_bias": (False, "OpenVINO keeps biases in float"),
+    "op_types": ((), "NNCF quantises all it can; name nodes under exclude instead"),
+}
+
+
+def check() -> None:
+    check_openvino()
+    if not is_installed("nncf"):  # importing it takes seconds
+        _nncf()
+
+
+def _nncf() -> ModuleType:
+    before = logging.getLoggerClass()
+    try:
+        return require("nncf", EXTRA, WHY)
+    finally:
+        logging.setLoggerClass(before)  # nncf puts its own in place for the whole process
+
+
+def write(job: ExportJob, target: Target) -> Artifact:
+    scheme = target.options.scheme
+    assert scheme is not None  # a Target with precision int8 has one
+    _refuse(scheme, target)
+    batches = list(job.batches(scheme))
+    model = quantised(convert(job), scheme, batches)
+    return write_model(
+        model,
+        job,
+        target,
+        versions={"nncf": version("nncf")},
+        scheme=scheme.model_dump(mode="json"),
+        calibration_images=sum(len(batch) for batch in batches),
+    )
+
+
+def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
+    """A quantised copy of an OpenVINO model, calibrated on ``batches`` of its input.
+
+    Raises UsageError for a name to exclude that the model does not have, KDCompressError where NNCF fails.
+    """
+    nncf = _nncf()
+    preset = nncf.QuantizationPreset.PERFORMANCE if scheme.symmetric else nncf.QuantizationPreset.MIXED
+    overflow = nncf.OverflowFix.ENABLE if scheme.reduce_range else nncf.OverflowFix.DISABLE
+    parameters = require("nncf.quantization.advanced_parameters", EXTRA, WHY).QuantizationParameters
+    excluded = _named(model, scheme.exclude)
+    try:
+        with quiet():
+            return nncf.quantize(
+                model,
+                nncf.Dataset(batches),
+                preset=preset,
+                subset_size=len(batches),
+                fast_bias_correction=False,  # the fast one shifts the logits of residual nets
+                ignored_scope=nncf.IgnoredScope(names=excluded) if excluded else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    overflow_fix=overflow,
+                    activations_range_estimator_params=_range(scheme),
+                    weights_quantization_params=parameters(per_channel=scheme.per_channel),
+                ),
+            )
+    except Exception as error:  # nncf's exceptions and OpenVINO's share no base class
+        raise KDCompressError("NNCF cannot quantise this model.", got=first_lines(error)) from error
+
+
+def _range(scheme: Scheme) -> Any:
+    """How the range of an activation is estimated."""
+    found = require("nncf.quantization.range_estimator", EXTRA, WHY)
+    if scheme.calibration == "minmax":
+        return found.RangeEstimatorParametersSet.MINMAX
+    outside = 1 - scheme.percentile / 100
+    quantile = found.StatisticsCollectorParameters(
+        found.StatisticsType.QUANTILE, found.AggregatorType.MEAN, quantile_outlier_prob=outside
+    )
+    return found.RangeEstimatorParameters(min=quantile, max=quantile)
+
+
+def _named(model: Any, wanted: tuple[str, ...]) -> list[str]:
+    """The nodes that an ONNX node of one of these names became: a convolution named ``c`` is ``c/WithoutBiases`` and
+    the addition ``c``. Raises UsageError for a name that none has."""
+    nodes = [node.get_friendly_name() for node in model.get_ops()]
+    found = {name: [node for node in nodes if node == name or node.startswith(f"{name}/")] for name in wanted}
+    unknown = [name for name, became in found.items() if not became]
+    if unknown:
+        layers = ", ".join(sorted(node.removesuffix("/WithoutBiases") for node in nodes if "/WithoutBiases" in node))
+        raise UsageError(
+            "The model has no node of this name to exclude.",
+            where="options.scheme.exclude",
+            got=", ".join(unknown),
+            allowed=f"layers: {layers}",
+        )
+    return sorted({node for became in found.values() for node in became})
+
+
+def _refuse(scheme: Scheme, target: Target) -> None:
+    """Raise UsageError for what the scheme asks for and NNCF cannot do."""
+    for key in sorted(scheme.model_fields_set & ALWAYS.keys()):
+        value, why = ALWAYS[key]
+        if getattr(scheme, key) != value:
+            where = f"target {target.name}, options.scheme.{key}"
+            raise UsageError(f"{why}.", where=where, got=getattr(scheme, key), allowed=value)
+    if scheme.calibration == "entropy":
+        raise UsageError(
+            "NNCF has no entropy calibration.",
+            where=f"target {target.name}, options.scheme.calibration",
+            got="entropy",
+            allowed="minmax, percentile",
+        )
+
+
+writers.register("openvino-int8")(Writer(write, check, ("openvino", "nncf")))
