@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -39,37 +40,39 @@ def write(job: ExportJob, target: Target) -> Artifact:
     path = job.path(target, ".mnn")
     half = ["--fp16"] if target.precision == "fp16" else []
     with replacing(path) as temporary:
-        convert("-f", "ONNX", "--modelFile", job.parent.path, "--MNNModel", temporary, "--bizCode", "kdcompress", *half)
-        if not temporary.is_file():
-            raise KDCompressError("MNN's converter wrote no file.", where=job.parent.path)
-        found = coverage(temporary)
-        if any(
-            count for family in ("conv", "gemm") for kind, count in found[family].items() if kind != target.precision
-        ):
+        convert("ONNX", job.parent.path, "--bizCode", "kdcompress", *half, "--MNNModel", temporary)
+        found, identity = inspect(temporary)
+        # A random identity is all that differs between two conversions of a model.
+        steady = str(uuid.uuid5(uuid.NAMESPACE_OID, job.parent.sha256 + target.precision))
+        temporary.write_bytes(temporary.read_bytes().replace(identity.encode(), steady.encode()))
+        stored = {kind for family in ("conv", "gemm") for kind, count in found[family].items() if count}
+        if stored - {target.precision}:
             raise KDCompressError(f"Not every layer's weights are {target.precision}.", where=path.name, got=found)
     provenance = {"coverage": found, "versions": {"MNN": version("MNN")}}
     return Artifact.of(path, "mnn", target.precision, job.parent.input, target=target.name, provenance=provenance)
 
 
-def convert(*arguments: str | Path) -> None:
-    """Run MNN's converter. Raises KDCompressError where it fails or takes too long."""
-    command = [sys.executable, "-c", CONVERT, *map(str, arguments)]
+def convert(format: str, source: Path, *options: str | Path) -> None:
+    """Run MNN's converter; the last of its options is the file to write. Raises KDCompressError where it writes none,
+    names what it does not support, or takes too long."""
+    command = [sys.executable, "-c", CONVERT, "-f", format, "--modelFile", str(source), *map(str, options)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=CONVERT_LIMIT_S)
     except subprocess.TimeoutExpired as error:
-        raise KDCompressError("MNN's converter did not end.", got=f"{error.timeout:.0f} s") from error
+        raise KDCompressError("MNN's converter did not end.", where=source, got=f"{error.timeout:.0f} s") from error
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    failed = [line for line in lines if "not support" in line.lower() or "error" in line.lower()]
-    if done.returncode or failed:
+    failed = [line for line in lines if "not support" in line.lower()]
+    if failed or done.returncode or not Path(options[-1]).is_file():
         raise KDCompressError(
             "MNN cannot convert this model.",
+            where=source,
             got=" | ".join(failed or lines[-3:])[:400] or f"exit status {done.returncode}",
             hint="change these operators in the model, or leave this target out",
         )
 
 
-def coverage(path: Path) -> dict[str, Any]:
-    """How many layers have weights of which type, and the operators by kind::
+def inspect(path: Path) -> tuple[dict[str, Any], str]:
+    """(coverage, the file's uuid). Coverage is how many layers have weights of which type, and the operators by kind::
 
         {"conv": {"fp16": 9, "fp32": 0}, "gemm": {"fp16": 1, "fp32": 0}, "operators": {"Convolution": 10, ...}}
 
@@ -77,8 +80,9 @@ def coverage(path: Path) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder, "model.json")
-        convert("-f", "MNN", "--modelFile", path, "--JsonFile", text)
-        operators = json.loads(text.read_text())["oplists"]
+        convert("MNN", path, "--JsonFile", text)
+        model = json.loads(text.read_text())
+    operators = model["oplists"]
     found: dict[str, Counter[str]] = {family: Counter(fp16=0, fp32=0) for family in ("conv", "gemm")}
     for operator in operators:
         if operator["type"] in CONVOLUTIONS:
@@ -86,7 +90,7 @@ def coverage(path: Path) -> dict[str, Any]:
             quantised = operator["main"].get("quanParameter")
             found[family][STORED.get(quantised["type"], "other") if quantised else "fp32"] += 1
     kinds = Counter(operator["type"] for operator in operators)
-    return {**{family: dict(counts) for family, counts in found.items()}, "operators": dict(kinds)}
+    return {**{family: dict(counts) for family, counts in found.items()}, "operators": dict(kinds)}, model["mnn_uuid"]
 
 
 for precision in ("fp32", "fp16"):
