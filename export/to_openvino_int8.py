@@ -78,6 +78,7 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
                 ignored_scope=nncf.IgnoredScope(names=excluded) if excluded else None,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(
                     overflow_fix=overflow,
+                    disable_bias_correction=not scheme.bias_correction,
                     activations_range_estimator_params=_range(scheme),
                     weights_quantization_params=parameters(per_channel=scheme.per_channel),
                 ),
@@ -122,11 +123,11 @@ def _refuse(scheme: Scheme, target: Target) -> None:
         if getattr(scheme, key) != value:
             where = f"target {target.name}, options.scheme.{key}"
             raise UsageError(f"{why}.", where=where, got=getattr(scheme, key), allowed=value)
-    if scheme.calibration == "entropy":
+    if scheme.calibration not in ("minmax", "percentile"):
         raise UsageError(
-            "NNCF has no entropy calibration.",
+            f"NNCF has no {scheme.calibration} calibration.",
             where=f"target {target.name}, options.scheme.calibration",
-            got="entropy",
+            got=scheme.calibration,
             allowed="minmax, percentile",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -36,10 +37,8 @@ def test_every_target_builds_runs_and_agrees(name, job, trained):
             build(job, found)
         pytest.skip(why)
     artifact = build(job, found)
-    assert (
-        artifact.path.parent == job.folder
-        and sum(file.stat().st_size for file in files_of(artifact.path)) == artifact.bytes
-    )
+    assert artifact.path.parent == job.folder
+    assert sum(part.stat().st_size for part in files_of(artifact.path)) == artifact.bytes
     assert (artifact.target, artifact.format, artifact.precision) == (name, found.format, found.precision)
     assert artifact.provenance["parent"] == trained.artifact.sha256 and artifact.provenance["build_seconds"] > 0
     assert artifact.provenance["versions"] and artifact.provenance["coverage"]
@@ -47,7 +46,7 @@ def test_every_target_builds_runs_and_agrees(name, job, trained):
     assert [path.name for path in job.folder.iterdir()] == [artifact.path.name]
     if not can_run:
         assert why and hint
-        with pytest.raises(RuntimeMissingError, match="CUDA device"):
+        with pytest.raises(RuntimeMissingError, match=re.escape(why.split(" (")[0])):
             open_runner(artifact)
         return
     with open_runner(trained.artifact) as parent, open_runner(artifact) as runner:

@@ -1,0 +1,117 @@
+"""PyTorch -> ncnn: a folder with ``model.ncnn.param`` (the layers) and ``model.ncnn.bin`` (the weights), by pnnx.
+
+The input blob is ``in0``, float CHW of one image, as ``ncnn::Mat::from_pixels(rgb, PIXEL_RGB, w, h)`` makes it:
+0..255 for the layout ``uint8-nhwc``, 0..1 for ``float-nchw``. The normalisation is in the graph, so there is no
+``substract_mean_normalize`` to call. The output blob is ``out0``, the logits. ncnn has no batches.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import warnings
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcompress.artifact import Artifact, replacing
+from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export.formats import ExportJob, Target, Writer, writers
+from kdcompress.export.planar import planar
+from kdcompress.export.run_ncnn import BIN, PARAM, PIXELS
+from kdcompress.optional import require
+
+FAMILIES = {
+    "conv": ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise"),
+    "gemm": ("InnerProduct", "Gemm", "MatMul"),
+}
+FP16_TAG = 0x01306B47  # stands before every array of weights that is stored in fp16
+PNNX_LIMIT_S = 300  # pnnx takes seconds; it has been seen to hang
+
+
+def check() -> None:
+    for module in ("ncnn", "pnnx"):
+        require(module, "ncnn", "An ncnn model")
+
+
+def write(job: ExportJob, target: Target) -> Artifact:
+    spec = job.parent.input
+    if spec.layout == "uint8-nhwc" and spec.channels not in PIXELS:
+        raise UsageError(
+            "ncnn makes no image of this many channels.",
+            got=spec.channels,
+            allowed=", ".join(map(str, PIXELS)),
+            hint="set the recipe's export.layout to float-nchw",
+        )
+    path = job.path(target, ".ncnn")
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        convert(job, Path(folder), half=target.precision == "fp16")
+        temporary.mkdir()
+        for name in (PARAM, BIN):
+            (temporary / name).write_bytes(Path(folder, name).read_bytes())
+        found = coverage(temporary)
+        if any(count for family in FAMILIES for kind, count in found[family].items() if kind != target.precision):
+            raise KDCompressError(f"Not every layer's weights are {target.precision}.", where=path.name, got=found)
+    provenance = {
+        "coverage": found,
+        "versions": {name: version(name) for name in ("pnnx", "ncnn", "torch")},
+        "input": f"in0: float [C, H, W], {'0..255' if spec.layout == 'uint8-nhwc' else '0..1'}, one image at a time",
+        "output": "out0: logits",
+    }
+    return Artifact.of(path, "ncnn", target.precision, spec, target=target.name, provenance=provenance)
+
+
+def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
+    """pnnx leaves its files in ``folder``. Raises KDCompressError where it fails or takes too long."""
+    import torch
+
+    pnnx = require("pnnx", "ncnn", "An ncnn model")
+    net, example = planar(job.module, job.parent.input)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(net, example, check_trace=False).save(str(folder / "model.pt"))
+    shape = ",".join(map(str, example.shape))
+    command = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]f32", f"fp16={int(half)}"]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PNNX_LIMIT_S, text=True
+        )
+    except subprocess.TimeoutExpired as error:
+        raise KDCompressError(
+            "pnnx did not end.", got=f"{error.timeout:.0f} s", hint="run the export again; it does not always hang"
+        ) from error
+    if done.returncode or not (folder / PARAM).is_file() or not (folder / BIN).is_file():
+        said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        got = f"exit status {done.returncode}: {' | '.join(said[-3:])[:300]}"
+        raise KDCompressError("pnnx cannot convert this model.", where=type(job.module).__name__, got=got)
+
+
+def coverage(folder: Path) -> dict[str, Any]:
+    """How many convolutions and matrix products have weights of which type, and the layers by kind::
+
+        {"conv": {"fp16": 9, "fp32": 0}, "gemm": {"fp16": 1, "fp32": 0}, "layers": {"Convolution": 9, ...}}
+
+    What they compute in is the runtime's choice: fp16 on ARM CPUs that have it, fp32 on others.
+    Raises KDCompressError that names the layers which ncnn does not have.
+    """
+    ncnn = require("ncnn", "ncnn", "An ncnn model")
+    layers = Counter(line.split()[0] for line in (folder / PARAM).read_text().splitlines()[2:] if line.strip())
+    unknown = [kind for kind in layers if ncnn.layer_to_index(kind) < 0]
+    if unknown:
+        raise KDCompressError(
+            "ncnn does not have every operator of this model.",
+            got=", ".join(unknown),
+            hint="change these operators in the model, or leave this target out",
+        )
+    blob = (folder / BIN).read_bytes()
+    tags = int((np.frombuffer(blob, "<u4", len(blob) // 4) == FP16_TAG).sum())
+    counts = {family: sum(layers[kind] for kind in kinds) for family, kinds in FAMILIES.items()}
+    kind, other = ("fp16", "fp32") if tags >= sum(counts.values()) else ("fp32", "fp16")
+    return {**{family: {kind: count, other: 0} for family, count in counts.items()}, "layers": dict(layers)}
+
+
+for precision in ("fp32", "fp16"):
+    writers.register(f"ncnn-{precision}")(Writer(write, check, ("pnnx", "ncnn")))

@@ -1,0 +1,243 @@
+"""ncnn, MNN and Core ML artefacts, really built and, all but Core ML, run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from export_nets import SmallPlain, colour_spec, grey_spec, labels, pixels, problem
+from onnx import TensorProto, helper
+from torch import nn
+
+from kdcompress.artifact import files_of, sha256
+from kdcompress.compare import parity
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.export import to_mnn, to_ncnn
+from kdcompress.export.formats import ExportJob, Target, build, open_runner, target
+from kdcompress.export.planar import planar
+from kdcompress.export.to_onnx import export_onnx
+from kdcompress.models.build import build as build_net
+from kdcompress.models.deployable import Deployable
+
+FORMATS = {"ncnn": "ncnn-fp32", "mnn": "mnn-fp32", "coreml": "ios-coreml"}
+PACKAGES = {"ncnn": ("ncnn", "pnnx"), "mnn": ("MNN",), "coreml": ("coremltools",)}
+RUN_HERE = ("ncnn", "mnn")
+
+
+def target_of(format: str, precision: str = "fp32") -> Target:
+    for package in PACKAGES[format]:
+        pytest.importorskip(package)
+    return target(FORMATS[format]).model_copy(update={"precision": precision})
+
+
+@pytest.fixture(scope="module")
+def built(trained, tmp_path_factory):
+    """The trained net in each format and precision, built when first asked for."""
+    job = ExportJob(
+        trained.module, trained.artifact, problem(64, seed=2)[0], tmp_path_factory.mktemp("mobile"), "student"
+    )
+    made = {}
+
+    def get(format, precision="fp32"):
+        if (format, precision) not in made:
+            named = target_of(format, precision).model_copy(update={"name": f"{format}-{precision}"})
+            made[format, precision] = build(job, named)
+        return made[format, precision]
+
+    return get
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_coverage_counts_the_layers_by_type(built, format, precision):
+    found = built(format, precision).provenance["coverage"]
+    other = {"fp32": "fp16", "fp16": "fp32"}[precision]
+    assert found["conv"] == {precision: 7, other: 0} and found["gemm"] == {precision: 1, other: 0}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_fp16_is_half_the_size(built, format):
+    weights = [max(part.stat().st_size for part in files_of(built(format, p).path)) for p in ("fp16", "fp32")]
+    assert 0.45 < weights[0] / weights[1] < 0.6
+
+
+@pytest.mark.parametrize("format", RUN_HERE)
+def test_a_fixed_batch_of_floats(fixed, format, tmp_path):
+    job = ExportJob(fixed.module, fixed.artifact, pixels(fixed.spec, 8), tmp_path, "plain")
+    artifact = build(job, target_of(format))
+    with open_runner(fixed.artifact) as parent, open_runner(artifact) as runner:
+        assert parity(parent, runner, pixels(fixed.spec, 7), fixed.spec)
+    assert fixed.module.training  # as it was
+
+
+def test_a_fixed_batch_of_floats_for_core_ml(fixed, tmp_path):
+    ct = pytest.importorskip("coremltools")
+    job = ExportJob(fixed.module, fixed.artifact, pixels(fixed.spec, 8), tmp_path, "plain")
+    artifact = build(job, target_of("coreml"))
+    image = ct.utils.load_spec(str(artifact.path)).description.input[0]
+    assert image.name == "image" and list(image.type.multiArrayType.shape) == [1, 3, 16, 20]
+
+
+@pytest.fixture(scope="module", params=["resnet8", "timm/mobilenetv3_small_050"])
+def real(request, tmp_path_factory) -> ExportJob:
+    torch.manual_seed(0)
+    channels = 1 if request.param == "resnet8" else 3
+    spec = (grey_spec if channels == 1 else colour_spec)(height=33, width=31, labels=labels(10))
+    module = Deployable(build_net(request.param, 10, channels), spec).eval()
+    folder = tmp_path_factory.mktemp("real")
+    parent = export_onnx(module, spec, folder / "net.onnx")
+    return ExportJob(module, parent, pixels(spec, 8), folder, "net")
+
+
+@pytest.mark.parametrize("format", RUN_HERE)
+def test_real_nets_agree(real, format):
+    artifact, spec = build(real, target_of(format)), real.parent.input
+    with open_runner(real.parent) as reference, open_runner(artifact) as runner:
+        found = parity(reference, runner, pixels(spec, 9), spec)
+    assert found and found.relative < 1e-5
+
+
+@pytest.mark.parametrize("format", RUN_HERE)
+def test_threads_and_batches_do_not_change_the_logits(built, trained, format):
+    images = trained.spec.prepare(problem(5, seed=4)[0])
+    found = []
+    for threads in (1, 2):
+        with open_runner(built(format), threads) as runner:
+            assert runner.details()["threads"] == threads
+            found += [runner.infer(images), np.concatenate([runner.infer(images[i : i + 1]) for i in range(5)])]
+            assert found[-1].dtype == np.float32 and found[-1].shape == (5, 4)
+    for logits in found[1:]:
+        np.testing.assert_allclose(logits, found[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["ncnn", "mnn"])
+def test_building_twice_gives_the_same_bytes(built, trained, format, tmp_path):
+    first = built(format)
+    again = build(
+        ExportJob(trained.module, trained.artifact, problem(64, seed=2)[0], tmp_path, "again"), target_of(format)
+    )
+    assert sha256(again.path) == first.sha256
+
+
+@pytest.mark.parametrize("format", RUN_HERE)
+@pytest.mark.parametrize("damage", ["missing", "cut", "text"])
+def test_a_damaged_file_is_explained(built, format, damage, tmp_path):
+    good = built(format)
+    path = tmp_path / good.path.name
+    weights = path / "model.ncnn.bin" if format == "ncnn" else path
+    weights.parent.mkdir(exist_ok=True)
+    for part in files_of(good.path):
+        (path / part.name if format == "ncnn" else path).write_bytes(part.read_bytes())
+    if damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:1000] if damage == "cut" else b"hello")
+    with pytest.raises(UsageError, match="no such|cannot load") as caught, open_runner(replace(good, path=path)):
+        pass
+    assert str(weights) in str(caught.value)
+
+
+def test_mnn_keeps_standard_output_clean(built):
+    artifact = built("mnn")
+    code = (
+        "import sys; from pathlib import Path; from kdcompress.artifact import Artifact, InputSpec;"
+        "from kdcompress.export.run_mnn import MnnRunner;"
+        "spec = InputSpec(16, 16, 1, (0.3,), (0.3,), tuple('abcd'));"
+        "runner = MnnRunner(Artifact.of(Path(sys.argv[1]), 'mnn', 'fp32', spec)).__enter__(); print('ready')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(artifact.path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "ready\n"
+
+
+def test_core_ml_says_what_it_is_and_where_it_runs(built):
+    ct = pytest.importorskip("coremltools")
+    artifact = built("coreml", "fp16")
+    described = ct.utils.load_spec(str(artifact.path)).description
+    assert described.input[0].type.imageType.width == 16
+    assert described.metadata.userDefined["labels"].startswith('["class 0"')
+    assert described.metadata.versionString.startswith("kdcompress")
+    if sys.platform != "darwin":
+        with pytest.raises(RuntimeMissingError, match="macOS and iOS only"):
+            open_runner(artifact)
+
+
+def test_a_tool_that_hangs_or_fails_is_stopped(trained, tmp_path, monkeypatch):
+    target_of("ncnn")
+    tool = tmp_path / "pnnx"
+    job = ExportJob(trained.module, trained.artifact, problem(8, seed=2)[0], tmp_path / "out", "student")
+    for script, words in (
+        ("sleep 30", "did not end"),
+        ("echo no such operator; exit 3", "exit status 3: no such operator"),
+    ):
+        tool.write_text(f"#!/bin/sh\n{script}\n")
+        tool.chmod(0o755)
+        monkeypatch.setitem(sys.modules, "pnnx", types.SimpleNamespace(EXEC_PATH=str(tool)))
+        monkeypatch.setattr(to_ncnn, "PNNX_LIMIT_S", 2)
+        with pytest.raises(KDCompressError, match=words):
+            build(job, target_of("ncnn"))
+        assert not list(job.folder.iterdir())
+
+
+class Sorted(nn.Module):
+    def forward(self, x):
+        return x.flatten(1).sort(1).values[:, :4]
+
+
+def test_an_operator_that_ncnn_does_not_have_is_named(tmp_path):
+    spec = grey_spec()
+    module = Deployable(Sorted(), spec).eval()
+    parent = export_onnx(module, spec, tmp_path / "odd.onnx")
+    job = ExportJob(module, parent, pixels(spec, 8), tmp_path / "out", "odd")
+    with pytest.raises(KDCompressError, match="does not have every operator.*\n.*sort"):
+        build(job, target_of("ncnn"))
+
+
+def test_an_operator_that_mnn_does_not_have_is_named(tmp_path):
+    target_of("mnn")
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("a", [1, 3, 3]), ("b", [1]))
+    ]
+    graph = helper.make_graph([helper.make_node("Foo", ["a"], ["b"], domain="my")], "odd", values[:1], values[1:])
+    onnx.save(helper.make_model(graph), tmp_path / "odd.onnx")
+    with pytest.raises(KDCompressError, match="MNN cannot convert this model.*\n.*\n.*ONNX::Foo"):
+        to_mnn.convert("ONNX", tmp_path / "odd.onnx", "--MNNModel", tmp_path / "odd.mnn")
+    with pytest.raises(KDCompressError, match="(?i)does not exist"):
+        to_mnn.convert("ONNX", tmp_path / "none.onnx", "--MNNModel", tmp_path / "none.mnn")
+
+
+def test_planes_of_pixels_give_the_same_logits(trained):
+    net, example = planar(trained.module, trained.spec)
+    image = example.byte().permute(0, 2, 3, 1)
+    assert example.dtype == torch.float32 and tuple(example.shape) == (1, 1, 16, 16)
+    torch.testing.assert_close(net(example), trained.module(image))
+
+
+def test_a_model_that_begins_otherwise_is_refused():
+    spec = colour_spec()
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = SmallPlain(3, 5)
+
+        def forward(self, x):
+            return self.net((x // 2).permute(0, 3, 1, 2).float())
+
+    with pytest.raises(KDCompressError, match="does not begin with"):
+        planar(Mixed(), spec)
+
+
+def test_four_channels_have_no_image_in_core_ml(tmp_path):
+    spec = replace(grey_spec(), channels=2, mean=(0.5, 0.5), std=(0.2, 0.2))
+    module = Deployable(SmallPlain(2, 4), spec).eval()
+    parent = export_onnx(module, spec, tmp_path / "two.onnx")
+    job = ExportJob(module, parent, pixels(spec, 8), tmp_path / "out", "two")
+    for format in ("ncnn", "coreml"):
+        with pytest.raises(UsageError, match="many channels"):
+            build(job, target_of(format))
