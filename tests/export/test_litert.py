@@ -21,6 +21,8 @@ from kdcompress.artifact import Artifact
 from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Options, Scheme, Target, build, open_runner, target
+from kdcompress.export.litert_file import coverage
+from kdcompress.export.litert_int8 import quantize
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
@@ -142,21 +144,30 @@ def test_normalisation_is_as_wide_as_the_image(plain):
     assert list(constant.ShapeAsNumpy()) == [1, 1, 20, 3]
 
 
-def test_a_layer_can_stay_in_float(pair, trained, tmp_path):
-    job = ExportJob(trained.module, trained.artifact, problem(64, seed=2)[0], tmp_path, "student")
-    found = build(job, changed(exclude=("logits_output",), per_channel=False)).provenance["coverage"]
-    assert found["gemm"] == {"int8": 0, "fp16": 0, "fp32": 1} and found["conv"]["int8"] == 7
-    only = build(job, changed(op_types=("FULLY_CONNECTED",))).provenance["coverage"]
-    assert only["gemm"]["int8"] == 1 and only["conv"]["int8"] == 0
-    with pytest.raises(KDCompressError, match="No convolution or matrix product .* is int8"):
-        build(job, changed(op_types=("MAX_POOL_2D",)))
+def test_operators_and_layers_can_stay_in_float(pair, trained, tmp_path):
+    job = ExportJob(trained.module, trained.artifact, problem(32, seed=2)[0], tmp_path, "student")
+    content = pair["fp32"].path.read_bytes()
+
+    def found(**keys):
+        return coverage(quantize(content, job, changed(**keys).options.scheme))
+
+    left = found(exclude=("logits_output",), per_channel=False)
+    assert left["gemm"] == {"int8": 0, "fp16": 0, "fp32": 1} and left["conv"]["int8"] == 7
+    left = found(op_types=("FULLY_CONNECTED",))
+    assert left["gemm"]["int8"] == 1 and left["conv"]["int8"] == 0
     with pytest.raises(UsageError, match="No operator has this name"):
-        build(job, changed(exclude=("nowhere",)))
+        found(exclude=("nowhere",))
     with pytest.raises(UsageError, match="no such operator"):
-        build(job, changed(op_types=("Conv",)))
+        found(op_types=("Conv",))
     job.calibration = job.calibration[:0]
     with pytest.raises(KDCompressError, match="too few calibration images"):
-        build(job, INT8)
+        found()
+
+
+def test_an_int8_file_without_int8_layers_is_refused(job):
+    with pytest.raises(KDCompressError, match="No convolution or matrix product .* is int8"):
+        build(job, changed(op_types=("MAX_POOL_2D",)))
+    assert not list(job.folder.iterdir())
 
 
 @pytest.mark.parametrize(
