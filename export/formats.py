@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TARGETS = Path(__file__).parent / "targets"
 CALIBRATION_BATCH = 32
+AUTO = "auto"
 
 
 class Section(BaseModel):
@@ -76,10 +77,14 @@ class Target(Section):
 
     name: str
     description: str
-    format: str = Field(description="what is written: onnx, tensorrt-rtx, tensorrt")
+    format: str = Field(description="what is written: onnx, openvino, litert, tensorrt-rtx and so on")
     precision: Literal["fp32", "fp16", "int8"]
     runtime: str = Field(description="the runner that measures it")
     options: Options = Options()
+    cpus: tuple[Literal["x86_64", "arm64", "wasm"], ...] = Field(
+        default=(), description="whose latency it is made for; none: that of any machine which runs it"
+    )
+    instructions: tuple[str, ...] = Field(default=(), description="that CPU has one of these, by Linux's names")
     measured_on: str = Field(description="the machine that its latency means something on")
 
     @model_validator(mode="after")
@@ -91,6 +96,15 @@ class Target(Section):
     @property
     def writer(self) -> str:
         return f"{self.format}-{self.precision}"
+
+    @property
+    def timed_here(self) -> bool:
+        """Whether latency on this machine's CPU is what the target is made for."""
+        from kdcompress.bench.machine import cpu_flags
+
+        cpu = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine().lower(), platform.machine().lower())
+        suits = not self.instructions or bool(cpu_flags() & set(self.instructions))
+        return suits and (not self.cpus or cpu in self.cpus)
 
 
 @dataclass
@@ -178,6 +192,24 @@ def target(name: str) -> Target:
     if name.endswith((".yaml", ".yml")):
         return load_target(Path(name))
     raise unknown_name("target", name, targets())
+
+
+def chosen(names: Sequence[str]) -> list[Target]:
+    """The targets of these names or files; "auto" is every one that builds, runs and is timed here.
+
+    Raises UsageError for an unknown one and where two have the same name.
+    """
+    found: list[Target] = []
+    for name in dict.fromkeys(names):
+        if name == AUTO:
+            here = [each for each in targets().values() if each.timed_here and all(availability(each)[:2])]
+            found += [each for each in here if each not in found]
+        else:
+            found.append(target(name))
+    if len({each.name for each in found}) < len(found):
+        listed = ", ".join(each.name for each in found)
+        raise UsageError("Two targets have the same name.", where="export.targets", got=listed)
+    return found
 
 
 def build(job: ExportJob, target: Target) -> Artifact:

@@ -148,7 +148,9 @@ class Export(Section):
     layout: Literal["uint8-nhwc", "float-nchw"] = "uint8-nhwc"
     batch: int | None = Field(None, ge=1, description="fixed batch size; none: dynamic")
     opset: int = Field(20, ge=18, le=23)
-    targets: tuple[str, ...] = Field((), description="see `kdcompress list targets`; fp32 ONNX is always built")
+    targets: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+        (), description="see `kdcompress list targets`; auto: all that this machine runs; fp32 ONNX is always built"
+    )
     calibration_images: int = Field(512, ge=16)
     max_drop: float = Field(0.5, ge=0, description="points of accuracy an artefact may lose to its fp32 parent")
     qat: Train | None = Field(

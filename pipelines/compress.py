@@ -19,7 +19,7 @@ import yaml
 import kdcompress
 from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, replacing, sha256, write_text
 from kdcompress.bench.machine import advice, machine, packages
-from kdcompress.bench.timing import Subject, measure, paired_ratio
+from kdcompress.bench.timing import Record, Subject, measure, paired_ratio
 from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
@@ -210,7 +210,7 @@ class Compression:
             problems.append(UsageError(f"{asked} learns from one teacher.", where=where, hint=hint))
         attempt(partial(check_private, self.recipe))
         for name in self.recipe.export.targets:
-            attempt(partial(formats.target, name))
+            attempt(partial(formats.chosen, [name]))
         if not problems:
             attempt(self.targets)
         for part in self.parts.values():
@@ -349,12 +349,7 @@ class Compression:
         return Artifact.from_json(done.result["artifact"], done.folder)
 
     def targets(self) -> list[formats.Target]:
-        """What the recipe's target names, or files, say. Raises UsageError where two have the same name."""
-        found = [formats.target(name) for name in self.recipe.export.targets]
-        if len({target.name for target in found}) < len(found):
-            names = ", ".join(target.name for target in found)
-            raise UsageError("Two targets have the same name.", where="export.targets", got=names)
-        return found
+        return formats.chosen(self.recipe.export.targets)
 
     def _target_step(self, target: formats.Target) -> Step:
         name, writer = f"student-{target.name}", formats.writers[target.writer]
@@ -446,7 +441,9 @@ class Compression:
     def _latency_stage(self) -> Stage:
         """Every file that runs here, interleaved, so that ratios hold on a machine that drifts."""
         bench = self.recipe.bench
+        elsewhere = {f"student-{target.name}" for target in self.targets() if not target.timed_here}
         names = [n.removeprefix("check-") for n in self.done if n.startswith("check-")]
+        names = [name for name in names if name not in elsewhere]
         here = machine()
 
         def work(folder: Path) -> dict[str, Any]:
@@ -571,6 +568,8 @@ class Compression:
         teacher, mine = self._predictions("teacher-fp32"), self._predictions(name)
         if teacher is not None and mine is not None:
             row.agreement = 100.0 * float(np.equal(mine, teacher).mean())
+        if target and not target.timed_here:
+            row.why = f"not timed on this machine: {target.measured_on}"
         latency = self.done["latency"].result
         row.latency = latency["records"].get(name)
         row.ratio = latency["ratios"]["parent"].get(name)
@@ -605,6 +604,7 @@ class Compression:
             "rows": [row.to_json() for row in rows],
             "training": [self.done[role].result for role in self.parts],
             "confusion": self._confusion(),
+            "margin": margin(rows),
             "gates": gates(self.recipe, rows),
             "stages": [done.record() for done in self.done.values()],
             "advice": self.done["latency"].result["advice"],
@@ -679,6 +679,18 @@ def judge(row: Row, max_drop: float) -> None:
         row.next = "the target's quantisation scheme does not fit this processor: see `kdcompress list targets`"
 
 
+def margin(rows: list[Row]) -> dict[str, Any] | None:
+    """The student's fastest artefact that may ship, the next one, and the ratio of their latencies, the next one's over
+    the fastest's; None where fewer than two were timed."""
+    may_ship = [row for row in rows if row.role == "student" and row.status == "measured"]
+    timed = [(row.name, Record(**row.latency)) for row in may_ship if row.latency and row.latency["n"]]
+    ranked = sorted(timed, key=lambda named: named[1].median_ms or 0.0)[:2]
+    if len(ranked) < 2:
+        return None
+    (first, fastest), (second, following) = ranked
+    return {"first": first, "second": second, **paired_ratio(following, fastest)}
+
+
 def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
     """Each limit that the recipe sets, the value, and whether it is met."""
     by_name = {row.name: row for row in rows}
@@ -700,8 +712,10 @@ def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def failures(document: dict[str, Any]) -> list[str]:
-    """Why a finished run ends with exit code 1; empty where it does not."""
+    """Why a finished run ends with exit code 1; empty where it does not. Of targets that nobody named two are enough."""
     rows = [f"{r['name']} failed: {r['why']}" for r in document["rows"] if r["status"] == "failed"]
+    if formats.AUTO in document["recipe"]["export"]["targets"]:
+        rows = [] if document["margin"] else rows
     unmet = [f"gate {g['name']}: {g['value']} against {g['limit']}" for g in document["gates"] if not g["met"]]
     return rows + unmet
 

@@ -154,6 +154,11 @@ def _read(path: str) -> str | None:
         return None
 
 
+def cpu_flags() -> set[str]:
+    """The CPU's instruction flags by Linux's names."""
+    return _cpu()[1]
+
+
 def _cpu() -> tuple[str, set[str]]:
     """The CPU's name and its instruction flags by Linux's names."""
     if sys.platform == "darwin":

@@ -142,7 +142,18 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     said = " and ".join(part for part in against if part)
     if said:
         second += f"; {said} than {head['against_name']}" + (" in the same runtime" if head["same_runtime"] else "")
-    return [first, second]
+    return [first, second, *_margin(document)]
+
+
+def _margin(document: Mapping[str, Any]) -> list[str]:
+    """How far the fastest is ahead of the next one, where it is."""
+    margin = document.get("margin") or {}
+    if not margin.get("median"):
+        return []
+    first, second, low, high = margin["first"], margin["second"], margin["low"], margin["high"]
+    if margin["verdict"] != "slower":
+        return [f"No difference in latency shown between {first} and {second}: choose by size or by runtime."]
+    return [f"{first} is {times(margin['median'])} times faster ({times(low)}–{times(high)}) than the next, {second}."]
 
 
 def label(row: Mapping[str, Any]) -> str:
