@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -98,7 +98,9 @@ def program(graph: GraphModule, spec: InputSpec) -> ExportedProgram:
 
 
 def quantizer(scheme: Scheme, qat: bool = False) -> Any:
-    """The XNNPACKQuantizer of a scheme, for ``prepare_pt2e`` or, with ``qat``, ``prepare_qat_pt2e``.
+    """The XNNPACKQuantizer of a scheme, for ``prepare_pt2e`` or, with ``qat``, ``prepare_qat_pt2e``. The preprocessing
+    stays in float. An entry of the scheme's ``exclude`` is the path of a module or the name of a node; ``op_types``
+    are operators: conv2d, linear, add...
 
     Raises UsageError for what XNNPACK cannot do.
     """
@@ -125,17 +127,24 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
         changes["observer_or_fake_quant_ctr"] = MinMaxObserver.with_args(eps=2**-12)
     activation = dataclasses.replace(config.input_activation, **changes)
     config = dataclasses.replace(config, input_activation=activation, output_activation=activation)
-    found = xnnpack_quantizer.XNNPACKQuantizer().set_global(config)
-    if not qat:  # prepare_pt2e has folded batch norm by then, and looking for it takes seconds
-        found.SUPPORTED_PATTERNS = [pattern for pattern in found.SUPPORTED_PATTERNS if not pattern.is_qat]
-    return found
+
+    class Quantizer(xnnpack_quantizer.XNNPACKQuantizer):
+        if not qat:  # prepare_pt2e has folded batch norm by then, and looking for it takes seconds
+            SUPPORTED_PATTERNS = [
+                pattern for pattern in xnnpack_quantizer.XNNPACKQuantizer.SUPPORTED_PATTERNS if not pattern.is_qat
+            ]
+
+        def annotate(self, model: GraphModule) -> GraphModule:
+            self.set_filter_function(_chosen(model, scheme))
+            return super().annotate(model)
+
+    return Quantizer().set_global(config)
 
 
-def leave_in_float(prepared: Any, graph: GraphModule, scheme: Scheme) -> Any:
-    """Have the quantizer ``prepared`` leave out the preprocessing of ``graph`` and what the scheme excludes: an entry
-    of ``exclude`` is the path of a module or the name of a node, one of ``op_types`` an operator (conv2d, linear...).
+def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
+    """Whether a node is to be quantised: not the preprocessing, nor what the scheme leaves out.
 
-    Raises UsageError for a name that is not in the graph.
+    Raises UsageError for a name in the scheme that is not in the graph.
     """
     nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
     kinds = {_operator(node) for node in nodes}
@@ -143,26 +152,24 @@ def leave_in_float(prepared: Any, graph: GraphModule, scheme: Scheme) -> Any:
     for key, names, known in (("op_types", scheme.op_types, kinds), ("exclude", scheme.exclude, places)):
         unknown = sorted(set(names) - known)
         if unknown:
-            raise UsageError(
-                "The model has no such part.", where=f"options.scheme.{key}", got=unknown, allowed=sorted(known)
-            )
-    front = _front(nodes)
-    outside = set(scheme.exclude)
+            where, allowed = f"options.scheme.{key}", ", ".join(sorted(known))
+            raise UsageError("The model has no such part.", where=where, got=", ".join(unknown), allowed=allowed)
+    front, left_out = _front(nodes), set(scheme.exclude)
 
-    def wanted(node: Node) -> bool:
-        if scheme.op_types and _operator(node) not in scheme.op_types:
-            return False
-        return node.name not in front and not outside & {node.name, *_modules(node)}
+    def chosen(node: Node) -> bool:
+        if node.op != "call_function":  # a layer's weight goes with the layer
+            return True
+        wanted = not scheme.op_types or _operator(node) in scheme.op_types
+        return wanted and node.name not in front and not left_out & {node.name, *_modules(node)}
 
-    return prepared.set_filter_function(wanted)
+    return chosen
 
 
 def quantise(graph: GraphModule, job: ExportJob, scheme: Scheme) -> GraphModule:
     """``graph`` in int8, calibrated on the job's images; it is changed in place."""
     import torch
 
-    found = leave_in_float(quantizer(scheme), graph, scheme)
-    batches = job.batches(scheme)
+    batches, found = job.batches(scheme), quantizer(scheme)
     with _quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -288,15 +295,15 @@ def _modules(node: Node) -> list[str]:
 
 
 def _front(nodes: list[Node]) -> set[str]:
-    """Names of the nodes that the first layer is computed from: the preprocessing."""
+    """Names of the operations that the input of the first layer is computed by: the preprocessing."""
     first = next((node for node in nodes if _operator(node) in LAYERS), None)
+    before: list[Any] = list(first.args[:1]) if first else []
     found: set[str] = set()
-    waiting = list(first.all_input_nodes) if first else []
-    while waiting:
-        node = waiting.pop()
-        if node.name not in found:
+    while before:
+        node = before.pop()
+        if node.op == "call_function" and node.name not in found:
             found.add(node.name)
-            waiting += node.all_input_nodes
+            before += node.all_input_nodes
     return found
 
 
@@ -316,7 +323,7 @@ def _cast_pixels_first(graph: GraphModule) -> None:
             pixels = graph.graph.call_function(aten.to.dtype, (source, torch.float32))
             turned = graph.graph.call_function(aten.permute.default, (pixels, [0, 3, 1, 2]))
             # written out in this order, or every later operator is traced as channels last, which XNNPACK refuses
-            contiguous = {"memory_format": torch.contiguous_format}
+            contiguous: dict[str, Any] = {"memory_format": torch.contiguous_format}
             planes = graph.graph.call_function(aten.clone.default, (turned,), contiguous)
         for new in (pixels, turned, planes):
             new.meta = dict(casts[0].meta)
