@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar
 
@@ -120,14 +121,15 @@ class ExecuTorchRunner:
 
 @contextmanager
 def _native_log() -> Iterator[Any]:
-    """Keeps what the C++ runtime writes to stderr, which is where it says why; yields a function for its lines."""
-    with tempfile.TemporaryFile("w+b") as file:
+    """Keeps what the C++ runtime says on stderr, some of it through Python, which is where it says why; yields a
+    function for its lines."""
+    with tempfile.TemporaryFile("w+b") as file, redirect_stderr(io.StringIO()) as text:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
 
         def lines() -> list[str]:
             file.seek(0)
-            return file.read().decode(errors="replace").splitlines()
+            return [*file.read().decode(errors="replace").splitlines(), *text.getvalue().splitlines()]
 
         try:
             yield lines

@@ -82,17 +82,19 @@ def capture(module: nn.Module, spec: InputSpec, training: bool = False) -> Graph
         _cast_pixels_first(graph)
         _fold_constants(graph)
         _pool_for_mean(graph)
+        _float_numbers(graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
     return graph
 
 
 def program(graph: GraphModule, spec: InputSpec) -> ExportedProgram:
-    """``graph`` for the batch of a .pte file: the spec's, or 1 where that is dynamic."""
+    """``graph``, quantised or not, for the batch of a .pte file: the spec's, or 1 where that is dynamic."""
     import torch
 
     from kdcompress.models.deployable import example
 
+    _write_out_hardsigmoid(graph)
     with _quiet():
         return torch.export.export(graph, (example(spec, 1),))
 
@@ -362,6 +364,34 @@ def _fold_constants(graph: GraphModule) -> None:
             constant.meta = dict(node.meta)
             node.replace_all_uses_with(constant)
             folded[constant] = value
+
+
+def _float_numbers(graph: GraphModule) -> None:
+    """x + 3 as x + 3.0: an integer becomes a tensor that is cast at every run, outside the delegate."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in graph.graph.nodes:
+        binary = node.target in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+        if binary and node.meta["val"].is_floating_point():
+            node.args = tuple(float(arg) if type(arg) is int else arg for arg in node.args)
+
+
+def _write_out_hardsigmoid(graph: GraphModule) -> None:
+    """PyTorch's own decomposition has integers in it, with the same effect; before quantising, it would be quantised
+    in three steps."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(graph.graph.nodes):
+        alone = node.target == aten.hardsigmoid_.default and len(node.args[0].users) == 1
+        if node.target == aten.hardsigmoid.default or alone:
+            with graph.graph.inserting_before(node):
+                raised = graph.graph.call_function(aten.add.Tensor, (node.args[0], 3.0))
+                clamped = graph.graph.call_function(aten.clamp.default, (raised, 0.0, 6.0))
+                node.replace_all_uses_with(graph.graph.call_function(aten.div.Tensor, (clamped, 6.0)))
+            graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def _pool_for_mean(graph: GraphModule) -> None:

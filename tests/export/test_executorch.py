@@ -230,11 +230,12 @@ def test_a_network_of_timm(tmp_path):
     job = exported(Deployable(build_model("timm/mobilenetv3_small_050", 5, 3).eval(), spec), spec, tmp_path)
     artifact = build(job, FP32)
     found = artifact.provenance["coverage"]
-    assert found["delegated"]["macs"] == 1.0 and found["delegated"]["nodes"] > 0.95
+    assert found["delegated"]["parts"] == 1 and found["delegated"]["macs"] == 1.0 and found["outside"] == CAST
     with open_runner(job.parent) as parent, open_runner(artifact) as runner:
         assert parity(parent, runner, pixels(spec, 32), spec, "fp32")
 
 
+@pytest.mark.slow
 def test_quantisation_aware_training_with_the_same_scheme(tmp_path):
     from torchao.quantization.pt2e import allow_exported_model_train_eval, move_exported_model_to_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
