@@ -1,0 +1,138 @@
+"""ExecuTorch programs (.pte) on the CPU."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from types import ModuleType, TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kdcompress.artifact import Artifact
+from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export.formats import runners
+from kdcompress.optional import require
+
+
+def library() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # every import says that the API is experimental
+        return require("executorch.runtime", "executorch", "Running a .pte file")
+
+
+def check() -> None:
+    library()
+
+
+@runners.register("executorch")
+class ExecuTorchRunner:
+    """The threads asked for and no more. A program takes the batch that it was written for, one image where the batch
+    is dynamic: of more images, each is a call of its own.
+
+    ExecuTorch has one pool of threads a process: UsageError where a program is loaded with another number of threads
+    than one that is still open.
+    """
+
+    name = "executorch"
+    format = "executorch"
+    check = staticmethod(check)
+    _open: ClassVar[int] = 0  # programs loaded in this process: they hold the pool
+
+    def __init__(self, artifact: Artifact, threads: int = 1):
+        self.artifact, self.threads = artifact, threads
+        self._program: Any = None  # owns what the method runs
+        self._execute: Any = None
+        self._batch = artifact.input.batch or 1
+
+    def __enter__(self) -> ExecuTorchRunner:
+        path = self.artifact.path
+        runtime = library()
+        if not path.is_file():
+            raise UsageError("There is no such .pte file.", where=path)
+        self._take_threads()
+        with _native_log() as log:
+            try:
+                self._program = runtime.Runtime.get().load_program(path)
+                method = self._program.load_method("forward")
+                self._batch = method.metadata.input_tensor_meta(0).sizes()[0]
+            except (RuntimeError, KeyError, IndexError) as error:  # KeyError: a program without "forward"
+                self._program = None
+                raise UsageError(
+                    "ExecuTorch cannot load this file.",
+                    where=path,
+                    got=" | ".join([*str(error).splitlines()[:1], *log()[-2:]])[:400],
+                    hint="export it again with the ExecuTorch that is to run it",
+                ) from error
+        self._execute = method.execute
+        type(self)._open += 1
+        return self
+
+    def _take_threads(self) -> None:
+        from executorch.extension.pybindings import portable_lib
+
+        with _native_log():  # the pool's first use prints what it finds of the CPU
+            current = portable_lib._threadpool_get_thread_count()
+            if current == self.threads:
+                return
+            if self._open:  # a loaded program keeps a pointer to the pool that a reset would free
+                raise UsageError(
+                    "ExecuTorch has one pool of threads a process, and it is in use.",
+                    where=self.artifact.path,
+                    got=f"{self.threads} threads",
+                    allowed=current,
+                    hint="measure with one number of threads at a time",
+                )
+            portable_lib._unsafe_reset_threadpool(self.threads)
+            if portable_lib._threadpool_get_thread_count() != self.threads:
+                raise KDCompressError("ExecuTorch does not take this number of threads.", got=self.threads)
+
+    def infer(self, x: np.ndarray) -> np.ndarray:
+        import torch
+
+        images = torch.from_numpy(x)
+        if len(x) == self._batch:
+            logits: np.ndarray = self._execute((images,))[0].numpy()
+            return logits
+        if len(x) % self._batch:
+            raise UsageError("The program takes whole batches only.", got=len(x), allowed=f"{self._batch} a call")
+        return np.concatenate([self._execute((part,))[0].numpy() for part in images.split(self._batch)])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._execute = self._program = None
+        type(self)._open -= 1
+
+    def details(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        return {
+            "runtime": self.name,
+            "version": version("executorch"),
+            "threads": self.threads,
+            "options": {"images_a_call": self._batch},
+        }
+
+
+@contextmanager
+def _native_log() -> Iterator[Any]:
+    """Keeps what the C++ runtime says on stderr, some of it through Python, which is where it says why; yields a
+    function for its lines."""
+    with tempfile.TemporaryFile("w+b") as file, redirect_stderr(io.StringIO()) as text:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+        def lines() -> list[str]:
+            file.seek(0)
+            return [*file.read().decode(errors="replace").splitlines(), *text.getvalue().splitlines()]
+
+        try:
+            yield lines
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
