@@ -712,7 +712,7 @@ def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def failures(document: dict[str, Any]) -> list[str]:
-    """Why a finished run ends with exit code 1; empty where it does not. Of targets that nobody named two are enough."""
+    """Why a finished run ends with exit code 1, else empty. Of targets that nobody named, two are enough."""
     rows = [f"{r['name']} failed: {r['why']}" for r in document["rows"] if r["status"] == "failed"]
     if formats.AUTO in document["recipe"]["export"]["targets"]:
         rows = [] if document["margin"] else rows
