@@ -14,7 +14,7 @@ from typing import Any
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Target
-from kdcompress.optional import require
+from kdcompress.optional import require, require_installed
 
 FILES = ("model.xml", "model.bin")
 FAMILIES = {"conv": ("Convolution", "Deconvolution"), "gemm": ("FullyConnected", "MatMul")}
@@ -28,7 +28,7 @@ def library() -> ModuleType:
 
 
 def check() -> None:
-    library()
+    require_installed("openvino", "openvino", "An OpenVINO model")
 
 
 def convert(job: ExportJob) -> Any:

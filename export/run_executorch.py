@@ -16,7 +16,7 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import runners
-from kdcompress.optional import require
+from kdcompress.optional import require, require_installed
 
 
 def library() -> ModuleType:
@@ -26,7 +26,7 @@ def library() -> ModuleType:
 
 
 def check() -> None:
-    library()
+    require_installed("executorch", "executorch", "Running a .pte file")
 
 
 @runners.register("executorch")

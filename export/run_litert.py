@@ -19,7 +19,7 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.errors import UsageError
 from kdcompress.export.formats import runners
-from kdcompress.optional import require
+from kdcompress.optional import require, require_installed
 
 
 def library() -> ModuleType:
@@ -27,7 +27,7 @@ def library() -> ModuleType:
 
 
 def check() -> None:
-    library()
+    require_installed("ai_edge_litert", "litert-runtime", "Running a .tflite file")
 
 
 @runners.register("litert")

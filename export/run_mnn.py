@@ -15,7 +15,7 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.errors import UsageError
 from kdcompress.export.formats import runners
-from kdcompress.optional import require
+from kdcompress.optional import require, require_installed
 
 PRECISIONS = {"fp32": "high", "fp16": "low"}  # low: fp16 arithmetic where the CPU has it
 
@@ -26,7 +26,7 @@ def library(name: str = "MNN") -> ModuleType:
 
 
 def check() -> None:
-    library()
+    require_installed("MNN", "mnn", "Running an MNN model")
 
 
 @runners.register("mnn")

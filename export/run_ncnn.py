@@ -10,7 +10,7 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import runners
-from kdcompress.optional import require
+from kdcompress.optional import require, require_installed
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 PIXELS = {1: "PIXEL_GRAY", 3: "PIXEL_RGB", 4: "PIXEL_RGBA"}  # by channels
@@ -18,7 +18,7 @@ HALF = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_
 
 
 def check() -> None:
-    require("ncnn", "ncnn", "Running an ncnn model")
+    require_installed("ncnn", "ncnn", "Running an ncnn model")
 
 
 @runners.register("ncnn")

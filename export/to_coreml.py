@@ -25,15 +25,14 @@ from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.planar import planar
-from kdcompress.optional import require
+from kdcompress.optional import require, require_installed
 
 COLOURS = {1: "GRAYSCALE", 3: "RGB"}  # by channels
 FAMILIES = {"conv": ("conv", "conv_transpose"), "gemm": ("linear", "matmul")}
 
 
 def check() -> None:
-    with quiet():
-        require("coremltools", "coreml", "A Core ML model")
+    require_installed("coremltools", "coreml", "A Core ML model")
 
 
 def write(job: ExportJob, target: Target) -> Artifact:

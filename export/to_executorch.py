@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from kdcompress.artifact import Artifact, InputSpec, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
-from kdcompress.optional import require
+from kdcompress.optional import require_installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ ACTIVATIONS = ("aten.relu.default", "aten.hardtanh.default", "aten.clamp.default
 
 
 def check() -> None:
-    require("executorch.version", "executorch", "A .pte file")  # the rest takes seconds to import
+    require_installed("executorch", "executorch", "A .pte file")
 
 
 def write(job: ExportJob, target: Target) -> Artifact:

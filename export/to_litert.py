@@ -20,7 +20,7 @@ from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.litert_file import FAMILIES, coverage
 from kdcompress.export.litert_int8 import honour, quantize
 from kdcompress.export.run_litert import quiet
-from kdcompress.optional import is_installed, require
+from kdcompress.optional import require, require_installed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,8 +35,7 @@ def library() -> ModuleType:
 
 
 def check() -> None:
-    if not is_installed("litert_torch"):  # importing it takes seconds: not just to know that it is there
-        library()
+    require_installed("litert_torch", "litert", "A .tflite file")
 
 
 def write(job: ExportJob, target: Target) -> Artifact:

@@ -21,7 +21,7 @@ from typing import Any
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
-from kdcompress.export.run_mnn import library
+from kdcompress.optional import require_installed
 
 # The native module, not MNN.tools.mnnconvert: that one installs a logging package by pip when it is imported (and
 # downgrades protobuf with it), and reports what was converted to its vendor. A process of its own, for it may crash.
@@ -33,7 +33,7 @@ STORED = {3: "fp16", 1: "int8", 2: "int8"}  # quanParameter.type; without one th
 
 
 def check() -> None:
-    library()
+    require_installed("MNN", "mnn", "An MNN model")
 
 
 def write(job: ExportJob, target: Target) -> Artifact:

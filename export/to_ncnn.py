@@ -22,7 +22,7 @@ from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.planar import planar
 from kdcompress.export.run_ncnn import BIN, PARAM, PIXELS
-from kdcompress.optional import require
+from kdcompress.optional import require, require_installed
 
 FAMILIES = {
     "conv": ("Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise"),
@@ -34,7 +34,7 @@ PNNX_LIMIT_S = 300  # pnnx takes seconds; it has been seen to hang
 
 def check() -> None:
     for module in ("ncnn", "pnnx"):
-        require(module, "ncnn", "An ncnn model")
+        require_installed(module, "ncnn", "An ncnn model")
 
 
 def write(job: ExportJob, target: Target) -> Artifact:

@@ -15,7 +15,7 @@ from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
 from kdcompress.export.openvino_model import check as check_openvino
 from kdcompress.export.openvino_model import convert, first_lines, write_model
 from kdcompress.export.quantize import quiet
-from kdcompress.optional import is_installed, require
+from kdcompress.optional import require, require_installed
 
 EXTRA, WHY = "openvino", "An int8 OpenVINO model"
 # NNCF chooses these by itself, and always so.
@@ -29,8 +29,7 @@ ALWAYS = {
 
 def check() -> None:
     check_openvino()
-    if not is_installed("nncf"):  # importing it takes seconds
-        _nncf()
+    require_installed("nncf", EXTRA, WHY)
 
 
 def _nncf() -> ModuleType:

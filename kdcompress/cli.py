@@ -388,6 +388,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from kdcompress.console import out
@@ -397,5 +398,5 @@ def _print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
         table.add_column(title or key, overflow="fold")
     for row in rows:
         cells = [row.get(key) for key in columns]
-        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else "-" if c is None else str(c) for c in cells))
+        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else "-" if c is None else escape(str(c)) for c in cells))
     out.print(table)

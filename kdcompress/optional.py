@@ -14,11 +14,19 @@ def require(module: str, extra: str, why: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:  # a binding without its library raises ImportError too
-        raise RuntimeMissingError(
-            f"{why} needs the package {module!r}.",
-            got=f"{type(error).__name__}: {error}",
-            hint=f"pip install 'kdcompress[{extra}]'",
-        ) from error
+        raise _missing(module, extra, why, f"{type(error).__name__}: {error}") from error
+
+
+def require_installed(module: str, extra: str, why: str) -> None:
+    """Raise RuntimeMissingError, which names the pip extra to install, unless ``module`` can be found. Nothing is
+    imported: that takes seconds for some."""
+    if not is_installed(module):
+        raise _missing(module, extra, why, f"No module named {module!r}")
+
+
+def _missing(module: str, extra: str, why: str, got: str) -> RuntimeMissingError:
+    hint = f"pip install 'kdcompress[{extra}]'"
+    return RuntimeMissingError(f"{why} needs the package {module!r}.", got=got, hint=hint)
 
 
 def is_installed(module: str) -> bool:

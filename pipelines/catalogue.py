@@ -103,6 +103,7 @@ def targets() -> list[dict[str, Any]]:
                 "format": target.format,
                 "precision": target.precision,
                 "here": here,
+                "timed": ("here" if target.timed_here else "elsewhere") if can_run else None,
                 "why": why or None,
                 "next": step or None,
             }
