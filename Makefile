@@ -1,11 +1,11 @@
-# make demo: environment, install, data, the whole job. make test: the tests, as CI runs them.
+# make demo: environment, install, data, the whole job. make test: the tests, as CI runs them, with every runtime.
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= datasets
 RUN := $(VENV)/bin
 export KDCOMPRESS_DATA ?= $(DATA)
 
-.PHONY: demo full test slow lint install data clean
+.PHONY: demo full test slow lint install runtimes data clean
 
 demo: install data
 	$(RUN)/kdcompress run fashion-mnist-demo
@@ -13,13 +13,13 @@ demo: install data
 full: install data
 	$(RUN)/kdcompress run pipelines/recipes/fashion-mnist.yaml
 
-test: install data lint
+test: runtimes data lint
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
-slow: install data
+slow: runtimes data
 	$(RUN)/python -m pytest -q -m slow
 
-lint: install
+lint: runtimes
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check --quiet .
 	$(RUN)/mypy kdcompress
@@ -30,7 +30,15 @@ install: $(VENV)/.installed
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --constraint constraints.txt torch torchvision
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,tensorrt-rtx,cluster]'
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx]'
+	touch $@
+
+runtimes: $(VENV)/.installed-all
+
+# Every runtime beside every other, and what the tests themselves need.
+$(VENV)/.installed-all: $(VENV)/.installed
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,all]'
+	$(RUN)/pip check
 	touch $@
 
 data: install

@@ -17,9 +17,21 @@ folders = {
     },
 }
 extras = {
-    "tensorrt": ["tensorrt>=10.12,<12"],
     "tensorrt-rtx": ["tensorrt-rtx>=1.7,<2"],
+    "openvino": ["openvino>=2026.4,<2027", "nncf>=3.4,<4"],
+    "executorch": ["executorch>=1.5,<1.6"],
+    "litert": ["litert-torch>=0.10,<0.11"],  # brings the runtime
+    "litert-runtime": ["ai-edge-litert>=2.3,<3"],
+    "ncnn": ["ncnn>=1.0.20260101", "pnnx>=20260101"],
+    "mnn": ["MNN>=3.6,<4"],
+    "coreml": ["coremltools>=9,<10"],
+    "pruning": ["torch-pruning>=1.6,<2"],
     "cluster": ["distributed>=2024.8"],
+}
+extras = {
+    **extras,
+    "all": sorted({package for packages in extras.values() for package in packages}),
+    "tensorrt": ["tensorrt>=10.12,<12"],  # on machines with an NVIDIA GPU, and not in `all`
     "dev": ["build", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=64", "types-PyYAML", "wheel"],
 }
 
