@@ -32,9 +32,10 @@ from kdcompress.methods.base import Method
 from kdcompress.models.build import build, count_parameters, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
+from kdcompress.models.prune import prune
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
-from kdcompress.recipe import Assistant, Network, Recipe, Train
+from kdcompress.recipe import Assistant, Network, Recipe, Student, Train
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
 from kdcompress.training.distillation import Distillation, Member
@@ -77,15 +78,22 @@ class Part:
         return [methods[name] for name in self.method] if self.train else []
 
     def taught(self) -> tuple[Role, ...]:
-        """Whose training comes before this one's."""
+        """Whom it learns from."""
         if not any(kind.needs.teacher for kind in self.kinds):
             return ()
         return self.teachers if any(kind.needs.several for kind in self.kinds) else self.teachers[:1]
 
+    def after(self) -> tuple[Role, ...]:
+        """Whose training comes before this one's."""
+        taught, pruned = self.taught(), pruned_of(self.network)
+        return (*taught, pruned) if pruned and pruned not in taught else taught
+
     def company(self) -> tuple[Network, ...]:
-        """The peers that it learns with; as many as need be of its own kind where the recipe names none."""
+        """The peers that it learns with; as many as need be of its own kind where the recipe names none (pruned ones
+        would all be the same)."""
         least = max((kind.needs.least_peers for kind in self.kinds if kind.needs.peers), default=0)
-        return (self.peers or (self.network,) * least) if least else ()
+        own = () if pruned_of(self.network) else (self.network,) * least
+        return (self.peers or own) if least else ()
 
 
 class Compression:
@@ -125,6 +133,8 @@ class Compression:
 
     def spec(self, role: Role, network: Network | None = None) -> InputSpec:
         network, source, export = network or self.parts[role].network, self.source, self.recipe.export
+        if pruned := pruned_of(network):
+            return self.spec(pruned)
         _, height, width, channels = source.train.images.shape
         seen = source if self.parts[role].private else self.trained_on(role)  # private pixels give no statistics
         mean, std = seen.mean, seen.std
@@ -146,6 +156,10 @@ class Compression:
         """The role's network, or a peer's, with its seed's initial weights or those of its checkpoint."""
         part, spec = self.parts[role], self.spec(role)
         network = network or part.network
+        if isinstance(network, Student) and network.prune:
+            net = self.pruned(network)
+            torch.manual_seed(part.seed + seed)
+            return net
         download = network.pretrained and role not in self.done  # what is trained already needs no other weights
         if download and part.train is None:
             _check_head(network, spec)
@@ -154,6 +168,14 @@ class Compression:
         if network.weights:
             load_weights(net, network.weights)
         return net
+
+    def pruned(self, network: Student) -> torch.nn.Module:
+        """What is left of the network that it is pruned of. Before that one is trained this shows whether it can be
+        done, and its shapes; with ``ranking: global`` only about its shapes, for the weights decide them."""
+        of = str(network.prune)
+        whole = self.member(of, self.network(of))
+        example = whole.input(self.example())
+        return prune(whole.net, example, network.ratio, network.importance, network.ranking, network.round_to)
 
     def network(self, role: Role) -> torch.nn.Module:
         """The network with the weights of its finished training, and with what its methods keep."""
@@ -167,6 +189,10 @@ class Compression:
     def member(self, role: Role, net: torch.nn.Module, network: Network | None = None) -> Member:
         spec, network = self.spec(role, network), network or self.parts[role].network
         return Member(net, spec.mean, spec.std, network.taps, network.size)
+
+    def macs(self, role: Role, net: torch.nn.Module) -> int:
+        """Multiply-accumulates of one image."""
+        return macs(net, self.member(role, net).input(self.example()[:1]))
 
     def example(self) -> torch.Tensor:
         """Two training images, uint8 [2, C, H, W]."""
@@ -246,10 +272,9 @@ class Compression:
 
     def _train_step(self, role: Role) -> Step:
         part, augment = self.parts[role], self.recipe.data.augment
-        taught = part.taught()
+        after, model = part.after(), _named(part.network)
 
         def work(folder: Path) -> dict[str, Any]:
-            model = part.network.model
             if part.train is None:
                 net = self.untrained(role)
                 if is_main_process():
@@ -280,7 +305,10 @@ class Compression:
             for method in distillation.auxiliary().values():
                 facts |= method.report()
             facts["parameters"] = count_parameters(ships)
-            facts["macs"] = macs(ships, self.member(role, ships).input(self.example()[:1]))
+            facts["macs"] = self.macs(role, ships)
+            if whole := pruned_of(part.network):
+                net = self.network(whole)
+                facts["pruned_from"] = {"parameters": count_parameters(net), "macs": self.macs(whole, net)}
             return facts | trained.record()
 
         def stage(done: dict[str, Done]) -> Stage:
@@ -292,14 +320,14 @@ class Compression:
                 "seed": part.seed,
                 "peers": [_described(peer) for peer in part.company()],
             }
-            inputs = {"data": self.trained_on(role).hash, **{teacher: done[teacher].hash for teacher in taught}}
+            inputs = {"data": self.trained_on(role).hash, **{earlier: done[earlier].hash for earlier in after}}
             for index, network in enumerate([part.network, *part.company()]):
                 if network.weights:
                     inputs[f"weights-{index}"] = _file_hash(network.weights)
-            packages = ("torch", "torchvision", "timm")
+            packages = ("torch", "torchvision", "timm", *(["torch-pruning"] if pruned_of(part.network) else []))
             return Stage(role, work, params, inputs, packages, resumes=True, collective=True)
 
-        return Step(role, taught, stage)
+        return Step(role, after, stage)
 
     def deployable(self, role: Role) -> Deployable:
         """The trained network of a finished step, on the CPU, as it ships."""
@@ -313,7 +341,7 @@ class Compression:
             metadata = {
                 "recipe": self.recipe.name,
                 "role": role,
-                "model": self.parts[role].network.model,
+                "model": _named(self.parts[role].network),
                 "source_hash": self.source.hash,
                 # of the file alone: the stage's hash is one of the teachers' data too
                 "weights": sha256(self.done[role].folder / "weights.safetensors"),
@@ -581,17 +609,44 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
     for index, (role, link) in enumerate(chain, 1):
         seed = recipe.seed + index if link.seed is None else link.seed
         train, method = link.train or recipe.train, link.method or recipe.method
-        found[role] = Part(link, None if link.weights else train, method, seed, teachers=teachers, peers=recipe.peers)
+        found[role] = Part(
+            _whole(link, recipe), None if link.weights else train, method, seed, teachers=teachers, peers=recipe.peers
+        )
         teachers = (role,)
     found["student"] = Part(
-        recipe.student, recipe.train, recipe.method, recipe.seed, teachers=teachers, peers=recipe.peers
+        _whole(recipe.student, recipe),
+        recipe.train,
+        recipe.method,
+        recipe.seed,
+        teachers=teachers,
+        peers=recipe.peers,
     )
     return found
 
 
+def pruned_of(network: Network) -> Role | None:
+    return network.prune if isinstance(network, Student) else None
+
+
+def _whole(student: Student, recipe: Recipe) -> Student:
+    """With the description of the network that it is pruned of."""
+    if not student.prune or not recipe.teacher:
+        return student
+    return student.model_copy(
+        update={key: getattr(recipe.teacher, key) for key in ("model", "options", "taps", "size")}
+    )
+
+
+def _named(network: Network) -> str:
+    if isinstance(network, Student) and network.prune:
+        return f"{network.model} pruned by {network.ratio:g}"
+    return network.model
+
+
 def _described(network: Network) -> dict[str, Any]:
     """What of a network shapes its training; its checkpoint counts by its content."""
-    return network.model_dump(mode="json", include=set(Network.model_fields), exclude={"weights"})
+    kind = Student if pruned_of(network) else Network
+    return network.model_dump(mode="json", include=set(kind.model_fields), exclude={"weights"})
 
 
 def _check_head(network: Network, spec: InputSpec) -> None:
