@@ -77,7 +77,8 @@ def run(
 
 def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[str, ...], as_json: bool) -> None:
     """What `run` and `export` share: check, do, report, and the exit code of what was found."""
-    from kdcompress.pipelines.compress import Compression, failures, is_main_process, save_recipe
+    from kdcompress.pipelines.compress import Compression, is_main_process, save_recipe
+    from kdcompress.pipelines.verdict import failures
 
     compression = Compression(recipe, output, command)
     compression.check()

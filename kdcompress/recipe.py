@@ -136,7 +136,31 @@ def parse_methods(value: Any) -> Any:
 Methods = Annotated[dict[str, dict[str, Any]], BeforeValidator(parse_methods)]
 
 
-class Assistant(Network):
+class Student(Network):
+    """A network by name, or (``prune``) a narrower copy of a trained one, whose description is that one's."""
+
+    model: str = Field("", description="see `kdcompress list models`, or package.module:callable; or give `prune`")
+    prune: Literal["teacher"] | None = Field(None, description="start as a copy of it without some of its channels")
+    ratio: float = Field(0.0, ge=0, lt=1, description="share of the channels that is taken out")
+    importance: Literal["group-norm", "lamp", "bn-scale"] = Field("group-norm", description="which channels stay")
+    ranking: Literal["layer", "global"] = Field("layer", description="the ratio of each layer, or of all ranked as one")
+    round_to: int | None = Field(None, ge=2, description="leave a multiple of so many channels, rounded down")
+
+    @model_validator(mode="after")
+    def one_architecture(self) -> Student:
+        if bool(self.model) == bool(self.prune):
+            raise ValueError("give either `model`, or `prune: teacher` with a `ratio`")
+        own, theirs = set(Student.model_fields) - set(Network.model_fields), set(Network.model_fields)
+        given = {name for name, field in Student.model_fields.items() if getattr(self, name) != field.default}
+        if foreign := sorted(given & theirs if self.prune else given & own):
+            why = "the network that is pruned decides it" if self.prune else "only `prune` takes it"
+            raise ValueError(f"leave {', '.join(f'`{name}`' for name in foreign)} out: {why}")
+        if self.prune and not self.ratio:
+            raise ValueError("`prune` needs a `ratio` between 0 and 1: 0.5 takes out half of the channels")
+        return self
+
+
+class Assistant(Student):
     """A network between teacher and student: taught by the one before it, it teaches the next."""
 
     train: Train | None = Field(None, description="default: the student's")
@@ -189,7 +213,7 @@ class Recipe(Section):
     co_teachers: tuple[Teacher, ...] = Field((), description="further teachers, for methods that learn from several")
     assistants: tuple[Assistant, ...] = Field((), description="teacher assistants, in a row (TAKD)")
     generations: int = Field(1, ge=1, le=20, description="of the student, each taught by the last (born-again)")
-    student: Network
+    student: Student
     peers: tuple[Network, ...] = Field((), description="for online methods; default: one more of the student's kind")
     method: Methods = {"none": {}}
     train: Train | None = Field(Train(), description="null: the student is trained already")
@@ -202,6 +226,8 @@ class Recipe(Section):
     def something_to_ship(self) -> Recipe:
         if self.train is None and self.student.weights is None and not self.student.pretrained:
             raise ValueError("without `train` the student needs `student.weights`, or `student.pretrained: true`")
+        if self.teacher is None and any(network.prune for network in (self.student, *self.assistants)):
+            raise ValueError("`prune: teacher` comes after a `teacher`")
         if self.teacher is None and (self.co_teachers or self.assistants or self.generations > 1):
             raise ValueError("`co_teachers`, `assistants` and `generations` come after a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):

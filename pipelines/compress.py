@@ -19,7 +19,7 @@ import yaml
 import kdcompress
 from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, replacing, sha256, write_text
 from kdcompress.bench.machine import advice, machine, packages
-from kdcompress.bench.timing import Record, Subject, measure, paired_ratio
+from kdcompress.bench.timing import Subject, measure
 from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
@@ -28,14 +28,16 @@ from kdcompress.export import formats
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
-from kdcompress.methods.base import Method
 from kdcompress.models.build import build, count_parameters, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
+from kdcompress.models.prune import prune
 from kdcompress.pipelines.ladder import climb
+from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
-from kdcompress.recipe import Assistant, Network, Recipe, Train
+from kdcompress.pipelines.verdict import gates, judge, margin, ratios
+from kdcompress.recipe import Network, Recipe, Student
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
 from kdcompress.training.distillation import Distillation, Member
@@ -56,38 +58,7 @@ class Step:
     available: Callable[[], None] = lambda: None  # raises RuntimeMissingError where it cannot be done here
 
 
-Role = str
-"""teacher, teacher-2 and so on (further ones), assistant-1 and so on, generation-1 and so on, student"""
 Shipped = Literal["teacher", "student"]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What the recipe says of one network."""
-
-    network: Network
-    train: Train | None  # None: its weights are given
-    method: dict[str, dict[str, Any]]
-    seed: int
-    all_images: bool = False
-    private: tuple[int, int] | None = None  # (i, n): trained on the i-th of n parts of the private images
-    teachers: tuple[Role, ...] = ()
-    peers: tuple[Network, ...] = ()
-
-    @property
-    def kinds(self) -> list[type[Method]]:
-        return [methods[name] for name in self.method] if self.train else []
-
-    def taught(self) -> tuple[Role, ...]:
-        """Whose training comes before this one's."""
-        if not any(kind.needs.teacher for kind in self.kinds):
-            return ()
-        return self.teachers if any(kind.needs.several for kind in self.kinds) else self.teachers[:1]
-
-    def company(self) -> tuple[Network, ...]:
-        """The peers that it learns with; as many as need be of its own kind where the recipe names none."""
-        least = max((kind.needs.least_peers for kind in self.kinds if kind.needs.peers), default=0)
-        return (self.peers or (self.network,) * least) if least else ()
 
 
 class Compression:
@@ -127,6 +98,8 @@ class Compression:
 
     def spec(self, role: Role, network: Network | None = None) -> InputSpec:
         network, source, export = network or self.parts[role].network, self.source, self.recipe.export
+        if pruned := pruned_of(network):
+            return self.spec(pruned)
         _, height, width, channels = source.train.images.shape
         seen = source if self.parts[role].private else self.trained_on(role)  # private pixels give no statistics
         mean, std = seen.mean, seen.std
@@ -148,6 +121,10 @@ class Compression:
         """The role's network, or a peer's, with its seed's initial weights or those of its checkpoint."""
         part, spec = self.parts[role], self.spec(role)
         network = network or part.network
+        if isinstance(network, Student) and network.prune:
+            net = self.pruned(network)
+            torch.manual_seed(part.seed + seed)
+            return net
         download = network.pretrained and role not in self.done  # what is trained already needs no other weights
         if download and part.train is None:
             _check_head(network, spec)
@@ -156,6 +133,14 @@ class Compression:
         if network.weights:
             load_weights(net, network.weights)
         return net
+
+    def pruned(self, network: Student) -> torch.nn.Module:
+        """What is left of the network that it is pruned of. Before that one is trained this shows whether it can be
+        done, and its shapes; with ``ranking: global`` only about its shapes, for the weights decide them."""
+        of = str(network.prune)
+        whole = self.member(of, self.network(of))
+        example = whole.input(self.example())
+        return prune(whole.net, example, network.ratio, network.importance, network.ranking, network.round_to)
 
     def network(self, role: Role, file: str = "weights") -> torch.nn.Module:
         """The network with the weights of its finished training, and with what its methods keep. ``file``: which of
@@ -170,6 +155,10 @@ class Compression:
     def member(self, role: Role, net: torch.nn.Module, network: Network | None = None) -> Member:
         spec, network = self.spec(role, network), network or self.parts[role].network
         return Member(net, spec.mean, spec.std, network.taps, network.size)
+
+    def macs(self, role: Role, net: torch.nn.Module) -> int:
+        """Multiply-accumulates of one image."""
+        return macs(net, self.member(role, net).input(self.example()[:1]))
 
     def example(self) -> torch.Tensor:
         """Two training images, uint8 [2, C, H, W]."""
@@ -253,10 +242,9 @@ class Compression:
 
     def _train_step(self, role: Role) -> Step:
         part, augment = self.parts[role], self.recipe.data.augment
-        taught = part.taught()
+        after, model = part.after(), named(part.network)
 
         def work(folder: Path) -> dict[str, Any]:
-            model = part.network.model
             if part.train is None:
                 net = self.untrained(role)
                 if is_main_process():
@@ -287,26 +275,29 @@ class Compression:
             for method in distillation.auxiliary().values():
                 facts |= method.report()
             facts["parameters"] = count_parameters(ships)
-            facts["macs"] = macs(ships, self.member(role, ships).input(self.example()[:1]))
+            facts["macs"] = self.macs(role, ships)
+            if whole := pruned_of(part.network):
+                net = self.network(whole)
+                facts["pruned_from"] = {"parameters": count_parameters(net), "macs": self.macs(whole, net)}
             return facts | trained.record()
 
         def stage(done: dict[str, Done]) -> Stage:
             params = {
-                "network": _described(part.network),
+                "network": described(part.network),
                 "train": part.train and part.train.model_dump(mode="json"),
                 "augment": augment.model_dump(),
                 "method": part.method,
                 "seed": part.seed,
-                "peers": [_described(peer) for peer in part.company()],
+                "peers": [described(peer) for peer in part.company()],
             }
-            inputs = {"data": self.trained_on(role).hash, **{teacher: done[teacher].hash for teacher in taught}}
+            inputs = {"data": self.trained_on(role).hash, **{earlier: done[earlier].hash for earlier in after}}
             for index, network in enumerate([part.network, *part.company()]):
                 if network.weights:
                     inputs[f"weights-{index}"] = _file_hash(network.weights)
-            packages = ("torch", "torchvision", "timm")
+            packages = ("torch", "torchvision", "timm", *(["torch-pruning"] if pruned_of(part.network) else []))
             return Stage(role, work, params, inputs, packages, resumes=True, collective=True)
 
-        return Step(role, taught, stage)
+        return Step(role, after, stage)
 
     def deployable(self, role: Role) -> Deployable:
         """The trained network of a finished step, on the CPU, as it ships."""
@@ -320,7 +311,7 @@ class Compression:
             metadata = {
                 "recipe": self.recipe.name,
                 "role": role,
-                "model": self.parts[role].network.model,
+                "model": named(self.parts[role].network),
                 "source_hash": self.source.hash,
                 # of the file alone: the stage's hash is one of the teachers' data too
                 "weights": sha256(self.done[role].folder / "weights.safetensors"),
@@ -455,7 +446,7 @@ class Compression:
             parents = {n: "student-fp32" for n, a in artifacts.items() if a.precision == "int8"}
             return {
                 "records": {n: r.to_json() for n, r in records.items()},
-                "ratios": _ratios(records),
+                "ratios": ratios(records),
                 "advice": advice(records, here, machine(), parents),
             }
 
@@ -611,37 +602,6 @@ class Compression:
         }
 
 
-def parts(recipe: Recipe) -> dict[Role, Part]:
-    """The networks that the recipe names, in the order in which they are trained."""
-    found: dict[Role, Part] = {}
-    asked = [teacher for teacher in (recipe.teacher, *recipe.co_teachers) if teacher]
-    each = [(teacher, number) for teacher in asked for number in range(teacher.ensemble)]
-    apart = sum(teacher.train is not None for teacher, _ in each) if recipe.data.public is not None else 0
-    taken = iter(range(apart))
-    for index, (teacher, number) in enumerate(each, 1):
-        role = "teacher" if index == 1 else f"teacher-{index}"
-        share = (next(taken), apart) if apart and teacher.train else None
-        found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed + number, teacher.all_images, share)
-    teachers = tuple(found)
-    generation = Assistant(**recipe.student.model_dump())
-    chain = [(f"assistant-{i}", assistant) for i, assistant in enumerate(recipe.assistants, 1)]
-    chain += [(f"generation-{i}", generation) for i in range(1, recipe.generations)]
-    for index, (role, link) in enumerate(chain, 1):
-        seed = recipe.seed + index if link.seed is None else link.seed
-        train, method = link.train or recipe.train, link.method or recipe.method
-        found[role] = Part(link, None if link.weights else train, method, seed, teachers=teachers, peers=recipe.peers)
-        teachers = (role,)
-    found["student"] = Part(
-        recipe.student, recipe.train, recipe.method, recipe.seed, teachers=teachers, peers=recipe.peers
-    )
-    return found
-
-
-def _described(network: Network) -> dict[str, Any]:
-    """What of a network shapes its training; its checkpoint counts by its content."""
-    return network.model_dump(mode="json", include=set(Network.model_fields), exclude={"weights"})
-
-
 def _check_head(network: Network, spec: InputSpec) -> None:
     """Raises UsageError where a pretrained network that is not trained further was made for other data."""
     known = pretrained_facts(network.model, network.options)
@@ -662,62 +622,6 @@ def parse_options(name: str, options: dict[str, Any]) -> None:
 def is_main_process() -> bool:
     """False in the further processes that torchrun or `accelerate launch` starts."""
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def judge(row: Row, max_drop: float) -> None:
-    """Mark a measured row that must not ship as failed, with the reason and the next step."""
-    if row.status != "measured":
-        return
-    if row.parity and not row.parity["passed"]:
-        row.status, row.why = "failed", f"its outputs differ from PyTorch's: {row.parity.get('why')}"
-        row.next = "`kdcompress inspect` shows what was built; try float-nchw input, or another opset"
-    elif row.drop is not None and row.drop > max_drop:
-        row.status, row.why = "failed", f"{row.drop:.2f} points less accurate than its parent; {max_drop} are allowed"
-        row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"
-    elif row.precision == "int8" and row.ratio and row.ratio["verdict"] == "slower":
-        row.status, row.why = "failed", f"{row.ratio['median']:.2f} times its fp32 parent's latency on this machine"
-        row.next = "the target's quantisation scheme does not fit this processor: see `kdcompress list targets`"
-
-
-def margin(rows: list[Row]) -> dict[str, Any] | None:
-    """The student's fastest artefact that may ship, the next one, and the ratio of their latencies, the next one's over
-    the fastest's; None where fewer than two were timed."""
-    may_ship = [row for row in rows if row.role == "student" and row.status == "measured"]
-    timed = [(row.name, Record(**row.latency)) for row in may_ship if row.latency and row.latency["n"]]
-    ranked = sorted(timed, key=lambda named: named[1].median_ms or 0.0)[:2]
-    if len(ranked) < 2:
-        return None
-    (first, fastest), (second, following) = ranked
-    return {"first": first, "second": second, **paired_ratio(following, fastest)}
-
-
-def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
-    """Each limit that the recipe sets, the value, and whether it is met."""
-    by_name = {row.name: row for row in rows}
-    student, teacher = by_name["student-fp32"], by_name.get("teacher-fp32")
-    latencies = [r.latency["median_ms"] for r in rows if r.role == "student" and r.status == "measured" and r.latency]
-    values = {
-        "teacher_accuracy": (teacher.accuracy if teacher else None, 1),
-        "student_accuracy": (student.accuracy, 1),
-        "student_parameters": (student.parameters, -1),
-        "latency_ms": (min(latencies, default=None), -1),
-    }
-    found = []
-    for name, (value, sign) in values.items():
-        limit = getattr(recipe.gates, name)
-        if limit is not None:
-            met = value is not None and sign * value >= sign * limit
-            found.append({"name": name, "limit": limit, "value": value, "met": met})
-    return found
-
-
-def failures(document: dict[str, Any]) -> list[str]:
-    """Why a finished run ends with exit code 1, else empty. Of targets that nobody named, two are enough."""
-    rows = [f"{r['name']} failed: {r['why']}" for r in document["rows"] if r["status"] == "failed"]
-    if formats.AUTO in document["recipe"]["export"]["targets"]:
-        rows = [] if document["margin"] else rows
-    unmet = [f"gate {g['name']}: {g['value']} against {g['limit']}" for g in document["gates"] if not g["met"]]
-    return rows + unmet
 
 
 def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
@@ -758,16 +662,6 @@ def _recorded(artifact: Artifact) -> dict[str, Any]:
     record = artifact.to_json()
     write_text(artifact.path.with_name(artifact.path.name + ".json"), json.dumps(record, indent=1, default=str))
     return {"artifact": record}
-
-
-def _ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    ok = {name: r for name, r in records.items() if r.n}
-    bases = {"parent": "student-fp32", "teacher": "teacher-fp32"}
-    return {
-        kind: {n: paired_ratio(r, ok[base]) for n, r in ok.items() if n != base and n.startswith("student")}
-        for kind, base in bases.items()
-        if base in ok
-    } | {kind: {} for kind, base in bases.items() if base not in ok}
 
 
 def _reason(error: Exception) -> tuple[str, str | None]:

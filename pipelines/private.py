@@ -19,6 +19,8 @@ def check_private(recipe: Recipe) -> None:
         problems.append("data.public: say which share of the training images is public, 0.1 for example")
     if len(recipe.method) > 1 or recipe.assistants or recipe.generations > 1:
         problems.append("method: it teaches the student alone, with no other method, assistants or generations")
+    if recipe.student.prune:
+        problems.append("student.prune: it would start from a private teacher's weights")
     trainings = {"train": recipe.train, "teacher.train": recipe.teacher and recipe.teacher.train}
     trainings |= {f"co_teachers.{i}.train": teacher.train for i, teacher in enumerate(recipe.co_teachers)}
     for where, train in trainings.items():

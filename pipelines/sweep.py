@@ -27,7 +27,8 @@ from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, UsageError, unknown_name
 from kdcompress.methods import methods
 from kdcompress.optional import require
-from kdcompress.pipelines.compress import Compression, Part, Role, provenance
+from kdcompress.pipelines.compress import Compression, provenance
+from kdcompress.pipelines.parts import Part, Role
 from kdcompress.pipelines.stages import Done, Stage
 from kdcompress.recipe import Recipe, parse_methods
 from kdcompress.training.evaluation import calibration_error, per_cent, predict

@@ -9,6 +9,7 @@ from kdcompress.recipe import load_recipe, validate_recipe
 
 SHIPPED = Path(__file__).parents[1] / "pipelines" / "recipes"
 RECIPES = sorted(SHIPPED.glob("*.yaml"))
+PRUNED = {"prune": "teacher", "ratio": 0.5}
 MINIMAL = {"name": "x", "data": {"source": "fashion-mnist"}, "student": {"model": "resnet8"}}
 
 
@@ -103,6 +104,19 @@ def test_an_override_changes_one_place_of_an_anchor(tmp_path):
         ({"teacher": {"model": "vgg8"}}, "give one of `weights`"),
         ({"teacher": {"model": "vgg8", "weights": "a.pt", "train": {}}}, "give one of `weights`"),
         ({"student": {"model": "vgg8", "pretrained": True, "weights": "a.pt"}}, "either `weights` or `pretrained`"),
+        ({"student": {}}, "student: give either `model`, or `prune: teacher`"),
+        ({"student": {"model": "vgg8", **PRUNED}}, "student: give either `model`, or `prune: teacher`"),
+        ({"student": PRUNED}, "`prune: teacher` comes after a `teacher`"),
+        ({"assistants": [PRUNED]}, "`prune: teacher` comes after a `teacher`"),
+        ({"student": {"prune": "teacher"}}, "`prune` needs a `ratio`"),
+        ({"student": {**PRUNED, "ratio": 0}}, "`prune` needs a `ratio`"),
+        ({"student": {**PRUNED, "ratio": 1}}, "student.ratio: Input should be less than 1"),
+        ({"student": {**PRUNED, "ratio": -0.5}}, "student.ratio: Input should be greater than or equal to 0"),
+        ({"student": {**PRUNED, "importance": "l1"}}, "student.importance: Input should be 'group-norm'"),
+        ({"student": {**PRUNED, "prune": "vgg8"}}, "student.prune: Input should be 'teacher'"),
+        ({"student": {**PRUNED, "weights": "a.pt", "mean": [0.5]}}, "leave `mean`, `weights` out: the network that is"),
+        ({"student": {"model": "vgg8", "round_to": 8}}, "leave `round_to` out: only `prune` takes it"),
+        ({"teacher": {**PRUNED, "train": {}}}, "teacher.prune: unknown key"),
         ({"train": None}, "needs `student.weights`"),
         ({"method": ["kd", "kd"]}, "kd stands twice"),
         ({"name": "../up"}, "name: String should match pattern"),

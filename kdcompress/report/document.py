@@ -30,6 +30,7 @@ class Training(TypedDict, total=False):
     method: str
     parameters: int
     macs: int  # multiply-accumulates of one image
+    pruned_from: dict[str, int]  # parameters and macs of the network that it is a part of
     seconds: float
     images_seen: int
     device: str

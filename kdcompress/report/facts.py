@@ -15,6 +15,7 @@ def training(done: Mapping[str, Any]) -> dict[str, str]:
         "method": done.get("method"),
         "parameters": count(done["parameters"]) if done.get("parameters") else None,
         "multiply-accumulates an image": count(done["macs"]) if done.get("macs") else None,
+        "before pruning": _size(done.get("pruned_from")),
         "time": duration(done["seconds"]) if done.get("seconds") is not None else None,
         "images seen": count(done["images_seen"]) if done.get("images_seen") else None,
         "device and precision": " ".join(filter(None, [done.get("device"), done.get("precision")])),
@@ -27,6 +28,12 @@ def training(done: Mapping[str, Any]) -> dict[str, str]:
         "privacy": done.get("privacy"),
     }
     return {name: str(value) for name, value in said.items() if value}
+
+
+def _size(network: Mapping[str, int] | None) -> str | None:
+    if not network:
+        return None
+    return f"{count(network['parameters'])} parameters, {count(network['macs'])} multiply-accumulates"
 
 
 def machine(document: Mapping[str, Any]) -> dict[str, str]:

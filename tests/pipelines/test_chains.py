@@ -9,7 +9,8 @@ from kdcompress.export.formats import open_runner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
 from kdcompress.models.build import build
-from kdcompress.pipelines.compress import Compression, parts
+from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.parts import parts
 from kdcompress.recipe import validate_recipe
 from kdcompress.runner import infer_all
 
