@@ -200,7 +200,7 @@ def chosen(names: Sequence[str]) -> list[Target]:
     Raises UsageError for an unknown one and where two have the same name.
     """
     found: list[Target] = []
-    for name in dict.fromkeys(names):
+    for name in names:
         if name == AUTO:
             here = [each for each in targets().values() if each.timed_here and all(availability(each)[:2])]
             found += [each for each in here if each not in found]
