@@ -25,7 +25,7 @@ extras = {
     "ncnn": ["ncnn>=1.0.20260101", "pnnx>=20260101"],
     "mnn": ["MNN>=3.6,<4"],
     "coreml": ["coremltools>=9,<10"],
-    "pruning": ["torch-pruning>=1.6,<2"],
+    "pruning": ["torch-pruning>=1.6,<1.7"],
     "cluster": ["distributed>=2024.8"],
 }
 extras = {
