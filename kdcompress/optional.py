@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
 
 from kdcompress.errors import RuntimeMissingError
@@ -31,4 +32,6 @@ def _missing(module: str, extra: str, why: str, got: str) -> RuntimeMissingError
 
 def is_installed(module: str) -> bool:
     """Whether ``module`` can be found, without importing it."""
+    if module in sys.modules:  # None where its import is forbidden
+        return sys.modules[module] is not None
     return importlib.util.find_spec(module) is not None
