@@ -15,7 +15,7 @@ from kdcompress import optional
 from kdcompress.artifact import Artifact, files_of, replacing
 from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
-from kdcompress.export.formats import availability, build, open_runner, target, targets
+from kdcompress.export.formats import availability, build, chosen, open_runner, target, targets
 
 GOOD = """
 description: a target of one's own
@@ -137,3 +137,28 @@ def test_replacing_keeps_the_old_file_on_failure(tmp_path):
         temporary.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_auto_is_all_that_this_machine_runs_and_is_timed_on():
+    found = chosen(["auto"])
+    assert {"x86-vnni", "arm64-dotprod"} - {each.name for each in found}  # no machine is both
+    assert all(each.timed_here and availability(each)[:2] == (True, True) for each in found)
+    assert "onnx-fp16" in {each.name for each in found}
+    both = chosen(["arm64-dotprod", "auto"])
+    assert [each.name for each in both].count("arm64-dotprod") == 1 and len(both) >= len(found)
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", {"avx2", "avx512_vnni"}, {"x86-vnni", "x86-avx2", "onnx-fp16"}),
+        ("AMD64", {"avx2"}, {"x86-avx2", "onnx-fp16"}),
+        ("aarch64", {"asimddp"}, {"arm64-dotprod", "onnx-fp16"}),
+        ("arm64", set(), {"onnx-fp16"}),
+    ],
+)
+def test_a_target_is_timed_on_the_machine_that_it_is_made_for(machine, flags, expected, monkeypatch):
+    monkeypatch.setattr("kdcompress.export.formats.platform.machine", lambda: machine)
+    monkeypatch.setattr("kdcompress.bench.machine.cpu_flags", lambda: flags)
+    asked = ("x86-vnni", "x86-avx2", "arm64-dotprod", "browser-wasm", "onnx-fp16")
+    assert {name for name in asked if target(name).timed_here} == expected
