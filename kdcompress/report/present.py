@@ -142,10 +142,10 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     said = " and ".join(part for part in against if part)
     if said:
         second += f"; {said} than {head['against_name']}" + (" in the same runtime" if head["same_runtime"] else "")
-    return [first, second, *_margin(document)]
+    return [first, second, *lead(document)]
 
 
-def _margin(document: Mapping[str, Any]) -> list[str]:
+def lead(document: Mapping[str, Any]) -> list[str]:
     """How far the fastest is ahead of the next one, where it is."""
     margin = document.get("margin") or {}
     if not margin.get("median"):
