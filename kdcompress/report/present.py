@@ -20,6 +20,7 @@ COLUMNS = {
 }
 NUMBERS = ("size", "accuracy", "drop", "agreement", "median", "p90", "speed")
 _NOTES = (
+    "Behind a precision: the convolutions and matrix products of the file as built, where not all of them have it. "
     "Accuracy is on the whole test split, by the file itself in its own runtime; drop is in points, to the fp32 ONNX "
     "it was made from; agreement is the share of test images on which it gives the answer of the teacher's fp32 "
     "ONNX. Latency is of single queries; its comparison to fp32 is paired by round and has a 95 % interval."
@@ -37,7 +38,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
     latency = row.get("latency") or {}
     return {
         "name": str(row.get("name", NONE)),
-        "precision": row.get("precision") or NONE,
+        "precision": precision(row),
         "status": row.get("status") or NONE,
         "size": size(row.get("bytes")),
         "accuracy": fixed(row.get("accuracy")),
@@ -47,6 +48,20 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "p90": significant(latency.get("p90_ms")),
         "speed": speed(row.get("ratio")),
     }
+
+
+def precision(row: Mapping[str, Any]) -> str:
+    """With its convolutions and matrix products by the type that they were built in, where that is not the same for
+    all: "int8 (9 int8, 1 fp32)"."""
+    counted: dict[str, int] = {}
+    for family in ("conv", "gemm"):
+        for kind, number in ((row.get("coverage") or {}).get(family) or {}).items():
+            counted[kind] = counted.get(kind, 0) + number
+    named = row.get("precision") or NONE
+    built = {kind: number for kind, number in counted.items() if number}
+    if not built or set(built) == {named}:
+        return named
+    return f"{named} ({', '.join(f'{number} {kind}' for kind, number in built.items())})"
 
 
 def speed(ratio: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods.born_again import permuted
 from kdcompress.methods.connect import reversed_gradient
 from kdcompress.methods.n2n import n2n_losses
-from kdcompress.methods.quantized import fake_quantize
+from kdcompress.methods.quantized import InputQuantizer, fake_quantize
 from kdcompress.methods.self_guidance import Skip
 from kdcompress.methods.zero_shot import generator
 from kdcompress.models.build import build
@@ -191,3 +191,33 @@ def test_quantized_leaves_the_ends_where_asked():
     layers = [name for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     plain_ones = [name for name in layers if f"{name}.weight" in net.state_dict()]
     assert plain_ones == [layers[0], layers[-1]]
+
+
+def test_inputs_of_layers_are_quantised_between_a_running_minimum_and_maximum_by_hand():
+    quantizer = InputQuantizer(bits=2, momentum=0.5)
+    x = torch.tensor([[-1.0, 0.4, 2.0, 5.0]], requires_grad=True)
+    first = quantizer(x)  # -1 and 5: steps of 2, 0 is level round(0.5) = 0, and 5 is level round(2.5) = 2
+    assert (quantizer.low, quantizer.high) == (-1.0, 5.0)
+    assert first.tolist() == [[0.0, 0.0, 2.0, 4.0]]
+    quantizer(torch.tensor([[1.0, 3.0]]))  # the least is 0 at the most; both move half of the way
+    assert (quantizer.low, quantizer.high) == (-0.5, 4.0)
+    quantizer.eval()(torch.full((1, 1), 100.0))
+    assert (quantizer.low, quantizer.high) == (-0.5, 4.0)
+    second = quantizer(x)  # steps of 1.5 from 0 to 4.5
+    assert second.tolist() == [[0.0, 0.0, 1.5, 4.5]]
+    second.sum().backward()
+    assert x.grad.tolist() == [[0.0, 1.0, 1.0, 1.0]]  # nothing of what lies below the lowest level
+
+
+def test_a_student_of_quantised_activations_ships_without_them():
+    distillation = make("quantized", teacher=True, activations=8)
+    net = distillation.student.net
+    assert sum(isinstance(module, InputQuantizer) for module in net.modules()) == 10  # 9 convolutions, 1 linear layer
+    for _ in range(3):
+        sum(distillation(X, Y).values()).backward()
+    x = torch.randn(4, 3, 32, 32)
+    shipped = distillation.deployable()
+    assert set(shipped.state_dict()) == plain() and not any(m._forward_pre_hooks for m in shipped.modules())
+    difference = (shipped(x) - net.eval()(x)).abs().max()
+    assert 0 < difference < 0.1 * shipped(x).abs().max()  # the rounding of the activations alone
+    assert any(m._forward_pre_hooks for m in net.modules())  # the training goes on

@@ -114,3 +114,16 @@ def test_confusion_changes_by_hand():
 ])  # fmt: skip
 def test_no_confusion_to_compare(confusion):
     assert present.confusion_changes({"confusion": confusion}) is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "coverage", "text"),
+    [
+        ("int8", {"conv": {"int8": 9, "fp32": 0}, "gemm": {"int8": 1}}, "int8"),
+        ("int8", {"conv": {"int8": 7, "fp32": 2}, "gemm": {"int8": 1}}, "int8 (8 int8, 2 fp32)"),
+        ("fp16", {"conv": {"fp16": 0, "fp32": 9}, "gemm": {"fp32": 1}, "leftover": 3}, "fp16 (10 fp32)"),
+        ("fp32", None, "fp32"),
+    ],
+)
+def test_a_precision_says_what_was_built_where_that_is_something_else(precision, coverage, text):
+    assert present.cells({"precision": precision, "coverage": coverage})["precision"] == text
