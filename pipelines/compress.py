@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
@@ -409,6 +409,15 @@ class Compression:
         def work(folder: Path) -> dict[str, Any]:
             artifact = self.artifact(name).verified()
             spec = artifact.input
+            if spec != (wanted := self.spec(role)):  # labels, say, in another order: no measurement shows that
+                got = {key: value for key, value in asdict(spec).items() if value != getattr(wanted, key)}
+                raise KDCompressError(
+                    "The artefact's record says another input or other labels than the network has.",
+                    where=artifact.path,
+                    got=got,
+                    allowed={key: getattr(wanted, key) for key in got},
+                    hint=f"build it again: --force {name}",
+                )
             with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
                 module = self.deployable(role)
                 if (learnt := artifact.path.with_name(QAT_WEIGHTS)).exists():
@@ -500,7 +509,13 @@ class Compression:
         folder = self.folder.path / "artifacts"
         folder.mkdir(exist_ok=True)
         wanted = {}
-        for artifact in map(self.artifact, made):
+        for made_by in made:
+            artifact = self.artifact(made_by)
+            try:
+                artifact.verified()
+            except UsageError as error:  # damaged since it was made: its row says so, and it is not handed out
+                self.errors[f"check-{made_by}"] = error
+                continue
             wanted[artifact.path.name] = artifact.path
             wanted[artifact.path.name + ".json"] = artifact.path.with_name(artifact.path.name + ".json")
         for old in folder.iterdir():
