@@ -31,7 +31,9 @@ class Step:
     after: float
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.layer} (tensor {self.tensor}): error {self.before:.3g} before, {self.after:.3g} after"
+        return (
+            f"{self.kind} {self.layer} (tensor {self.tensor}): error {self.before:.3g} before, {self.after:.3g} after"
+        )
 
 
 def tolerance_of(precision: str) -> float:
@@ -76,14 +78,17 @@ def report(reference: Path, other: Path, tolerance: float | None = None) -> dict
     """What `kdcompress inspect --bisect` says."""
     allowed = tolerance_of(artifact_of(other).precision) if tolerance is None else tolerance
     found = steps(reference, other)
-    first = first_difference(found, allowed)
+    first, listed = first_difference(found, allowed), []
+    for step in found:
+        shown = {name: float(f"{getattr(step, name):.3g}") for name in ("before", "after")}
+        listed.append({**asdict(step), **shown})
     return {
         "reference": str(reference),
         "file": str(other),
         "images": f"{IMAGES} of random pixels",
         "tolerance": allowed,
-        "first_difference": asdict(first) if first else "none",
-        "tensors": [asdict(step) for step in found],
+        "first_difference": str(first) if first else None,
+        "tensors": listed,
     }
 
 
@@ -102,13 +107,25 @@ def _walk(model: Any, errors: dict[str, float]) -> Iterator[Step]:
 def _tensors(model: Any, spec: InputSpec, names: list[str], images: np.ndarray) -> dict[str, np.ndarray]:
     import onnx
 
+    as_read = _as_read(model)
+    read = [as_read.get(name, name) for name in names]
     outputs = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(read) if name not in outputs)
     session = open_session_of(model)
     size = spec.batch or len(images)
     parts = [images[at : at + size] for at in range(0, len(images) - size + 1, size)]
-    found = [session.run(names, {spec.name: spec.prepare(part)}) for part in parts]
+    found = [session.run(read, {spec.name: spec.prepare(part)}) for part in parts]
     return {name: np.concatenate([np.atleast_1d(part[i]) for part in found]) for i, name in enumerate(names)}
+
+
+def _as_read(model: Any) -> dict[str, str]:
+    """A tensor that is quantised -> what it is dequantised to: quantising may do a ReLU as well."""
+    restored = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return {
+        node.input[0]: restored[node.output[0]]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.output[0] in restored
+    }
 
 
 def _error(expected: np.ndarray, got: np.ndarray) -> float | None:

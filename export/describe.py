@@ -250,7 +250,7 @@ def _pte(path: Path) -> dict[str, Any]:
     run_executorch.check()
     content = _magic(path, b"ET12")
     with to_executorch._quiet():
-        from executorch.exir._serialize import deserialize_pte_binary
+        from executorch.exir._serialize._program import deserialize_pte_binary
 
         plans = deserialize_pte_binary(content).program.execution_plan
     with run_executorch._native_log():

@@ -25,6 +25,7 @@ from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
+from kdcompress.export.bisect import first_difference, steps, tolerance_of
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
@@ -430,7 +431,13 @@ class Compression:
             predictions = logits.argmax(1).astype(np.int32)
             np.save(folder / "predictions.npy", predictions)
             accuracy = 100.0 * float((predictions == self.source.test.labels).mean())
-            return {"accuracy": accuracy, "parity": agreement.to_json(), "runtime": details, "n": len(predictions)}
+            compared: dict[str, Any] = agreement.to_json()
+            parent = self.artifact(f"{role}-fp32")
+            if not agreement and artifact.format == "onnx" and artifact.provenance.get("parent") == parent.sha256:
+                found = steps(parent.path, artifact.path, images)
+                first = first_difference(found, tolerance_of(artifact.precision))
+                compared["first_difference"] = str(first) if first else None
+            return {"accuracy": accuracy, "parity": compared, "runtime": details, "n": len(predictions)}
 
         def stage(done: dict[str, Done]) -> Stage:
             inputs = {"artifact": done[name].hash, "weights": done[role].hash, "data": self.source.hash}

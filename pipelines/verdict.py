@@ -23,7 +23,9 @@ def not_as_asked(precision: str, coverage: dict[str, Any] | None) -> str | None:
     there, total = counted[precision], sum(counted.values())
     if there > total / 2 if by_weight else there > 0 if precision == "int8" else there == total:
         return None
-    return ", ".join(f"{count:,} {'weights' if by_weight else 'layers'} in {kind}" for kind, count in (+counted).items())
+    return ", ".join(
+        f"{count:,} {'weights' if by_weight else 'layers'} in {kind}" for kind, count in (+counted).items()
+    )
 
 
 def judge(row: Row, max_drop: float) -> None:
@@ -38,6 +40,8 @@ def judge(row: Row, max_drop: float) -> None:
     if row.parity and not row.parity["passed"]:
         row.status, row.why = "failed", f"its outputs differ from PyTorch's: {row.parity.get('why')}"
         row.next = "`kdcompress inspect` shows what was built; try float-nchw input, or another opset"
+        if first := row.parity.get("first_difference"):
+            row.next = f"it differs from the fp32 parent first at {first}; `kdcompress inspect --bisect` shows the rest"
     elif row.drop is not None and row.drop > max_drop:
         row.status, row.why = "failed", f"{row.drop:.2f} points less accurate than its parent; {max_drop} are allowed"
         row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"

@@ -144,11 +144,12 @@ def test_swapped_channels(again, monkeypatch):
 
 @pytest.mark.parametrize("layer", [0, 4, -1])
 def test_one_perturbed_layer(layer, again, monkeypatch):
-    """Noise of a thousandth of the weights of any one layer. The least that parity finds is 0.0001 to 0.0003 of them."""
+    """Noise of a share of any one layer's weights. The least that parity finds is 0.0001 to 0.0003, by network and
+    layer, of 1, 2, 3 and 5 ten-thousandths tried on all ten layers of two networks."""
 
     def change(model):
         noise = np.random.default_rng(0).standard_normal
-        change_values(weights(model)[layer], lambda values: values * (1 + 1e-3 * noise(values.shape)))
+        change_values(weights(model)[layer], lambda values: values * (1 + 5e-4 * noise(values.shape)))
 
     exporting_with(monkeypatch, change)
     row = again("student-fp32", targets=[])["student-fp32"]
@@ -169,7 +170,9 @@ def test_logits_in_another_order(again, monkeypatch):
                 axis = values.shape.index(4)
                 initializer.CopyFrom(onnx.numpy_helper.from_array(np.roll(values, 1, axis), initializer.name))
         onnx.save(model, artifact.path)
-        return Artifact.of(artifact.path, "onnx", "fp16", artifact.input, target=target.name, provenance=artifact.provenance)
+        return Artifact.of(
+            artifact.path, "onnx", "fp16", artifact.input, target=target.name, provenance=artifact.provenance
+        )
 
     monkeypatch.setitem(formats.writers._entries, "onnx-fp16", formats.Writer(faulty))
     row = again("student-onnx-fp16")["student-onnx-fp16"]
@@ -264,9 +267,7 @@ def test_s8s8_declared_for_x86_is_refused_before_anything_runs(again, tmp_path):
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="this is no x86")
-@pytest.mark.parametrize(
-    "changes", [{"cpus": []}, {"cpus": ["x86_64"], "options": {"scheme": {"activation": "int8"}}}]
-)
+@pytest.mark.parametrize("changes", [{"cpus": []}, {"cpus": ["x86_64"], "options": {"scheme": {"activation": "int8"}}}])
 def test_s8s8_that_is_timed_on_x86_is_slower_than_its_parent(changes, again, tmp_path):
     """For any CPU, or for x86 with no platform named: only the classifier is in int8 then."""
     row = again(targets=[arm_scheme(tmp_path, instructions=[], **changes)])["student-mine"]
