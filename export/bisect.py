@@ -57,8 +57,8 @@ def steps(reference: Path, other: Path, images: np.ndarray | None = None) -> lis
     made = [{name for node in model.graph.node for name in node.output if name} for model in models]
     common = [name for node in models[0].graph.node for name in node.output if name in made[0] & made[1]]
     values = [_tensors(model, spec, common, images) for model, spec in zip(models, specs, strict=True)]
-    errors = {name: _error(values[0][name], values[1][name]) for name in common}
-    errors = {name: error for name, error in errors.items() if error is not None}
+    compared = {name: _error(values[0][name], values[1][name]) for name in common}
+    errors = {name: error for name, error in compared.items() if error is not None}
     if not errors:
         raise UsageError(
             "The two files have no tensor in common.",

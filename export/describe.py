@@ -303,9 +303,14 @@ def _mnn(path: Path) -> dict[str, Any]:
 
 @_damaged
 def _ncnn(path: Path) -> dict[str, Any]:
+    from kdcompress.export.run_ncnn import PARAM
     from kdcompress.export.to_ncnn import coverage
 
-    return {"format": "ncnn", "coverage": coverage(path)}
+    found = coverage(path)
+    magic, counts, *layers = (path / PARAM).read_text().splitlines() or [""]
+    if magic.strip() != "7767517" or int(counts.split()[0]) != len(layers):
+        raise UsageError("The folder's .param file is damaged.", where=path, got=f"{magic!r:.40}, {len(layers)} layers")
+    return {"format": "ncnn", "coverage": found}
 
 
 @_damaged
