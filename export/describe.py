@@ -9,24 +9,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdcompress.artifact import Artifact, InputSpec, sha256
-from kdcompress.errors import RuntimeMissingError, UsageError
+from kdcompress.artifact import Artifact, InputSpec, files_of, sha256
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.formats import require_gpu
 from kdcompress.optional import is_installed, require
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Facts about an ONNX file, an engine, or a file of weights.
+    """Facts about a model file or folder, a file of weights, or the record beside an artefact.
 
-    Raises UsageError for any other file and for one that is damaged.
+    Raises UsageError for any other file and for one that is damaged, RuntimeMissingError where the package that reads
+    it is not installed.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UsageError("There is no such file.", where=path)
-    if path.suffix not in KINDS:
-        raise UsageError("This kind of file cannot be inspected.", where=path, allowed=", ".join(KINDS))
-    facts = KINDS[path.suffix](path)
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), **facts}
+    if path.is_dir():
+        kind = next((read for name, read in FOLDERS.items() if (path / name).is_file()), None)
+        allowed = "one with " + ", or with ".join(FOLDERS)
+    else:
+        kind, allowed = KINDS.get(path.suffix), ", ".join(KINDS)
+    if kind is None:
+        raise UsageError(f"This kind of {_what(path)} cannot be inspected.", where=path, allowed=allowed)
+    size = sum(part.stat().st_size for part in files_of(path))
+    return {"file": path.name, "bytes": size, "sha256": sha256(path), **kind(path)}
+
+
+def _what(path: Path) -> str:
+    return "folder" if path.is_dir() else "file"
 
 
 def artifact_of(path: Path) -> Artifact:
@@ -159,6 +169,183 @@ def _listing(tensors: dict[str, tuple[str, list[int]]]) -> dict[str, Any]:
     }
 
 
+def _damaged(read: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    """Of a file that its library cannot read there is a UsageError: their own exceptions share no base class."""
+
+    def reading(path: Path) -> dict[str, Any]:
+        try:
+            return read(path)
+        except (UsageError, RuntimeMissingError):
+            raise
+        except Exception as error:
+            said = error.what if isinstance(error, KDCompressError) else f"{type(error).__name__}: {error}"
+            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            raise UsageError(
+                f"The {_what(path)} is damaged, or not what its name says.",
+                where=path,
+                got=" | ".join(lines[:2])[:300],
+                hint="export it again",
+            ) from error
+
+    return reading
+
+
+def _magic(path: Path, expected: bytes) -> bytes:
+    """The content of a flatbuffer file with that identifier."""
+    content = path.read_bytes()
+    if content[4:8] != expected:
+        raise UsageError(
+            "The file is damaged, or not what its name says.",
+            where=path,
+            got=repr(content[4:8]),
+            allowed=f"{expected!r} at byte 4",
+        )
+    return content
+
+
+@_damaged
+def _ort(path: Path) -> dict[str, Any]:
+    from kdcompress.export.run_onnxruntime import open_session
+    from kdcompress.export.to_ort import operators
+
+    _magic(path, b"ORTM")
+    session = open_session(path)
+    metadata = session.get_modelmeta().custom_metadata_map
+    return {
+        "format": "ort",
+        "precision": metadata.get("kdcompress.precision", "unknown"),
+        "inputs": {value.name: f"{value.type} {value.shape}".replace("'", "") for value in session.get_inputs()},
+        "outputs": {value.name: f"{value.type} {value.shape}".replace("'", "") for value in session.get_outputs()},
+        "operators": operators(path),
+        "metadata": metadata,
+    }
+
+
+@_damaged
+def _openvino(path: Path) -> dict[str, Any]:
+    """Coverage is that of the model as OpenVINO compiles it for this CPU."""
+    from kdcompress.export import openvino_model
+
+    openvino_model.check()
+    found = openvino_model.coverage(path)
+    model = openvino_model.library().Core().read_model(path / openvino_model.FILES[0])
+    return {
+        "format": "openvino",
+        "precision": max(found["weights"], key=found["weights"].get, default="none"),
+        "inputs": {value.any_name: _openvino_tensor(value) for value in model.inputs},
+        "outputs": {value.any_name: _openvino_tensor(value) for value in model.outputs},
+        "coverage": found,
+    }
+
+
+def _openvino_tensor(value: Any) -> str:
+    return f"{value.element_type.get_type_name()} {value.partial_shape}"
+
+
+@_damaged
+def _pte(path: Path) -> dict[str, Any]:
+    """What is inside a delegate is not readable: the record beside the file has the coverage."""
+    from kdcompress.export import run_executorch, to_executorch
+
+    run_executorch.check()
+    content = _magic(path, b"ET12")
+    with to_executorch._quiet():
+        from executorch.exir._serialize._program import deserialize_pte_binary
+
+        plans = deserialize_pte_binary(content).program.execution_plan
+    with run_executorch._native_log():
+        program = run_executorch.library().Runtime.get().load_program(path)
+        loaded = {plan.name: program.load_method(plan.name).metadata for plan in plans}
+    return {
+        "format": "executorch",
+        "methods": {
+            plan.name: {
+                "inputs": [_torch_tensor(loaded[plan.name].input_tensor_meta(i)) for i in range(len(plan.inputs))],
+                "outputs": [_torch_tensor(loaded[plan.name].output_tensor_meta(i)) for i in range(len(plan.outputs))],
+                "delegates": dict(Counter(delegate.id for delegate in plan.delegates)),
+                "outside": [".".join(filter(None, (o.name, o.overload))) for o in plan.operators],
+            }
+            for plan in plans
+        },
+    }
+
+
+def _torch_tensor(tensor: Any) -> str:
+    kind = {0: "uint8", 1: "int8", 5: "half", 6: "float"}.get(tensor.dtype(), f"type {tensor.dtype()}")
+    return f"{kind} {list(tensor.sizes())}"
+
+
+@_damaged
+def _tflite(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    from kdcompress.export.litert_file import coverage
+
+    found = coverage(_magic(path, b"TFL3"))
+    layers = Counter({name: found["conv"][name] + found["gemm"][name] for name in ("int8", "fp16", "fp32")})
+    facts: dict[str, Any] = {"format": "litert", "precision": layers.most_common(1)[0][0], "coverage": found}
+    if zipfile.is_zipfile(path):  # where TensorFlow Lite keeps associated files
+        with zipfile.ZipFile(path) as archive:
+            facts["files"] = archive.namelist()
+            if "kdcompress.json" in facts["files"]:
+                facts["metadata"] = json.loads(archive.read("kdcompress.json"))
+    return facts
+
+
+@_damaged
+def _mnn(path: Path) -> dict[str, Any]:
+    from kdcompress.export import to_mnn
+
+    to_mnn.check()
+    found, identity = to_mnn.inspect(path)
+    return {"format": "mnn", "coverage": found, "uuid": identity}
+
+
+@_damaged
+def _ncnn(path: Path) -> dict[str, Any]:
+    from kdcompress.export.run_ncnn import PARAM
+    from kdcompress.export.to_ncnn import coverage
+
+    found = coverage(path)
+    magic, counts, *layers = (path / PARAM).read_text().splitlines() or [""]
+    if magic.strip() != "7767517" or int(counts.split()[0]) != len(layers):
+        raise UsageError("The folder's .param file is damaged.", where=path, got=f"{magic!r:.40}, {len(layers)} layers")
+    return {"format": "ncnn", "coverage": found}
+
+
+@_damaged
+def _mlpackage(path: Path) -> dict[str, Any]:
+    from kdcompress.export import to_coreml
+
+    to_coreml.check()
+    with to_coreml.quiet():
+        ct = require("coremltools", "coreml", "Reading a Core ML model")
+        described = ct.utils.load_spec(str(path)).description
+        found = to_coreml.coverage(path)
+    return {
+        "format": "coreml",
+        "inputs": {value.name: value.type.WhichOneof("Type") for value in described.input},
+        "outputs": {value.name: value.type.WhichOneof("Type") for value in described.output},
+        "coverage": found,
+        "metadata": dict(described.metadata.userDefined),
+    }
+
+
+@_damaged
+def _record(path: Path) -> dict[str, Any]:
+    """The record that `kdcompress run` writes beside an artefact, and whether the artefact is still that one."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or not {"sha256", "format", "input", "provenance"} <= set(record):
+        raise UsageError("This is no record of an artefact.", where=path, hint="give the model file itself")
+    artifact = Artifact.from_json(record, path.parent)
+    try:
+        artifact.verified()
+        state = "as recorded"
+    except UsageError as error:
+        state = error.what
+    return {"format": "record", "artefact": {**record, "state": state}}
+
+
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".onnx": _onnx,
     ".engine": _engine,
@@ -166,4 +353,10 @@ KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".safetensors": _safetensors,
     ".pt": _pt,
     ".pth": _pt,
+    ".ort": _ort,
+    ".pte": _pte,
+    ".tflite": _tflite,
+    ".mnn": _mnn,
+    ".json": _record,
 }
+FOLDERS = {"model.xml": _openvino, "model.ncnn.param": _ncnn, "Manifest.json": _mlpackage}  # by a file in them

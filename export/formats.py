@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TARGETS = Path(__file__).parent / "targets"
 CALIBRATION_BATCH = 32
 AUTO = "auto"
+PLATFORMS = {"arm": "arm64", "amd64": "x86_64"}  # options.platform -> cpus
 
 
 class Section(BaseModel):
@@ -91,6 +92,13 @@ class Target(Section):
     def scheme_with_int8(self) -> Target:
         if (self.precision == "int8") != (self.options.scheme is not None):
             raise ValueError("options.scheme goes with precision int8, and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def platform_of_cpus(self) -> Target:
+        cpu = PLATFORMS.get(self.options.platform or "")
+        if cpu and self.cpus and set(self.cpus) != {cpu}:
+            raise ValueError(f"options.platform {self.options.platform} is for {cpu}, and cpus are {list(self.cpus)}")
         return self
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,19 @@ def float_type(model: Any, layer: Any) -> str:
 
     halves = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT16}
     return "fp16" if halves & set(layer.input) else "fp32"
+
+
+def stored(model: Any) -> dict[str, int]:
+    """How many weights are stored in which precision."""
+    import onnx
+
+    kinds = {"FLOAT": "fp32", "FLOAT16": "fp16", "BFLOAT16": "bf16", "INT8": "int8", "UINT8": "int8"}
+    found: Counter[str] = Counter()
+    for initializer in model.graph.initializer:
+        kind = kinds.get(onnx.TensorProto.DataType.Name(initializer.data_type))
+        if kind:  # others are shapes, zero points and biases in int32
+            found[kind] += math.prod(initializer.dims)
+    return dict(found.most_common())
 
 
 def cast_first(model: Any) -> None:

@@ -314,15 +314,27 @@ def report(folder: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("file", type=PathArgument)
+@click.option("--bisect", "other", type=PathArgument, help="An ONNX file of the same network, such as the fp32 parent.")
+@click.option("--tolerance", type=float, help="Of --bisect, relative.  [default: by FILE's precision]")
 @json_option
-def inspect(file: Path, as_json: bool) -> None:
-    """What is in a model FILE, without running it.
+def inspect(file: Path, other: Path | None, tolerance: float | None, as_json: bool) -> None:
+    """What is in a model FILE or folder.
 
-    ONNX, TensorRT-RTX engines, .safetensors and .pt files of tensors.
+    ONNX, .ort, engines, OpenVINO, ExecuTorch, LiteRT, MNN, ncnn, Core ML, files of weights, and the .json
+    record beside an artefact.
+
+    With --bisect: the first layer at which FILE differs from that other file, on random images.
     """
-    from kdcompress.export.describe import describe
+    if other:
+        from kdcompress.export.bisect import report
 
-    facts = describe(file)
+        facts = report(other, file, tolerance)
+    elif tolerance is not None:
+        raise UsageError("A tolerance goes with --bisect.", where="--tolerance")
+    else:
+        from kdcompress.export.describe import describe
+
+        facts = describe(file)
     if as_json:
         return _print_json(facts)
     for line in _lines(facts):

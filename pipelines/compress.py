@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
+from kdcompress.export.bisect import first_difference, steps, tolerance_of
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
@@ -409,6 +410,15 @@ class Compression:
         def work(folder: Path) -> dict[str, Any]:
             artifact = self.artifact(name).verified()
             spec = artifact.input
+            if spec != (wanted := self.spec(role)):  # labels, say, in another order: no measurement shows that
+                got = {key: value for key, value in asdict(spec).items() if value != getattr(wanted, key)}
+                raise KDCompressError(
+                    "The artefact's record says another input or other labels than the network has.",
+                    where=artifact.path,
+                    got=got,
+                    allowed={key: getattr(wanted, key) for key in got},
+                    hint=f"build it again: --force {name}",
+                )
             with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
                 module = self.deployable(role)
                 if (learnt := artifact.path.with_name(QAT_WEIGHTS)).exists():
@@ -421,7 +431,13 @@ class Compression:
             predictions = logits.argmax(1).astype(np.int32)
             np.save(folder / "predictions.npy", predictions)
             accuracy = 100.0 * float((predictions == self.source.test.labels).mean())
-            return {"accuracy": accuracy, "parity": agreement.to_json(), "runtime": details, "n": len(predictions)}
+            compared: dict[str, Any] = agreement.to_json()
+            parent = self.artifact(f"{role}-fp32")
+            if not agreement and artifact.format == "onnx" and artifact.provenance.get("parent") == parent.sha256:
+                found = steps(parent.path, artifact.path, images)
+                first = first_difference(found, tolerance_of(artifact.precision))
+                compared["first_difference"] = str(first) if first else None
+            return {"accuracy": accuracy, "parity": compared, "runtime": details, "n": len(predictions)}
 
         def stage(done: dict[str, Done]) -> Stage:
             inputs = {"artifact": done[name].hash, "weights": done[role].hash, "data": self.source.hash}
@@ -500,7 +516,13 @@ class Compression:
         folder = self.folder.path / "artifacts"
         folder.mkdir(exist_ok=True)
         wanted = {}
-        for artifact in map(self.artifact, made):
+        for made_by in made:
+            artifact = self.artifact(made_by)
+            try:
+                artifact.verified()
+            except UsageError as error:  # damaged since it was made: its row says so, and it is not handed out
+                self.errors[f"check-{made_by}"] = error
+                continue
             wanted[artifact.path.name] = artifact.path
             wanted[artifact.path.name + ".json"] = artifact.path.with_name(artifact.path.name + ".json")
         for old in folder.iterdir():

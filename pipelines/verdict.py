@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from kdcompress.bench.timing import Record, paired_ratio
@@ -10,13 +11,37 @@ from kdcompress.recipe import Recipe
 from kdcompress.report.rows import Row
 
 
+def not_as_asked(precision: str, coverage: dict[str, Any] | None) -> str | None:
+    """Why what was built is not in that precision, by its coverage: of fp32 every layer has to be, of fp16 most weights
+    (every layer, where weights are not counted), of int8 something, for the scheme may leave layers in float."""
+    if not coverage:
+        return "its coverage is not on record"
+    by_weight = precision == "fp16" and "weights" in coverage
+    counted: Counter[str] = Counter()
+    for family in ("weights",) if by_weight else ("conv", "gemm"):
+        counted.update(coverage.get(family, {}))
+    there, total = counted[precision], sum(counted.values())
+    if there > total / 2 if by_weight else there > 0 if precision == "int8" else there == total:
+        return None
+    return ", ".join(
+        f"{count:,} {'weights' if by_weight else 'layers'} in {kind}" for kind, count in (+counted).items()
+    )
+
+
 def judge(row: Row, max_drop: float) -> None:
-    """Mark a measured row that must not ship as failed, with the reason and the next step."""
+    """Mark a row that must not ship as failed, with the reason and the next step."""
+    if row.status not in ("measured", "built, not run"):
+        return
+    if row.target and (built := not_as_asked(row.precision, row.coverage)):
+        row.status, row.why = "failed", f"it is not {row.precision} as built: {built}"
+        row.next = "`kdcompress inspect` shows what was built; `kdcompress export` builds this target again"
     if row.status != "measured":
         return
     if row.parity and not row.parity["passed"]:
         row.status, row.why = "failed", f"its outputs differ from PyTorch's: {row.parity.get('why')}"
         row.next = "`kdcompress inspect` shows what was built; try float-nchw input, or another opset"
+        if first := row.parity.get("first_difference"):
+            row.next = f"it differs from the fp32 parent first at {first}; `kdcompress inspect --bisect` shows the rest"
     elif row.drop is not None and row.drop > max_drop:
         row.status, row.why = "failed", f"{row.drop:.2f} points less accurate than its parent; {max_drop} are allowed"
         row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"

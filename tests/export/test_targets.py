@@ -16,6 +16,7 @@ from kdcompress.artifact import Artifact, files_of, replacing
 from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export.formats import availability, build, chosen, open_runner, target, targets
+from kdcompress.pipelines.verdict import not_as_asked
 
 GOOD = """
 description: a target of one's own
@@ -23,6 +24,7 @@ format: onnx
 precision: int8
 runtime: onnxruntime-cpu
 options: {scheme: {activation: uint8, images: 64}}
+cpus: [x86_64]
 measured_on: here
 """
 
@@ -41,7 +43,8 @@ def test_every_target_builds_runs_and_agrees(name, job, trained):
     assert sum(part.stat().st_size for part in files_of(artifact.path)) == artifact.bytes
     assert (artifact.target, artifact.format, artifact.precision) == (name, found.format, found.precision)
     assert artifact.provenance["parent"] == trained.artifact.sha256 and artifact.provenance["build_seconds"] > 0
-    assert artifact.provenance["versions"] and artifact.provenance["coverage"]
+    assert artifact.provenance["versions"]
+    assert not_as_asked(found.precision, artifact.provenance["coverage"]) is None
     assert Artifact.from_json(json.loads(json.dumps(artifact.to_json())), job.folder) == artifact
     assert [path.name for path in job.folder.iterdir()] == [artifact.path.name]
     if not can_run:
@@ -87,6 +90,7 @@ def test_an_unknown_target_names_the_nearest():
         (("format: onnx", "format: onx"), "did you mean 'onnx-int8'"),
         (("runtime: onnxruntime-cpu", "runtime: onnxruntime"), "did you mean 'onnxruntime-cpu'"),
         (("{scheme", "{profile: [8, 4, 32], scheme"), "options.profile: a profile is"),
+        (("{scheme", "{platform: arm, scheme"), "options.platform arm is for arm64"),
         (("{scheme", "{scheme: {"), "not valid YAML"),
         ((GOOD, "- a\n- list"), "mapping"),
     ],
