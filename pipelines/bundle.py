@@ -34,7 +34,7 @@ SUMS = "SHA256SUMS"
 SAMPLE_OF = 64  # test images that the sample is chosen from
 # Of the largest logit: other CPUs and versions add up in another order, and int8 rounds at other places.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
-NOT_RUN = "not compiled or run where this folder was made"
+ORT_WEB = "1.30.0"  # that classifier.mjs was tried with
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Kind:
     also: str = ""  # packages that the runtime's own needs
 
 
-WEB: dict[str, str] = {}
-LATER = {
+WEB = {
     "example.cpp": "the same with ONNX Runtime's C++ interface",
     "CMakeLists.txt": "builds example.cpp",
     "index.html": "the same in a browser: `python3 -m http.server`, then open it",
@@ -188,6 +187,7 @@ def _write(
         "limits": _limits(row, artifact),
         "pretrained": _pretrained(document),
         "licence": kind.licence,
+        "ort_web": ORT_WEB,
         "files": [(artifact.path.name, "the model"), *COMMON.items(), *kind.files.items()],
     }
     copied = {"infer.py": kind.infer, **{name: name for name in ("self_check.py", "classifier.py", "example.py")}}
