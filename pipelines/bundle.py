@@ -11,18 +11,20 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from kdcompress.artifact import Artifact, files_of, replacing, sha256, write_text
+from kdcompress.artifact import Artifact, files_of, replacing, sha256
 from kdcompress.bench.machine import machine
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
-from kdcompress.export import formats
+from kdcompress.export import formats, graph
+from kdcompress.export.float16 import to_float16
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.recipe import Data
 from kdcompress.report.present import headline, significant
@@ -57,15 +59,22 @@ WEB = {
     "classifier.mjs": "what index.html and Node.js run the model with",
 }
 ORT = Kind("ONNX Runtime", "onnxruntime", "onnxruntime", "infer_onnx.py", "MIT", WEB)
+MOBILE = "not compiled where this folder was made"
+ANDROID, IOS = {"Classifier.kt": f"for Android: {MOBILE}"}, {"Classifier.swift": f"for iOS: {MOBILE}"}
+ENGINE = Kind(**{**vars(ORT), "files": {"build_engine.py": "builds the engine, on the machine that will run it"}})
 KINDS = {
     "onnx": ORT,
     "ort": ORT,
     "openvino": Kind("OpenVINO", "openvino", "openvino", "infer_openvino.py", "Apache-2.0", {}),
-    "executorch": Kind("ExecuTorch", "executorch", "executorch", "infer_executorch.py", "BSD-3-Clause", {}, "torch"),
-    "litert": Kind("LiteRT", "ai-edge-litert", "ai_edge_litert", "infer_litert.py", "Apache-2.0", {}),
+    "executorch": Kind(
+        "ExecuTorch", "executorch", "executorch", "infer_executorch.py", "BSD-3-Clause", ANDROID | IOS, "torch"
+    ),
+    "litert": Kind("LiteRT", "ai-edge-litert", "ai_edge_litert", "infer_litert.py", "Apache-2.0", ANDROID | IOS),
     "ncnn": Kind("ncnn", "ncnn", "ncnn", "infer_ncnn.py", "BSD-3-Clause", {}),
     "mnn": Kind("MNN", "MNN", "MNN", "infer_mnn.py", "Apache-2.0", {}),
-    "coreml": Kind("Core ML", "coremltools", "coremltools", "infer_coreml.py", "part of Apple's systems", {}, "pillow"),
+    "coreml": Kind(
+        "Core ML", "coremltools", "coremltools", "infer_coreml.py", "part of Apple's systems", IOS, "pillow"
+    ),
     "tensorrt-rtx": Kind(
         "TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "infer_tensorrt.py", "NVIDIA's own", {}, "torch"
     ),
@@ -97,8 +106,10 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
         folder = (output or run / "bundle") / f"{document['name']}-{row['target'] or row['name']}"
         if folder.exists() and not (folder / SUMS).is_file():
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
-        artifact = _artifact(run, document, row)
-        with replacing(folder) as temporary:
+        with TemporaryDirectory() as scratch, replacing(folder) as temporary:
+            artifact = (
+                _artifact(run, document, row) if row["file"] else _for_tensorrt(run, document, row, Path(scratch))
+            )
             _write(temporary, run, document, row, artifact, source)
         written.append(folder)
         if archive:
@@ -126,7 +137,7 @@ def _row(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     row = rows.get(name) or named[name]
     if row["status"] == "failed":
         raise KDCompressError(f"{row['name']} failed and may not ship.", got=row["why"], hint=row["next"])
-    if row["status"] == "skipped":
+    if row["status"] == "skipped" and row["format"] != "tensorrt":
         raise RuntimeMissingError(f"{row['name']} was not built.", got=row["why"], hint=row["next"])
     return row
 
@@ -145,6 +156,25 @@ def _artifact(run: Path, document: Mapping[str, Any], row: Mapping[str, Any]) ->
     if artifact.format not in KINDS:
         raise UsageError("There is no bundle of this format.", got=artifact.format, allowed=", ".join(KINDS))
     return artifact
+
+
+def _for_tensorrt(run: Path, document: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> Artifact:
+    """The ONNX file that an engine is built from where its GPU is: TensorRT builds nowhere else."""
+    parent = _artifact(run, document, _row(document, "student-fp32"))
+    target = formats.target(row["target"])
+    model = graph.load(parent.path)
+    graph.cast_first(model)
+    if target.precision == "fp16":
+        model = to_float16(model)
+    graph.set_metadata(model, {"kdcompress.precision": target.precision})
+    path = folder / f"student-{target.name}.onnx"
+    graph.save(model, path)
+    provenance = {
+        "engine": True,
+        "profile": list(target.options.profile),
+        "workspace_mib": target.options.workspace_mib,
+    }
+    return Artifact.of(path, "onnx", target.precision, parent.input, target=target.name, provenance=provenance)
 
 
 def _source(document: Mapping[str, Any]) -> Source:
@@ -166,7 +196,7 @@ def _write(
     artifact: Artifact,
     source: Source,
 ) -> None:
-    kind = KINDS[artifact.format]
+    kind = ENGINE if artifact.provenance.get("engine") else KINDS[artifact.format]
     folder.mkdir()
     (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, folder / artifact.path.name)
     threads = document["recipe"]["bench"]["threads"]
@@ -188,12 +218,14 @@ def _write(
         "pretrained": _pretrained(document),
         "licence": kind.licence,
         "ort_web": ORT_WEB,
+        "workspace_mib": artifact.provenance.get("workspace_mib"),
         "files": [(artifact.path.name, "the model"), *COMMON.items(), *kind.files.items()],
     }
     copied = {"infer.py": kind.infer, **{name: name for name in ("self_check.py", "classifier.py", "example.py")}}
     texts |= {name: (TEMPLATES / template).read_text(encoding="utf-8") for name, template in copied.items()}
     for name in ("MODEL_CARD.md", *kind.files):
-        texts[name] = _filled(name, values)
+        template = name.replace("Classifier", artifact.format) if name.startswith("Classifier.") else name
+        texts[name] = _filled(template, values)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     (folder / "sample.bin").write_bytes(image.tobytes())
@@ -212,8 +244,11 @@ def _model(
     if artifact.format in ("executorch", "litert", "coreml"):
         batch = spec.batch or 1  # they hold one fixed size
     shape = [spec.channels, spec.height, spec.width] if planes else [spec.height, spec.width, spec.channels]
-    built_for = {key: provenance[key] for key in ("compute_capabilities", "profile", "minimum_deployment_target")
-                 if provenance.get(key)}
+    built_for = {
+        key: provenance[key]
+        for key in ("compute_capabilities", "profile", "minimum_deployment_target")
+        if provenance.get(key)
+    }
     here = machine()
     return {
         "name": document["name"],

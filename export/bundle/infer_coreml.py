@@ -1,7 +1,10 @@
 """Runs the model with Core ML, on a Mac. Not run where the bundle was made."""
 
+import platform
+
+if platform.system() != "Darwin":
+    raise ImportError("Core ML runs on macOS and iOS only")
 import coremltools
-import numpy as np
 
 
 def load(path, model, threads):

@@ -1,4 +1,4 @@
-"""Runs the model with ExecuTorch. Its Python package needs PyTorch; on a device, neither Python nor PyTorch is there."""
+"""Runs the model with ExecuTorch, whose Python package needs PyTorch; a device needs neither."""
 
 import torch
 from executorch.extension.pybindings import portable_lib

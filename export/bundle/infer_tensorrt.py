@@ -8,6 +8,8 @@ import torch
 def load(path, model, threads):
     """A function from input array to logits. ``threads`` means nothing on a GPU."""
     trt = importlib.import_module(model["runtime"]["module"])
+    if not torch.cuda.is_available():
+        raise ImportError("PyTorch sees no CUDA device")
     log = trt.Logger(trt.Logger.WARNING)
     runtime = trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())

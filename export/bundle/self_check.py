@@ -31,7 +31,6 @@ def damaged():
 def wrong():
     """What is wrong with the model's output for the sample, or None. Prints how close it is."""
     import numpy as np
-
     from classifier import Classifier
 
     classifier = Classifier(FOLDER)
