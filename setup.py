@@ -47,7 +47,7 @@ setup(
     package_data={
         "kdcompress": ["py.typed"],
         "kdcompress.report": ["*.html", "*.css"],
-        "kdcompress.export": ["targets/*.yaml"],
+        "kdcompress.export": ["targets/*.yaml", "bundle/*"],
         "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],
     },
     install_requires=[

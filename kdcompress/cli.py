@@ -313,6 +313,41 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("folder", type=PathArgument)
+@click.option("--target", "targets", multiple=True, help="May be repeated.  [default: what the report says ships]")
+@click.option("-o", "--output", type=PathArgument, help="Where its folder is put.  [default: FOLDER/bundle]")
+@click.option("--archive", is_flag=True, help="A .tar.gz beside it, the same bytes each time.")
+@json_option
+def bundle(folder: Path, targets: tuple[str, ...], output: Path | None, archive: bool, as_json: bool) -> None:
+    """Pack an artefact of the run in FOLDER for those who use it.
+
+    One folder with all that a device engineer needs and no need of kdcompress: the model, what goes in and comes out,
+    a sample with its expected output, a self-check and examples.
+
+    \b
+    kdcompress bundle runs/fashion-mnist-demo --target x86-vnni --archive
+    """
+    from kdcompress.pipelines.bundle import bundle as write
+
+    written = [str(path) for path in write(folder, targets, output, archive)]
+    if as_json:
+        return _print_json(written)
+    click.echo("\n".join(written))
+
+
+@main.command()
+@click.argument("folder", metavar="BUNDLE", type=PathArgument)
+def verify(folder: Path) -> None:
+    """Whether a BUNDLE is whole and its model runs here as it should.
+
+    Runs the bundle's own self-check in a process of its own.
+    """
+    from kdcompress.pipelines.bundle import verify as check
+
+    click.echo(check(folder))
+
+
+@main.command()
 @click.argument("file", type=PathArgument)
 @click.option("--bisect", "other", type=PathArgument, help="An ONNX file of the same network, such as the fp32 parent.")
 @click.option("--tolerance", type=float, help="Of --bisect, relative.  [default: by FILE's precision]")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from kdcompress.cli import main
 
-COMMANDS = ["run", "export", "evaluate", "bench", "report", "inspect", "list", "init", "doctor"]
+COMMANDS = ["run", "export", "evaluate", "bench", "report", "bundle", "verify", "inspect", "list", "init", "doctor"]
 
 
 def invoke(*arguments):

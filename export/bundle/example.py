@@ -1,0 +1,21 @@
+"""Classify images: python3 example.py [IMAGE ...]   (sample.png by default; needs Pillow)"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from classifier import Classifier, softmax
+from PIL import Image, ImageOps
+
+folder = Path(__file__).resolve().parent
+classifier = Classifier(folder)
+spec = classifier.model["input"]
+
+for name in sys.argv[1:] or [str(folder / "sample.png")]:
+    image = ImageOps.exif_transpose(Image.open(name)).convert({1: "L", 3: "RGB"}[spec["channels"]])
+    # The shorter side to the model's, the middle cut out: as the training images were made.
+    image = ImageOps.fit(image, (spec["width"], spec["height"]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, np.uint8).reshape(1, spec["height"], spec["width"], spec["channels"])
+    shares = softmax(classifier.logits(pixels))[0]
+    best = shares.argsort()[::-1][:3]
+    print(name + ": " + ", ".join(f"{classifier.labels[i]} {shares[i]:.1%}" for i in best))

@@ -1,0 +1,460 @@
+"""What is sent to a device engineer: one artefact of a run in a folder that needs no kdcompress to be used."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from kdcompress.artifact import Artifact, files_of, replacing, sha256
+from kdcompress.bench.machine import machine
+from kdcompress.data.source import Source, load
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
+from kdcompress.export import formats, graph
+from kdcompress.export.float16 import to_float16
+from kdcompress.pipelines.measure import load_artifact
+from kdcompress.recipe import Data
+from kdcompress.report.present import headline, significant
+from kdcompress.report.write import load_report
+from kdcompress.runner import infer_all
+
+TEMPLATES = Path(formats.__file__).parent / "bundle"
+SUMS = "SHA256SUMS"
+SAMPLE_OF = 64  # test images that the sample is chosen from
+# Of the largest logit: other CPUs and versions add up in another order, and int8 rounds at other places.
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
+ORT_WEB = "1.30.0"  # that classifier.mjs was tried with
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is told of a format: its runtime, the template that runs it, and further files (name -> what it is)."""
+
+    runtime: str
+    package: str
+    module: str
+    infer: str
+    licence: str
+    files: Mapping[str, str]
+    also: str = ""  # packages that the runtime's own needs
+
+
+WEB = {
+    "example.cpp": "the same with ONNX Runtime's C++ interface",
+    "CMakeLists.txt": "builds example.cpp",
+    "index.html": "the same in a browser: `python3 -m http.server`, then open it",
+    "classifier.mjs": "what index.html and Node.js run the model with",
+}
+ORT = Kind("ONNX Runtime", "onnxruntime", "onnxruntime", "infer_onnx.py", "MIT", WEB)
+MOBILE = "not compiled where this folder was made"
+ANDROID, IOS = {"Classifier.kt": f"for Android: {MOBILE}"}, {"Classifier.swift": f"for iOS: {MOBILE}"}
+ENGINE = Kind(**{**vars(ORT), "files": {"build_engine.py": "builds the engine, on the machine that will run it"}})
+KINDS = {
+    "onnx": ORT,
+    "ort": ORT,
+    "openvino": Kind("OpenVINO", "openvino", "openvino", "infer_openvino.py", "Apache-2.0", {}),
+    "executorch": Kind(
+        "ExecuTorch", "executorch", "executorch", "infer_executorch.py", "BSD-3-Clause", ANDROID | IOS, "torch"
+    ),
+    "litert": Kind("LiteRT", "ai-edge-litert", "ai_edge_litert", "infer_litert.py", "Apache-2.0", ANDROID | IOS),
+    "ncnn": Kind("ncnn", "ncnn", "ncnn", "infer_ncnn.py", "BSD-3-Clause", {}),
+    "mnn": Kind("MNN", "MNN", "MNN", "infer_mnn.py", "Apache-2.0", {}),
+    "coreml": Kind(
+        "Core ML", "coremltools", "coremltools", "infer_coreml.py", "part of Apple's systems", IOS, "pillow"
+    ),
+    "tensorrt-rtx": Kind(
+        "TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "infer_tensorrt.py", "NVIDIA's own", {}, "torch"
+    ),
+    "tensorrt": Kind("TensorRT", "tensorrt", "tensorrt", "infer_tensorrt.py", "NVIDIA's own", {}, "torch"),
+}
+COMMON = {
+    "model.json": "input, output, labels, runtime",
+    "sample.png": "an image of the test split",
+    "sample.bin": "the same as plain bytes, row by row, channels last",
+    "expected.json": "the model's logits for it",
+    "self_check.py": "whether this folder is whole and works here",
+    "classifier.py": "the model as a Python object",
+    "infer.py": "what runs it, for your own programs",
+    "example.py": "classifies an image file",
+}
+
+
+def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, archive: bool = False) -> list[Path]:
+    """Write a folder for each of the run's targets named (none: for what the report says ships) below ``output``, and
+    an archive beside it where asked for. Returns what was written.
+
+    Raises KDCompressError for an artefact that failed, UsageError for one that is damaged or not of this run.
+    """
+    document = load_report(run)
+    rows = [_row(document, name) for name in names] if names else [_ships(document)]
+    source = _source(document)
+    written = []
+    for row in rows:
+        folder = (output or run / "bundle") / f"{document['name']}-{row['target'] or row['name']}"
+        if folder.exists() and not (folder / SUMS).is_file():
+            raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
+        with TemporaryDirectory() as scratch, replacing(folder) as temporary:
+            artifact = (
+                _artifact(run, document, row) if row["file"] else _for_tensorrt(run, document, row, Path(scratch))
+            )
+            _write(temporary, run, document, row, artifact, source)
+        written.append(folder)
+        if archive:
+            written.append(_archive(folder))
+    return written
+
+
+# What ships
+
+
+def _ships(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    ship = headline(document)["ship"]
+    if ship is None:
+        hint = "see the report for what failed and why"
+        raise KDCompressError("No artefact of this run may ship.", where=document["name"], hint=hint)
+    return ship
+
+
+def _row(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The report's row of a target, or of that name. Raises KDCompressError where it may not ship."""
+    rows = {row["target"] or row["name"]: row for row in document["rows"]}
+    named = {row["name"]: row for row in document["rows"]}
+    if name not in rows and name not in named:
+        raise unknown_name("target in this run", name, rows, where="--target")
+    row = rows.get(name) or named[name]
+    if row["status"] == "failed":
+        raise KDCompressError(f"{row['name']} failed and may not ship.", got=row["why"], hint=row["next"])
+    if row["status"] == "skipped" and row["format"] != "tensorrt":
+        raise RuntimeMissingError(f"{row['name']} was not built.", got=row["why"], hint=row["next"])
+    return row
+
+
+def _artifact(run: Path, document: Mapping[str, Any], row: Mapping[str, Any]) -> Artifact:
+    """The row's artefact, once it is shown to be what the report is about."""
+    artifact = load_artifact(run / row["file"])
+    if artifact.sha256 != row["sha256"]:
+        raise UsageError(
+            "The file is not the one in the report.",
+            where=artifact.path,
+            got=f"sha256 {artifact.sha256}",
+            allowed=row["sha256"],
+            hint="`kdcompress run` again",
+        )
+    if artifact.format not in KINDS:
+        raise UsageError("There is no bundle of this format.", got=artifact.format, allowed=", ".join(KINDS))
+    return artifact
+
+
+def _for_tensorrt(run: Path, document: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> Artifact:
+    """The ONNX file that an engine is built from where its GPU is: TensorRT builds nowhere else."""
+    parent = _artifact(run, document, _row(document, "student-fp32"))
+    target = formats.target(row["target"])
+    model = graph.load(parent.path)
+    graph.cast_first(model)
+    if target.precision == "fp16":
+        model = to_float16(model)
+    graph.set_metadata(model, {"kdcompress.precision": target.precision})
+    path = folder / f"student-{target.name}.onnx"
+    graph.save(model, path)
+    provenance = {
+        "engine": True,
+        "profile": list(target.options.profile),
+        "workspace_mib": target.options.workspace_mib,
+    }
+    return Artifact.of(path, "onnx", target.precision, parent.input, target=target.name, provenance=provenance)
+
+
+def _source(document: Mapping[str, Any]) -> Source:
+    source = load(Data.model_validate(document["recipe"]["data"]))
+    if source.hash != document["data"]["hash"]:
+        hint = "`kdcompress run` again, or put back the data it ran on"
+        raise UsageError("The data are not those of the run.", where=source.origin, hint=hint)
+    return source
+
+
+# Its folder
+
+
+def _write(
+    folder: Path,
+    run: Path,
+    document: Mapping[str, Any],
+    row: Mapping[str, Any],
+    artifact: Artifact,
+    source: Source,
+) -> None:
+    kind = ENGINE if artifact.provenance.get("engine") else KINDS[artifact.format]
+    folder.mkdir()
+    (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, folder / artifact.path.name)
+    threads = document["recipe"]["bench"]["threads"]
+    model = _model(document, row, artifact, kind, threads)
+    image, expected = _sample(run, document, artifact, source, threads)
+    texts = {name: _json(value) for name, value in (("model.json", model), ("expected.json", expected))}
+    values = {
+        "model": model,
+        "document": document,
+        "row": row,
+        "bytes": artifact.bytes,
+        "folder": artifact.path.is_dir(),
+        "classes": _by_class(run, document, row, source),
+        "test_images": len(source.test),
+        "parent_accuracy": next((r["accuracy"] for r in document["rows"] if r["name"] == "student-fp32"), None),
+        "latency": row["latency"] if (row["latency"] or {}).get("n") else None,
+        "threads": threads,
+        "limits": _limits(row, artifact),
+        "pretrained": _pretrained(document),
+        "licence": kind.licence,
+        "ort_web": ORT_WEB,
+        "workspace_mib": artifact.provenance.get("workspace_mib"),
+        "files": [(artifact.path.name, "the model"), *COMMON.items(), *kind.files.items()],
+    }
+    copied = {"infer.py": kind.infer, **{name: name for name in ("self_check.py", "classifier.py", "example.py")}}
+    texts |= {name: (TEMPLATES / template).read_text(encoding="utf-8") for name, template in copied.items()}
+    for name in ("MODEL_CARD.md", *kind.files):
+        template = name.replace("Classifier", artifact.format) if name.startswith("Classifier.") else name
+        texts[name] = _filled(template, values)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    (folder / "sample.bin").write_bytes(image.tobytes())
+    _save_png(image, folder / "sample.png")
+    sums = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files_of(folder)]
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
+
+
+def _model(
+    document: Mapping[str, Any], row: Mapping[str, Any], artifact: Artifact, kind: Kind, threads: int
+) -> dict[str, Any]:
+    """model.json: what a program must know to run the artefact."""
+    spec, provenance = artifact.input, artifact.provenance
+    planes = spec.layout == "float-nchw" or artifact.format == "ncnn"  # ncnn takes planes of floats
+    batch = 1 if artifact.format == "ncnn" else spec.batch
+    if artifact.format in ("executorch", "litert", "coreml"):
+        batch = spec.batch or 1  # they hold one fixed size
+    shape = [spec.channels, spec.height, spec.width] if planes else [spec.height, spec.width, spec.channels]
+    built_for = {
+        key: provenance[key]
+        for key in ("compute_capabilities", "profile", "minimum_deployment_target")
+        if provenance.get(key)
+    }
+    here = machine()
+    return {
+        "name": document["name"],
+        "file": artifact.path.name,
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "target": artifact.target,
+        "sha256": artifact.sha256,
+        "input": {
+            "name": "in0" if artifact.format == "ncnn" else spec.name,
+            "dtype": "float32" if planes else "uint8",
+            "layout": "NCHW" if planes else "NHWC",
+            "range": [0, 1 if spec.layout == "float-nchw" else 255],
+            "shape": [batch, *shape],
+            "height": spec.height,
+            "width": spec.width,
+            "channels": spec.channels,
+            "colours": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
+            "normalisation": {"inside_the_model": True, "mean": spec.mean, "std": spec.std},
+        },
+        "output": {
+            "name": "out0" if artifact.format == "ncnn" else spec.output,
+            "dtype": "float32",
+            "shape": [batch, spec.classes],
+            "meaning": "logits: the largest is the answer; their softmax gives shares",
+        },
+        "labels": list(spec.labels),
+        "runtime": {
+            "name": kind.runtime,
+            "version": _version(kind, provenance),
+            "module": kind.module,
+            "install": " ".join(["pip install", kind.package, "numpy", *kind.also.split()]),
+            "threads": threads,
+        },
+        "built_for": built_for,
+        "made_on": f"{here.get('cpu') or 'an unnamed CPU'} ({platform.machine()}, {platform.system()})",
+        "recipe_hash": document["recipe_hash"],
+        "kdcompress": document["kdcompress"],
+    }
+
+
+def _version(kind: Kind, provenance: Mapping[str, Any]) -> str | None:
+    try:
+        return version(kind.package)
+    except PackageNotFoundError:
+        versions = provenance.get("versions") or {}
+        return versions.get(kind.package) or versions.get(kind.module)
+
+
+def _sample(
+    run: Path, document: Mapping[str, Any], artifact: Artifact, source: Source, threads: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """(image uint8 [H, W, C], expected.json): of the first test images, the one that is classified right with the
+    widest margin, so that another CPU's rounding does not change the answer."""
+    images, truth = source.test.images[:SAMPLE_OF], source.test.labels[:SAMPLE_OF]
+    spec, by = artifact.input, artifact
+    try:
+        logits = _logits(artifact, images, threads)
+    except RuntimeMissingError:
+        parent = next((row for row in document["rows"] if row["name"] == "student-fp32" and row["file"]), None)
+        if parent is None:
+            raise
+        by = _artifact(run, document, parent)
+        logits = _logits(by, images, threads)
+    if logits.shape[1] != spec.classes:
+        got = f"{logits.shape[1]} logits"
+        raise KDCompressError("The labels are not the model's.", where=by.path, got=got, allowed=f"{spec.classes}")
+    ranked = np.sort(logits, axis=1)
+    margin = ranked[:, -1] - (ranked[:, -2] if spec.classes > 1 else 0)
+    best = int(np.where(logits.argmax(1) == truth, margin, -np.inf).argmax())
+    expected = {
+        "logits": [float(value) for value in logits[best]],
+        "label": spec.labels[int(logits[best].argmax())],
+        "true_label": spec.labels[int(truth[best])],
+        "tolerance": TOLERANCE[artifact.precision],
+        "tolerance_is": "the largest difference of a logit, as a share of the largest logit",
+        "by": f"{by.path.name}" if by is artifact else f"{by.path.name}, for {artifact.path.name} does not run here",
+        "test_image": best,
+    }
+    return images[best], expected
+
+
+def _logits(artifact: Artifact, images: np.ndarray, threads: int) -> np.ndarray:
+    with formats.open_runner(artifact, threads=threads) as runner:
+        return infer_all(runner, images, artifact.input)
+
+
+def _by_class(
+    run: Path, document: Mapping[str, Any], row: Mapping[str, Any], source: Source
+) -> list[dict[str, Any]] | None:
+    """Accuracy of each class, by this very file on the test split; None where its answers were not kept."""
+    stages = {stage["name"]: stage["key"] for stage in document.get("stages") or []}
+    name = f"check-{row['name']}"
+    found = sorted(run.glob(f"stages/{name}/{stages[name]}*/predictions.npy")) if name in stages else []
+    if not found or row["accuracy"] is None:
+        return None
+    right, truth = np.load(found[0]) == source.test.labels, source.test.labels
+    counts = np.bincount(truth, minlength=len(source.labels))
+    correct = np.bincount(truth[right], minlength=len(source.labels))
+    return [
+        {"label": label, "n": int(n), "accuracy": 100.0 * int(k) / int(n) if n else None}
+        for label, n, k in zip(source.labels, counts, correct, strict=True)
+    ]
+
+
+def _limits(row: Mapping[str, Any], artifact: Artifact) -> list[str]:
+    found = []
+    if artifact.precision == "int8":
+        found.append("int8 arithmetic differs between CPUs: measure accuracy on the device that will run it.")
+    if row["target"]:
+        found.append(f"Made for: {formats.target(row['target']).description}." if _known(row["target"]) else "")
+    if row["why"]:
+        found.append(f"{row['status'].capitalize()}: {row['why']}")
+    return [text for text in found if text]
+
+
+def _known(name: str) -> bool:
+    return name in formats.targets()
+
+
+def _pretrained(document: Mapping[str, Any]) -> list[str]:
+    recipe = document["recipe"]
+    networks = [recipe.get("teacher"), recipe.get("student")]
+    return sorted({network["model"] for network in networks if network and network.get("pretrained")})
+
+
+def _filled(name: str, values: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=name.endswith(".html"),
+        keep_trailing_newline=True,
+        trim_blocks=True,
+    )
+    environment.filters["digits"] = significant
+    environment.filters["line"] = lambda text: " ".join(str(text).split()).replace("|", "/")
+    environment.filters["quoted"] = lambda text: json.dumps(" ".join(str(text).split()), ensure_ascii=False)
+    return environment.get_template(f"{name}.j2").render(values)
+
+
+def _save_png(image: np.ndarray, path: Path) -> None:
+    """uint8 [H, W, C]; of other than 1 or 3 channels, the first as grey."""
+    from PIL import Image
+
+    Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0]).save(path)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _archive(folder: Path) -> Path:
+    """FOLDER.tar.gz, the same bytes for the same files."""
+    path = folder.with_name(folder.name + ".tar.gz")
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for part in files_of(folder):
+            entry = tarfile.TarInfo(f"{folder.name}/{part.relative_to(folder).as_posix()}")
+            entry.size, entry.mode = part.stat().st_size, 0o644  # owner 0, group 0 and time 0 are its defaults
+            with part.open("rb") as content:
+                tar.addfile(entry, content)
+    return path
+
+
+# Checking one
+
+
+def verify(folder: Path) -> str:
+    """What the bundle's own self_check.py prints, run by this Python in a process of its own.
+
+    Raises UsageError where the folder is no bundle, KDCompressError where the check fails, RuntimeMissingError where
+    the model's runtime is not installed.
+    """
+    if not (folder / SUMS).is_file():
+        hint = "`tar xzf` it first" if folder.is_file() else "give the folder that `kdcompress bundle` wrote"
+        raise UsageError("This is no bundle.", where=folder, hint=hint)
+    if (damage := damaged(folder)) is not None:
+        raise KDCompressError("The bundle is damaged.", where=folder, got=damage, hint="copy it again")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-B", str((folder / "self_check.py").resolve())]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    said = done.stdout.strip() or done.stderr.strip()
+    if done.returncode == 3:
+        install = json.loads((folder / "model.json").read_text(encoding="utf-8"))["runtime"]["install"]
+        raise RuntimeMissingError("The files are whole; the model was not run.", where=folder, got=said, hint=install)
+    if done.returncode:
+        raise KDCompressError("The self-check failed.", where=folder, got=said)
+    return said
+
+
+def damaged(folder: Path) -> str | None:
+    """The files that are missing or not as in SHA256SUMS; None where there are none."""
+    found = []
+    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
+        expected, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file():
+            found.append(f"missing: {name}")
+        elif sha256(path) != expected:
+            found.append(f"damaged: {name}")
+    if not (folder / "self_check.py").is_file():
+        found.append("missing: self_check.py")
+    return ", ".join(dict.fromkeys(found)) or None

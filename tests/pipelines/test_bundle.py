@@ -1,0 +1,331 @@
+"""What is shipped is used as its receiver would: in processes that have no kdcompress, no PyTorch and no Pillow."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kdcompress.cli import main
+from kdcompress.pipelines.bundle import KINDS
+
+TARGETS = {
+    "student-fp32": "onnx",
+    "amd64-ort": "ort",
+    "openvino-fp32": "openvino",
+    "android-xnnpack-fp32": "executorch",
+    "litert-fp32": "litert",
+    "ncnn-fp32": "ncnn",
+    "mnn-fp32": "mnn",
+}
+ELSEWHERE = {"ios-coreml": "coreml", "tensorrt-rtx": "tensorrt-rtx"}
+ON_THE_DEVICE = "jetson-orin"
+BLOCKED = """
+import importlib.abc, os, sys
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in os.environ["BLOCKED"].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, fashion_mnist_root):
+    """A run with a file of every format."""
+    folder = tmp_path_factory.mktemp("bundle") / "run"
+    targets = ",".join([name for name in TARGETS if name != "student-fp32"] + [*ELSEWHERE, ON_THE_DEVICE])
+    found = invoke(
+        *("run", "fashion-mnist-demo", "data.train_images=1500", f"data.root={fashion_mnist_root}", "teacher=null"),
+        *("method=none", "train.epochs=1", "export.max_drop=100", "gates={}", "bench.effort=rapid"),
+        *(f"export.targets=[{targets}]", "-o", folder),
+    )
+    assert (folder / "report.json").is_file(), found.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(run):
+    return {row["target"] or row["name"]: row for row in json.loads((run / "report.json").read_text())["rows"]}
+
+
+@pytest.fixture(scope="module")
+def bundled(run, rows, tmp_path_factory):
+    """A function: target -> its bundle. Skips where there is nothing to bundle here."""
+    made = {}
+
+    def of(target):
+        if rows[target]["status"] == "skipped" and target != ON_THE_DEVICE or rows[target]["status"] == "failed":
+            pytest.skip(f"{target}: {rows[target]['why']}")
+        if target not in made:
+            found = invoke("bundle", run, "--target", target, "-o", tmp_path_factory.mktemp("bundles"), "--json")
+            assert found.exit_code == 0, found.output
+            made[target] = Path(json.loads(found.stdout)[0])
+        return made[target]
+
+    return of
+
+
+@pytest.fixture
+def whole(bundled, tmp_path):
+    """A copy of an ONNX bundle that a test may spoil."""
+    return shutil.copytree(bundled("student-fp32"), tmp_path / "bundle")
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A function that runs a program in a process without the modules named."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BLOCKED)
+
+    def start(program, *blocked):
+        variables = {"PYTHONPATH": str(tmp_path / "site"), "BLOCKED": ",".join(blocked), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-B", str(program)]
+        return subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
+        )
+
+    return start
+
+
+def signed_again(folder):
+    """SHA256SUMS of what is there now: a bundle that was wrong from the start."""
+    names = [line.split("  ", 1)[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def test_every_format_has_a_bundle():
+    assert set(KINDS) == {*TARGETS.values(), *ELSEWHERE.values(), "tensorrt"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_it_checks_itself_and_classifies_without_kdcompress(target, bundled, bare):
+    folder = bundled(target)
+    # ExecuTorch's own Python package imports PyTorch.
+    torch = [] if TARGETS[target] == "executorch" else ["torch", "torchvision"]
+    done = bare(folder / "self_check.py", "kdcompress", "PIL", *torch)
+    assert done.returncode == 0 and "OK: " in done.stdout, done.stdout + done.stderr
+    done = bare(folder / "example.py", "kdcompress", *torch)
+    label = json.loads((folder / "expected.json").read_text())["label"]
+    assert done.returncode == 0 and f"sample.png: {label} " in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("target", [*TARGETS, *ELSEWHERE])
+def test_its_sums_and_its_words_are_right(target, bundled, rows):
+    folder = bundled(target)
+    assert subprocess.run(["sha256sum", "-c", "--strict", "--quiet", "SHA256SUMS"], cwd=folder).returncode == 0
+    model = json.loads((folder / "model.json").read_text())
+    assert model["format"] == (TARGETS | ELSEWHERE)[target] and model["sha256"] == rows[target]["sha256"]
+    assert len(model["labels"]) == model["output"]["shape"][1] == 10 and model["runtime"]["version"]
+    card, row = (folder / "MODEL_CARD.md").read_text(), rows[target]
+    if row["accuracy"] is None:
+        assert "Not measured: " in card and "By class: not measured" in card
+    else:
+        assert f"{row['accuracy']:.2f} % of the 10000 test images" in card and card.count(" | 1000 |") == 10
+    assert "MIT" in card and str(Path.home()) not in card
+    for name in (folder / "SHA256SUMS").read_text().split()[1::2]:
+        assert name == "MODEL_CARD.md" or name.startswith(model["file"]) or f"`{name}`" in card
+
+
+@pytest.mark.parametrize("target", ELSEWHERE)
+def test_a_runtime_that_is_not_here_ends_with_3(target, bundled, rows):
+    found = invoke("verify", bundled(target))
+    if rows[target]["status"] == "measured":
+        assert found.exit_code == 0, found.output
+    else:
+        assert found.exit_code == 3 and "pip install" in found.stderr
+
+
+def test_a_missing_package_is_named(whole, bare):
+    done = bare(whole / "self_check.py", "onnxruntime")
+    assert done.returncode == 3 and "pip install onnxruntime" in done.stdout and not done.stderr
+
+
+def test_the_one_that_ships_is_the_default(run, tmp_path):
+    from kdcompress.report.present import headline
+
+    ship = headline(json.loads((run / "report.json").read_text()))["ship"]
+    found = invoke("bundle", run, "-o", tmp_path)
+    assert found.exit_code == 0 and found.stdout.strip().endswith(ship["target"] or ship["name"])
+    verified = invoke("verify", found.stdout.strip())
+    assert verified.exit_code == 0 and "OK: " in verified.stdout
+
+
+def test_an_archive_has_the_same_bytes_twice(run, tmp_path):
+    archives = []
+    for name in ("one", "two"):
+        arguments = ["bundle", run, "--target", "student-fp32", "--archive", "-o", tmp_path / name, "--json"]
+        archives.append(Path(json.loads(invoke(*arguments).stdout)[1]))
+    assert archives[0].read_bytes() == archives[1].read_bytes()
+    subprocess.run(["tar", "xzf", archives[0]], cwd=tmp_path, check=True)
+    assert invoke("verify", tmp_path / archives[0].name.removesuffix(".tar.gz")).exit_code == 0
+    assert "tar xzf" in invoke("verify", archives[0]).stderr
+
+
+# Faults
+
+
+def test_a_damaged_file(whole, bare):
+    content = bytearray((whole / "student.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (whole / "student.onnx").write_bytes(content)
+    found = invoke("verify", whole)
+    assert found.exit_code == 1 and "damaged: student.onnx" in found.stderr
+    done = bare(whole / "self_check.py", "kdcompress")
+    assert done.returncode == 1 and "damaged: student.onnx" in done.stdout
+
+
+def test_a_missing_part_of_a_model_of_several_files(bundled, bare, tmp_path):
+    folder = shutil.copytree(bundled("openvino-fp32"), tmp_path / "bundle")
+    part = next(folder.rglob("*.bin"))
+    name = part.relative_to(folder).as_posix()
+    next(folder.glob("*/model.bin")).unlink()
+    found = invoke("verify", folder)
+    assert found.exit_code == 1 and "missing: " in found.stderr and "model.bin" in found.stderr, name
+    done = bare(folder / "self_check.py", "kdcompress")
+    assert done.returncode == 1 and "model.bin" in done.stdout
+
+
+def test_too_few_labels(whole):
+    model = json.loads((whole / "model.json").read_text())
+    model["labels"].pop()
+    (whole / "model.json").write_text(json.dumps(model))
+    signed_again(whole)
+    found = invoke("verify", whole)
+    assert found.exit_code == 1 and "10 logits, and model.json has 9 labels" in found.stderr
+
+
+def test_another_model_than_the_expected_output_is_of(whole):
+    expected = json.loads((whole / "expected.json").read_text())
+    expected["logits"] = [value * 1.01 for value in expected["logits"]]
+    (whole / "expected.json").write_text(json.dumps(expected))
+    signed_again(whole)
+    found = invoke("verify", whole)
+    assert found.exit_code == 1 and "logits differ by 0.0099" in found.stderr and "0.001 is allowed" in found.stderr
+
+
+@pytest.fixture
+def spoilt(run, tmp_path):
+    """A copy of the run that a test may spoil, and a function that changes a row of its report."""
+    folder = shutil.copytree(run, tmp_path / "run")
+
+    def change(name, **values):
+        document = json.loads((folder / "report.json").read_text())
+        next(row for row in document["rows"] if row["name"] == name).update(values)
+        (folder / "report.json").write_text(json.dumps(document))
+
+    return folder, change
+
+
+def test_what_failed_is_not_bundled(spoilt):
+    folder, change = spoilt
+    change("student-fp32", status="failed", why="it is slow", next="another one")
+    found = invoke("bundle", folder, "--target", "student-fp32")
+    assert found.exit_code == 1 and "may not ship" in found.stderr and "it is slow" in found.stderr
+    change("student-fp32", status="skipped", why="no such package")
+    assert invoke("bundle", folder, "--target", "student-fp32").exit_code == 3
+    assert not (folder / "bundle").exists()
+
+
+def test_a_file_that_is_not_the_reports_is_not_bundled(spoilt):
+    folder, change = spoilt
+    change("student-fp32", sha256="0" * 64)
+    found = invoke("bundle", folder, "--target", "student-fp32")
+    assert found.exit_code == 2 and "not the one in the report" in found.stderr
+    (folder / "artifacts/student.onnx").write_bytes(b"damaged")
+    found = invoke("bundle", folder, "--target", "student-fp32")
+    assert found.exit_code == 2 and "not the one that was recorded" in found.stderr
+
+
+def test_bad_requests(run, tmp_path):
+    assert "did you mean 'mnn-fp32'" in invoke("bundle", run, "--target", "mnn-fp23").stderr
+    assert invoke("bundle", tmp_path / "none").exit_code == 2
+    assert invoke("verify", tmp_path).exit_code == 2
+    name = f"{json.loads((run / 'report.json').read_text())['name']}-student-fp32"
+    (tmp_path / name).mkdir()
+    found = invoke("bundle", run, "--target", "student-fp32", "-o", tmp_path)
+    assert found.exit_code == 2 and "not overwritten" in found.stderr and not any((tmp_path / name).iterdir())
+
+
+# Other languages
+
+
+def test_the_page_s_module_runs_the_model(bundled, tmp_path):
+    """In Node.js, where ONNXRUNTIME_WEB names a folder that `npm install onnxruntime-web` was done in."""
+    modules = os.environ.get("ONNXRUNTIME_WEB")
+    if not modules or not shutil.which("node"):
+        pytest.skip("no Node.js, or no ONNXRUNTIME_WEB")
+    program = tmp_path / "run.mjs"
+    program.write_text(
+        "import fs from 'node:fs'\n"
+        "import { createRequire } from 'node:module'\n"
+        "const [folder, modules] = process.argv.slice(2)\n"
+        "const ort = await import(createRequire(modules + '/').resolve('onnxruntime-web'))\n"
+        "const { load } = await import(folder + '/classifier.mjs')\n"
+        "const model = JSON.parse(fs.readFileSync(folder + '/model.json'))\n"
+        "ort.env.wasm.numThreads = 1\n"
+        "const classifier = await load(ort, new Uint8Array(fs.readFileSync(`${folder}/${model.file}`)), model)\n"
+        "console.log(JSON.stringify(await classifier(new Uint8Array(fs.readFileSync(folder + '/sample.bin')))))\n"
+    )
+    for target in ("student-fp32", "amd64-ort"):
+        folder = bundled(target)
+        done = subprocess.run(["node", program, folder, modules], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        expected = json.loads((folder / "expected.json").read_text())
+        allowed = expected["tolerance"] * max(map(abs, expected["logits"]))
+        assert json.loads(done.stdout) == pytest.approx(expected["logits"], abs=allowed)
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no Node.js")
+def test_the_page_is_javascript(bundled, tmp_path):
+    folder = bundled("student-fp32")
+    script = (folder / "index.html").read_text().split('<script type="module">')[1].split("</script>")[0]
+    (tmp_path / "page.mjs").write_text(script)
+    for path in (tmp_path / "page.mjs", folder / "classifier.mjs"):
+        assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
+
+
+def test_the_program_in_cpp_runs_the_model(bundled, tmp_path):
+    """Where ONNXRUNTIME names a folder with include/ and lib/ of ONNX Runtime."""
+    library = os.environ.get("ONNXRUNTIME")
+    if not library or not shutil.which("cmake") or not shutil.which("g++"):
+        pytest.skip("no compiler, or no ONNXRUNTIME")
+    folder = bundled("student-fp32")
+    for command in (
+        ["cmake", "-S", folder, "-B", tmp_path, f"-DONNXRUNTIME={library}"],
+        ["cmake", "--build", tmp_path],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run([tmp_path / "example", "sample.bin"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = json.loads((folder / "expected.json").read_text())
+    *lines, answer = done.stdout.splitlines()
+    assert [float(line.split()[0]) for line in lines] == pytest.approx(expected["logits"], abs=1e-3)
+    assert answer == f"answer: {expected['label']}"
+
+
+def test_an_engine_is_built_from_the_bundle_on_the_device(bundled, rows, bare, tmp_path):
+    """With TensorRT-RTX, which builds without a GPU."""
+    if rows[ON_THE_DEVICE]["status"] != "skipped":
+        pytest.skip("TensorRT is here: its engine is bundled")
+    folder = bundled(ON_THE_DEVICE)
+    model = json.loads((folder / "model.json").read_text())
+    assert (model["format"], model["precision"], model["built_for"]["profile"]) == ("onnx", "fp16", [1, 1, 4])
+    assert bare(folder / "self_check.py", "kdcompress", "torch", "PIL").returncode == 0
+    missing = bare(folder / "build_engine.py", "tensorrt")
+    assert missing.returncode == 1 and "JetPack" in missing.stderr
+    pytest.importorskip("tensorrt_rtx")
+    command = [sys.executable, folder / "build_engine.py", "--module", "tensorrt_rtx", "-o", tmp_path / "model.engine"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "model.engine").read_bytes()[:4] == b"vtrt", done.stderr
