@@ -224,6 +224,7 @@ def test_a_network_of_the_zoo(tmp_path):
         assert parity(parent, runner, pixels(spec, 32), spec, "fp32")
 
 
+@pytest.mark.slow
 def test_a_network_of_timm(tmp_path):
     torch.manual_seed(0)
     spec = colour_spec(height=32, width=32)

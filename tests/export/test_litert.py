@@ -119,7 +119,10 @@ def test_float_planes_and_a_fixed_batch(fixed, tmp_path, wanted):
     assert found if wanted is FP32 else found.relative < 0.1
 
 
-@pytest.mark.parametrize(("name", "channels"), [("resnet8", 1), ("timm/mobilenetv3_small_050", 3)])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("resnet8", 1), pytest.param("timm/mobilenetv3_small_050", 3, marks=pytest.mark.slow)],
+)
 def test_real_nets(name, channels, tmp_path):
     torch.manual_seed(0)
     spec = colour_spec(height=32, width=32, channels=channels, mean=(0.3,) * channels, std=(0.3,) * channels)

@@ -174,7 +174,7 @@ def test_a_damaged_model(fault, built, job):
     assert str(artifact.path) in str(caught.value) and "export it again" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "mobilenetv3"])
+@pytest.mark.parametrize("name", ["resnet8", pytest.param("mobilenetv3", marks=pytest.mark.slow)])
 def test_real_nets_in_fp32(name, tmp_path):
     torch.manual_seed(0)
     side, channels = (28, 1) if name == "resnet8" else (64, 3)

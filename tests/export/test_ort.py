@@ -121,7 +121,7 @@ def test_a_damaged_file(fault, built, tmp_path):
         open_session(path)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "mobilenetv3"])
+@pytest.mark.parametrize("name", ["resnet8", pytest.param("mobilenetv3", marks=pytest.mark.slow)])
 def test_real_nets_in_fp32(name, tmp_path):
     torch.manual_seed(0)
     if name == "resnet8":

@@ -147,7 +147,14 @@ def test_another_process_prunes_the_same(tmp_path):
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "timm/mobilenetv3_small_050", "timm/vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet8",
+        pytest.param("timm/mobilenetv3_small_050", marks=pytest.mark.slow),
+        pytest.param("timm/vit_tiny_patch16_224", marks=pytest.mark.slow),
+    ],
+)
 def test_it_ships(name, tmp_path):
     spec = InputSpec(28, 28, 3, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(10))))
     module = Deployable(prune(network(name), images(), 0.5), spec).eval()
