@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdcompress.artifact import Artifact, InputSpec, files_of, sha256
+from kdcompress.artifact import Artifact, InputSpec, sha256, size_of
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.formats import require_gpu
@@ -31,8 +31,7 @@ def describe(path: Path) -> dict[str, Any]:
         kind, allowed = KINDS.get(path.suffix), ", ".join(KINDS)
     if kind is None:
         raise UsageError(f"This kind of {_what(path)} cannot be inspected.", where=path, allowed=allowed)
-    size = sum(part.stat().st_size for part in files_of(path))
-    return {"file": path.name, "bytes": size, "sha256": sha256(path), **kind(path)}
+    return {"file": path.name, "bytes": size_of(path), "sha256": sha256(path), **kind(path)}
 
 
 def _what(path: Path) -> str:
@@ -56,9 +55,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     model = graph.load(path, full_check=True)
-    weights: Counter[str] = Counter()
-    for initializer in model.graph.initializer:
-        weights[onnx.TensorProto.DataType.Name(initializer.data_type).lower()] += math.prod(initializer.dims)
+    weights = graph.stored(model)
     external = sorted(
         {
             entry.value
@@ -70,24 +67,18 @@ def _onnx(path: Path) -> dict[str, Any]:
     constants = {initializer.name for initializer in model.graph.initializer}
     return {
         "format": "onnx",
-        "precision": _precision(weights),
+        "precision": next(iter(weights), "none"),  # that most are stored in
         "inputs": {value.name: _tensor(value) for value in model.graph.input if value.name not in constants},
         "outputs": {value.name: _tensor(value) for value in model.graph.output},
         "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
         "ir_version": model.ir_version,
         "producer": " ".join((model.producer_name, model.producer_version)).strip(),
         "parameters": sum(weights.values()),
-        "weights": dict(weights.most_common()),
+        "weights": weights,
         "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
         "external_data": external,
         "metadata": graph.metadata(model),
     }
-
-
-def _precision(weights: Counter[str]) -> str:
-    """The type that most weights are stored in."""
-    name = weights.most_common(1)[0][0] if weights else "none"
-    return {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "int8", "uint8": "int8"}.get(name, name)
 
 
 def _tensor(value: Any) -> str:

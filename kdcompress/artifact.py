@@ -80,8 +80,7 @@ class Artifact:
     @classmethod
     def of(cls, path: Path, format: str, precision: str, input: InputSpec, **rest: Any) -> Artifact:
         """The artefact that has just been written to ``path``: hashes and measures it."""
-        size = sum(file.stat().st_size for file in files_of(path))
-        return cls(path, format, precision, input, sha256(path), size, **rest)
+        return cls(path, format, precision, input, sha256(path), size_of(path), **rest)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "path": self.path.name}
@@ -140,6 +139,11 @@ def remove(path: Path) -> None:
 def files_of(path: Path) -> list[Path]:
     """The file itself, or those in a folder and below it, sorted."""
     return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(part.stat().st_size for part in files_of(path))
 
 
 def write_text(path: Path, text: str) -> Path:
