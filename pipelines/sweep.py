@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import cached_property, partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,18 @@ def attempt(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": error.what}
 
 
+def end_with_parent() -> None:
+    """Of a worker: do not go on alone when the process that asked was killed. What is being trained is on the disk."""
+    parent = parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+
 @contextmanager
 def executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
     """Where trainings run: on the workers of a Dask scheduler, in ``workers`` processes, or (None) in this one."""
@@ -260,7 +273,7 @@ def executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
     elif workers == 1:
         yield None
     else:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
         try:
             yield pool
         finally:

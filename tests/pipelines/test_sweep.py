@@ -2,8 +2,12 @@
 
 import json
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -82,6 +86,25 @@ def test_several_workers_train_the_same_weights(swept, tmp_path):
     for trial, weights in shared.items():  # with fewer threads sums are in another order
         assert all(torch.allclose(w.float(), alone[trial][k].float(), atol=1e-3) for k, w in weights.items())
     assert not torch.equal(alone["kd", 0]["fc.weight"], alone["none", 0]["fc.weight"])
+
+
+def test_workers_do_not_outlive_a_killed_parent():
+    asking = "import time; from kdcompress.pipelines.sweep import executor\n"
+    asking += "with executor(2, None) as pool: list(pool.map(time.sleep, [600, 600]))"
+    with subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__':\n  exec({asking!r})"]) as parent:
+        try:
+            process, workers = psutil.Process(parent.pid), []
+            while len(workers) < 2 and parent.poll() is None:
+                time.sleep(0.2)
+                workers = [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+            time.sleep(2)
+        finally:
+            parent.kill()
+    assert len(workers) == 2
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    for worker in alive:
+        worker.kill()
+    assert not alive
 
 
 def test_workers_of_a_dask_scheduler_share_the_trainings(tmp_path, fashion_mnist_root):
