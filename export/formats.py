@@ -52,6 +52,15 @@ class Scheme(Section):
     bias_correction: bool = Field(default=False, description="take the mean error of each layer out of its bias")
     exclude: tuple[str, ...] = Field(default=(), description="names of nodes that stay in float")
 
+    def held_to(self, why: str, **allowed: Any) -> None:
+        """Raise UsageError, which names the key, unless each of these keys has the allowed value (one of them, where a
+        list is given); ``why`` says in a few words what cannot be honoured."""
+        for key, values in allowed.items():
+            values = values if isinstance(values, list) else [values]
+            if (got := getattr(self, key)) not in values:
+                listed = ", ".join(map(str, values))
+                raise UsageError(f"{why}: {key} {got}.", where=f"options.scheme.{key}", got=got, allowed=listed)
+
 
 class Options(Section):
     """What only some formats ask for."""

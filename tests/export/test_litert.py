@@ -182,6 +182,7 @@ def test_an_int8_file_without_int8_layers_is_refused(job):
         ("symmetric", True),
         ("quantize_bias", False),
         ("calibration", "entropy"),
+        ("bias_correction", True),
     ],
 )
 def test_a_scheme_that_cannot_be_honoured(job, key, value):
