@@ -11,7 +11,7 @@ import numpy as np
 
 from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, Scheme
-from kdcompress.export.quantize import FAMILIES, quantize
+from kdcompress.export.quantize import FAMILIES, write_int8
 from kdcompress.export.run_onnxruntime import open_session
 
 BATCHES = 4
@@ -38,7 +38,7 @@ def ranking(
 
         def error(*floating: str) -> float:
             kept = scheme.model_copy(update={"exclude": (*scheme.exclude, *floating)})
-            quantize(job, kept, path, ranges=ranges)
+            write_int8(job, kept, path, ranges)
             return float(np.square(logits(path) - expected).mean())
 
         whole = error()
