@@ -53,7 +53,10 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path, platform: Platform = No
 
 def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None = None) -> None:
     """Write an int8 QDQ copy of the job's parent to ``path``. ``ranges`` is a file that keeps what calibration found,
-    for schemes that differ in nothing but what they leave in float."""
+    for schemes that differ in nothing but what they leave in float.
+
+    Raises KDCompressError where there is nothing to quantise, UsageError for a name in the scheme that no node has.
+    """
     from onnxruntime import quantization
 
     types = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
@@ -72,6 +75,7 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         if layer is None:
             raise KDCompressError("This model has no convolution or matrix product to quantise.", where=job.parent.path)
         stays_float = [node.name for node in graph.ancestors(parent, layer)]
+        stays_float += graph.named_nodes(parent, scheme.exclude)
         if scheme.activation == "uint8" and not scheme.symmetric:
             extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
         ranges = ranges or Path(folder, "ranges.json")
@@ -86,7 +90,7 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
                 reader,
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(scheme.op_types) or None,
-                nodes_to_exclude=[*scheme.exclude, *stays_float],
+                nodes_to_exclude=stays_float,
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 activation_type=types[scheme.activation],
@@ -99,6 +103,7 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         graph.strip(model)
         graph.set_metadata(model, {**graph.metadata(parent), "kdcompress.precision": "int8"})
         _float_logits(model)
+        _keep_float(model, stays_float)
         if spec.layout == "uint8-nhwc" and scheme.activation == "uint8":
             _feed_pixels(model, spec, Path(folder, "front.onnx"))
         if scheme.bias_correction:
@@ -141,6 +146,19 @@ def _float_logits(model: Any) -> None:
             model.graph.node.remove(there)
             model.graph.node.remove(back)
     graph.drop_unused(model)
+
+
+def _keep_float(model: Any, names: list[str]) -> None:
+    """ONNX Runtime quantises the weights of a float layer that stands between DequantizeLinear and QuantizeLinear, with
+    one scale for all channels (its WeightBiasQuantization); a Clip without bounds before the layer holds it off."""
+    import onnx
+
+    restored = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in list(model.graph.node):
+        if node.name in names and node.op_type in graph.LAYERS and node.input[0] in restored:
+            held = onnx.helper.make_node("Clip", [node.input[0]], [f"{node.name}_input"], name=f"{node.name}_float")
+            node.input[0] = held.output[0]
+            model.graph.node.insert(list(model.graph.node).index(node), held)
 
 
 def _feed_pixels(model: Any, spec: InputSpec, scratch: Path) -> None:

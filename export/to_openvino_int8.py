@@ -103,9 +103,11 @@ def _range(scheme: Scheme) -> Any:
 
 def _named(model: Any, wanted: tuple[str, ...]) -> list[str]:
     """The nodes that an ONNX node of one of these names became: a convolution named ``c`` is ``c/WithoutBiases`` and
-    the addition ``c``. Raises UsageError for a name that none has."""
+    the addition ``c``; a module's path stands for all below it. Raises UsageError for a name that none has."""
     nodes = [node.get_friendly_name() for node in model.get_ops()]
-    found = {name: [node for node in nodes if node == name or node.startswith(f"{name}/")] for name in wanted}
+    found = {
+        name: [node for node in nodes if node == name or node.startswith((f"{name}/", f"{name}."))] for name in wanted
+    }
     unknown = [name for name, became in found.items() if not became]
     if unknown:
         layers = ", ".join(sorted(node.removesuffix("/WithoutBiases") for node in nodes if "/WithoutBiases" in node))
@@ -118,4 +120,4 @@ def _named(model: Any, wanted: tuple[str, ...]) -> list[str]:
     return sorted({node for became in found.values() for node in became})
 
 
-writers.register("openvino-int8")(Writer(write, check, ("openvino", "nncf")))
+writers.register("openvino-int8")(Writer(write, check, ("openvino", "nncf"), nodes=True))

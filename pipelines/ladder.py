@@ -135,6 +135,9 @@ def _floats(state: Climb, _: Any) -> Tries:
 
     scheme = state.scheme
     ranked = [name for name, share in ranking(state.job, scheme) if share > 0]
+    if not formats.writers[state.target.writer].nodes:
+        modules = {name for name, _ in state.job.module.named_modules()}
+        ranked = [name for name in ranked if name in modules]
     count = 1
     while count <= max(1, MOST_IN_FLOAT * len(ranked)):
         left = (*scheme.exclude, *ranked[:count])
