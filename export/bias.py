@@ -12,6 +12,7 @@ import numpy as np
 
 from kdcompress.artifact import InputSpec
 from kdcompress.export.graph import LAYERS
+from kdcompress.export.run_onnxruntime import open_session_of
 
 
 def correct_biases(parent: Any, quantised: Any, batches: list[np.ndarray], spec: InputSpec) -> int:
@@ -69,15 +70,7 @@ def _own_biases(model: Any) -> None:
 
 def _means(model: Any, tensors: list[str], batches: list[np.ndarray], spec: InputSpec) -> list[np.ndarray]:
     """The mean of each tensor [N, C, ...] over everything but its channels, float64 [C]."""
-    import onnx
-
-    from kdcompress.export.run_onnxruntime import open_session_of
-
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.output[:]
-    part.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors)
-    session = open_session_of(part)
+    session = open_session_of(model, tensors)
     sums = [np.zeros(())] * len(tensors)
     for batch in batches:
         found = session.run(tensors, {spec.name: batch})

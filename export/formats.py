@@ -50,7 +50,18 @@ class Scheme(Section):
     images: int = Field(default=512, ge=1, description="calibration images used, at most")
     op_types: tuple[str, ...] = Field(default=(), description="operators to quantise; none: all that can be")
     bias_correction: bool = Field(default=False, description="take the mean error of each layer out of its bias")
-    exclude: tuple[str, ...] = Field(default=(), description="names of nodes that stay in float")
+    exclude: tuple[str, ...] = Field(
+        default=(), description="what stays in float: paths of modules, net.fc, or names of what the format is made of"
+    )
+
+    def held_to(self, why: str, **allowed: Any) -> None:
+        """Raise UsageError, which names the key, unless each of these keys has the allowed value (one of them, where a
+        list is given); ``why`` says in a few words what cannot be honoured."""
+        for key, values in allowed.items():
+            values = values if isinstance(values, list) else [values]
+            if (got := getattr(self, key)) not in values:
+                listed = ", ".join(map(str, values))
+                raise UsageError(f"{why}: {key} {got}.", where=f"options.scheme.{key}", got=got, allowed=listed)
 
 
 class Options(Section):
@@ -145,11 +156,13 @@ def nothing_missing() -> None:
 @dataclass(frozen=True)
 class Writer:
     """``write`` makes the artefact; ``check`` raises RuntimeMissingError where it cannot do so here; the versions of
-    ``packages`` shape the artefact, beyond those that make the ONNX it starts from."""
+    ``packages`` shape the artefact, beyond those that make the ONNX it starts from. Every int8 writer takes paths of
+    modules in a scheme's ``exclude``; with ``nodes``, those of any ONNX node too."""
 
     write: Callable[[ExportJob, Target], Artifact]
     check: Callable[[], None] = nothing_missing
     packages: tuple[str, ...] = ()
+    nodes: bool = False
 
 
 # A writer is filed under "<format>-<precision>". A runner is a class: RunnerClass(artifact, threads, **options),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,41 @@ def strip(model: Any) -> None:
     for thing in (*graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions):
         thing.doc_string = ""
         del thing.metadata_props[:]
+
+
+def name_layers(model: Any, modules: Iterable[str]) -> None:
+    """Give the convolutions and matrix products of a model as it was traced the paths of their ``modules``, which the
+    names of their weights begin with, or what is noted of them ends with; others keep their names."""
+    known, taken = set(modules), set()
+    for node in model.graph.node:
+        if node.op_type not in LAYERS:
+            continue
+        noted = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
+        scopes = [scope for scope in ast.literal_eval(noted) if scope in known]
+        stored = any(node.input[1] == i.name for i in model.graph.initializer)
+        path = node.input[1].removesuffix(".weight")
+        if path not in known:
+            path = scopes[-1] if stored and scopes else ""
+        if path and path not in taken:
+            taken.add(path)
+            node.name = path
+
+
+def named_nodes(model: Any, wanted: Iterable[str]) -> list[str]:
+    """The names of the nodes that have these names, or are layers of the modules with these paths.
+
+    Raises UsageError for a name that none has.
+    """
+    nodes = [node.name for node in model.graph.node]
+    found = {name: [node for node in nodes if node == name or node.startswith(f"{name}.")] for name in wanted}
+    if unknown := [name for name, named in found.items() if not named]:
+        raise UsageError(
+            "The model has no node of this name to exclude.",
+            where="options.scheme.exclude",
+            got=", ".join(unknown),
+            allowed="layers: " + ", ".join(node.name for node in model.graph.node if node.op_type in LAYERS),
+        )
+    return [node for named in found.values() for node in named]
 
 
 def first_layer(model: Any) -> Any | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdcompress.errors import KDCompressError, UsageError
-from kdcompress.export.formats import ExportJob, Scheme, Target
-from kdcompress.export.litert_file import Operator, operators
+from kdcompress.export.formats import ExportJob, Scheme
+from kdcompress.export.litert_file import FAMILIES, Operator, operators
 from kdcompress.optional import require
 
-# What LiteRT's kernels can do: the value that each key of a scheme must have.
+if TYPE_CHECKING:
+    from torch import nn
+
+# What LiteRT's kernels and quantiser can do: the value that each key of a scheme must have.
 KERNELS = {
     "activation": "int8",
     "weight": "int8",
@@ -18,23 +21,13 @@ KERNELS = {
     "symmetric": False,
     "quantize_bias": True,
     "calibration": "minmax",
+    "bias_correction": False,
 }
+COMPUTING = (*FAMILIES["conv"], *FAMILIES["gemm"])
 PIXELWISE = ("CAST", "TRANSPOSE", "RESHAPE", "MUL", "ADD", "SUB", "DIV")
 # XNNPACK has no int8 kernel for these: in int8 each one would be a slow reference kernel between two delegated parts.
 # Measured on MobileNetV3-small: 0.31 ms with them in float, 0.57 ms in int8, 0.46 ms for the fp32 file.
 BETTER_IN_FLOAT = ("HARD_SWISH",)
-
-
-def honour(target: Target) -> Scheme:
-    """The target's scheme. Raises UsageError for a value that LiteRT has no kernels for."""
-    scheme = target.options.scheme
-    assert scheme is not None  # a Target with precision int8 has one
-    for key, allowed in KERNELS.items():
-        if getattr(scheme, key) != allowed:
-            got = getattr(scheme, key)
-            where = f"options.scheme.{key} of the target {target.name}"
-            raise UsageError("LiteRT cannot quantise in this way.", where=where, got=got, allowed=allowed)
-    return scheme
 
 
 def quantize(content: bytes, job: ExportJob, scheme: Scheme) -> bytes:
@@ -48,7 +41,7 @@ def quantize(content: bytes, job: ExportJob, scheme: Scheme) -> bytes:
     calibrators = require("ai_edge_quantizer.calibrator", "litert", why)
     quantizers = require("ai_edge_quantizer.quantizer", "litert", why)
     ranges = require("ai_edge_quantizer.utils.qsv_utils", "litert", why)
-    recipe = _recipe(operators(content), scheme)
+    recipe = _recipe(operators(content), scheme, job.module)
     step = job.parent.input.batch or 1
     images = [
         {job.parent.input.name: batch[i : i + step]}
@@ -71,7 +64,7 @@ def quantize(content: bytes, job: ExportJob, scheme: Scheme) -> bytes:
     return bytes(result)
 
 
-def _recipe(graph: list[Operator], scheme: Scheme) -> Any:
+def _recipe(graph: list[Operator], scheme: Scheme, module: nn.Module) -> Any:
     """Later rules go before earlier ones."""
     why = "Quantising a .tflite file"
     types = require("ai_edge_quantizer.qtyping", "litert", why)
@@ -94,13 +87,56 @@ def _recipe(graph: list[Operator], scheme: Scheme) -> Any:
     for kind in (kinds.INPUT, kinds.OUTPUT):
         recipe.add_quantization_config(".*", kind, algorithm_key=keep)
     for operator in _normalisation(graph):
-        recipe.add_quantization_config(f"^{re.escape(operator.name)};", kinds("*"), algorithm_key=keep)
+        recipe.add_quantization_config(_exactly(operator), kinds("*"), algorithm_key=keep)
     for name in scheme.exclude:
-        if not any(name in operator.name for operator in graph):
-            hint = "a part of a layer's name, as in Conv2d_stem; the last one is logits_output"
-            raise UsageError("No operator has this name.", where="options.scheme.exclude", got=name, hint=hint)
-        recipe.add_quantization_config(re.escape(name), kinds("*"), algorithm_key=keep)
+        for operator in _operators_of(name, graph, module):
+            recipe.add_quantization_config(_exactly(operator), kinds("*"), algorithm_key=keep)
     return recipe
+
+
+def _exactly(operator: Operator) -> str:
+    return f"^{re.escape(operator.name)};"
+
+
+def _operators_of(name: str, graph: list[Operator], module: nn.Module) -> list[Operator]:
+    """The operators that the module at this path became, or whose names have ``name`` in them.
+
+    Raises UsageError where there are none.
+    """
+    places = {path: _place(module, path) for path, _ in module.named_modules() if path}
+    layers = {path: place for path, place in places.items() if not list(module.get_submodule(path).children())}
+
+    def within(operator: Operator, place: str) -> bool:
+        own = operator.name.rsplit(".Named/", 1)[-1]  # before it stands what was merged into this one
+        return own.startswith((f"{place};", f"{place}/"))
+
+    if name not in places:
+        found = [operator for operator in graph if name in operator.name]
+    else:
+        found = [operator for operator in graph if within(operator, places[name])]
+        computing = [operator for operator in found if operator.kind in COMPUTING]
+        if name in layers:  # what follows a layer can have its place too
+            found = computing or found
+        unplaced = [o for o in graph if o.kind in COMPUTING and not any(within(o, p) for p in layers.values())]
+        weighty = [path for path in layers if getattr(module.get_submodule(path), "weight", None) is not None]
+        if not computing and weighty and name == weighty[-1]:
+            found = unplaced  # the last layer has the name of the output
+    if not found:
+        raise UsageError(
+            "No operator has this name.",
+            where="options.scheme.exclude",
+            got=name,
+            allowed="paths of modules, or parts of operators' names: " + ", ".join(layers),
+        )
+    return found
+
+
+def _place(module: nn.Module, path: str) -> str:
+    """How litert-torch writes the path of a module: with the class of each on the way."""
+    parts, place = path.split("."), [(module, "net")]
+    for part in parts:
+        place.append((place[-1][0].get_submodule(part), part))
+    return "/".join(f"{type(one).__module__}.{type(one).__qualname__}_{name}" for one, name in place)
 
 
 def _normalisation(graph: list[Operator]) -> list[Operator]:

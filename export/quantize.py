@@ -33,13 +33,29 @@ INT8 = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger",
         "DynamicQuantizeMatMul")  # fmt: skip
 
 
-def quantize(
-    job: ExportJob, scheme: Scheme, path: Path, platform: Platform = None, ranges: Path | None = None
-) -> dict[str, Any]:
-    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage on that platform. ``ranges`` is a
-    file that keeps what calibration found, for schemes that differ in nothing but what they leave in float.
+def quantize(job: ExportJob, scheme: Scheme, path: Path, platform: Platform = None) -> dict[str, Any]:
+    """Write an int8 QDQ copy of the job's parent to ``path``; returns its coverage on that platform.
 
-    Raises KDCompressError where nothing of it runs in int8.
+    Raises KDCompressError where nothing of it runs in int8, UsageError for a name in the scheme that no node has.
+    """
+    with replacing(path) as temporary:
+        write_int8(job, scheme, temporary)
+        found = coverage(temporary, platform)
+        if not any(found[family]["int8"] for family in FAMILIES):
+            raise KDCompressError(
+                "No convolution or matrix product of this model runs in int8.",
+                where=path.name,
+                got=", ".join(f"{count} {name}" for name, count in found["nodes"].items()),
+                hint="the target's scheme does not suit this model or this CPU; fp32 and fp16 targets do not need one",
+            )
+    return found
+
+
+def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None = None) -> None:
+    """Write an int8 QDQ copy of the job's parent to ``path``. ``ranges`` is a file that keeps what calibration found,
+    for schemes that differ in nothing but what they leave in float.
+
+    Raises KDCompressError where there is nothing to quantise, UsageError for a name in the scheme that no node has.
     """
     from onnxruntime import quantization
 
@@ -51,7 +67,7 @@ def quantize(
         extra["CalibPercentile"] = scheme.percentile
     spec = job.parent.input
     parent = graph.load(job.parent.path)
-    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+    with tempfile.TemporaryDirectory() as folder:
         source, prepared = Path(folder, "source.onnx"), Path(folder, "prepared.onnx")
         graph.mean_to_pool(parent)
         graph.save(parent, source)
@@ -59,6 +75,7 @@ def quantize(
         if layer is None:
             raise KDCompressError("This model has no convolution or matrix product to quantise.", where=job.parent.path)
         stays_float = [node.name for node in graph.ancestors(parent, layer)]
+        stays_float += graph.named_nodes(parent, scheme.exclude)
         if scheme.activation == "uint8" and not scheme.symmetric:
             extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
         ranges = ranges or Path(folder, "ranges.json")
@@ -69,11 +86,11 @@ def quantize(
                 write_ranges(prepared, reader, scheme.calibration, Path(folder, "augmented.onnx"), ranges)
             quantization.quantize_static(
                 str(prepared),
-                str(temporary),
+                str(path),
                 reader,
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(scheme.op_types) or None,
-                nodes_to_exclude=[*scheme.exclude, *stays_float],
+                nodes_to_exclude=stays_float,
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 activation_type=types[scheme.activation],
@@ -82,24 +99,16 @@ def quantize(
                 extra_options=extra,
                 calibration_cache_path=ranges,
             )
-        model = graph.load(temporary)
+        model = graph.load(path)
         graph.strip(model)
         graph.set_metadata(model, {**graph.metadata(parent), "kdcompress.precision": "int8"})
         _float_logits(model)
+        _keep_float(model, stays_float)
         if spec.layout == "uint8-nhwc" and scheme.activation == "uint8":
             _feed_pixels(model, spec, Path(folder, "front.onnx"))
         if scheme.bias_correction:
             correct_biases(graph.load(prepared), model, list(islice(job.batches(scheme), CORRECTION_BATCHES)), spec)
-        graph.save(model, temporary)
-        found = coverage(temporary, platform)
-        if not any(found[family]["int8"] for family in FAMILIES):
-            raise KDCompressError(
-                "No convolution or matrix product of this model runs in int8.",
-                where=path.name,
-                got=", ".join(f"{count} {name}" for name, count in found["nodes"].items()),
-                hint="the target's scheme does not suit this model or this CPU; fp32 and fp16 targets do not need one",
-            )
-    return found
+        graph.save(model, path)
 
 
 def _pixel_range(spec: InputSpec) -> dict[str, np.floating]:
@@ -137,6 +146,19 @@ def _float_logits(model: Any) -> None:
             model.graph.node.remove(there)
             model.graph.node.remove(back)
     graph.drop_unused(model)
+
+
+def _keep_float(model: Any, names: list[str]) -> None:
+    """ONNX Runtime quantises the weights of a float layer that stands between DequantizeLinear and QuantizeLinear, with
+    one scale for all channels (its WeightBiasQuantization); a Clip without bounds before the layer holds it off."""
+    import onnx
+
+    restored = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in list(model.graph.node):
+        if node.name in names and node.op_type in graph.LAYERS and node.input[0] in restored:
+            held = onnx.helper.make_node("Clip", [node.input[0]], [f"{node.name}_input"], name=f"{node.name}_float")
+            node.input[0] = held.output[0]
+            model.graph.node.insert(list(model.graph.node).index(node), held)
 
 
 def _feed_pixels(model: Any, spec: InputSpec, scratch: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -72,11 +73,16 @@ def session_options(threads: int = 1) -> Any:
     return options
 
 
-def open_session_of(model: Any) -> Any:
-    """A CPU session of a ModelProto that is no file, for what is computed on the way to one."""
+def open_session_of(model: Any, outputs: Iterable[str]) -> Any:
+    """A CPU session that gives these tensors of a ModelProto, each once; the model stays as it is."""
+    import onnx
     import onnxruntime as ort
 
-    return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:]
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
+    return ort.InferenceSession(part.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
 
 
 def open_session(path: Path, threads: int = 1, options: Any = None, without: tuple[str, ...] = ()) -> Any:

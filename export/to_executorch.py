@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
 from kdcompress.optional import require_installed
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
@@ -33,6 +34,14 @@ DELEGATED = 0.9  # the least share of multiply-accumulates in XNNPACK; the porta
 FAMILIES = {
     "conv": ("aten.convolution.default",),
     "gemm": ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.bmm.default"),
+}
+XNNPACK = {
+    "activation": "int8",
+    "weight": "int8",
+    "reduce_range": False,
+    "quantize_bias": True,
+    "calibration": "minmax",
+    "bias_correction": False,
 }
 LAYERS = ("conv1d", "conv2d", "conv_transpose2d", "linear", "matmul")  # before lowering
 ACTIVATIONS = ("aten.relu.default", "aten.hardtanh.default", "aten.clamp.default")  # part of the layer before them
@@ -47,9 +56,10 @@ def write(job: ExportJob, target: Target) -> Artifact:
     path = job.path(target, ".pte")
     versions = {name: version(name) for name in ("executorch", "torch", "torchao")}
     facts: dict[str, Any] = {"versions": versions, "images_a_call": spec.batch or 1}
+    wanted = quantizer(scheme) if scheme is not None else None  # it refuses before the long part
     graph = capture(job.module, spec)
     if scheme is not None:
-        graph = quantise(graph, job, scheme)
+        graph = quantise(graph, wanted, job.batches(scheme))
         images = min(len(job.calibration), scheme.images)
         facts |= {"scheme": scheme.model_dump(mode="json"), "calibration_images": images}
     facts["coverage"] = lower(program(graph, spec), path, int8=scheme is not None)
@@ -108,15 +118,7 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
     """
     import torch
 
-    for key, got, allowed in (
-        ("activation", scheme.activation, "int8"),
-        ("weight", scheme.weight, "int8"),
-        ("reduce_range", scheme.reduce_range, False),
-        ("quantize_bias", scheme.quantize_bias, True),
-        ("calibration", scheme.calibration, "minmax"),
-    ):
-        if got != allowed:
-            raise UsageError("XNNPACK cannot do this.", where=f"options.scheme.{key}", got=got, allowed=allowed)
+    scheme.held_to("XNNPACK cannot quantise like this", **XNNPACK)
     with _quiet():
         from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
         from torchao.quantization.pt2e import MinMaxObserver
@@ -167,15 +169,14 @@ def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
     return chosen
 
 
-def quantise(graph: GraphModule, job: ExportJob, scheme: Scheme) -> GraphModule:
-    """``graph`` in int8, calibrated on the job's images; it is changed in place."""
+def quantise(graph: GraphModule, wanted: Any, batches: Iterable[np.ndarray]) -> GraphModule:
+    """``graph`` in int8 by a ``quantizer``, calibrated on batches of its input; it is changed in place."""
     import torch
 
-    batches, found = job.batches(scheme), quantizer(scheme)
     with _quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        prepared = prepare_pt2e(graph, found)
+        prepared = prepare_pt2e(graph, wanted)
         with torch.no_grad():
             for batch in batches:
                 prepared(torch.from_numpy(batch))

@@ -18,7 +18,7 @@ from kdcompress.artifact import Artifact, InputSpec, replacing
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.litert_file import FAMILIES, coverage
-from kdcompress.export.litert_int8 import honour, quantize
+from kdcompress.export.litert_int8 import KERNELS, quantize
 from kdcompress.export.run_litert import quiet
 from kdcompress.optional import require, require_installed
 
@@ -44,7 +44,9 @@ def write(job: ExportJob, target: Target) -> Artifact:
     Raises KDCompressError where the model cannot be converted, or where nothing of it is int8 in an int8 file.
     """
     spec = job.parent.input
-    scheme = honour(target) if target.options.scheme else None
+    scheme = target.options.scheme
+    if scheme is not None:
+        scheme.held_to("LiteRT cannot quantise like this", **KERNELS)
     path = job.path(target, ".tflite")
     with _reported("litert-torch cannot convert this model.", job, CONVERSION_HINT):
         content = convert(job.module, spec)

@@ -53,6 +53,7 @@ def export_onnx(
     examples = [_example(spec, batch) for batch in ([spec.batch] if spec.batch else [1, 3])]
     expected = [_expected(net, spec, x) for x in examples]
     model = _trace(net, spec, opset)
+    graph.name_layers(model, [name for name, _ in net.named_modules()])
     graph.strip(model)
     facts = {
         "kdcompress.version": __version__,

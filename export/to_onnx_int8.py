@@ -23,4 +23,4 @@ def write(job: ExportJob, target: Target) -> Artifact:
     return Artifact.of(path, "onnx", "int8", job.parent.input, target=target.name, provenance=provenance)
 
 
-writers.register("onnx-int8")(Writer(write))
+writers.register("onnx-int8")(Writer(write, nodes=True))

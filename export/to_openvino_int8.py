@@ -43,7 +43,10 @@ def _nncf() -> ModuleType:
 def write(job: ExportJob, target: Target) -> Artifact:
     scheme = target.options.scheme
     assert scheme is not None  # a Target with precision int8 has one
-    _refuse(scheme, target)
+    for key, (value, why) in ALWAYS.items():
+        if key in scheme.model_fields_set:
+            scheme.held_to(why, **{key: value})
+    scheme.held_to("NNCF has no such calibration", calibration=["minmax", "percentile"])
     batches = list(job.batches(scheme))
     model = quantised(convert(job), scheme, batches)
     return write_model(
@@ -100,9 +103,11 @@ def _range(scheme: Scheme) -> Any:
 
 def _named(model: Any, wanted: tuple[str, ...]) -> list[str]:
     """The nodes that an ONNX node of one of these names became: a convolution named ``c`` is ``c/WithoutBiases`` and
-    the addition ``c``. Raises UsageError for a name that none has."""
+    the addition ``c``; a module's path stands for all below it. Raises UsageError for a name that none has."""
     nodes = [node.get_friendly_name() for node in model.get_ops()]
-    found = {name: [node for node in nodes if node == name or node.startswith(f"{name}/")] for name in wanted}
+    found = {
+        name: [node for node in nodes if node == name or node.startswith((f"{name}/", f"{name}."))] for name in wanted
+    }
     unknown = [name for name, became in found.items() if not became]
     if unknown:
         layers = ", ".join(sorted(node.removesuffix("/WithoutBiases") for node in nodes if "/WithoutBiases" in node))
@@ -115,20 +120,4 @@ def _named(model: Any, wanted: tuple[str, ...]) -> list[str]:
     return sorted({node for became in found.values() for node in became})
 
 
-def _refuse(scheme: Scheme, target: Target) -> None:
-    """Raise UsageError for what the scheme asks for and NNCF cannot do."""
-    for key in sorted(scheme.model_fields_set & ALWAYS.keys()):
-        value, why = ALWAYS[key]
-        if getattr(scheme, key) != value:
-            where = f"target {target.name}, options.scheme.{key}"
-            raise UsageError(f"{why}.", where=where, got=getattr(scheme, key), allowed=value)
-    if scheme.calibration not in ("minmax", "percentile"):
-        raise UsageError(
-            f"NNCF has no {scheme.calibration} calibration.",
-            where=f"target {target.name}, options.scheme.calibration",
-            got=scheme.calibration,
-            allowed="minmax, percentile",
-        )
-
-
-writers.register("openvino-int8")(Writer(write, check, ("openvino", "nncf")))
+writers.register("openvino-int8")(Writer(write, check, ("openvino", "nncf"), nodes=True))

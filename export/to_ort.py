@@ -53,4 +53,4 @@ def operators(path: Path) -> list[str]:
 
 
 for precision in ("fp32", "int8"):
-    writers.register(f"ort-{precision}")(Writer(write))
+    writers.register(f"ort-{precision}")(Writer(write, nodes=True))

@@ -33,7 +33,7 @@ from kdcompress.models.build import build, count_parameters, macs, pretrained_fa
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.prune import prune
-from kdcompress.pipelines.ladder import climb
+from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
@@ -378,16 +378,17 @@ class Compression:
         with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
             return 100.0 * float((infer_all(runner, split.images, artifact.input).argmax(1) == split.labels).mean())
 
-    def quantization_aware(self, job: formats.ExportJob) -> formats.ExportJob:
-        """The job with a student that has learnt to be quantised: trained further with int8 weights and activations,
-        from the teacher, or from itself where there is none. Its weights are kept beside what is built from it."""
+    def quantization_aware(self, job: formats.ExportJob, scheme: formats.Scheme) -> formats.ExportJob:
+        """The job with a student that has learnt to be quantised: trained further with weights and activations as they
+        are in ``scheme``, from the teacher, or from itself where there is none. Its weights are kept beside what is
+        built from it."""
         student, qat, folder = self.parts["student"], self.recipe.export.qat, job.folder / "learning"
         assert qat is not None
         guide = next(iter(student.teachers), "student")
         distillation = Distillation(
             self.member("student", self.network("student")),
             [self.member(guide, self.network(guide))],
-            {"quantized": {"activations": 8}},
+            {"quantized": as_in(scheme)},
             self.example(),
         )
         folder.mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
 MOST_IN_FLOAT = 0.25  # of the layers: what is left in float is not faster
 
 Score = Callable[[Artifact], float]
+Distil = Callable[[Scheme], ExportJob]
 
 
 @dataclass
@@ -87,12 +88,10 @@ class Climb:
             say(f"{self.target.name}: {rung}, {what}: {drop}")
 
 
-def climb(
-    job: ExportJob, target: Target, score: Score, allowed: float, distil: Callable[[], ExportJob] | None
-) -> Artifact:
+def climb(job: ExportJob, target: Target, score: Score, allowed: float, distil: Distil | None) -> Artifact:
     """The target's artefact in ``job.folder``: of the first rung that loses ``allowed`` points or fewer, else of the
     one that loses least. ``score`` gives an artefact's accuracy in per cent; ``distil`` a job whose network has learnt
-    to be quantised.
+    to be quantised by a scheme.
 
     Raises KDCompressError where the target's own scheme cannot be built here.
     """
@@ -135,6 +134,9 @@ def _floats(state: Climb, _: Any) -> Tries:
 
     scheme = state.scheme
     ranked = [name for name, share in ranking(state.job, scheme) if share > 0]
+    if not formats.writers[state.target.writer].nodes:
+        modules = {name for name, _ in state.job.module.named_modules()}
+        ranked = [name for name in ranked if name in modules]
     count = 1
     while count <= max(1, MOST_IN_FLOAT * len(ranked)):
         left = (*scheme.exclude, *ranked[:count])
@@ -142,17 +144,32 @@ def _floats(state: Climb, _: Any) -> Tries:
         count *= 2
 
 
-def _distillation(state: Climb, distil: Callable[[], ExportJob] | None) -> Tries:
+def _distillation(state: Climb, distil: Distil | None) -> Tries:
     if distil is None:
         return
-    learnt = distil()
     own = state.target.options.scheme
     assert own is not None
-    for calibration in dict.fromkeys((own.calibration, state.scheme.calibration)):
-        yield calibration, own.model_copy(update={"calibration": calibration}), learnt
+    learnt = distil(own)
+    helped = state.scheme.model_copy(update={"exclude": own.exclude})
+    for scheme in dict.fromkeys((own, helped)):
+        corrected = ", biases corrected" if scheme.bias_correction else ""
+        yield f"{scheme.calibration}{corrected}", scheme, learnt
 
 
-RUNGS: dict[str, Callable[[Climb, Callable[[], ExportJob] | None], Tries]] = {
+def as_in(scheme: Scheme) -> dict[str, Any]:
+    """The options of the method `quantized` with which a network learns what this scheme does to it: a scale for each
+    channel or one, weights of 8 bits or 7, activations around 0 or not, and what stays in float. That some kernels
+    have unsigned activations makes no difference."""
+    return {
+        "activations": 8,
+        "bits": 7 if scheme.reduce_range else 8,
+        "per_channel": scheme.per_channel,
+        "symmetric": scheme.symmetric,
+        "exclude": [name.removeprefix("net.") for name in scheme.exclude],
+    }
+
+
+RUNGS: dict[str, Callable[[Climb, Distil | None], Tries]] = {
     "calibration": _calibration,
     "bias correction": _bias,
     "sensitive layers in float": _floats,

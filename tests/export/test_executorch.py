@@ -174,6 +174,7 @@ def test_a_damaged_file(content, fp32, tmp_path, capfd):
         ({"reduce_range": True}, "reduce_range"),
         ({"quantize_bias": False}, "quantize_bias"),
         ({"calibration": "entropy"}, "calibration"),
+        ({"bias_correction": True}, "bias_correction"),
         ({"exclude": ("net.nothing",)}, "exclude"),
         ({"op_types": ("Conv",)}, "op_types"),
     ],

@@ -156,10 +156,15 @@ def test_operators_and_layers_can_stay_in_float(pair, trained, tmp_path):
 
     left = found(exclude=("logits_output",), per_channel=False)
     assert left["gemm"] == {"int8": 0, "fp16": 0, "fp32": 1} and left["conv"]["int8"] == 7
+    assert found(exclude=("net.fc",))["gemm"]["fp32"] == 1
+    for path, count in (("net.stem", 1), ("net.body.1.short", 1), ("net.body.0", 3)):
+        left = found(exclude=(path,))
+        assert (left["conv"]["fp32"], left["conv"]["int8"], left["gemm"]["int8"]) == (count, 7 - count, 1)
     left = found(op_types=("FULLY_CONNECTED",))
     assert left["gemm"]["int8"] == 1 and left["conv"]["int8"] == 0
-    with pytest.raises(UsageError, match="No operator has this name"):
+    with pytest.raises(UsageError, match="No operator has this name") as caught:
         found(exclude=("nowhere",))
+    assert "net.body.1.conv2" in str(caught.value)
     with pytest.raises(UsageError, match="no such operator"):
         found(op_types=("Conv",))
     job.calibration = job.calibration[:0]
@@ -182,6 +187,7 @@ def test_an_int8_file_without_int8_layers_is_refused(job):
         ("symmetric", True),
         ("quantize_bias", False),
         ("calibration", "entropy"),
+        ("bias_correction", True),
     ],
 )
 def test_a_scheme_that_cannot_be_honoured(job, key, value):

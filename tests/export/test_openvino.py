@@ -124,11 +124,11 @@ def test_one_scale_for_all_channels_and_other_ranges(job):
 
 
 def test_an_excluded_layer_stays_in_float(job):
-    artifact = build(job, with_scheme(exclude=("node_Conv_80",)))
-    assert artifact.provenance["coverage"]["conv"] == {"int8": 6, "fp16": 0, "fp32": 1}
+    artifact = build(job, with_scheme(exclude=("net.body.0",)))
+    assert artifact.provenance["coverage"]["conv"] == {"int8": 4, "fp16": 0, "fp32": 3}
     with pytest.raises(UsageError, match="no node of this name") as caught:
-        build(job, with_scheme(exclude=("node_Conv_80", "stem")))
-    assert "got: stem" in str(caught.value) and "node_Conv_80" in str(caught.value)
+        build(job, with_scheme(exclude=("net.body.0", "stem")))
+    assert "got: stem" in str(caught.value) and "net.body.0.short" in str(caught.value)
 
 
 @pytest.mark.parametrize(

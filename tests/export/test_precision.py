@@ -10,6 +10,7 @@ import pytest
 from export_nets import problem
 
 from kdcompress.compare import parity
+from kdcompress.errors import UsageError
 from kdcompress.export.formats import Scheme, build, open_runner, target
 from kdcompress.export.quantize import coverage, quantize
 from kdcompress.export.run_torch import TorchRunner
@@ -73,9 +74,14 @@ def test_the_scheme_for_tensorrt_is_symmetric_with_float_biases(job):
 
 
 def test_an_excluded_node_stays_in_float(job):
-    name = next(node.name for node in onnx.load(job.parent.path).graph.node if node.op_type == "Gemm")
-    found = quantize(job, X86.model_copy(update={"exclude": (name,)}), job.folder / "part.onnx")
+    path = job.folder / "part.onnx"
+    found = quantize(job, X86.model_copy(update={"exclude": ("net.fc",)}), path)
     assert found["gemm"] == {"int8": 0, "fp16": 0, "fp32": 1} and found["conv"]["fp32"] == 0
+    found = quantize(job, X86.model_copy(update={"exclude": ("net.body.0",)}), path)
+    assert found["gemm"]["int8"] == 1 and (found["conv"]["int8"], found["conv"]["fp32"]) == (4, 3)
+    with pytest.raises(UsageError, match="no node of this name") as caught:
+        quantize(job, X86.model_copy(update={"exclude": ("net.bod",)}), path)
+    assert "got: net.bod\n" in str(caught.value) and "net.body.0.conv1" in str(caught.value)
 
 
 def test_float_input_and_colours_with_different_deviations(fixed, job):

@@ -66,6 +66,28 @@ def test_metadata_is_enough_to_use_the_file(trained):
     assert found.input == trained.spec and found.sha256 == trained.artifact.sha256
 
 
+class Tokens(nn.Module):
+    """Linear layers over tokens, one of them twice, and a product of two activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, 4, bias=False), nn.BatchNorm2d(8))
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        tokens = self.mix(self.mix(tokens).relu())
+        return self.head((tokens @ tokens.transpose(1, 2) @ tokens).mean(1))
+
+
+def test_layers_have_the_paths_of_their_modules(tmp_path):
+    module = Normalised(Tokens(), colour_spec()).eval()
+    model = onnx.load(export_onnx(module, colour_spec(), tmp_path / "tokens.onnx").path)
+    names = [node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    assert len(names) == len(set(names)) == 6
+    assert {"net.stem.0", "net.mix", "net.head"} < set(names)
+
+
 def test_one_file_without_debug_information(trained):
     path = trained.artifact.path
     assert [file.name for file in path.parent.iterdir()] == [path.name]

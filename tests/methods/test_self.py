@@ -193,6 +193,41 @@ def test_quantized_leaves_the_ends_where_asked():
     assert plain_ones == [layers[0], layers[-1]]
 
 
+def test_quantized_leaves_out_the_modules_that_are_excluded():
+    net = make("quantized", teacher=True, activations=8, exclude=["conv1", "layer2"]).student.net
+    layers = [name for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    plain_ones = [name for name in layers if f"{name}.weight" in net.state_dict()]
+    assert plain_ones == [name for name in layers if name == "conv1" or name.startswith("layer2.")]
+    assert len(plain_ones) == len(layers) - sum(isinstance(m, InputQuantizer) for m in net.modules()) > 2
+
+
+def test_with_one_scale_for_all_channels_the_weights_are_on_one_grid_once_batch_norm_is_folded():
+    distillation = make("quantized", teacher=True, per_channel=False)
+    net = distillation.student.net
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.1, 10)
+            nn.init.uniform_(module.weight, -2, 2)
+    sum(distillation(X, Y).values()).backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    shipped = distillation.deployable().eval()
+    folded = torch.nn.utils.fuse_conv_bn_eval(shipped.conv1, shipped.bn1).weight
+    for weight in (folded, shipped.fc.weight):
+        steps = weight / weight.abs().max() * 127
+        assert torch.allclose(steps, steps.round(), atol=1e-3) and len(steps.round().unique()) > 50
+    alone = shipped.conv1.weight / shipped.conv1.weight.abs().max() * 127
+    assert not torch.allclose(alone, alone.round(), atol=1e-3)
+
+
+def test_a_symmetric_range_is_as_wide_below_zero_as_above():
+    quantizer = InputQuantizer(bits=8, symmetric=True)
+    quantizer(torch.tensor([[-1.0, 0.0, 4.0]]))
+    quantizer.eval()
+    ends = quantizer(torch.tensor([[-9.0, 0.0, 9.0]]))[0].tolist()
+    assert ends == pytest.approx([-128 * 8 / 255, 0.0, 127 * 8 / 255], rel=1e-6)
+    assert quantizer(torch.full((1, 1), -1.0)).item() == pytest.approx(-1, abs=4 / 255)
+
+
 def test_inputs_of_layers_are_quantised_between_a_running_minimum_and_maximum_by_hand():
     quantizer = InputQuantizer(bits=2, momentum=0.5)
     x = torch.tensor([[-1.0, 0.4, 2.0, 5.0]], requires_grad=True)
