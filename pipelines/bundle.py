@@ -24,7 +24,7 @@ from kdcompress.bench.machine import machine
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import formats, graph
-from kdcompress.export.float16 import to_float16
+from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.recipe import Data
 from kdcompress.report.present import headline, significant
@@ -162,10 +162,7 @@ def _for_tensorrt(run: Path, document: Mapping[str, Any], row: Mapping[str, Any]
     """The ONNX file that an engine is built from where its GPU is: TensorRT builds nowhere else."""
     parent = _artifact(run, document, _row(document, "student-fp32"))
     target = formats.target(row["target"])
-    model = graph.load(parent.path)
-    graph.cast_first(model)
-    if target.precision == "fp16":
-        model = to_float16(model)
+    model = engine_source(parent, target)
     graph.set_metadata(model, {"kdcompress.precision": target.precision})
     path = folder / f"student-{target.name}.onnx"
     graph.save(model, path)
@@ -173,6 +170,7 @@ def _for_tensorrt(run: Path, document: Mapping[str, Any], row: Mapping[str, Any]
         "engine": True,
         "profile": list(target.options.profile),
         "workspace_mib": target.options.workspace_mib,
+        **portability(target.options),
     }
     return Artifact.of(path, "onnx", target.precision, parent.input, target=target.name, provenance=provenance)
 
@@ -246,7 +244,10 @@ def _model(
     shape = [spec.channels, spec.height, spec.width] if planes else [spec.height, spec.width, spec.channels]
     built_for = {
         key: provenance[key]
-        for key in ("compute_capabilities", "profile", "minimum_deployment_target")
+        for key in (
+            *("compute_capabilities", "gpu", "profile", "minimum_deployment_target"),
+            *("version_compatible", "hardware_compatibility", "refit"),
+        )
         if provenance.get(key)
     }
     here = machine()
