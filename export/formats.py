@@ -46,6 +46,7 @@ class Scheme(Section):
     reduce_range: bool = Field(default=False, description="7-bit weights, for x86 without VNNI")
     symmetric: bool = Field(default=False, description="activations with zero point 0")
     quantize_bias: bool = True
+    outputs: bool = Field(default=True, description="what layers give too, besides what they take")
     calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: float = Field(default=99.99, gt=50, le=100)
     images: int = Field(default=512, ge=1, description="calibration images used, at most")

@@ -41,6 +41,22 @@ def quantize(
 
     Raises KDCompressError where nothing of it runs in int8.
     """
+    with replacing(path) as temporary:
+        write_int8(job, scheme, temporary, ranges)
+        found = coverage(temporary, platform)
+        if not any(found[family]["int8"] for family in FAMILIES):
+            raise KDCompressError(
+                "No convolution or matrix product of this model runs in int8.",
+                where=path.name,
+                got=", ".join(f"{count} {name}" for name, count in found["nodes"].items()),
+                hint="the target's scheme does not suit this model or this CPU; fp32 and fp16 targets do not need one",
+            )
+    return found
+
+
+def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None = None) -> None:
+    """Write an int8 QDQ copy of the job's parent to ``path``. ``ranges`` is a file that keeps what calibration found,
+    for schemes that differ in nothing but what they leave in float."""
     from onnxruntime import quantization
 
     types = {"uint8": quantization.QuantType.QUInt8, "int8": quantization.QuantType.QInt8}
@@ -49,9 +65,11 @@ def quantize(
     extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric, "QuantizeBias": scheme.quantize_bias}
     if scheme.calibration == "percentile":
         extra["CalibPercentile"] = scheme.percentile
+    if not scheme.outputs:
+        extra["OpTypesToExcludeOutputQuantization"] = list(graph.LAYERS)
     spec = job.parent.input
     parent = graph.load(job.parent.path)
-    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+    with tempfile.TemporaryDirectory() as folder:
         source, prepared = Path(folder, "source.onnx"), Path(folder, "prepared.onnx")
         graph.mean_to_pool(parent)
         graph.save(parent, source)
@@ -69,7 +87,7 @@ def quantize(
                 write_ranges(prepared, reader, scheme.calibration, Path(folder, "augmented.onnx"), ranges)
             quantization.quantize_static(
                 str(prepared),
-                str(temporary),
+                str(path),
                 reader,
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(scheme.op_types) or None,
@@ -82,7 +100,7 @@ def quantize(
                 extra_options=extra,
                 calibration_cache_path=ranges,
             )
-        model = graph.load(temporary)
+        model = graph.load(path)
         graph.strip(model)
         graph.set_metadata(model, {**graph.metadata(parent), "kdcompress.precision": "int8"})
         _float_logits(model)
@@ -90,16 +108,7 @@ def quantize(
             _feed_pixels(model, spec, Path(folder, "front.onnx"))
         if scheme.bias_correction:
             correct_biases(graph.load(prepared), model, list(islice(job.batches(scheme), CORRECTION_BATCHES)), spec)
-        graph.save(model, temporary)
-        found = coverage(temporary, platform)
-        if not any(found[family]["int8"] for family in FAMILIES):
-            raise KDCompressError(
-                "No convolution or matrix product of this model runs in int8.",
-                where=path.name,
-                got=", ".join(f"{count} {name}" for name, count in found["nodes"].items()),
-                hint="the target's scheme does not suit this model or this CPU; fp32 and fp16 targets do not need one",
-            )
-    return found
+        graph.save(model, path)
 
 
 def _pixel_range(spec: InputSpec) -> dict[str, np.floating]:

@@ -31,5 +31,5 @@ def write(job: ExportJob, target: Target) -> Artifact:
     return Artifact.of(path, "tensorrt", target.precision, job.parent.input, target=target.name, provenance=provenance)
 
 
-for precision in ("fp32", "fp16"):
+for precision in ("fp32", "fp16", "int8"):
     writers.register(f"tensorrt-{precision}")(Writer(write, check, ("tensorrt",)))

@@ -30,5 +30,5 @@ def write(job: ExportJob, target: Target) -> Artifact:
     )
 
 
-for precision in ("fp32", "fp16"):
+for precision in ("fp32", "fp16", "int8"):
     writers.register(f"tensorrt-rtx-{precision}")(Writer(write, check, ("tensorrt-rtx",)))

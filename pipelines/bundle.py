@@ -24,6 +24,7 @@ from kdcompress.bench.machine import machine
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import formats, graph
+from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.recipe import Data
@@ -108,7 +109,9 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
         with TemporaryDirectory() as scratch, replacing(folder) as temporary:
             artifact = (
-                _artifact(run, document, row) if row["file"] else _for_tensorrt(run, document, row, Path(scratch))
+                _artifact(run, document, row)
+                if row["file"]
+                else _for_tensorrt(run, document, row, source, Path(scratch))
             )
             _write(temporary, run, document, row, artifact, source)
         written.append(folder)
@@ -158,11 +161,17 @@ def _artifact(run: Path, document: Mapping[str, Any], row: Mapping[str, Any]) ->
     return artifact
 
 
-def _for_tensorrt(run: Path, document: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> Artifact:
+def _for_tensorrt(
+    run: Path, document: Mapping[str, Any], row: Mapping[str, Any], source: Source, folder: Path
+) -> Artifact:
     """The ONNX file that an engine is built from where its GPU is: TensorRT builds nowhere else."""
+    from torch import nn
+
     parent = _artifact(run, document, _row(document, "student-fp32"))
     target = formats.target(row["target"])
-    model = engine_source(parent, target)
+    images = calibration_images(source.train.images, document["recipe"]["export"]["calibration_images"])
+    # An engine is built from the ONNX alone: the network itself is not needed.
+    model = engine_source(formats.ExportJob(nn.Module(), parent, images, folder, "student"), target)
     graph.set_metadata(model, {"kdcompress.precision": target.precision})
     path = folder / f"student-{target.name}.onnx"
     graph.save(model, path)

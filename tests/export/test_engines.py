@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from export_nets import problem
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
 from kdcompress.artifact import Artifact
+from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.describe import describe
 from kdcompress.export.formats import Options, Target, build, open_runner, target
 from kdcompress.export.tensorrt_builder import build_engine, engine_source, kept_log
 from kdcompress.export.tensorrt_engine import as_built, hold_to, refit
+from kdcompress.export.to_onnx import export_onnx
 
 trt = pytest.importorskip("tensorrt_rtx")
 OPTIONS = target("tensorrt-rtx").options
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+def tensorrt_source(job, path):
+    graph.save(engine_source(job, target("tensorrt")), path)
+    return path
 
 
 def with_options(name, **options):
@@ -43,6 +52,42 @@ def test_an_fp32_engine_is_fp32_and_bigger(job):
     full = build(job, target("tensorrt-rtx").model_copy(update={"precision": "fp32"}))
     assert full.provenance["coverage"]["conv"] == {"fp16": 0, "fp32": 7}
     assert full.bytes > half.bytes
+
+
+def test_an_int8_engine_multiplies_int8(job, trained):
+    """Bigger than fp16's, as RTX 1.7 builds it: fp16 stays RTX's default."""
+    artifact = build(job, target("tensorrt-rtx-int8"))
+    found = artifact.provenance["coverage"]
+    assert found["conv"] == {"fp16": 0, "fp32": 0, "int8": 7} and found["gemm"] == {"fp16": 0, "fp32": 0, "int8": 1}
+    assert found["outputs"]["fp16"] > 2 * found["outputs"]["int8"]  # what is not quantised
+    assert artifact.provenance["scheme"]["symmetric"] and artifact.provenance["calibration_images"] == 256
+    assert artifact.bytes > build(job, target("tensorrt-rtx")).bytes
+
+
+@pytest.mark.parametrize("name", ["tensorrt-int8", "jetson-orin-int8", "tensorrt-rtx-int8"])
+def test_the_int8_network_answers_as_its_parent(name, job, trained, tmp_path):
+    """Run by ONNX Runtime: the engine's source, with what only layers take quantised, and no cast in between."""
+    path = tmp_path / "source.onnx"
+    model = engine_source(job, target(name))
+    graph.save(model, path)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    layers = [node for node in model.graph.node if node.op_type in graph.LAYERS]
+    assert all(makers[tensor].op_type == "DequantizeLinear" for node in layers for tensor in node.input[:2])
+    users = {node.op_type for node in model.graph.node if makers.get(node.input[0]) in layers}
+    assert "QuantizeLinear" not in users  # what a layer gives is not rounded before the addition or the ReLU
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    zeros = [values[n.input[2]] for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert zeros and all(zero.dtype == "int8" and not zero.any() for zero in zeros)
+    artifact = Artifact.of(path, "onnx", "int8", trained.spec)
+    with open_runner(job.parent) as parent, open_runner(artifact) as runner:
+        assert parity(parent, runner, problem(300, seed=3)[0], trained.spec, "int8")
+
+
+def test_a_layer_that_is_left_in_float_is_counted_so(job):
+    layer = next(node.name for node in graph.load(job.parent.path).graph.node if node.op_type == "Gemm")
+    scheme = target("tensorrt-rtx-int8").options.scheme.model_copy(update={"exclude": (layer,)})
+    found = build(job, with_options("tensorrt-rtx-int8", scheme=scheme)).provenance["coverage"]
+    assert found["gemm"] == {"fp16": 1, "fp32": 0} and found["conv"]["int8"] == 7
 
 
 def test_a_fixed_batch_needs_no_profile(fixed, job):
@@ -123,18 +168,16 @@ def test_an_rtx_engine_that_takes_weights_is_refused_before_it_is_built(job):
         ({"refit": True}, "CUDA_SUCCESS"),
     ],
 )
-def test_the_options_reach_the_builder(options, words, trained, tmp_path):
+def test_the_options_reach_the_builder(options, words, job, tmp_path):
     """RTX without a GPU cannot honour them: that it says so shows that they were set."""
-    path = tmp_path / "source.onnx"
-    graph.save(engine_source(trained.artifact, target("tensorrt")), path)
+    path = tensorrt_source(job, tmp_path / "source.onnx")
     with pytest.raises(KDCompressError, match=words):
         build_engine(trt, path, Options(**options), dynamic=True)
 
 
 @pytest.mark.parametrize("level", ["ampere_plus", "same_compute_capability"])
-def test_hardware_compatibility_reaches_the_builder(level, trained, tmp_path):
-    path = tmp_path / "source.onnx"
-    graph.save(engine_source(trained.artifact, target("tensorrt")), path)
+def test_hardware_compatibility_reaches_the_builder(level, job, tmp_path):
+    path = tensorrt_source(job, tmp_path / "source.onnx")
     options = Options(hardware_compatibility=level, compute_capabilities=("8.6",))
     assert any("setHardwareCompatibilityLevel" in line for line in build_engine(trt, path, options, dynamic=True).log)
 
@@ -202,11 +245,7 @@ def test_what_is_called_where_there_is_a_gpu_exists():
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_engine_takes_the_weights_of_another_training(precision, job, trained, tmp_path):
-    import numpy as np
     import tensorrt
-    from export_nets import problem
-
-    from kdcompress.export.to_onnx import export_onnx
 
     asked = with_options("tensorrt", refit=True).model_copy(update={"precision": precision})
     artifact = build(job, asked)
@@ -215,7 +254,8 @@ def test_an_engine_takes_the_weights_of_another_training(precision, job, trained
         trained.module.net.fc.weight.neg_()
         parent = export_onnx(trained.module, trained.spec, tmp_path / "again.onnx")
         trained.module.net.fc.weight.neg_()
-    graph.save(engine_source(parent, asked), tmp_path / "weights.onnx")
+    job.parent = parent
+    graph.save(engine_source(job, asked), tmp_path / "weights.onnx")
     log = kept_log(tensorrt)
     path = tmp_path / "again.trt.engine"
     path.write_bytes(refit(tensorrt, artifact.path.read_bytes(), tmp_path / "weights.onnx", log))
