@@ -17,6 +17,12 @@ LEVELS = 256
 SHARES = np.linspace(1.0, 0.2, 81)  # of the whole range
 
 
+def calibration_images(images: np.ndarray, count: int) -> np.ndarray:
+    """That many of the training images, or all: the same ones each time, in their order."""
+    count = min(count, len(images))
+    return images[np.sort(np.random.Generator(np.random.PCG64(0)).choice(len(images), count, replace=False))]
+
+
 def write_ranges(model: Path, reader: Any, method: str, scratch: Path, path: Path) -> None:
     """Run the ONNX file ``model`` on the reader's batches and write each tensor's range, by ``method`` "mse" or
     "entropy", to ``path``, in the form that the quantiser takes in place of its own calibration."""

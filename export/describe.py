@@ -95,14 +95,33 @@ def _engine(path: Path) -> dict[str, Any]:
     if len(header) < 64:
         raise UsageError("The file is too short to be an engine.", where=path, got=f"{len(header)} bytes")
     if header[:4] != b"vtrt":
-        return {"format": "tensorrt" if header[1:4] == b"trt" else "unknown", "magic": header[:4].hex()}
+        known = header[1:4] == b"trt"
+        named = {"format": "tensorrt" if known else "unknown", "magic": header[:4].hex()}
+        return named | (_layers("tensorrt", path) if known else {})
     size = int.from_bytes(header[16:24], "little")
-    facts = {"format": "tensorrt-rtx", "version": ".".join(map(str, header[24:28])), "bytes_in_header": size}
+    version = ".".join(map(str, header[24:28]))
+    facts: dict[str, Any] = {"format": "tensorrt-rtx", "version": version, "bytes_in_header": size}
     if size != path.stat().st_size:
         raise UsageError("The engine is cut off or damaged.", where=path, got=path.stat().st_size, allowed=size)
     if is_installed("tensorrt_rtx"):
         facts["runs_here"] = _validity(path)
+        facts |= _layers("tensorrt-rtx", path)
     return facts
+
+
+def _layers(extra: str, path: Path) -> dict[str, Any]:
+    """What the engine inspector says, where the engine loads here."""
+    from kdcompress.export import tensorrt_engine
+    from kdcompress.export.tensorrt_builder import kept_log
+
+    try:
+        require_gpu("an engine is inspected on its own GPU")
+        trt = require(extra.replace("-", "_"), extra, "Reading an engine")
+        engine = tensorrt_engine.load_engine(trt, path.read_bytes(), kept_log(trt), path, version_compatible=True)
+    except (RuntimeMissingError, UsageError) as error:
+        return {"layers": f"not read: {error.what}"}
+    found = tensorrt_engine.information(trt, engine)
+    return {"types": tensorrt_engine.as_built(found), "refittable": bool(engine.refittable), "layers": found["Layers"]}
 
 
 def _validity(path: Path) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TARGETS = Path(__file__).parent / "targets"
 CALIBRATION_BATCH = 32
 AUTO = "auto"
+ENGINES = ["tensorrt", "tensorrt-rtx"]  # formats
 PLATFORMS = {"arm": "arm64", "amd64": "x86_64"}  # options.platform -> cpus
 
 
@@ -45,6 +46,7 @@ class Scheme(Section):
     reduce_range: bool = Field(default=False, description="7-bit weights, for x86 without VNNI")
     symmetric: bool = Field(default=False, description="activations with zero point 0")
     quantize_bias: bool = True
+    outputs: bool = Field(default=True, description="what layers give too, besides what they take")
     calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     percentile: float = Field(default=99.99, gt=50, le=100)
     images: int = Field(default=512, ge=1, description="calibration images used, at most")
@@ -75,6 +77,11 @@ class Options(Section):
         description="ONNX Runtime: the CPUs that the graph is optimised for, in an .ort file, or counted for",
     )
     workspace_mib: int = Field(default=1024, ge=16, description="TensorRT: memory a layer may use")
+    version_compatible: bool = Field(default=False, description="TensorRT: later versions can load the engine")
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
+        default="none", description="TensorRT: GPUs that can run the engine besides the kind that built it"
+    )
+    refit: bool = Field(default=False, description="TensorRT: the engine can take the weights of another training")
 
     @field_validator("profile")
     @classmethod
@@ -110,6 +117,14 @@ class Target(Section):
         cpu = PLATFORMS.get(self.options.platform or "")
         if cpu and self.cpus and set(self.cpus) != {cpu}:
             raise ValueError(f"options.platform {self.options.platform} is for {cpu}, and cpus are {list(self.cpus)}")
+        return self
+
+    @model_validator(mode="after")
+    def options_of_engines(self) -> Target:
+        takers = {"version_compatible": ["tensorrt"], "hardware_compatibility": ["tensorrt"], "refit": ENGINES}
+        for name, formats in takers.items():
+            if getattr(self.options, name) not in (False, "none") and self.format not in formats:
+                raise ValueError(f"options.{name} is for {' and '.join(formats)}, and format is {self.format}")
         return self
 
     @property
@@ -278,8 +293,11 @@ def _missing(check: Callable[[], None]) -> RuntimeMissingError | None:
     return None
 
 
-def require_gpu(why: str) -> None:
-    """Raise RuntimeMissingError unless the NVIDIA driver answers and has a device."""
+def require_gpu(why: str, hint: str = "do this on a machine with an NVIDIA GPU") -> dict[str, str]:
+    """The first NVIDIA device: its name, and its compute capability such as "8.7".
+
+    Raises RuntimeMissingError unless the driver answers and has a device.
+    """
     count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
@@ -287,6 +305,16 @@ def require_gpu(why: str) -> None:
         got = "the NVIDIA driver is not installed"
     else:
         if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
-            return
+            return _device(driver)
         got = "the NVIDIA driver finds no device"
-    raise RuntimeMissingError(f"No CUDA device: {why}.", got=got, hint="do this on a machine with an NVIDIA GPU")
+    raise RuntimeMissingError(f"No CUDA device: {why}.", got=got, hint=hint)
+
+
+def _device(driver: ctypes.CDLL) -> dict[str, str]:
+    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    for value, attribute in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return {"name": name.value.decode(), "compute_capability": f"{major.value}.{minor.value}"}

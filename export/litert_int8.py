@@ -20,6 +20,7 @@ KERNELS = {
     "reduce_range": False,
     "symmetric": False,
     "quantize_bias": True,
+    "outputs": True,
     "calibration": "minmax",
     "bias_correction": False,
 }

@@ -65,6 +65,8 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
     extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric, "QuantizeBias": scheme.quantize_bias}
     if scheme.calibration == "percentile":
         extra["CalibPercentile"] = scheme.percentile
+    if not scheme.outputs:
+        extra["OpTypesToExcludeOutputQuantization"] = list(graph.LAYERS)
     spec = job.parent.input
     parent = graph.load(job.parent.path)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact
-from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError
 from kdcompress.export.tensorrt_builder import kept_log
+from kdcompress.export.tensorrt_engine import load_engine
 
 
 class EngineRunner(ABC):
@@ -47,15 +48,8 @@ class EngineRunner(ABC):
         spec = self.artifact.input
         log = kept_log(trt)
         start = time.perf_counter()
-        self._runtime = trt.Runtime(log)
-        self._engine = self._runtime.deserialize_cuda_engine(self.artifact.path.read_bytes())
-        if self._engine is None:
-            raise UsageError(
-                f"{trt.__name__} {trt.__version__} cannot load this engine.",
-                where=self.artifact.path,
-                got=" | ".join(log.lines[:3]) or None,
-                hint="an engine runs with the version and on the kind of GPU it was built for: build it again here",
-            )
+        compatible = bool(self.artifact.provenance.get("version_compatible"))
+        self._engine = load_engine(trt, self.artifact.path.read_bytes(), log, self.artifact.path, compatible)
         loaded = time.perf_counter()
         self._context = self._engine.create_execution_context()
         if self._context is None:
@@ -95,7 +89,7 @@ class EngineRunner(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._context = self._engine = self._runtime = None
+        self._context = self._engine = None
 
     def details(self) -> dict[str, Any]:
         return {"runtime": self.name, "timed": "copy in, compute, copy out", **self._facts}

@@ -40,6 +40,7 @@ XNNPACK = {
     "weight": "int8",
     "reduce_range": False,
     "quantize_bias": True,
+    "outputs": True,
     "calibration": "minmax",
     "bias_correction": False,
 }

@@ -23,6 +23,7 @@ ALWAYS = {
     "activation": ("uint8", "OpenVINO has signed activations only where a symmetric one can be negative"),
     "weight": ("int8", "OpenVINO's quantised weights are signed"),
     "quantize_bias": (False, "OpenVINO keeps biases in float"),
+    "outputs": (True, "NNCF places what quantises by itself"),
     "op_types": ((), "NNCF quantises all it can; name nodes under exclude instead"),
 }
 

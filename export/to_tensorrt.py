@@ -6,7 +6,7 @@ from types import ModuleType
 
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.export.formats import ExportJob, Target, Writer, require_gpu, writers
-from kdcompress.export.tensorrt_builder import write_engine
+from kdcompress.export.tensorrt_builder import inspected, write_engine
 from kdcompress.optional import require
 
 
@@ -15,16 +15,21 @@ def library() -> ModuleType:
 
 
 def check() -> None:
+    require_gpu(
+        "TensorRT tries its kernels out on the GPU that the engine is for",
+        "the target tensorrt-rtx builds without one; `kdcompress bundle --target` packs what builds this one there",
+    )
     library()
-    require_gpu("TensorRT tries its kernels out on the GPU that the engine is for")
 
 
 def write(job: ExportJob, target: Target) -> Artifact:
     path = job.path(target, ".trt.engine")
+    trt = library()
     with replacing(path) as temporary:
-        provenance = write_engine(library(), job, target, temporary, timing_cache=job.folder / "tensorrt-timing.cache")
+        provenance = write_engine(trt, job, target, temporary, timing_cache=job.folder / "tensorrt-timing.cache")
+        provenance |= inspected(trt, target, temporary)
     return Artifact.of(path, "tensorrt", target.precision, job.parent.input, target=target.name, provenance=provenance)
 
 
-for precision in ("fp32", "fp16"):
+for precision in ("fp32", "fp16", "int8"):
     writers.register(f"tensorrt-{precision}")(Writer(write, check, ("tensorrt",)))

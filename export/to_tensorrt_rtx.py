@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from kdcompress.artifact import Artifact, replacing
-from kdcompress.export.formats import ExportJob, Target, Writer, writers
+from kdcompress.export.formats import ExportJob, Target, Writer, require_gpu, writers
 from kdcompress.export.tensorrt_builder import write_engine
 from kdcompress.optional import require
 
@@ -19,6 +19,8 @@ def check() -> None:
 
 
 def write(job: ExportJob, target: Target) -> Artifact:
+    if target.options.refit:
+        require_gpu("TensorRT-RTX builds with options.refit on one only", "leave options.refit out, or build it there")
     # No timing cache: with one, TensorRT-RTX asks for a GPU.
     path = job.path(target, ".rtx.engine")
     with replacing(path) as temporary:
@@ -28,5 +30,5 @@ def write(job: ExportJob, target: Target) -> Artifact:
     )
 
 
-for precision in ("fp32", "fp16"):
+for precision in ("fp32", "fp16", "int8"):
     writers.register(f"tensorrt-rtx-{precision}")(Writer(write, check, ("tensorrt-rtx",)))

@@ -24,7 +24,8 @@ from kdcompress.bench.machine import machine
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import formats, graph
-from kdcompress.export.float16 import to_float16
+from kdcompress.export.calibrate import calibration_images
+from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.recipe import Data
 from kdcompress.report.present import headline, significant
@@ -108,7 +109,9 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
         with TemporaryDirectory() as scratch, replacing(folder) as temporary:
             artifact = (
-                _artifact(run, document, row) if row["file"] else _for_tensorrt(run, document, row, Path(scratch))
+                _artifact(run, document, row)
+                if row["file"]
+                else _for_tensorrt(run, document, row, source, Path(scratch))
             )
             _write(temporary, run, document, row, artifact, source)
         written.append(folder)
@@ -158,14 +161,17 @@ def _artifact(run: Path, document: Mapping[str, Any], row: Mapping[str, Any]) ->
     return artifact
 
 
-def _for_tensorrt(run: Path, document: Mapping[str, Any], row: Mapping[str, Any], folder: Path) -> Artifact:
+def _for_tensorrt(
+    run: Path, document: Mapping[str, Any], row: Mapping[str, Any], source: Source, folder: Path
+) -> Artifact:
     """The ONNX file that an engine is built from where its GPU is: TensorRT builds nowhere else."""
+    from torch import nn
+
     parent = _artifact(run, document, _row(document, "student-fp32"))
     target = formats.target(row["target"])
-    model = graph.load(parent.path)
-    graph.cast_first(model)
-    if target.precision == "fp16":
-        model = to_float16(model)
+    images = calibration_images(source.train.images, document["recipe"]["export"]["calibration_images"])
+    # An engine is built from the ONNX alone: the network itself is not needed.
+    model = engine_source(formats.ExportJob(nn.Module(), parent, images, folder, "student"), target)
     graph.set_metadata(model, {"kdcompress.precision": target.precision})
     path = folder / f"student-{target.name}.onnx"
     graph.save(model, path)
@@ -173,6 +179,7 @@ def _for_tensorrt(run: Path, document: Mapping[str, Any], row: Mapping[str, Any]
         "engine": True,
         "profile": list(target.options.profile),
         "workspace_mib": target.options.workspace_mib,
+        **portability(target.options),
     }
     return Artifact.of(path, "onnx", target.precision, parent.input, target=target.name, provenance=provenance)
 
@@ -246,7 +253,10 @@ def _model(
     shape = [spec.channels, spec.height, spec.width] if planes else [spec.height, spec.width, spec.channels]
     built_for = {
         key: provenance[key]
-        for key in ("compute_capabilities", "profile", "minimum_deployment_target")
+        for key in (
+            *("compute_capabilities", "gpu", "profile", "minimum_deployment_target"),
+            *("version_compatible", "hardware_compatibility", "refit"),
+        )
         if provenance.get(key)
     }
     here = machine()

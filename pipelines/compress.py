@@ -26,6 +26,7 @@ from kdcompress.data.source import Source, load, load_parts
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
 from kdcompress.export.bisect import first_difference, steps, tolerance_of
+from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
@@ -331,10 +332,7 @@ class Compression:
 
     def calibration(self) -> np.ndarray:
         """Training images for the quantiser's ranges, uint8 [N, H, W, C]."""
-        images = self.source.train.images
-        count = min(self.recipe.export.calibration_images, len(images))
-        chosen = np.random.Generator(np.random.PCG64(0)).choice(len(images), count, replace=False)
-        return images[np.sort(chosen)]
+        return calibration_images(self.source.train.images, self.recipe.export.calibration_images)
 
     def artifact(self, name: str) -> Artifact:
         done = self.done[name]

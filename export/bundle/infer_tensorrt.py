@@ -12,6 +12,8 @@ def load(path, model, threads):
         raise ImportError("PyTorch sees no CUDA device")
     log = trt.Logger(trt.Logger.WARNING)
     runtime = trt.Runtime(log)
+    if model["built_for"].get("version_compatible"):
+        runtime.engine_host_code_allowed = True  # such an engine carries a runtime of its own
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise RuntimeError("the engine was built for another GPU or another version: see model.json, built_for")

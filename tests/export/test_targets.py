@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from export_nets import problem
 
 from kdcompress import optional
@@ -18,6 +19,12 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export.formats import availability, build, chosen, open_runner, target, targets
 from kdcompress.pipelines.verdict import not_as_asked
 
+# Without a GPU the package is of no use, and what is said is where to build and what can be built here.
+NO_TENSORRT = (
+    r"pip install 'kdcompress\[tensorrt\]'"
+    if torch.cuda.is_available()
+    else "No CUDA device(.*\n)*.*tensorrt-rtx builds"
+)
 GOOD = """
 description: a target of one's own
 format: onnx
@@ -91,6 +98,8 @@ def test_an_unknown_target_names_the_nearest():
         (("runtime: onnxruntime-cpu", "runtime: onnxruntime"), "did you mean 'onnxruntime-cpu'"),
         (("{scheme", "{profile: [8, 4, 32], scheme"), "options.profile: a profile is"),
         (("{scheme", "{platform: arm, scheme"), "options.platform arm is for arm64"),
+        (("{scheme", "{refit: true, scheme"), "options.refit is for tensorrt and tensorrt-rtx, and format is onnx"),
+        (("{scheme", "{hardware_compatibility: all, scheme"), "options.hardware_compatibility: .*all"),
         (("{scheme", "{scheme: {"), "not valid YAML"),
         ((GOOD, "- a\n- list"), "mapping"),
     ],
@@ -113,8 +122,8 @@ def test_a_missing_runtime_names_the_extra(monkeypatch, trained, job):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(optional.importlib, "import_module", absent)
-    for name in ("tensorrt-rtx", "tensorrt"):
-        with pytest.raises(RuntimeMissingError, match=rf"pip install 'kdcompress\[{name}\]'"):
+    for name, words in (("tensorrt-rtx", r"pip install 'kdcompress\[tensorrt-rtx\]'"), ("tensorrt", NO_TENSORRT)):
+        with pytest.raises(RuntimeMissingError, match=words):
             build(job, target(name))
         assert availability(target(name))[:2] == (False, False)
     artifact = Artifact.of(trained.artifact.path, "tensorrt-rtx", "fp16", trained.spec)

@@ -24,7 +24,7 @@ TARGETS = {
     "mnn-fp32": "mnn",
 }
 ELSEWHERE = {"ios-coreml": "coreml", "tensorrt-rtx": "tensorrt-rtx"}
-ON_THE_DEVICE = "jetson-orin"
+ON_THE_DEVICE = {"jetson-orin": "fp16", "jetson-orin-int8": "int8"}
 BLOCKED = """
 import importlib.abc, os, sys
 class Blocked(importlib.abc.MetaPathFinder):
@@ -43,7 +43,7 @@ def invoke(*arguments):
 def run(tmp_path_factory, fashion_mnist_root):
     """A run with a file of every format."""
     folder = tmp_path_factory.mktemp("bundle") / "run"
-    targets = ",".join([name for name in TARGETS if name != "student-fp32"] + [*ELSEWHERE, ON_THE_DEVICE])
+    targets = ",".join([name for name in TARGETS if name != "student-fp32"] + [*ELSEWHERE, *ON_THE_DEVICE])
     found = invoke(
         *("run", "fashion-mnist-demo", "data.train_images=1500", f"data.root={fashion_mnist_root}", "teacher=null"),
         *("method=none", "train.epochs=1", "export.max_drop=100", "gates={}", "bench.effort=rapid"),
@@ -64,7 +64,7 @@ def bundled(run, rows, tmp_path_factory):
     made = {}
 
     def of(target):
-        if rows[target]["status"] == "skipped" and target != ON_THE_DEVICE or rows[target]["status"] == "failed":
+        if rows[target]["status"] == "skipped" and target not in ON_THE_DEVICE or rows[target]["status"] == "failed":
             pytest.skip(f"{target}: {rows[target]['why']}")
         if target not in made:
             found = invoke("bundle", run, "--target", target, "-o", tmp_path_factory.mktemp("bundles"), "--json")
@@ -315,13 +315,14 @@ def test_the_program_in_cpp_runs_the_model(bundled, tmp_path):
     assert answer == f"answer: {expected['label']}"
 
 
-def test_an_engine_is_built_from_the_bundle_on_the_device(bundled, rows, bare, tmp_path):
+@pytest.mark.parametrize(("target", "precision"), ON_THE_DEVICE.items())
+def test_an_engine_is_built_from_the_bundle_on_the_device(target, precision, bundled, rows, bare, tmp_path):
     """With TensorRT-RTX, which builds without a GPU."""
-    if rows[ON_THE_DEVICE]["status"] != "skipped":
+    if rows[target]["status"] != "skipped":
         pytest.skip("TensorRT is here: its engine is bundled")
-    folder = bundled(ON_THE_DEVICE)
+    folder = bundled(target)
     model = json.loads((folder / "model.json").read_text())
-    assert (model["format"], model["precision"], model["built_for"]["profile"]) == ("onnx", "fp16", [1, 1, 4])
+    assert (model["format"], model["precision"], model["built_for"]["profile"]) == ("onnx", precision, [1, 1, 4])
     assert bare(folder / "self_check.py", "kdcompress", "torch", "PIL").returncode == 0
     missing = bare(folder / "build_engine.py", "tensorrt")
     assert missing.returncode == 1 and "JetPack" in missing.stderr
@@ -329,3 +330,5 @@ def test_an_engine_is_built_from_the_bundle_on_the_device(bundled, rows, bare, t
     command = [sys.executable, folder / "build_engine.py", "--module", "tensorrt_rtx", "-o", tmp_path / "model.engine"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and (tmp_path / "model.engine").read_bytes()[:4] == b"vtrt", done.stderr
+    again = subprocess.run([*command, "--refit", tmp_path / "model.engine"], capture_output=True, text=True)
+    assert again.returncode == 1 and "build a new engine" in again.stderr  # without a GPU it is not even loaded
