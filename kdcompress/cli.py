@@ -82,17 +82,27 @@ def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[st
 
     compression = Compression(recipe, output, command)
     compression.check()
+    tournament = None
+    if recipe.search.candidates:
+        from kdcompress.pipelines.tournament import Tournament
+
+        tournament = Tournament(recipe, output, command)
+        tournament.check()
     names = [*(step.name for step in compression.steps()), "latency"]
     for name in force:
         if name not in names:
             raise unknown_name("stage", name, names, where="--force")
     if dry_run:
-        return _show_plan(compression.plan(), as_json)
+        return _show_plan([*(tournament.plan() if tournament else []), *compression.plan()], as_json)
     if not is_main_process():
         return compression.train_only(frozenset(force))
     with compression.folder.locked():
         save_recipe(recipe, output)
-        document = compression.run(frozenset(force))
+        search = {}
+        if tournament:
+            winner, search["search"] = tournament.run()
+            compression = tournament.compression(winner)
+        document = compression.run(frozenset(force)) | search
         _write_and_show(document, output, as_json)
     if found := failures(document):
         raise KDCompressError("The run finished, and not all of it may ship:\n" + "\n".join(f"  - {f}" for f in found))
@@ -195,6 +205,94 @@ def compare(
         click.echo("Written: " + ", ".join(str(path) for path in written), err=True)
     if failed := [f"{t['label']} seed {t['seed']}: {t['error']}" for t in document["trials"] if "error" in t]:
         raise KDCompressError("Not every training succeeded:\n" + "\n".join(f"  - {f}" for f in failed))
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1)
+@click.option(
+    "--target", "targets", multiple=True, help="May be repeated.  [default: the recipe's that are timed here]"
+)
+@click.option("--max-latency", metavar="TIME", help="Median of one query: 500us, 2ms.")
+@click.option("--max-size", metavar="SIZE", help="Of the file: 500kB, 1.5MB, 512KiB.")
+@click.option("--max-memory", metavar="SIZE", help="File and largest layer: what any runtime has to hold.")
+@click.option(
+    "--max-drop", type=click.FloatRange(0), metavar="POINTS", help="Accuracy lost to the teacher, for the run."
+)
+@click.option("--threads", type=click.IntRange(1), help="[default: the recipe's bench.threads, or 1]")
+@click.option("--candidates", help="Comma-separated: models, patterns (resnet*), zoo, mobile, prune=0.5.")
+@click.option("--top", type=click.IntRange(1), default=8, help="Candidates inside the budgets to show and to keep.")
+@click.option("--effort", type=click.Choice(["rapid", "quick", "normal"]), default="rapid")
+@click.option("--folder", type=PathArgument, help="What is built and timed.  [default: runs/plan-RECIPE'S NAME]")
+@click.option("-o", "--output", type=PathArgument, help="The recipe it writes.  [default: RECIPE'S NAME-planned.yaml]")
+@click.option("--dry-run", is_flag=True, help="Check everything, count the candidates, build and write nothing.")
+@json_option
+def plan(
+    recipe: str,
+    overrides: tuple[str, ...],
+    targets: tuple[str, ...],
+    max_latency: str | None,
+    max_size: str | None,
+    max_memory: str | None,
+    max_drop: float | None,
+    threads: int | None,
+    candidates: str | None,
+    top: int,
+    effort: str,
+    folder: Path | None,
+    output: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Find the student that fits a budget, before training.
+
+    Candidates are built with random weights and timed on this machine: speed and size do not depend on training. The
+    one with the most capacity (multiply-accumulates) inside the budgets is put into a copy of RECIPE, and `run` holds
+    the budgets as gates. Interrupted, it goes on where it was.
+
+    \b
+    kdcompress plan fashion-mnist --target x86-vnni --max-latency 2ms --max-size 500kB --max-drop 1.0
+    """
+    from kdcompress.pipelines.plan import Planning, asked_for, check_output, write_recipe
+    from kdcompress.recipe import apply_override, read_recipe
+
+    data = read_recipe(find_recipe(recipe))
+    for override in overrides:
+        apply_override(data, override)
+    given = {"target": list(targets), "latency": max_latency, "size": max_size, "memory": max_memory, "drop": max_drop}
+    loaded = asked_for(data, {key: value for key, value in given.items() if value not in (None, [])}, threads)
+    output = output or Path(f"{loaded.name}-planned.yaml")
+    record = output.with_suffix(".plan.json")
+    asked = [name.strip() for name in candidates.split(",") if name.strip()] if candidates else []
+    command = shlex.join(["kdcompress", *sys.argv[1:]])
+    planning = Planning(loaded, folder or Path("runs") / f"plan-{loaded.name}", asked, effort, command)
+    check_output(output)
+    planning.check()
+    if dry_run:
+        rows = [
+            {"candidate": each.name, "state": each.out or "to be built", **each.counts()} for each in planning.looks
+        ]
+        columns = {"candidate": "", "macs": "MACs", "parameters": "", "state": ""}
+        return _print_json(rows) if as_json else _print_table(rows, columns)
+    with planning.folder.locked():
+        document = planning.run()
+    record.write_text(json.dumps(document, indent=1, default=str))
+    if as_json:
+        _print_json(document)
+    else:
+        from kdcompress.console import out
+        from kdcompress.report.planning import print_plan
+
+        print_plan(document, out, top)
+    if document["proposed"]:
+        write_recipe(data, planning, top, output)
+        click.echo(f"Written: {output}, {record}", err=True)
+        click.echo(f"Next: kdcompress run {shlex.quote(str(output))}", err=True)
+    elif planning.limited:
+        raise planning.nothing_fits()
+    else:
+        click.echo(f"Written: {record}", err=True)
+        click.echo("Next: --max-latency or --max-size has a student proposed", err=True)
 
 
 @main.command()

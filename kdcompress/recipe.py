@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -205,6 +208,92 @@ class Gates(Section):
     latency_ms: float | None = Field(None, gt=0, description="median of the fastest measured artefact, at most")
 
 
+TIMES = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}  # in ms
+SIZES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def amount(text: object, units: Mapping[str, float], forms: str) -> float:
+    """ "2ms" in the first of ``units``' scale: the number times what its unit stands for, in either case.
+
+    Raises ValueError, which names the ``forms`` that are allowed, for anything else: a number without a unit too.
+    """
+    scales = {unit.casefold(): scale for unit, scale in units.items()}
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([^\d\s.]+)\s*", str(text))
+    scale = scales.get(found[2].casefold()) if found else None
+    if found is None or scale is None or float(found[1]) <= 0:
+        missing = (
+            " has no unit" if re.fullmatch(r"\s*[\d.]+\s*", str(text)) else " is not a positive number and its unit"
+        )
+        raise ValueError(f"{str(text).strip() or 'nothing'}{missing}: write {forms}")
+    return float(found[1]) * scale
+
+
+def milliseconds(text: object) -> float:
+    return amount(text, TIMES, "500us, 2ms or 0.1s")
+
+
+def size_in_bytes(text: object) -> int:
+    return math.floor(amount(text, SIZES, "800B, 500kB, 1.5MB or 512KiB"))
+
+
+def _checked(parse: Any) -> BeforeValidator:
+    """Keeps the text as it was written, once it can be parsed."""
+    return BeforeValidator(lambda value: (parse(value), str(value).strip())[1])
+
+
+Time = Annotated[str, _checked(milliseconds)]
+Size = Annotated[str, _checked(size_in_bytes)]
+
+
+class Candidate(Section):
+    """A student as `kdcompress plan` measured it, untrained; figures by target."""
+
+    student: Student
+    macs: int = Field(ge=0, description="multiply-accumulates of one image")
+    parameters: int = Field(ge=0)
+    latency_ms: dict[str, float] = {}
+    bytes: dict[str, int] = {}
+
+
+class Budgets(Section):
+    """Limits on the artefact of each target, held as gates; `kdcompress plan` proposes the student that fits them."""
+
+    target: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+        (), description="whose artefacts they hold for; none: all of export.targets"
+    )
+    latency: Time | None = Field(None, description="median of one query, at most: 500us, 2ms")
+    size: Size | None = Field(None, description="of the file, at most: 500kB, 1.5MB")
+    memory: Size | None = Field(
+        None, description="file and the largest layer's input and output, at most: what any runtime has to hold"
+    )
+    drop: float | None = Field(None, ge=0, description="points of accuracy lost to the teacher, at most")
+    candidates: tuple[Candidate, ...] = Field((), description="what a plan found inside them, most capacity first")
+
+    @property
+    def latency_ms(self) -> float | None:
+        return None if self.latency is None else milliseconds(self.latency)
+
+    @property
+    def size_bytes(self) -> int | None:
+        return None if self.size is None else size_in_bytes(self.size)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory is None else size_in_bytes(self.memory)
+
+    def planned(self, student: Student) -> Candidate | None:
+        """What the plan found of this student, where it looked at it."""
+        return next((found for found in self.candidates if found.student == student), None)
+
+
+class Search(Section):
+    """A tournament of the budgets' candidates before the training: short ones of all, longer ones of those that are
+    left, and the winner is trained in full."""
+
+    candidates: int = Field(0, ge=0, description="how many take part, most capacity first; 0: none, no tournament")
+    reduction: int = Field(3, ge=2, le=16, description="of a round: 1/3 goes on, and is trained 3 times as long")
+
+
 class Recipe(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(0, ge=0)
@@ -221,6 +310,8 @@ class Recipe(Section):
     bench: Bench = Bench()
     compare: Compare = Compare()
     gates: Gates = Gates()
+    budgets: Budgets = Budgets()
+    search: Annotated[Search, BeforeValidator(lambda v: {"candidates": v} if type(v) is int else v)] = Search()
 
     @model_validator(mode="after")
     def something_to_ship(self) -> Recipe:
@@ -232,6 +323,24 @@ class Recipe(Section):
             raise ValueError("`co_teachers`, `assistants` and `generations` come after a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):
             raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
+        return self
+
+    @model_validator(mode="after")
+    def budgets_of_something(self) -> Recipe:
+        targets, budgets = self.export.targets, self.budgets
+        if budgets.drop is not None and self.teacher is None:
+            raise ValueError("`budgets.drop` is in points to a `teacher`, and there is none")
+        if "auto" not in targets and (unknown := [name for name in budgets.target if name not in targets]):
+            raise ValueError(f"`budgets.target` names what `export.targets` does not build: {', '.join(unknown)}")
+        if self.search.candidates > len(budgets.candidates):
+            raise ValueError(
+                f"`search` asks for {self.search.candidates} candidates and `budgets.candidates` has "
+                f"{len(budgets.candidates)}: `kdcompress plan` measures them and writes them there"
+            )
+        if self.search.candidates == 1:
+            raise ValueError("`search` compares candidates: 2 or more, or 0")
+        if self.search.candidates and self.train is None:
+            raise ValueError("`search` compares trainings, and without `train` there are none")
         return self
 
 
@@ -348,6 +457,8 @@ def _keys(loc: tuple[Any, ...]) -> list[str]:
     """The keys that the section at ``loc`` knows."""
     section: Any = Recipe
     for part in loc:
+        if isinstance(part, int):  # a place in a list of sections
+            continue
         kind = section.model_fields[part].annotation
         options = [kind, *getattr(kind, "__args__", ())]
         section = next(o for o in options if isinstance(o, type) and issubclass(o, Section))

@@ -30,7 +30,7 @@ from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
-from kdcompress.models.build import build, count_parameters, macs, pretrained_facts
+from kdcompress.models.build import build, count_parameters, largest_layer, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.prune import prune
@@ -38,7 +38,7 @@ from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
-from kdcompress.pipelines.verdict import gates, judge, margin, ratios
+from kdcompress.pipelines.verdict import BYTES, budgets, check_budgets, gates, judge, margin, predictions, ratios
 from kdcompress.recipe import Network, Recipe, Student
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
@@ -162,6 +162,12 @@ class Compression:
         """Multiply-accumulates of one image."""
         return macs(net, self.member(role, net).input(self.example()[:1]))
 
+    @cached_property
+    def _largest_layer(self) -> int:
+        """Values in and out of the student's largest layer, of one image."""
+        net = self.network("student")
+        return largest_layer(net, self.member("student", net).input(self.example()[:1]))
+
     def example(self) -> torch.Tensor:
         """Two training images, uint8 [2, C, H, W]."""
         return torch.from_numpy(self.source.train.images[:2]).permute(0, 3, 1, 2).contiguous()
@@ -200,6 +206,7 @@ class Compression:
             hint = f"method: multi-teacher, or leave {where} out"
             problems.append(UsageError(f"{asked} learns from one teacher.", where=where, hint=hint))
         attempt(partial(check_private, self.recipe))
+        attempt(partial(check_budgets, self.recipe))
         for name in self.recipe.export.targets:
             attempt(partial(formats.chosen, [name]))
         if not problems:
@@ -498,7 +505,7 @@ class Compression:
                 if not step.may_fail:
                     raise
                 self.errors[step.name] = error
-                say(f"{step.name}: {_reason(error)[0]}", style="yellow")
+                say(f"{step.name}: {reason(error)[0]}", style="yellow")
         self._finish("latency", self._latency_stage(), "latency" in force)
         self._publish()
         return self.document()
@@ -508,6 +515,14 @@ class Compression:
         for step in self.steps():
             if step.name in (self.parts if roles is None else roles):
                 self._finish(step.name, step.stage(self.done), step.name in force)
+
+    def make(self, name: str) -> None:
+        """That step and those that it comes after, what is not done yet."""
+        steps = {step.name: step for step in self.steps()}
+        for earlier in steps[name].after:
+            self.make(earlier)
+        if name not in self.done:
+            self._finish(name, steps[name].stage(self.done), False)
 
     def _publish(self) -> None:
         """Put what the run made into ``artifacts/``, under plain names: a copy of each and its record."""
@@ -562,18 +577,20 @@ class Compression:
         if name in self.errors:
             missing = isinstance(self.errors[name], RuntimeMissingError)
             row.status = "skipped" if missing else "failed"
-            row.why, row.next = _reason(self.errors[name])
+            row.why, row.next = reason(self.errors[name])
             return row
         artifact = self.artifact(name)
         row.file = f"artifacts/{artifact.path.name}"
         row.sha256, row.bytes, row.precision = artifact.sha256, artifact.bytes, artifact.precision
         row.coverage = artifact.provenance.get("coverage")
+        if role == "student" and self.recipe.budgets.memory is not None:
+            row.memory = artifact.bytes + self._largest_layer * BYTES[artifact.precision]
         row.build_seconds = artifact.provenance.get("build_seconds", self.done[name].seconds)
         row.ladder = artifact.provenance.get("ladder")
         if (error := self.errors.get(f"check-{name}")) is not None:
             missing = isinstance(error, RuntimeMissingError)
             row.status = "built, not run" if missing else "failed"
-            row.why, row.next = _reason(error)
+            row.why, row.next = reason(error)
             return row
         check = self.done[f"check-{name}"].result
         row.accuracy, row.parity, row.runtime = check["accuracy"], check["parity"], check["runtime"]
@@ -604,6 +621,7 @@ class Compression:
 
     def document(self) -> dict[str, Any]:
         rows = self.rows()
+        limits = gates(self.recipe, rows) + budgets(self.recipe, rows)  # a row says where it misses one
         return {
             **provenance(self.recipe, self.command),
             "data": {
@@ -617,7 +635,8 @@ class Compression:
             "training": [self.done[role].result for role in self.parts],
             "confusion": self._confusion(),
             "margin": margin(rows),
-            "gates": gates(self.recipe, rows),
+            "gates": limits,
+            "predictions": predictions(self.recipe, rows),
             "stages": [done.record() for done in self.done.values()],
             "advice": self.done["latency"].result["advice"],
         }
@@ -685,7 +704,7 @@ def _recorded(artifact: Artifact) -> dict[str, Any]:
     return {"artifact": record}
 
 
-def _reason(error: Exception) -> tuple[str, str | None]:
+def reason(error: Exception) -> tuple[str, str | None]:
     """Why, and what to do next."""
     if not isinstance(error, KDCompressError):
         return f"{type(error).__name__}: {error}", None

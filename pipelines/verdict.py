@@ -6,9 +6,14 @@ from collections import Counter
 from typing import Any
 
 from kdcompress.bench.timing import Record, paired_ratio
+from kdcompress.errors import RuntimeMissingError
 from kdcompress.export import formats
-from kdcompress.recipe import Recipe
+from kdcompress.recipe import Candidate, Recipe
+from kdcompress.report import present
+from kdcompress.report.present import headline, over
 from kdcompress.report.rows import Row
+
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a value in that precision
 
 
 def not_as_asked(precision: str, coverage: dict[str, Any] | None) -> str | None:
@@ -82,13 +87,126 @@ def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
     return found
 
 
+def held(recipe: Recipe, rows: list[Row]) -> list[Row]:
+    """The rows that the recipe's budgets hold for: of its ``budgets.target``; else all that are timed here, of targets
+    that nobody named the one that ships, and where there is no target the fp32 ONNX."""
+    students = [row for row in rows if row.role == "student"]
+    if recipe.budgets.target:
+        names = {formats.target(name).name for name in recipe.budgets.target}
+        return [row for row in students if row.target in names]
+    if formats.AUTO in recipe.export.targets:
+        ship = headline({"rows": [row.to_json() for row in rows]})["ship"]
+        return [row for row in students if ship and row.name == ship["name"]]
+    here = {target.name for target in formats.chosen(recipe.export.targets) if target.timed_here}
+    return [row for row in students if row.target in here and row.status != "built, not run"] or students[:1]
+
+
+def check_budgets(recipe: Recipe) -> None:
+    """Raises RuntimeMissingError where a budget is on a latency that cannot be measured on this machine."""
+    for target in formats.chosen(recipe.budgets.target) if recipe.budgets.latency is not None else ():
+        formats.runners[target.runtime].check()
+        if not target.timed_here:
+            raise RuntimeMissingError(
+                "The budget's latency cannot be measured on this machine.",
+                where=f"budgets.target: {target.name}",
+                allowed=target.measured_on,
+                hint="do this on such a machine, or leave budgets.latency out",
+            )
+
+
+def budgets(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
+    """The recipe's budgets as gates: each with the artefact, the limit, its value, whether it is met, else by how much
+    it is missed and what to try next. A row that misses one says so, too."""
+    asked, found = recipe.budgets, []
+    teacher = next((row.accuracy for row in rows if row.name == "teacher-fp32"), None)
+    for row in held(recipe, rows):
+        lost = None if teacher is None or row.accuracy is None else teacher - row.accuracy
+        figures = {
+            "latency": (row.latency["median_ms"] if row.latency else None, asked.latency_ms),
+            "size": (row.bytes, asked.size_bytes),
+            "memory": (row.memory, asked.memory_bytes),
+            "drop": (lost, asked.drop),
+        }
+        for what, (value, limit) in figures.items():
+            if limit is None:
+                continue
+            value = None if row.status == "failed" else value
+            gate: dict[str, Any] = {"name": f"budget_{what}", "artefact": row.name, "limit": limit, "value": value}
+            gate["met"] = value is not None and value <= limit
+            if not gate["met"]:
+                gate["over"] = None if value is None else over(value, limit, points=what == "drop")
+                gate["next"] = row.next if row.status == "failed" else _instead(recipe, row, what, value)
+                if value is not None and not row.why:
+                    row.why, row.next = f"over its budget: {what} {gate['over']}", gate["next"]
+            found.append(gate)
+    return found
+
+
+def _instead(recipe: Recipe, row: Row, what: str, value: float | None) -> str:
+    """What to try after a student that missed a budget: another candidate of the plan, where there is one."""
+    if value is None:
+        return f"measure it where it runs: the budget's {what} is not known here"
+    if not recipe.budgets.candidates:
+        return "`kdcompress plan` measures which students fit these budgets"
+    mine = recipe.budgets.planned(recipe.student)
+    others = [each for each in recipe.budgets.candidates if each.student != recipe.student]
+    if what == "drop":
+        others = [each for each in others if mine is None or each.macs > mine.macs]
+        if not others:
+            return "no candidate inside the budgets has more capacity: train longer, another method, or larger budgets"
+    elif mine is not None:
+        others = [each for each in others if _less(recipe, each, mine, row, what, value)]
+    if not others:
+        return f"no candidate of the plan has less {what}: plan again, with a smaller budget"
+    best = max(others, key=lambda each: each.macs)
+    return f"student.model={best.student.model}" if best.student.model else f"student.ratio={best.student.ratio:g}"
+
+
+def _less(recipe: Recipe, other: Candidate, mine: Candidate, row: Row, what: str, value: float) -> bool:
+    """Whether another candidate meets the budget, if its figure is as far from what was predicted as this one's."""
+    limit = recipe.budgets.latency_ms if what == "latency" else recipe.budgets.size_bytes
+    figures = [each.latency_ms if what == "latency" else each.bytes for each in (other, mine)]
+    theirs, predicted = (each.get(row.target or "") for each in figures)
+    if not theirs or not predicted or limit is None:
+        return other.macs < mine.macs
+    return theirs * value / predicted <= limit
+
+
+def predictions(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
+    """What the plan predicted of the untrained student, and what the trained artefact measures."""
+    planned = recipe.budgets.planned(recipe.student)
+    if planned is None:
+        return []
+    found = []
+    for row in rows:
+        predicted = planned.latency_ms.get(row.target or "") if row.role == "student" else None
+        measured = (row.latency or {}).get("median_ms")
+        if predicted and measured:
+            error = 100 * (predicted / measured - 1)
+            found.append(
+                {"name": row.name, "predicted_ms": predicted, "measured_ms": measured, "error_percent": error}
+                | {"predicted_bytes": planned.bytes.get(row.target or ""), "bytes": row.bytes}
+            )
+    return found
+
+
 def failures(document: dict[str, Any]) -> list[str]:
     """Why a finished run ends with exit code 1, else empty. Of targets that nobody named, two are enough."""
     rows = [f"{r['name']} failed: {r['why']}" for r in document["rows"] if r["status"] == "failed"]
     if formats.AUTO in document["recipe"]["export"]["targets"]:
         rows = [] if document["margin"] else rows
-    unmet = [f"gate {g['name']}: {g['value']} against {g['limit']}" for g in document["gates"] if not g["met"]]
-    return rows + unmet
+    return rows + [_unmet(gate) for gate in document["gates"] if not gate["met"]]
+
+
+def _unmet(gate: dict[str, Any]) -> str:
+    name = f"budget of {gate['artefact']}" if "artefact" in gate else f"gate {gate['name']}"
+    said = present.gates({"gates": [gate]})[0]
+    text = (
+        f"{name}: {said['what']} {said['value']}, {said['limit']}"
+        if "artefact" in gate
+        else f"{name}: {gate['value']} against {gate['limit']}"
+    )
+    return text + (f"; next: {gate['next']}" if gate.get("next") else "")
 
 
 def ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:

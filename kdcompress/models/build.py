@@ -125,6 +125,25 @@ def macs(model: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
+def largest_layer(model: nn.Module, example: Tensor) -> int:
+    """Values in and out of the layer that has most of both, in one forward of ``example`` (the whole batch): what any
+    runtime holds at once."""
+    most = 0
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal most
+        most = max(most, sum(t.numel() for t in (*inputs, output) if isinstance(t, Tensor)))
+
+    hooks = [module.register_forward_hook(look) for module in model.modules() if not any(module.children())]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return most
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, without the fused attention that skips submodules; every module's own mode is restored."""

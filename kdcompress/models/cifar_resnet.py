@@ -64,5 +64,8 @@ class CifarResNet(nn.Module):
 
 for depth in (8, 14, 20, 32, 44, 56, 110):
     zoo.register(f"resnet{depth}")(partial(CifarResNet, depth, (16, 16, 32, 64)))
+for depth in (8, 14, 20):  # in between and below the papers' own, for budgets
+    zoo.register(f"resnet{depth}x0.5")(partial(CifarResNet, depth, (8, 8, 16, 32)))
+    zoo.register(f"resnet{depth}x2")(partial(CifarResNet, depth, (16, 32, 64, 128)))
 for depth in (8, 32):
     zoo.register(f"resnet{depth}x4")(partial(CifarResNet, depth, (32, 64, 128, 256)))

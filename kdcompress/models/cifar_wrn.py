@@ -62,5 +62,5 @@ class WideResNet(nn.Module):
         return self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
 
 
-for depth, widen in ((16, 1), (16, 2), (40, 1), (40, 2)):
+for depth, widen in ((10, 1), (10, 2), (16, 1), (16, 2), (16, 4), (28, 2), (40, 1), (40, 2)):
     zoo.register(f"wrn_{depth}_{widen}")(partial(WideResNet, depth, widen))

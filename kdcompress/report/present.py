@@ -30,6 +30,10 @@ GATE_UNITS = {
     "student_accuracy": ("student's accuracy", "at least", " %"),
     "student_parameters": ("student's parameters", "at most", ""),
     "latency_ms": ("median latency of the fastest artefact", "at most", " ms"),
+    "budget_latency": ("median latency", "at most", " ms"),
+    "budget_size": ("size", "at most", "bytes"),
+    "budget_memory": ("memory for file and largest layer", "at most", "bytes"),
+    "budget_drop": ("accuracy lost to the teacher", "at most", " points"),
 }
 
 
@@ -157,7 +161,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     said = " and ".join(part for part in against if part)
     if said:
         second += f"; {said} than {head['against_name']}" + (" in the same runtime" if head["same_runtime"] else "")
-    return [first, second, *lead(document)]
+    return [first, second, *lead(document), *tournament(document), *predictions(document)]
 
 
 def lead(document: Mapping[str, Any]) -> list[str]:
@@ -169,6 +173,35 @@ def lead(document: Mapping[str, Any]) -> list[str]:
     if margin["verdict"] != "slower":
         return [f"No difference in latency shown between {first} and {second}: choose by size or by runtime."]
     return [f"{first} is {times(margin['median'])} times faster ({times(low)}–{times(high)}) than the next, {second}."]
+
+
+def predictions(document: Mapping[str, Any]) -> list[str]:
+    """What a plan predicted of the latency, untrained, beside what the trained artefact measures."""
+    return [
+        f"{each['name']}: the plan predicted {significant(each['predicted_ms'])} ms, "
+        f"{abs(each['error_percent']):.0f} % {'more' if each['error_percent'] > 0 else 'less'} than measured."
+        for each in document.get("predictions") or []
+    ]
+
+
+def tournament(document: Mapping[str, Any]) -> list[str]:
+    """Who won the search for a student, and by how much."""
+    rounds = (document.get("search") or {}).get("rounds") or []
+    if not rounds:
+        return []
+    entered, last = rounds[0]["entries"], sorted(rounds[-1]["entries"], key=lambda e: -(e.get("accuracy") or 0))
+    first, *others = (f"{entry['name']} ({fixed(entry.get('accuracy'))} %)" for entry in last)
+    after = f" after {count(rounds[-1]['images'])} images" if rounds[-1].get("images") else ""
+    line = f"{first} won the tournament of {len(entered)} candidates, by validation images{after}"
+    return [line + (f"; then {', '.join(others)}." if others else ".")]
+
+
+def over(value: float, limit: float, points: bool = False) -> str:
+    """By how much a value is above its limit: "12 % over", "0.31 points over"."""
+    if points:
+        return f"{value - limit:.2f} points over"
+    share = 100 * (value / limit - 1)
+    return f"{significant(share, 2) if share < 100 else f'{share:.0f}'} % over"
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -189,11 +222,12 @@ def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     for gate in document.get("gates") or []:
         what, bound, unit = GATE_UNITS.get(gate.get("name", ""), (gate.get("name", ""), "limit", ""))
         value, limit = gate.get("value"), gate.get("limit")
+        text, most = (size(v) if unit == "bytes" else f"{_plain(v)}{unit}" for v in (value, limit))
         said.append(
             {
-                "what": what,
-                "limit": f"{bound} {_plain(limit)}{unit}",
-                "value": "not measured" if value is None else f"{_plain(value)}{unit}",
+                "what": f"{what} of {gate['artefact']}" if gate.get("artefact") else what,
+                "limit": f"{bound} {most}",
+                "value": "not measured" if value is None else text + (f", {gate['over']}" if gate.get("over") else ""),
                 "met": bool(gate.get("met")),
                 "verdict": "met" if gate.get("met") else "not met",
             }

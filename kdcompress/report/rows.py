@@ -25,6 +25,7 @@ class Row:
     sha256: str | None = None
     bytes: int | None = None
     parameters: int | None = None
+    memory: int | None = None  # bytes of the file and of its largest layer's input and output, where a budget asks
     build_seconds: float | None = None
     runtime: dict[str, Any] | None = None  # Runner.details()
     accuracy: float | None = None  # whole test split, by the artefact in its own runtime

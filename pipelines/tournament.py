@@ -1,0 +1,152 @@
+"""The candidates of a plan against each other: successive halving (Jamieson and Talwalkar, AISTATS 2016).
+
+All are trained shortly, each with a whole schedule; the best by validation images go on to a training ``reduction``
+times as long, until one is left, which the run then trains in full. A plain bracket over the run's own stages, not
+Optuna's pruners: those stop trainings of one long schedule by what came before them, so that the first one is never
+stopped and the outcome hangs on their order, while the candidates here are few and known, and stages resume.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdcompress.bench.timing import Subject, measure
+from kdcompress.console import say
+from kdcompress.data.source import Source
+from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export import formats
+from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.parts import named
+from kdcompress.pipelines.stages import Stage
+from kdcompress.recipe import Candidate, Recipe
+
+AS_IT_FALLS: dict[str, Any] = {"qat": None, "max_drop": 100.0}  # the first int8 file: its latency is all that is asked
+
+
+class Tournament:
+    """Of the first ``search.candidates`` of the recipe's budgets, in the folder of its run."""
+
+    def __init__(self, recipe: Recipe, folder: Path, command: str = ""):
+        self.recipe, self.folder, self.command = recipe, folder, command
+        self.own = Compression(recipe, folder, command)
+        self.entries = list(recipe.budgets.candidates[: recipe.search.candidates])
+        # rounds until one is left: those that go on are rounded up
+        self.rounds, left = 0, len(self.entries)
+        while left > 1:
+            self.rounds, left = self.rounds + 1, math.ceil(left / recipe.search.reduction)
+
+    @property
+    def source(self) -> Source:
+        return self.own.source
+
+    def images(self, number: int) -> int:
+        """Seen by each training of a round, from 0 up."""
+        train = self.recipe.train
+        assert train is not None  # a recipe with a search has one
+        full = train.images or round(train.epochs * len(self.own.trained_on("student").train))
+        return max(train.batch_size, full // self.recipe.search.reduction ** (self.rounds - number))
+
+    def compression(self, entry: Candidate, number: int | None = None) -> Compression:
+        """A run with that student; of a round, with a shorter training of it alone."""
+        changed: dict[str, Any] = {"student": entry.student}
+        if number is not None:
+            targets = self.recipe.budgets.target
+            changed["export"] = self.recipe.export.model_copy(update={**AS_IT_FALLS, "targets": targets})
+        made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
+        made.source = self.source  # the same for all
+        if number is not None:
+            part = made.parts["student"]
+            assert part.train is not None
+            short = part.train.model_copy(update={"images": self.images(number)})
+            made.parts["student"] = replace(part, train=short)
+        return made
+
+    def check(self) -> None:
+        """Raises UsageError with what the check of each candidate finds."""
+        problems: dict[str, list[str]] = {}
+        for entry in self.entries:
+            try:
+                self.compression(entry).check()
+            except UsageError as error:
+                problems.setdefault(str(error), []).append(named(entry.student))
+        if problems:
+            listed = "\n".join(f"- {', '.join(names)}: {text}" for text, names in problems.items())
+            raise UsageError(f"Not every candidate of the search can be trained:\n{listed}", where="budgets.candidates")
+
+    def plan(self) -> list[tuple[str, str]]:
+        """(training, "done" or "to do") of the first round, whose outcome decides the others."""
+        return [
+            (f"round 1: {named(entry.student)}", dict(self.compression(entry, 0).plan())["student"])
+            for entry in self.entries
+        ]
+
+    def run(self) -> tuple[Candidate, dict[str, Any]]:
+        """The winner, and the document of how it won. Trains what is not trained yet; the folder must be held."""
+        left, rounds, last = self.entries, [], {}
+        for number in range(self.rounds):
+            images = self.images(number)
+            say(f"search, round {number + 1} of {self.rounds}: {len(left)} candidates, {images:,} images each")
+            found = []
+            for entry in left:
+                made = self.compression(entry, number)
+                facts: dict[str, Any] = {"name": named(entry.student)}
+                try:
+                    made.train_only()
+                except KDCompressError as error:  # one that diverges is out
+                    facts["why"] = error.what
+                else:
+                    last[entry.student.model_dump_json()] = made
+                    result = made.done["student"].result
+                    facts |= {"accuracy": result["best"]["accuracy"], "seconds": result["seconds"]}
+                say(f"  {facts['name']}: {facts.get('why') or format(facts['accuracy'], '.2f') + ' %'}")
+                found.append((facts, entry))
+            ranked = sorted((each for each in found if "accuracy" in each[0]), key=lambda each: -each[0]["accuracy"])
+            if not ranked:
+                raise KDCompressError("No candidate of the search could be trained.", got=found[0][0]["why"])
+            left = [entry for _, entry in ranked[: math.ceil(len(left) / self.recipe.search.reduction)]]
+            rounds.append({"images": images, "entries": [facts for facts, _ in found]})
+        trained = [last[key] for entry in self.entries if (key := entry.student.model_dump_json()) in last]
+        document = {"rounds": rounds, "winner": named(left[0].student), "predictions": self._predictions(trained)}
+        return left[0], document
+
+    def _predictions(self, made: list[Compression]) -> list[dict[str, Any]]:
+        """Of each trained candidate: the plan's latency of it untrained, and that of what is built from its last
+        training, timed in turns."""
+        targets = formats.chosen(self.recipe.budgets.target)
+        timed = [target for target in targets if target.timed_here and formats.availability(target)[1]]
+        predicted, artifacts, inputs = {}, {}, {}
+        for compression in made:
+            planned = self.recipe.budgets.planned(compression.recipe.student)
+            for target in timed:
+                if planned is None or target.name not in planned.latency_ms:
+                    continue
+                compression.make(f"student-{target.name}")
+                label = f"{named(compression.recipe.student)} {target.name}"
+                predicted[label] = planned.latency_ms[target.name]
+                artifacts[label] = compression.artifact(f"student-{target.name}")
+                inputs[label] = artifacts[label].sha256
+        if not artifacts:
+            return []
+        bench = self.recipe.bench
+
+        def work(folder: Path) -> dict[str, Any]:
+            subjects = [
+                Subject(n, formats.open_runner(a, threads=bench.threads), a.input) for n, a in artifacts.items()
+            ]
+            records = measure(subjects, self.source.test.images[:1024], bench.effort)
+            return {name: record.to_json() for name, record in records.items()}
+
+        done = self.own.folder.run(Stage("search-latency", work, bench.model_dump(), inputs))
+        return [
+            {
+                "name": label,
+                "predicted_ms": predicted[label],
+                "measured_ms": ms,
+                "error_percent": 100 * (predicted[label] / ms - 1),
+            }
+            for label, record in done.result.items()
+            if (ms := record["median_ms"])
+        ]
