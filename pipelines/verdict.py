@@ -199,14 +199,10 @@ def failures(document: dict[str, Any]) -> list[str]:
 
 
 def _unmet(gate: dict[str, Any]) -> str:
-    name = f"budget of {gate['artefact']}" if "artefact" in gate else f"gate {gate['name']}"
+    if "artefact" not in gate:
+        return f"gate {gate['name']}: {gate['value']} against {gate['limit']}"
     said = present.gates({"gates": [gate]})[0]
-    text = (
-        f"{name}: {said['what']} {said['value']}, {said['limit']}"
-        if "artefact" in gate
-        else f"{name}: {gate['value']} against {gate['limit']}"
-    )
-    return text + (f"; next: {gate['next']}" if gate.get("next") else "")
+    return f"budget of {said['what']} {said['value']} ({said['limit']}); next: {gate['next']}"
 
 
 def ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -157,3 +157,40 @@ def test_overrides(tmp_path):
 @pytest.mark.parametrize("given", ["kd", ["kd"], {"kd": None}, {"kd": {}}])
 def test_method_is_a_name_a_list_or_a_mapping(given):
     assert validate_recipe({**MINIMAL, "method": given}).method == {"kd": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"), [("2ms", 2.0), ("500us", 0.5), ("500 µs", 0.5), (".01s", 10.0), ("1.5 MS", 1.5)]
+)
+def test_a_time_has_its_unit(text, ms):
+    budgets = validate_recipe({**MINIMAL, "budgets": {"latency": text}}).budgets
+    assert budgets.latency_ms == pytest.approx(ms) and budgets.latency == text
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("500kB", 500_000), ("1.5MB", 1_500_000), ("512KiB", 524_288), ("80b", 80)]
+)
+def test_a_size_has_its_unit(text, count):
+    budgets = validate_recipe({**MINIMAL, "budgets": {"size": text, "memory": text}}).budgets
+    assert budgets.size_bytes == budgets.memory_bytes == count
+
+
+@pytest.mark.parametrize("value", [2, 2.5, "2", "ms", "-2ms", "0ms", "2 parsec", "1.2.3ms", True, ""])
+def test_a_number_without_its_unit_is_refused_with_what_is_allowed(value):
+    with pytest.raises(UsageError) as caught:
+        validate_recipe({**MINIMAL, "budgets": {"latency": value, "size": value}})
+    assert "500us, 2ms" in str(caught.value) and "500kB, 1.5MB" in str(caught.value)
+
+
+def test_budgets_are_of_something_that_is_built():
+    for own, told in (
+        ({"budgets": {"drop": 1}}, "teacher"),
+        ({"budgets": {"target": "x86-vnni"}}, "export.targets"),
+        ({"search": 2}, "kdcompress plan"),
+        (
+            {"budgets": {"candidates": [{"student": {"modle": "x"}, "macs": 1, "parameters": 1}]}},
+            "did you mean 'model'",
+        ),
+    ):
+        with pytest.raises(UsageError, match=told):
+            validate_recipe({**MINIMAL, **own})

@@ -225,7 +225,7 @@ def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         text, most = (size(v) if unit == "bytes" else f"{_plain(v)}{unit}" for v in (value, limit))
         said.append(
             {
-                "what": f"{what} of {gate['artefact']}" if gate.get("artefact") else what,
+                "what": f"{gate['artefact']}: {what}" if gate.get("artefact") else what,
                 "limit": f"{bound} {most}",
                 "value": "not measured" if value is None else text + (f", {gate['over']}" if gate.get("over") else ""),
                 "met": bool(gate.get("met")),
