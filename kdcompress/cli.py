@@ -253,6 +253,7 @@ def plan(
     \b
     kdcompress plan fashion-mnist --target x86-vnni --max-latency 2ms --max-size 500kB --max-drop 1.0
     """
+    from kdcompress.artifact import write_text
     from kdcompress.pipelines.plan import Planning, asked_for, check_output, write_recipe
     from kdcompress.recipe import apply_override, read_recipe
 
@@ -276,7 +277,7 @@ def plan(
         return _print_json(rows) if as_json else _print_table(rows, columns)
     with planning.folder.locked():
         document = planning.run()
-    record.write_text(json.dumps(document, indent=1, default=str))
+    write_text(record, json.dumps(document, indent=1, default=str))
     if as_json:
         _print_json(document)
     else:

@@ -159,12 +159,13 @@ def _instead(recipe: Recipe, row: Row, what: str, value: float | None) -> str:
     if not others:
         return f"no candidate of the plan has less {what}: plan again, with a smaller budget"
     best = max(others, key=lambda each: each.macs)
-    return f"student.model={best.student.model}" if best.student.model else f"student.ratio={best.student.ratio:g}"
+    model = f"model={best.student.model}" if best.student.model else f"ratio={best.student.ratio:g}"
+    return f"run the recipe with student.{model}, the next candidate of its plan"
 
 
 def _less(recipe: Recipe, other: Candidate, mine: Candidate, row: Row, what: str, value: float) -> bool:
     """Whether another candidate meets the budget, if its figure is as far from what was predicted as this one's."""
-    limit = recipe.budgets.latency_ms if what == "latency" else recipe.budgets.size_bytes
+    limit = {"latency": recipe.budgets.latency_ms, "size": recipe.budgets.size_bytes}.get(what)  # memory: not predicted
     figures = [each.latency_ms if what == "latency" else each.bytes for each in (other, mine)]
     theirs, predicted = (each.get(row.target or "") for each in figures)
     if not theirs or not predicted or limit is None:

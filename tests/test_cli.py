@@ -18,7 +18,20 @@ from safetensors.torch import save_file
 
 from kdcompress.cli import main
 
-COMMANDS = ["run", "export", "evaluate", "bench", "report", "bundle", "verify", "inspect", "list", "init", "doctor"]
+COMMANDS = [
+    "run",
+    "plan",
+    "export",
+    "evaluate",
+    "bench",
+    "report",
+    "bundle",
+    "verify",
+    "inspect",
+    "list",
+    "init",
+    "doctor",
+]
 
 
 def invoke(*arguments):

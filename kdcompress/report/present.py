@@ -193,7 +193,10 @@ def tournament(document: Mapping[str, Any]) -> list[str]:
     first, *others = (f"{entry['name']} ({fixed(entry.get('accuracy'))} %)" for entry in last)
     after = f" after {count(rounds[-1]['images'])} images" if rounds[-1].get("images") else ""
     line = f"{first} won the tournament of {len(entered)} candidates, by validation images{after}"
-    return [line + (f"; then {', '.join(others)}." if others else ".")]
+    line += f"; then {', '.join(others)}" if others else ""
+    scores = [entry["accuracy"] for entry in last if entry.get("accuracy") is not None]
+    even = len(scores) > 1 and scores[0] - scores[1] < rounds[-1].get("noise", 0.0)
+    return [line + (": no difference shown between the first two." if even else ".")]
 
 
 def over(value: float, limit: float, points: bool = False) -> str:

@@ -2,7 +2,10 @@
 
 import pytest
 
-from kdcompress.pipelines.verdict import failures, margin
+from kdcompress.errors import KDCompressError
+from kdcompress.pipelines.verdict import budgets, check_budgets, failures, margin, predictions
+from kdcompress.recipe import validate_recipe
+from kdcompress.report.present import gates as gate_texts
 from kdcompress.report.present import sentences
 from kdcompress.report.rows import Row
 
@@ -52,3 +55,88 @@ def test_what_nobody_named_may_fail(targets, count):
         "recipe": {"export": {"targets": targets}},
     }
     assert len(failures(document)) == count
+
+
+CANDIDATES = [
+    {
+        "student": {"model": name},
+        "macs": size,
+        "parameters": size,
+        "latency_ms": {"onnx-fp16": ms},
+        "bytes": {"onnx-fp16": size},
+    }
+    for name, size, ms in (("resnet20", 900, 3.0), ("resnet14", 600, 2.0), ("resnet8", 300, 1.0))
+]
+
+
+def recipe(student="resnet14", candidates=CANDIDATES, **budgets):
+    return validate_recipe(
+        {
+            "name": "x",
+            "data": {"source": "fashion-mnist"},
+            "teacher": {"model": "vgg8", "train": {}},
+            "student": {"model": student},
+            "export": {"targets": ["onnx-fp16", "browser-wasm"]},
+            "budgets": {**budgets, "candidates": candidates},
+        }
+    )
+
+
+def rows(ms=2.2, size=650, accuracy=90.0, status="measured"):
+    found = [
+        row("teacher-fp32", 9.0, role="teacher"),
+        row("student-fp32", 4.0),
+        row("student-onnx-fp16", ms / 1.025, status),
+    ]
+    found[0].accuracy, found[2].accuracy, found[2].bytes, found[2].target = 92.0, accuracy, size, "onnx-fp16"
+    return found
+
+
+def test_budgets_are_gates_with_what_they_are_missed_by_and_what_is_next():
+    held = rows()
+    found = {gate["name"]: gate for gate in budgets(recipe(latency="2ms", size="1kB", drop=1.0), held)}
+    assert found["budget_size"]["met"] and not found["budget_latency"]["met"] and not found["budget_drop"]["met"]
+    assert (
+        found["budget_latency"]["over"] == "10 % over" and "student.model=resnet8," in found["budget_latency"]["next"]
+    )
+    assert (
+        found["budget_drop"]["over"] == "1.00 points over" and "student.model=resnet20," in found["budget_drop"]["next"]
+    )
+    assert held[2].why == "over its budget: latency 10 % over"
+    said = [gate["value"] for gate in gate_texts({"gates": list(found.values())})]
+    assert said == ["2.2 ms, 10 % over", "650 B", "2 points, 1.00 points over"]
+
+
+def test_the_next_candidate_fits_by_what_this_one_turned_out_to_be():
+    slow = rows(ms=5.0)  # 2.5 times what was predicted: so would resnet8 be, with 2.5 ms
+    (gate,) = budgets(recipe(latency="2ms"), slow)
+    assert "no candidate of the plan has less latency" in gate["next"]
+    (gate,) = budgets(recipe(latency="2.6ms"), slow)
+    assert "student.model=resnet8," in gate["next"]
+    (gate,) = budgets(recipe("resnet20", drop=0.5), rows())
+    assert "train longer" in gate["next"]
+    (gate,) = budgets(recipe(latency="2ms", candidates=[]), rows())
+    assert "kdcompress plan" in gate["next"]
+
+
+def test_a_failed_artefact_meets_no_budget():
+    (gate,) = budgets(recipe(size="1MB"), rows(status="failed"))
+    assert not gate["met"] and gate["value"] is None
+
+
+def test_a_latency_that_cannot_be_measured_here_is_refused_at_once():
+    with pytest.raises(KDCompressError):
+        check_budgets(recipe(latency="2ms", target="browser-wasm"))
+    check_budgets(recipe(size="2MB", target="browser-wasm"))
+
+
+def test_predictions_stand_beside_what_was_measured():
+    (found,) = predictions(recipe(latency="2ms"), rows())
+    assert (found["name"], found["predicted_ms"], found["measured_ms"]) == (
+        "student-onnx-fp16",
+        2.0,
+        pytest.approx(2.2),
+    )
+    assert found["error_percent"] == pytest.approx(-9.09, abs=0.01)
+    assert predictions(recipe("resnet32"), rows()) == []
+    assert "9 % less than measured" in sentences({"rows": [r.to_json() for r in rows()], "predictions": [found]})[-1]
