@@ -226,7 +226,7 @@ class Planning:
 
     def _outline(self, made: Compression) -> tuple[nn.Module, str]:
         """The network, without memory for its weights where that can be done, and its device."""
-        if not made.parts["student"].network.model or made.recipe.student.prune:
+        if made.recipe.student.prune:
             return made.untrained("student"), "cpu"
         try:
             with torch.device("meta"):

@@ -27,7 +27,7 @@ def print_plan(document: Mapping[str, Any], console: Console, most: int) -> None
         proposed = each["name"] == document["proposed"]
         verdict = "proposed" if proposed else each["out"] or "; ".join(each["missed"]) or "inside"
         style = "bold green" if proposed else "green" if each["inside"] else "dim"
-        sizes = " ".join(size(each["bytes"].get(name)) for name in targets)
+        sizes = "\n".join(size(each["bytes"].get(name)) for name in targets)
         latencies = "\n".join(latency(each["latency"].get(name)) for name in targets)
         cells = (each["name"], count(each["macs"]), count(each["parameters"]), sizes, latencies)
         table.add_row(*(Text(cell) for cell in cells), Text("*" if each["front"] else ""), Text(verdict, style))
@@ -36,9 +36,13 @@ def print_plan(document: Mapping[str, Any], console: Console, most: int) -> None
         console.print(table)
     if len(inside) > most:
         console.print(Text(f"{len(inside) - most} more are inside the budgets: --top {len(inside)} shows them", "dim"))
+    reasons: dict[str, list[str]] = {}
     for each in document["candidates"]:
         if not each["bytes"]:
-            console.print(Text(f"{each['name']}: {each['out']}", "dim"))
+            reasons.setdefault(each["out"], []).append(each["name"])
+    listed = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    if listed:
+        console.print(Text(f"Not timed: {listed}", "dim"))
     for line in document["advice"]:
         console.print(Text(f"note: {line}", "yellow"))
     console.print(Text(summary(document), "bold"))
