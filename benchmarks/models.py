@@ -132,7 +132,7 @@ def ready(name: str) -> Deployable:
 
 def draw_what_is_alike(module: nn.Module) -> None:
     """Scales become U(0.5, 1.5) of what they are, or of 1 where they begin at 0 or next to it (a layer scale, a block
-    that begins as the identity); what else is 0 becomes N(0, 0.1). Batch normalisations get U(0.8, 1.2) and U(0.5, 1.5),
+    that begins as the identity); what else is 0 becomes N(0, 0.1). Batch normalisations get U(0.8, 1.2), U(0.5, 1.5),
     so that most activations are on: else a deep random network magnifies rounding up to 100 times."""
     for name, value in module.named_parameters():
         first = value.flatten()[0].item()
@@ -200,6 +200,8 @@ def examine(name: str, path: Path, targets: Sequence[str]) -> None:
     os.setsid()  # so that it is stopped together with the converters that it starts
     torch.set_num_threads(1)
     record = json.loads(path.read_text())
+    record.pop("running", None)
+    save(record, path)
     folder = path.with_suffix("")
     begun = time.perf_counter()
     module = ready(name)
@@ -359,7 +361,7 @@ def page(document: dict[str, Any]) -> str:
         table="\n".join(networks),
         reasons="\n".join(reasons),
         total=total,
-        targets=",".join(headings),
+        arguments=" ".join(document["arguments"]),
         unexplained=f"without one there were {unexplained}" if unexplained else "none was an exception without one",
         minutes=round(document["seconds"] / 60),
         accuracy=f"{np.median([row['accuracy'] for row in rows if 'accuracy' in row]):.0f}",
@@ -373,51 +375,52 @@ def page(document: dict[str, Any]) -> str:
 
 
 def cell(found: dict[str, Any]) -> str:
-    if found["status"] != "passed":
-        return found["status"]
     if "parity" not in found:
-        return "built"
-    agreed = found["parity"]["same_argmax"]
-    return f"{100 * agreed:.0f} %" if found["coverage"] and agreed < 1 else "pass"
+        return "built" if found["status"] == "passed" else found["status"]
+    agreed, verdict = found["parity"]["same_argmax"], "pass" if found["status"] == "passed" else "failed"
+    return verdict if agreed == 1 else f"{verdict}, {100 * agreed:.0f} %"
 
 
 TEXT = """# Networks through the exporters
 
-{total} classification networks, {classes} classes, the smallest of each family, through the targets that a first user meets:
+{total} classification networks of every kind, through the targets that a first user meets:
 
 {counts}
 
-A failure costs one file: a network that does not pass fp32 ONNX fails everywhere, any other failure is that format's own.
-Every failure has its reason below; {unexplained}.
+Every failure has its reason [below](#reasons); {unexplained}.
 
 ## How it is done
 
-    OMP_NUM_THREADS=1 python benchmarks/models.py --targets {targets} \\
+    OMP_NUM_THREADS=1 python benchmarks/models.py {arguments} \\
         --output docs/results/models.json --page docs/models.md
 
-Every network has a process of its own; each format's result is kept in `runs/models`, and a second start does what is
-missing there (`--again NAME` does one over, `--only` a few). {minutes} minutes in all, one thread, on a machine with other
-work on it. torch {torch}, timm {timm}, torchvision {torchvision}; all versions, sizes, reasons, coverages and parities are in
-[results/models.json](results/models.json). This page is written by the script.
+Every network has a process of its own, each format's result is kept in `runs/models`, and a second start does what is
+missing there (`--again NAME` does one over, `--only` a few). {minutes} minutes of one thread, on a machine with much
+other work on it: the times in [results/models.json](results/models.json) compare with nothing. Versions, sizes,
+coverage and parity of each file are there too. torch {torch}, timm {timm}, torchvision {torchvision}. The script
+writes this page.
 
-- **Path.** The product's own: `export_onnx` with a dynamic batch, uint8 pixels in, normalisation inside; then
-  `formats.build` for the target. `ONNX fp32` includes the exporter's own comparison with PyTorch at batch sizes 1 and 3.
-- **Input.** {size}x{size}; the zoo's networks 32x32, which they are made for; those that do not run at {size}x{size} the smallest
-  that they take. Networks of timm with windows or position embeddings are built for that size.
-- **Weights** are random, seed 0: nothing is downloaded. As they come from the libraries, such networks hide errors
-  (a layer scale of 1e-6 and a last norm of 0 switch blocks off) and magnify rounding. So parameters that begin alike are
-  drawn, batch normalisation gets weights U(0.8, 1.2), biases U(0.5, 1.5) and the statistics of {fitted} images, half of
-  them noisy, and the classifier is fitted by ridge regression to {fitted} images of ten kinds (gratings of ten directions,
-  any phase and colour, with a spot and noise); new ones are told apart with an accuracy of {accuracy} % (median).
-- **Passed** means, on {compared} such images and in the format's own runtime, against PyTorch: fp32: no logit differs by more
-  than 1e-4 of the largest and the arg max is the same on all; fp16: 1e-2, 99.5 %; int8: the same arg max on 95 %
-  (`kdcompress.compare.TOLERANCES`), and layers in the precision asked for (`not_as_asked`). int8 is calibrated on
-  {calibrated} images. A cell with a percentage is the share with the same arg max where it is not all.
-- **TensorRT-RTX** has no GPU here that it could run on: *built* says that the engine was built for 8.6, 8.9 and 12.0, that every
-  convolution and matrix product of its network is fp16, and that its header is whole. Its numbers are those of the
-  ONNX fp16 column at best: ONNX Runtime computes that same graph.
-- **int8** says little of trained networks: a classifier on random features has small margins, and the ladder that `run`
-  climbs (calibration, bias correction, layers in float) is not climbed here.
+- **Path**: the product's own, `export_onnx` (dynamic batch, uint8 pixels in, normalisation inside, compared with
+  PyTorch at batch sizes 1 and 3), then `formats.build` for each target.
+- **Input**: {size}x{size}; 32x32 for the zoo, which is made for it; the smallest that they take for those that do not
+  run at {size}x{size}. Networks of timm with windows or position embeddings are built for the size.
+- **Weights**: random, seed 0; nothing is downloaded. As the libraries make them, such networks hide errors (a layer
+  scale of 1e-6 or a last norm of 0 switches blocks off) and magnify rounding. So parameters that begin alike are
+  drawn; batch normalisations get weights U(0.8, 1.2), biases U(0.5, 1.5) and the statistics of {fitted} images, half
+  of them very noisy; the classifier is fitted by ridge regression to {fitted} images of {classes} kinds (gratings by
+  direction and width, of any phase and colours, with a spot and noise). It tells new ones apart with {accuracy} %
+  accuracy (median).
+- **Passed**: on {compared} new images, in the format's own runtime and against PyTorch, with the product's own
+  tolerances (`kdcompress.compare`). fp32: logits within 1e-4 of the largest, the same arg max on all; fp16: 1e-2 and
+  99.5 %; int8: the same arg max on 95 %. Layers are in the precision asked for (`not_as_asked`). int8 is calibrated
+  on {calibrated} images.
+- **A percentage** in a cell is the share of images with the same arg max, in a file that passed or failed by that.
+- **TensorRT-RTX** was not run: there is no GPU. *Built* says that there is an engine for 8.6, 8.9 and 12.0, that
+  every convolution and matrix product of its network is fp16, and that its header is whole. The ONNX fp16 column
+  computes nearly the same graph on the CPU: what differs there, the engine gets wrong too.
+- **int8** says little of trained networks: the margins of a classifier on random features are small. `kdcompress run`
+  has a ladder for networks that lose accuracy (calibration, bias correction, layers in float), which is not climbed
+  here.
 
 ## Every network
 
@@ -456,6 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     document = {
         "machine": machine(),
         "targets": targets,
+        "arguments": ["--targets", options.targets] if targets != list(COLUMNS) else [],
         "seconds": round(sum(row["seconds"] for row in rows)),
         "summary": {target: counts(rows, target) for target in targets},
         "results": rows,
