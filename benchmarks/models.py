@@ -62,27 +62,25 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # The smallest of each family, but where torchvision's is as small as timm's; timm's as of 1.0.31
 AS_THEY_ARE = """
-    timm/resnet10t timm/resnest14d timm/res2net50_14w_8s timm/hrnet_w18_small timm/densenet121 timm/mobilenetv2_035
-    timm/mobilenetv3_small_050 timm/mobilenetv4_conv_small_035 timm/efficientnet_b0 timm/tf_efficientnet_lite0
-    timm/tf_efficientnetv2_b0 timm/lcnet_050 timm/rexnet_100 timm/ghostnet_050 timm/regnetx_002 timm/nf_regnet_b0
-    timm/hgnetv2_b0 timm/starnet_s050 timm/convnext_atto timm/convnextv2_atto timm/inception_next_atto
+    timm/resnet10t timm/resnest14d timm/densenet121 timm/mobilenetv2_035 timm/mobilenetv3_small_050
+    timm/mobilenetv4_conv_small_035 timm/efficientnet_b0 timm/tf_efficientnet_lite0 timm/lcnet_050 timm/rexnet_100
+    timm/ghostnet_050 timm/regnetx_002 timm/hgnetv2_b0 timm/starnet_s050 timm/convnext_atto timm/inception_next_atto
     timm/poolformer_s12 timm/mambaout_femto timm/fastvit_t8 timm/edgenext_xx_small timm/efficientvit_b0
-    timm/pvt_v2_b0 timm/tiny_vit_5m_224 torchvision/alexnet torchvision/squeezenet1_1 torchvision/shufflenet_v2_x0_5
+    timm/pvt_v2_b0 torchvision/alexnet torchvision/squeezenet1_1 torchvision/shufflenet_v2_x0_5
     torchvision/mnasnet0_5 torchvision/mobilenet_v2 torchvision/mobilenet_v3_small torchvision/resnet18
     torchvision/resnext50_32x4d torchvision/vgg11_bn torchvision/googlenet torchvision/regnet_y_400mf
-    torchvision/convnext_tiny torchvision/swin_t torchvision/swin_v2_t
+    torchvision/swin_t
 """.split()  # noqa: SIM905
 TOLD_THE_SIZE = """
-    timm/repvgg_a0 timm/mobileone_s0 timm/repvit_m0_9 timm/mobilevit_xxs timm/mobilevitv2_050
-    timm/efficientformerv2_s0 timm/efficientvit_m0 timm/levit_128s timm/vit_tiny_patch16_224
-    timm/deit_tiny_distilled_patch16_224 timm/eva02_tiny_patch14_224 timm/pit_ti_224 timm/cait_xxs24_224
-    timm/xcit_nano_12_p16_224 timm/mixer_s32_224 timm/resmlp_12_224 timm/swin_tiny_patch4_window7_224
-    timm/gcvit_xxtiny timm/coat_tiny timm/coatnet_pico_rw_224 timm/maxvit_pico_rw_256 torchvision/vit_b_16
+    timm/repvgg_a0 timm/mobileone_s0 timm/mobilevit_xxs timm/mobilevitv2_050 timm/efficientformerv2_s0
+    timm/efficientvit_m0 timm/levit_128s timm/vit_tiny_patch16_224 timm/deit_tiny_distilled_patch16_224
+    timm/eva02_tiny_patch14_224 timm/pit_ti_224 timm/cait_xxs24_224 timm/xcit_nano_12_p16_224 timm/mixer_s32_224
+    timm/resmlp_12_224 timm/swin_tiny_patch4_window7_224 timm/coatnet_pico_rw_224 timm/maxvit_pico_rw_256
+    torchvision/vit_b_16
 """.split()  # noqa: SIM905
 OTHER_SIZES = {
     **dict.fromkeys(("resnet8", "vgg8", "mobilenetv2", "shufflenetv2"), 32),  # what the zoo is made for
-    "timm/inception_v3": 75,  # these do not run at SIZE: the smallest input that they take
-    "timm/efficientformer_l1": 224,
+    "timm/inception_v3": 75,  # does not run at SIZE: the smallest input that it takes
 }
 MODELS = {name: OTHER_SIZES.get(name, SIZE) for name in (*OTHER_SIZES, *AS_THEY_ARE, *TOLD_THE_SIZE)}
 
@@ -288,6 +286,12 @@ def save(record: dict[str, Any], path: Path) -> None:
 # All of them
 
 
+def cpu_seconds() -> float:
+    """Of the processes that have ended, with the converters that they started."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def warm_up() -> None:
     """What every process would import for itself: they are forks of this one."""
     torch.set_num_threads(1)
@@ -300,10 +304,10 @@ def swept(name: str, work: Path, again: bool, targets: Sequence[str]) -> dict[st
     record = json.loads(path.read_text()) if path.is_file() else {}
     if again or record.get("versions") != packages() or record.get("size") != MODELS[name]:
         record = {"model": name, "size": MODELS[name], "options": options_of(name), "versions": packages()}
-        save({**record, "formats": {}, "seconds": 0.0}, path)
+        save({**record, "formats": {}, "seconds": 0.0, "cpu_seconds": 0.0}, path)
         remove(path.with_suffix(""))
     while missing(record := json.loads(path.read_text()), targets):
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), cpu_seconds()
         process = multiprocessing.get_context("fork").Process(target=examine, args=(name, path, targets))
         process.start()
         process.join(LIMIT_S)
@@ -317,6 +321,7 @@ def swept(name: str, work: Path, again: bool, targets: Sequence[str]) -> dict[st
             ended = f"exit status {process.exitcode}"
         record = json.loads(path.read_text())
         record["seconds"] = round(record["seconds"] + time.perf_counter() - begun, 1)
+        record["cpu_seconds"] = round(record["cpu_seconds"] + cpu_seconds() - used, 1)
         if left := missing(record, targets):
             broken = {"status": "failed", "reason": f"the process did not survive it: {ended}", "crash": True}
             for target in [record.pop("running")] if "running" in record else left:
@@ -363,7 +368,7 @@ def page(document: dict[str, Any]) -> str:
         total=total,
         arguments=" ".join(document["arguments"]),
         unexplained=f"without one there were {unexplained}" if unexplained else "none was an exception without one",
-        minutes=round(document["seconds"] / 60),
+        minutes=round(document["cpu_seconds"] / 60),
         accuracy=f"{np.median([row['accuracy'] for row in rows if 'accuracy' in row]):.0f}",
         size=SIZE,
         classes=CLASSES,
@@ -395,10 +400,10 @@ Every failure has its reason [below](#reasons); {unexplained}.
         --output docs/results/models.json --page docs/models.md
 
 Every network has a process of its own, each format's result is kept in `runs/models`, and a second start does what is
-missing there (`--again NAME` does one over, `--only` a few). {minutes} minutes of one thread, on a machine with much
-other work on it: the times in [results/models.json](results/models.json) compare with nothing. Versions, sizes,
-coverage and parity of each file are there too. torch {torch}, timm {timm}, torchvision {torchvision}. The script
-writes this page.
+missing there (`--again NAME` does one over, `--only` a few). It takes {minutes} minutes of one core. The
+machine had much other work: wall times in [results/models.json](results/models.json) compare with nothing. Versions,
+sizes, coverage and parity of each file are there too. torch {torch}, timm {timm}, torchvision {torchvision}. The
+script writes this page.
 
 - **Path**: the product's own, `export_onnx` (dynamic batch, uint8 pixels in, normalisation inside, compared with
   PyTorch at batch sizes 1 and 3), then `formats.build` for each target.
@@ -460,7 +465,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "machine": machine(),
         "targets": targets,
         "arguments": ["--targets", options.targets] if targets != list(COLUMNS) else [],
-        "seconds": round(sum(row["seconds"] for row in rows)),
+        "cpu_seconds": round(sum(row["cpu_seconds"] for row in rows)),
         "summary": {target: counts(rows, target) for target in targets},
         "results": rows,
     }
