@@ -246,6 +246,16 @@ def test_planes_of_pixels_give_the_same_logits(trained):
     torch.testing.assert_close(net(example), trained.module(image))
 
 
+def test_a_model_that_keeps_a_tensor_is_traced_without_a_word(recwarn):
+    class Keeps(SmallPlain):
+        def forward(self, x):
+            self.kept = x * 2
+            return super().forward(x)
+
+    planar(Deployable(Keeps(3, 5), colour_spec()), colour_spec())
+    assert not [warning for warning in recwarn if "assigned during export" in str(warning.message)]
+
+
 def test_a_model_that_begins_otherwise_is_refused():
     spec = colour_spec()
 
