@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from kdcompress.artifact import InputSpec
@@ -25,7 +26,9 @@ def planar(module: nn.Module, spec: InputSpec) -> tuple[nn.Module, Any]:
     floating = spec.layout == "float-nchw"
     example = pixels / 255 if floating else pixels.byte().permute(0, 2, 3, 1).contiguous()
     try:
-        program = torch.export.export(copy.deepcopy(module).cpu().eval(), (example,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors that a forward keeps, as LeViT's does
+            program = torch.export.export(copy.deepcopy(module).cpu().eval(), (example,))
     except Exception as error:  # a user's model can fail in any way
         raise KDCompressError(
             "PyTorch cannot trace this model for one image.",

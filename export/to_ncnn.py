@@ -70,6 +70,8 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
 
     pnnx = require("pnnx", "ncnn", "An ncnn model")
     net, example = planar(job.module, job.parent.input)
+    _cut_heads(net.graph)
+    net.recompile()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         torch.jit.trace(net, example, check_trace=False).save(str(folder / "model.pt"))
@@ -87,6 +89,47 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
         said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         got = f"exit status {done.returncode}: {' | '.join(said[-3:])[:300]}"
         raise KDCompressError("pnnx cannot convert this model.", where=type(job.module).__name__, got=got)
+
+
+def _cut_heads(graph: Any) -> None:
+    """Queries, keys and values as slices of their common layer's output, [N, tokens, 3 x channels]: most transformers
+    make it [3, N, heads, tokens, channels of a head] and index that, and ncnn has no tensors of so many dimensions."""
+    import torch
+
+    aten = torch.ops.aten
+    for permute in [node for node in graph.nodes if node.target == aten.permute.default]:
+        view, (axis, *order) = permute.args
+        if view.target not in (aten.reshape.default, aten.view.default):
+            continue
+        source, shape = view.args[0], list(view.meta["val"].shape)
+        before = list(source.meta["val"].shape)
+        last = len(before) - 1
+        parts = _parts(permute)
+        if axis != last or shape[:last] != before[:-1] or parts is None:
+            continue
+        width = before[-1] // shape[axis]
+        for node, index in parts:
+            with graph.inserting_before(node):
+                cut = graph.call_function(aten.slice.Tensor, (source, last, index * width, (index + 1) * width))
+                cut = graph.call_function(aten.reshape.default, (cut, shape[:axis] + shape[axis + 1 :]))
+                cut = graph.call_function(aten.permute.default, (cut, [d - (d > axis) for d in order]))
+            node.replace_all_uses_with(cut)
+    graph.eliminate_dead_code()
+
+
+def _parts(node: Any) -> list[tuple[Any, int]] | None:
+    """(user, index) where all that is done with a tensor is to take it apart along its first dimension, else None."""
+    import torch
+
+    found: list[tuple[Any, int]] = []
+    for user in node.users:
+        if user.target == torch.ops.aten.select.int and user.args[1] == 0 and user.args[2] >= 0:
+            found.append((user, user.args[2]))
+        elif user.target == torch.ops.aten.unbind.int and user.args[1:] in ((), (0,)):
+            found += [(part, part.args[1]) for part in user.users]
+        else:
+            return None
+    return found
 
 
 def coverage(folder: Path) -> dict[str, Any]:

@@ -119,9 +119,11 @@ def macs(model: nn.Module, example: Tensor) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    # detached: without gradients, an expanded parameter (a class token) still asks for one, and the counter fails at it
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
     # the counter does not know the CPU's fused attention: have it written out as matrix products
     with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(example)
+        torch.func.functional_call(model, values, (example,))
     return counter.get_total_flops() // 2
 
 

@@ -14,6 +14,7 @@ import torch
 from export_nets import SmallPlain, colour_spec, grey_spec, labels, pixels, problem
 from onnx import TensorProto, helper
 from torch import nn
+from torch.nn import functional as F
 
 from kdcompress.artifact import files_of, sha256
 from kdcompress.compare import parity
@@ -198,6 +199,33 @@ def test_an_operator_that_ncnn_does_not_have_is_named(tmp_path):
         build(job, target_of("ncnn"))
 
 
+class Attends(nn.Module):
+    """Patches of 4x4, one attention; queries, keys and values are taken apart by unbind, or by index."""
+
+    def __init__(self, unbound: bool):
+        super().__init__()
+        self.unbound = unbound
+        self.patches, self.qkv, self.head = nn.Conv2d(1, 24, 4, 4), nn.Linear(24, 72), nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        parts = self.qkv(x).reshape(x.shape[0], 16, 3, 2, 12).permute(2, 0, 3, 1, 4)
+        q, k, v = parts.unbind(0) if self.unbound else (parts[0], parts[1], parts[2])
+        x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape[0], 16, 24)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("unbound", [True, False])
+def test_ncnn_takes_the_attention_of_transformers(unbound, tmp_path):
+    spec = grey_spec()
+    module = Deployable(Attends(unbound), spec).eval()
+    parent = export_onnx(module, spec, tmp_path / "attends.onnx")
+    artifact = build(ExportJob(module, parent, pixels(spec, 8), tmp_path / "out", "attends"), target_of("ncnn"))
+    with open_runner(parent) as reference, open_runner(artifact) as runner:
+        found = parity(reference, runner, pixels(spec, 8), spec)
+    assert found, found.why
+
+
 def test_an_operator_that_mnn_does_not_have_is_named(tmp_path):
     target_of("mnn")
     values = [
@@ -216,6 +244,16 @@ def test_planes_of_pixels_give_the_same_logits(trained):
     image = example.byte().permute(0, 2, 3, 1)
     assert example.dtype == torch.float32 and tuple(example.shape) == (1, 1, 16, 16)
     torch.testing.assert_close(net(example), trained.module(image))
+
+
+def test_a_model_that_keeps_a_tensor_is_traced_without_a_word(recwarn):
+    class Keeps(SmallPlain):
+        def forward(self, x):
+            self.kept = x * 2
+            return super().forward(x)
+
+    planar(Deployable(Keeps(3, 5), colour_spec()), colour_spec())
+    assert not [warning for warning in recwarn if "assigned during export" in str(warning.message)]
 
 
 def test_a_model_that_begins_otherwise_is_refused():

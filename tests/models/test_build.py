@@ -173,3 +173,25 @@ def test_macs_count_attention():
             return self.layer(x, x, x, need_weights=False)[0]
 
     assert macs(Attend(), torch.randn(1, 10, 8)) == 4 * 10 * 8 * 8 + 2 * 10 * 10 * 8
+
+
+def test_macs_of_a_network_that_hands_a_class_token_on():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, token):
+            return self.layer(token)
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.block = nn.Parameter(torch.zeros(1, 8)), Block()
+
+        def forward(self, x):
+            return self.block(self.token.expand(len(x), -1))
+
+    model = Tokens()
+    assert macs(model, torch.randn(3, 8)) == 3 * 8 * 8
+    assert all(parameter.requires_grad for parameter in model.parameters())

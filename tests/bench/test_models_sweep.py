@@ -1,0 +1,80 @@
+"""benchmarks/models.py: networks of every kind through the exporters."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+
+from kdcompress.errors import UsageError
+from kdcompress.export.formats import targets
+from kdcompress.models.zoo import zoo
+
+FILE = Path(__file__).parents[2] / "benchmarks/models.py"
+
+
+@pytest.fixture(scope="module")
+def models():
+    spec = importlib.util.spec_from_file_location("benchmark_models", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_name_is_known_and_so_is_every_target(models):
+    known = {"timm": set(timm.list_models()), "torchvision": set(torchvision.models.list_models())}
+    for name in models.MODELS:
+        group, slash, rest = name.partition("/")
+        assert rest in known[group] if slash else name in zoo, name
+    assert len(models.MODELS) >= 45 and set(models.COLUMNS) - {models.PARENT} <= set(targets())
+    assert {"zoo", "timm", "torchvision"} == {
+        name.partition("/")[0] if "/" in name else "zoo" for name in models.MODELS
+    }
+
+
+def test_a_network_is_made_ready(models):
+    module = models.ready("resnet8")
+    assert not any(part.training for part in module.modules())
+    images, labels = models.pictures(40, 32, seed=9)
+    with torch.no_grad():
+        logits = module(torch.from_numpy(images)).numpy()
+    assert models.accuracy(logits, labels) > 50 and len(set(logits.argmax(1))) == 10
+    for norm in models.batch_norms(module):
+        assert norm.weight.std() > 0 and 0.4 < norm.bias.mean() < 1.6 and not (norm.running_var == 1).any()
+
+
+def test_a_sweep_resumes_and_a_process_that_dies_is_one_failure(models, tmp_path, monkeypatch):
+    wanted = [models.PARENT, "onnx-fp16", "tensorrt-rtx"]
+    monkeypatch.setattr(models, "COLUMNS", {target: models.COLUMNS[target] for target in wanted})
+    build = models.formats.build
+
+    def dies(job, target):
+        return models.os.abort() if target.name == "onnx-fp16" else build(job, target)
+
+    monkeypatch.setattr(models.formats, "build", dies)
+    options = ["--only", "resnet8", "--targets", ",".join(wanted), "--work", str(tmp_path / "work")]
+    models.main([*options, "-o", str(tmp_path / "models.json"), "--page", str(tmp_path / "models.md")])
+    document = json.loads((tmp_path / "models.json").read_text())
+    found = document["results"][0]["formats"]
+    assert found[models.PARENT]["status"] == "passed" and found[models.PARENT]["parity"]["n"] == models.COMPARED
+    assert found["onnx-fp16"]["status"] == "failed" and "SIGABRT" in found["onnx-fp16"]["reason"]
+    assert "crash" not in found["tensorrt-rtx"] and document["summary"]["onnx-fp16"]["crashed"] == 1
+    page = (tmp_path / "models.md").read_text()
+    assert "| resnet8 | ONNX fp16 | the process did not survive it: SIGABRT |" in page
+    monkeypatch.setattr(models, "examine", None)  # nothing is left to do
+    models.main(options)
+    with pytest.raises(UsageError, match="no model in the sweep"):
+        models.main(["--only", "resnet9"])
+
+
+def test_what_fails_says_why(models):
+    found = models.failure(UsageError("It is too wide.", got=7))
+    assert found == {"status": "failed", "reason": "It is too wide. (7)"}
+    try:
+        np.zeros(3)[5]
+    except IndexError as error:
+        assert "test_models_sweep" in models.failure(error)["traceback"]
