@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,7 @@ def machine() -> dict[str, Any]:
         "isa": [flag for flag in ISA if flag in flags],
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "not exposed",
         "mhz": _mhz(),
+        "throttle_count": _throttle_count(),
         "memory_gib": round(memory.total / 2**30, 1),
         "memory_available_gib": round(memory.available / 2**30, 1),
         "load_average": round(psutil.getloadavg()[0], 2),
@@ -71,15 +74,46 @@ def packages() -> dict[str, str]:
     return found
 
 
+def device_memory_mib() -> float | None:
+    """Memory in use on the first visible GPU, by whatever process; None where NVIDIA's driver shows no GPU."""
+    memory = (ctypes.c_ulonglong * 3)()  # total, free, used
+    found = nvml("nvmlDeviceGetMemoryInfo", memory)
+    return memory[2] / 2**20 if found else None
+
+
+def nvml(function: str, result: Any) -> bool:
+    """Calls NVML's function of (device, result pointer) for the first visible GPU; whether it could answer."""
+    library = _nvml()
+    if library is None:
+        return False
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    device = ctypes.c_void_p()
+    index = int(visible) if visible.isdigit() else 0
+    if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)):
+        return False
+    return getattr(library, function)(device, ctypes.byref(result)) == 0
+
+
+@cache
+def _nvml() -> Any:
+    try:
+        library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+    return library if library.nvmlInit_v2() == 0 else None
+
+
 def cpu_seconds() -> dict[str, float]:
-    """CPU time so far, in seconds over all cores: total, stolen by the hypervisor, busy, and this process's."""
+    """CPU time so far, in seconds over all cores: total, stolen by the hypervisor, busy, and that of this process and
+    of its children that have ended."""
     times = psutil.cpu_times()
     own = psutil.Process().cpu_times()
     named = times._asdict()
     total = sum(named.values()) - named.get("guest", 0) - named.get("guest_nice", 0)  # guests count in user too
     steal = named.get("steal", 0.0)
     idle = times.idle + named.get("iowait", 0.0)
-    return {"total": total, "steal": steal, "busy": total - idle - steal, "own": own.user + own.system}
+    mine = sum(own[:4])  # user, system, and the children's
+    return {"total": total, "steal": steal, "busy": total - idle - steal, "own": mine}
 
 
 def cpu_use(before: dict[str, float], after: dict[str, float]) -> dict[str, float | None]:
@@ -99,21 +133,28 @@ def advice(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
     parents: Mapping[str, str] | None = None,
+    threads: int | None = None,
 ) -> list[str]:
     """Sentences on what weakens these measurements, or should be looked at, and what to do about it.
 
     ``before`` and ``after`` are ``machine()`` around the measurement; ``parents`` maps a quantised subject to
-    the fp32 subject it was made from.
+    the fp32 subject it was made from; ``threads`` is how many each was asked to use, where it was asked.
     """
     from kdcompress.bench.timing import paired_ratio
 
-    said = []
+    said = _threads(records, before, threads)
     good = {name: record for name, record in records.items() if not record.failed}
     shaky = [f"{name} ({record.cv:.0%})" for name, record in good.items() if (record.cv or 0) > 0.1]
     if shaky:
         said.append(
             f"Latencies vary by more than 10 %: {', '.join(shaky)}. Medians and paired ratios bear this, means and "
             "tails do not; close other programs, or measure with a higher effort."
+        )
+    drifts = [f"{name} ({drift:.2f})" for name, record in good.items() if (drift := _drift(record))]
+    if drifts:
+        said.append(
+            f"The last quarter of the queries took another time than the first, by a factor: {', '.join(drifts)}. The "
+            "machine changed meanwhile (heat, other load): paired ratios bear this, milliseconds do not."
         )
     for name, record in good.items():
         if record.capped and record.p90_ms is None:
@@ -126,6 +167,7 @@ def advice(
                 f"{name}: the first call takes {first:.0f} ms, {first / median:.0f} times the median; "
                 "call the model once before it is needed."
             )
+        said += _of_one(name, record)
     steal = max((r.steal_percent or 0 for r in good.values()), default=0)
     if steal > 1:
         said.append(f"The hypervisor took {steal:.1f} % of the CPU time; measure again on a quieter or a real machine.")
@@ -134,6 +176,9 @@ def advice(
         said.append(f"Other processes used {others:.0f} % of the CPU meanwhile; stop them and measure again.")
     if before.get("governor") not in (None, "not exposed", "performance"):
         said.append(f"The CPU governor is {before['governor']!r}; set it to performance for steadier numbers.")
+    throttled = (after.get("throttle_count") or 0) - (before.get("throttle_count") or 0)
+    if throttled > 0:
+        said.append(f"The CPU was throttled for its heat {throttled} times meanwhile; let it cool, and measure again.")
     if before.get("mhz") and after.get("mhz") and after["mhz"] < 0.9 * before["mhz"]:
         said.append(f"The CPU slowed from {before['mhz']:.0f} to {after['mhz']:.0f} MHz; it may be hot, let it cool.")
     for name, parent in (parents or {}).items():
@@ -144,6 +189,56 @@ def advice(
                     f"{name} is slower than the fp32 it was made from ({ratio['median']:.2f} times its latency): the "
                     "quantisation scheme does not suit this CPU. Ship the fp32, or build for another target."
                 )
+    return said
+
+
+def _threads(records: Mapping[str, Record], here: Mapping[str, Any], threads: int | None) -> list[str]:
+    """More threads than there are cores to run them, or than were asked for."""
+    if threads is None:
+        return []
+    said = []
+    affinity = here.get("affinity")
+    limits = {
+        "physical cores": here.get("cores"),
+        "CPUs that this process may use": len(affinity) if affinity else None,
+        "CPUs of the container's quota": here.get("cgroup_cpus"),
+    }
+    for what, most in limits.items():
+        if most and threads > most:
+            said.append(f"{threads} threads, and {most:g} {what}: they wait for each other; ask for {most:g} at most.")
+            break
+    for name, record in records.items():
+        if not record.failed and (record.cores_used or 0) > 1.2 * threads + 0.2:
+            said.append(
+                f"{name} kept {record.cores_used:.1f} cores busy, and {threads} threads were asked for: its runtime "
+                "starts threads of its own (OMP_NUM_THREADS limits those of OpenMP)."
+            )
+    return said
+
+
+def _drift(record: Record) -> float | None:
+    """Median of the last quarter of the queries over that of the first, where it is off by more than 10 %."""
+    quarter = len(record.samples_ms) // 4
+    if quarter < 16:
+        return None
+    first, last = (sorted(end)[quarter // 2] for end in (record.samples_ms[:quarter], record.samples_ms[-quarter:]))
+    return last / first if not 0.9 < last / first < 1.1 else None
+
+
+def _of_one(name: str, record: Record) -> list[str]:
+    """Time that is not the model's."""
+    said = []
+    if record.overhead_us and record.median_ms and record.overhead_us / 10 > record.median_ms:  # of 1 %, in ms
+        said.append(
+            f"{name} is host-bound: timing alone is {record.overhead_us / 10 / record.median_ms:.0f} % of a query of "
+            f"{1e3 * record.median_ms:.0f} microseconds; measure it with --scenario offline."
+        )
+    rates = {int(size): rate for size, rate in record.batches.items()}
+    if 1 in rates and 8 in rates and rates[8] > 6 * rates[1]:
+        said.append(
+            f"{name} is host-bound at one image: 8 at once take {8 * rates[1] / rates[8]:.1f} times as long. Single "
+            "queries measure the calls more than the model; put images together where the task allows."
+        )
     return said
 
 
@@ -189,6 +284,15 @@ def _mhz() -> float | None:
     except (OSError, AttributeError, NotImplementedError, RuntimeError):  # what psutil raises where nothing is exposed
         return None
     return round(frequency.current, 1) if frequency and frequency.current else None
+
+
+def _throttle_count() -> int | None:
+    """How often the cores were slowed for their heat since the start; None where it is not exposed."""
+    counts = [
+        _read(str(path)) for path in Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
+    ]
+    known = [int(count) for count in counts if count and count.isdigit()]
+    return sum(known) if known else None
 
 
 def _steal_since_boot() -> float | None:

@@ -9,6 +9,8 @@ import numpy as np
 
 Samples = Sequence[float] | np.ndarray
 
+SEGMENTS = 10  # of a session, for what changes slowly
+T_SEGMENTS = 2.262  # Student's t, 97.5 %, SEGMENTS - 1 degrees of freedom
 RESOLUTION = 0.01  # the smallest relative difference in latency that is called one
 
 # The smallest n at which MLPerf's early-stopping rule (c = 0.99, d = 0) supports a percentile.
@@ -63,26 +65,66 @@ def paired_bootstrap(
     """(median, low, high) of the ratio samples[i] / baseline[i], with its 95 % bootstrap interval.
 
     Runs of n^(1/3) consecutive rounds are resampled together (circular block bootstrap), because noise on a
-    shared machine comes in bursts and treating its rounds as independent would give too narrow an interval.
+    shared machine comes in bursts and treating its rounds as independent would give too narrow an interval. What
+    changes more slowly, such as a load that comes for half of the session and slows one runtime more than another, is
+    seen by no short block: where the medians of ten consecutive segments give a wider interval (batch means, Student's
+    t), that one counts.
     """
     ratios = np.asarray(samples, float) / np.asarray(baseline, float)
-    n = len(ratios)
-    block = max(1, round(n ** (1 / 3)))
+    ratio, error = float(np.median(ratios)), T_SEGMENTS * _segment_error(ratios)
+    low, high = np.quantile(_resampled_medians(ratios, resamples, np.random.default_rng(seed)), [0.025, 0.975])
+    return ratio, min(float(low), ratio * (1 - error)), max(float(high), ratio * (1 + error))
+
+
+def unpaired_bootstrap(
+    samples: Samples, others: Samples, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(ratio, low, high) of the median of ``samples`` to that of ``others``, with its 95 % bootstrap interval.
+
+    For samples of two sessions, of which none belongs to one of the other: each is resampled by itself, in blocks as
+    ``paired_bootstrap`` does, and slow changes widen the interval as they do there. Sizes may differ. It knows what
+    varies within a session only, not from one to the next.
+    """
     rng = np.random.default_rng(seed)
+    mine, theirs = (np.asarray(values, float) for values in (samples, others))
+    resampled = _resampled_medians(mine, resamples, rng) / _resampled_medians(theirs, resamples, rng)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    ratio = float(np.median(mine) / np.median(theirs))
+    error = T_SEGMENTS * math.hypot(_segment_error(mine), _segment_error(theirs))
+    return ratio, min(float(low), ratio * (1 - error)), max(float(high), ratio * (1 + error))
+
+
+def _segment_error(values: np.ndarray) -> float:
+    """Standard error of the median, relative to it, from the medians of ``SEGMENTS`` consecutive parts; 0 where there
+    are too few values for parts."""
+    if len(values) < SUPPORT[90]:
+        return 0.0
+    medians = [float(np.median(part)) for part in np.array_split(values, SEGMENTS)]
+    return float(np.std(medians, ddof=1)) / math.sqrt(SEGMENTS) / float(np.median(values))
+
+
+def _resampled_medians(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Medians [resamples] of samples drawn with replacement in blocks of n^(1/3) consecutive ones."""
+    n = len(values)
+    block = max(1, round(n ** (1 / 3)))
     medians = []
     at_once = max(1, 2_000_000 // n)
     for start in range(0, resamples, at_once):
         starts = rng.integers(0, n, (min(at_once, resamples - start), math.ceil(n / block), 1))
         picked = (starts + np.arange(block)).reshape(len(starts), -1)[:, :n] % n
-        medians.append(np.median(ratios[picked], axis=1))
-    low, high = np.quantile(np.concatenate(medians), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
+        medians.append(np.median(values[picked], axis=1))
+    return np.concatenate(medians)
 
 
-def verdict(low: float, high: float) -> str:
-    """Of an interval of latency ratios: a winner only where it excludes 1, and all within 1 % of 1.
+def reproducible(low: float, high: float) -> tuple[float, float]:
+    """An interval of latency ratios of one session, widened by ``RESOLUTION`` to hold for the next one too.
 
     Two sessions of one file differ by up to half a per cent for as long as they live, by where their memory
     happens to lie; no number of queries averages that out.
     """
-    return "faster" if high < 1 - RESOLUTION else "slower" if low > 1 + RESOLUTION else "no difference shown"
+    return low * (1 - RESOLUTION), high * (1 + RESOLUTION)
+
+
+def verdict(low: float, high: float, margin: float = 0.0) -> str:
+    """Of an interval of latency ratios: a winner only where it excludes 1, and all within ``margin`` of 1."""
+    return "faster" if high < 1 - margin else "slower" if low > 1 + margin else "no difference shown"
