@@ -28,6 +28,7 @@ from kdcompress.runner import Runner
 
 # MLPerf mobile: queries at least, and seconds at least, for each subject.
 EFFORTS = {"rapid": (64, 6.0), "quick": (128, 10.0), "normal": (1024, 60.0)}
+SCENARIOS = {"single-stream": "the next query of one image after the previous one returned"}
 CAP = 10  # a subject stops early once its recorded queries alone took this many times its seconds
 MOST = 50_000  # queries of one subject: more add nothing that can be said, and fill the record
 POOL = 64  # distinct queries prepared beforehand
@@ -128,6 +129,30 @@ def paired_ratio(record: Record, baseline: Record, seed: int = 0) -> dict[str, A
     return {"median": ratio, "low": low, "high": high, "verdict": statistics.verdict(low, high), "n": n}
 
 
+def summarise(record: Record, samples_ms: Sequence[float] | np.ndarray) -> None:
+    """Fills in the record what follows from its samples, milliseconds a query in the order of the rounds."""
+    ms = np.asarray(samples_ms, float)
+    record.n = len(ms)
+    if not len(ms):
+        return
+    record.median_ms = _round(statistics.percentile(ms, 50))
+    record.p90_ms = _round(statistics.percentile(ms, 90))
+    record.p95_ms = _round(statistics.percentile(ms, 95))
+    record.p99_ms = _round(statistics.percentile(ms, 99))
+    record.p99_9_ms = _round(statistics.percentile(ms, 99.9))
+    record.p90_early_stopping_ms = _round(statistics.early_stopping_estimate(ms, 90))
+    record.mean_ms, record.min_ms = _round(ms.mean()), _round(ms.min())
+    record.cv = _round(statistics.variation(ms))
+    record.samples_ms = [round(value, 4) for value in ms.tolist()]
+
+
+def add_ratios(records: dict[str, Record], baseline: str | None, seed: int = 0) -> None:
+    """Gives every other record its paired ratio to that one, where neither failed."""
+    for name, record in records.items():
+        if baseline is not None and name != baseline and not record.failed and not records[baseline].failed:
+            record.ratio = paired_ratio(record, records[baseline], seed)
+
+
 def harness_overhead_us(queries: int = 1000) -> float:
     """Median microseconds that timing adds to a query: a call that does nothing, timed as any other."""
     x = np.zeros(1, np.uint8)
@@ -172,12 +197,9 @@ def _measure(
             **cpu_use(cpu_before, cpu_seconds()),
         }
     for name, record in records.items():
-        _summarise(record, nanoseconds[name])
+        summarise(record, np.array(nanoseconds[name]) / 1e6)
         vars(record).update(shared)
-    if baseline is not None:
-        for name, record in records.items():
-            if name != baseline and not record.failed and not records[baseline].failed:
-                record.ratio = paired_ratio(record, records[baseline], seed)
+    add_ratios(records, baseline, seed)
     progress(1.0, "measured")
     return records
 
@@ -273,22 +295,6 @@ def _pool(spec: InputSpec, images: np.ndarray, seed: int) -> list[np.ndarray]:
     batch = spec.batch or 1
     drawn = np.random.default_rng(seed).integers(len(images), size=(POOL, batch))
     return [spec.prepare(images[rows]) for rows in drawn]
-
-
-def _summarise(record: Record, nanoseconds: list[int]) -> None:
-    record.n = len(nanoseconds)
-    if not nanoseconds:
-        return
-    ms = np.array(nanoseconds) / 1e6
-    record.median_ms = _round(statistics.percentile(ms, 50))
-    record.p90_ms = _round(statistics.percentile(ms, 90))
-    record.p95_ms = _round(statistics.percentile(ms, 95))
-    record.p99_ms = _round(statistics.percentile(ms, 99))
-    record.p99_9_ms = _round(statistics.percentile(ms, 99.9))
-    record.p90_early_stopping_ms = _round(statistics.early_stopping_estimate(ms, 90))
-    record.mean_ms, record.min_ms = _round(ms.mean()), _round(ms.min())
-    record.cv = _round(statistics.variation(ms))
-    record.samples_ms = [round(value, 4) for value in ms.tolist()]
 
 
 def _round(value: float | None) -> float | None:

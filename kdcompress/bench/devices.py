@@ -1,0 +1,95 @@
+"""Where artefacts are measured: in this process, in a browser, on another machine.
+
+A device is a function ``bench(request, address, progress) -> Session``, filed under its name. ``--device NAME`` or
+``--device NAME:ADDRESS`` chooses it; a new one is a module ``kdcompress/bench/on_NAME.py``:
+
+    @devices.register("browser")
+    def bench(request: Request, address: str, progress: Progress) -> Session: ...
+
+It refuses what it cannot do (a format, a scenario, an address) before anything long starts: UsageError, or
+RuntimeMissingError where something is not installed or cannot be reached. It leaves nothing running and nothing
+behind, also when it is interrupted. An artefact that fails is a record with ``failed``, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from kdcompress.artifact import Artifact
+from kdcompress.bench.machine import machine
+from kdcompress.bench.timing import Progress, Record, Subject, measure
+from kdcompress.errors import UsageError
+from kdcompress.registry import Registry
+from kdcompress.runner import Runner
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured. ``open(artifact, threads=n)`` gives a runner on this machine, not yet entered (core
+    knows no runtime: it is handed in)."""
+
+    artifacts: Mapping[str, Artifact]  # by the label that is shown, in the order shown
+    images: np.ndarray  # uint8 [N, H, W, C]
+    open: Callable[..., Runner]
+    threads: int = 1
+    effort: str = "quick"  # a key of timing.EFFORTS
+    scenario: str = "single-stream"  # a key of timing.SCENARIOS
+    seed: int = 0
+    baseline: str | None = None  # a label; the others get their ratio to it
+
+
+@dataclass
+class Session:
+    """What was measured, where. Records are by label; make them with ``timing.summarise`` and
+    ``timing.add_ratios``, so that they hold the same numbers whatever the device."""
+
+    device: str  # "local", "browser:chromium 131", ...: what it turned out to be
+    records: dict[str, Record]
+    before: dict[str, Any]  # the machine that measured, as bench.machine.machine() has it, as far as it is known there
+    after: dict[str, Any]
+    parity: dict[str, dict[str, Any]] = field(default_factory=dict)  # Parity.to_json(): its logits against local ones
+    notes: list[str] = field(default_factory=list)  # sentences for the reader
+
+
+class Device(Protocol):
+    def __call__(self, request: Request, address: str, progress: Progress) -> Session: ...
+
+
+devices: Registry[Device] = Registry("device", "kdcompress.bench", prefix="on_")
+
+
+def parse_device(text: str) -> tuple[Device, str]:
+    """The device and its address ("" where none is given) of "ssh:user@host". Raises UsageError for an unknown one."""
+    name, _, address = text.partition(":")
+    return devices[name], address
+
+
+def only(request: Request, device: str, *, formats: Sequence[str] = (), scenarios: Sequence[str] = ()) -> None:
+    """Raise UsageError where the request has a format or a scenario that the device does not take."""
+    if scenarios and request.scenario not in scenarios:
+        raise UsageError(
+            f"The device {device} does not measure this scenario.", got=request.scenario, allowed=", ".join(scenarios)
+        )
+    for artifact in request.artifacts.values():
+        if formats and artifact.format not in formats:
+            raise UsageError(
+                f"The device {device} does not run this format.",
+                where=artifact.path,
+                got=artifact.format,
+                allowed=", ".join(formats),
+            )
+
+
+@devices.register("local")
+def local(request: Request, address: str, progress: Progress) -> Session:
+    """This process."""
+    if address:
+        raise UsageError("The device local has no address.", where="--device", got=f"local:{address}")
+    subjects = [Subject(n, request.open(a, threads=request.threads), a.input) for n, a in request.artifacts.items()]
+    before = machine()
+    records = measure(subjects, request.images, request.effort, request.seed, progress, request.baseline)
+    return Session("local", records, before, machine())
