@@ -20,8 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from kdcompress.artifact import Artifact
+from kdcompress.bench import cold
 from kdcompress.bench.machine import machine
-from kdcompress.bench.timing import Progress, Record, Subject, measure
+from kdcompress.bench.timing import Interrupted, Progress, Record, Subject, measure
 from kdcompress.errors import UsageError
 from kdcompress.registry import Registry
 from kdcompress.runner import Runner
@@ -53,6 +54,7 @@ class Session:
     after: dict[str, Any]
     parity: dict[str, dict[str, Any]] = field(default_factory=dict)  # Parity.to_json(): its logits against local ones
     notes: list[str] = field(default_factory=list)  # sentences for the reader
+    interrupted: bool = False  # by Ctrl-C: the records hold what was measured until then
 
 
 class Device(Protocol):
@@ -90,6 +92,14 @@ def local(request: Request, address: str, progress: Progress) -> Session:
     if address:
         raise UsageError("The device local has no address.", where="--device", got=f"local:{address}")
     subjects = [Subject(n, request.open(a, threads=request.threads), a.input) for n, a in request.artifacts.items()]
-    before = machine()
-    records = measure(subjects, request.images, request.effort, request.seed, progress, request.baseline)
-    return Session("local", records, before, machine())
+    common: dict[str, Any] = {key: getattr(request, key) for key in ("effort", "seed", "baseline")}
+    common["progress"] = progress
+    before, interrupted = machine(), False
+    try:
+        if request.scenario == "cold-start":
+            records = cold.measure(request.artifacts, request.images, request.open, request.threads, **common)
+        else:
+            records = measure(subjects, request.images, scenario=request.scenario, **common)
+    except Interrupted as stop:
+        records, interrupted = stop.records, True
+    return Session("local", records, before, machine(), interrupted=interrupted)

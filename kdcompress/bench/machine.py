@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +71,35 @@ def packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def device_memory_mib() -> float | None:
+    """Memory in use on the first visible GPU, by whatever process; None where NVIDIA's driver shows no GPU."""
+    memory = (ctypes.c_ulonglong * 3)()  # total, free, used
+    found = nvml("nvmlDeviceGetMemoryInfo", memory)
+    return memory[2] / 2**20 if found else None
+
+
+def nvml(function: str, result: Any) -> bool:
+    """Calls NVML's function of (device, result pointer) for the first visible GPU; whether it could answer."""
+    library = _nvml()
+    if library is None:
+        return False
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    device = ctypes.c_void_p()
+    index = int(visible) if visible.isdigit() else 0
+    if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)):
+        return False
+    return getattr(library, function)(device, ctypes.byref(result)) == 0
+
+
+@cache
+def _nvml() -> Any:
+    try:
+        library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
+    except OSError:
+        return None
+    return library if library.nvmlInit_v2() == 0 else None
 
 
 def cpu_seconds() -> dict[str, float]:

@@ -14,27 +14,44 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from time import perf_counter, perf_counter_ns
+from time import perf_counter, perf_counter_ns, process_time
 from typing import Any
 
 import numpy as np
 import psutil
 
 from kdcompress.artifact import InputSpec
-from kdcompress.bench import statistics
-from kdcompress.bench.machine import cpu_seconds, cpu_use, thread_settings
+from kdcompress.bench import energy, statistics
+from kdcompress.bench.machine import cpu_seconds, cpu_use, device_memory_mib, thread_settings
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.runner import Runner
 
 # MLPerf mobile: queries at least, and seconds at least, for each subject.
 EFFORTS = {"rapid": (64, 6.0), "quick": (128, 10.0), "normal": (1024, 60.0)}
-SCENARIOS = {"single-stream": "the next query of one image after the previous one returned"}
+SCENARIOS = {
+    "single-stream": "the next query of one image after the previous one returned",
+    "multi-stream": "the next query of 8 images after the previous one returned",
+    "offline": "images a second, in queries of as many images as give the most",
+    "cold-start": "each query in a process of its own: load the runtime and the file, then the first answer",
+}
+MULTI_STREAM = 8  # images a query, as MLPerf has it
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)  # that offline tries
+OFFLINE_QUERIES = 64  # throughput is a median: more queries say no more
 CAP = 10  # a subject stops early once its recorded queries alone took this many times its seconds
 MOST = 50_000  # queries of one subject: more add nothing that can be said, and fill the record
 POOL = 64  # distinct queries prepared beforehand
+POOL_BYTES = 256 * 2**20  # fewer, where they would take more
 MIB = 2**20
 
 Progress = Callable[[float, str], None]  # share done in 0..1, what is being done
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while queries were made: ``records`` holds what was measured until then."""
+
+    def __init__(self, records: dict[str, Record]):
+        super().__init__()
+        self.records = records
 
 
 @dataclass
@@ -57,6 +74,7 @@ class Record:
     name: str
     effort: str
     batch: int
+    scenario: str = "single-stream"
     failed: str | None = None  # why there are no more samples than there are
     capped: str | None = None  # why it was ended before the effort asked
     n: int = 0
@@ -69,15 +87,21 @@ class Record:
     p99_9_ms: float | None = None
     p90_early_stopping_ms: float | None = None  # MLPerf's: p90 is at most this, with confidence 0.99
     cv: float | None = None  # standard deviation over mean
+    images_per_second: float | None = None  # of a query of median latency
+    batches: dict[int, float] = field(default_factory=dict)  # offline: images a second of each batch size tried
     load_ms: float | None = None
     first_call_ms: float | None = None
     warmup: int = 0  # queries before the first recorded one, the first call not among them
     warmup_stable: bool = False  # the last two blocks' medians within 5 %
+    cores_used: float | None = None  # CPU time over time, during the warm-up
     wall_s: float | None = None  # of the interleaved measurement of all subjects
     subjects: int = 1  # how many were interleaved
     overhead_us: float | None = None  # median of timing a call that does nothing, not subtracted
     load_rss_mib: float | None = None  # growth of the process's memory by loading and the first call
-    peak_rss_mib: float | None = None  # of the whole process with all subjects loaded
+    peak_rss_mib: float | None = None  # of the whole process with all subjects loaded; cold-start: of its own alone
+    device_mib: float | None = None  # growth of the GPU's memory in use by loading and the first call
+    process_ms: float | None = None  # cold-start: the whole process, Python's own start and end included
+    energy: dict[str, Any] | None = None  # energy.measured()
     steal_percent: float | None = None
     other_cpu_percent: float | None = None
     load_average: float | None = None  # one minute, at the end
@@ -97,35 +121,51 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
     baseline: str | None = None,
+    scenario: str = "single-stream",
 ) -> dict[str, Record]:
     """Times every subject on uint8 [N, H, W, C] images; records by name.
 
-    Batch 1, or the fixed batch of a subject's spec. All subjects together are measured for ``seconds`` of the
-    effort times their number, or until each has its queries, whichever is later. A subject that raises is
-    recorded as failed with its reason, and the others go on. With ``baseline`` every other record gets its
-    paired ratio to that subject.
+    A query has one image (multi-stream: 8, offline: the batch size with the highest throughput), or the fixed batch
+    of a subject's spec. All subjects together are measured for ``seconds`` of the effort times their number, or until
+    each has its queries, whichever is later. A subject that raises is recorded as failed with its reason, and the
+    others go on. With ``baseline`` every other record gets its paired ratio to that subject.
+
+    Raises Interrupted, which has the records, for Ctrl-C once queries are being recorded.
     """
+    names = [subject.name for subject in subjects]
+    check(names, images, effort, scenario, baseline)
+    queries, seconds = EFFORTS[effort]
+    if scenario == "offline":
+        queries = min(queries, OFFLINE_QUERIES)
+    rng = np.random.default_rng(seed)
+    live = [_Live(s, Record(s.name, effort, _batch(s.spec, scenario), scenario)) for s in subjects]
+    return _measure(live, images, queries, seconds, seed, rng, progress or _quiet, baseline)
+
+
+def check(names: Sequence[str], images: np.ndarray, effort: str, scenario: str, baseline: str | None) -> None:
+    """Raises UsageError for a measurement that cannot be made."""
     if effort not in EFFORTS:
         raise unknown_name("effort", effort, EFFORTS)
-    names = [subject.name for subject in subjects]
+    if scenario not in SCENARIOS:
+        raise unknown_name("scenario", scenario, SCENARIOS)
     if len(set(names)) < len(names):
         raise UsageError("Two subjects of a measurement have the same name.", got=", ".join(names))
     if baseline is not None and baseline not in names:
         raise unknown_name("subject", baseline, names)
     if not len(images):
         raise UsageError("There are no images to measure with.")
-    return _measure(subjects, images, effort, *EFFORTS[effort], seed, progress or _quiet, baseline)
 
 
 def paired_ratio(record: Record, baseline: Record, seed: int = 0) -> dict[str, Any]:
-    """Latency of ``record`` over that of ``baseline``, paired by round: median, 95 % interval, verdict, n.
+    """Latency an image of ``record`` over that of ``baseline``, paired by round: median, 95 % interval, verdict, n.
 
     Below 1 is faster. Fewer pairs than support a median give no interval and no winner.
     """
     n = min(len(record.samples_ms), len(baseline.samples_ms))
     if n < statistics.SUPPORT[50]:
         return {"median": None, "low": None, "high": None, "verdict": "no difference shown", "n": n}
-    ratio, low, high = statistics.paired_bootstrap(record.samples_ms[:n], baseline.samples_ms[:n], seed=seed)
+    mine, others = (np.array(r.samples_ms[:n]) / r.batch for r in (record, baseline))
+    ratio, low, high = statistics.paired_bootstrap(mine, others, seed=seed)
     return {"median": ratio, "low": low, "high": high, "verdict": statistics.verdict(low, high), "n": n}
 
 
@@ -143,6 +183,7 @@ def summarise(record: Record, samples_ms: Sequence[float] | np.ndarray) -> None:
     record.p90_early_stopping_ms = _round(statistics.early_stopping_estimate(ms, 90))
     record.mean_ms, record.min_ms = _round(ms.mean()), _round(ms.min())
     record.cv = _round(statistics.variation(ms))
+    record.images_per_second = _round(1e3 * record.batch / float(np.median(ms)))
     record.samples_ms = [round(value, 4) for value in ms.tolist()]
 
 
@@ -159,64 +200,77 @@ def harness_overhead_us(queries: int = 1000) -> float:
     return float(np.median([_timed(_no_op, x) for _ in range(queries)])) / 1e3
 
 
+@dataclass
+class _Live:
+    """A subject while it is measured: its queries, what makes one, and what each took."""
+
+    subject: Subject
+    record: Record
+    pool: list[Any] = field(default_factory=list)
+    ask: Callable[[Any], Any] = lambda query: None
+    nanoseconds: list[int] = field(default_factory=list)
+
+
 def _measure(
-    subjects: Sequence[Subject],
+    live: list[_Live],
     images: np.ndarray,
-    effort: str,
     queries: int,
     seconds: float,
     seed: int,
+    rng: np.random.Generator,
     progress: Progress,
     baseline: str | None,
 ) -> dict[str, Record]:
-    rng = np.random.default_rng(seed)
-    pools = {subject.name: _pool(subject.spec, images, seed) for subject in subjects}
-    records = {s.name: Record(s.name, effort, s.spec.batch or 1, subjects=len(subjects)) for s in subjects}
-    nanoseconds: dict[str, list[int]] = {subject.name: [] for subject in subjects}
+    records = {each.subject.name: each.record for each in live}
+    interrupted = False
     with ExitStack() as stack:
-        for i, subject in enumerate(subjects):
-            progress(0.1 * i / len(subjects), f"loading {subject.name}")
-            _load(subject, pools[subject.name], records[subject.name], stack, seconds / 4)
-        active = [subject for subject in subjects if not records[subject.name].failed]
+        for i, each in enumerate(live):
+            progress(0.1 * i / len(live), f"loading {each.subject.name}")
+            _load(each, images, seed, seconds, stack)
+        active = [each for each in live if not each.record.failed]
         overhead = harness_overhead_us()
         cpu_before = cpu_seconds()
+        start = perf_counter()
+        wall = 0.0
         collecting = gc.isenabled()
         gc.collect()
         gc.disable()
         try:
-            wall = _rounds(active, pools, nanoseconds, records, queries, seconds, rng, progress)
+            _rounds(active, queries, seconds, rng, progress)
+            wall, used = perf_counter() - start, cpu_use(cpu_before, cpu_seconds())
+            for each in active:
+                if not each.record.failed:
+                    each.record.energy = energy.measured(each.ask, each.pool, min(2.0, seconds / 4))
+        except KeyboardInterrupt:
+            interrupted = True
         finally:
             if collecting:
                 gc.enable()
         shared = {
-            "wall_s": round(wall, 3),
+            "subjects": len(live),
+            "wall_s": round(wall or perf_counter() - start, 3),
             "overhead_us": round(overhead, 3),
-            "peak_rss_mib": _peak_rss_mib(),
+            "peak_rss_mib": peak_rss_mib(),
             "load_average": round(psutil.getloadavg()[0], 2),
             "environment": thread_settings(),
-            **cpu_use(cpu_before, cpu_seconds()),
+            **(used if wall else cpu_use(cpu_before, cpu_seconds())),
         }
-    for name, record in records.items():
-        summarise(record, np.array(nanoseconds[name]) / 1e6)
-        vars(record).update(shared)
+    for each in live:
+        summarise(each.record, np.array(each.nanoseconds) / 1e6)
+        vars(each.record).update(shared)
+        if interrupted and not each.record.failed:
+            each.record.capped = f"interrupted after {each.record.n} queries"
     add_ratios(records, baseline, seed)
+    if interrupted:
+        raise Interrupted(records)
     progress(1.0, "measured")
     return records
 
 
-def _rounds(
-    active: list[Subject],
-    pools: dict[str, list[np.ndarray]],
-    nanoseconds: dict[str, list[int]],
-    records: dict[str, Record],
-    queries: int,
-    seconds: float,
-    rng: np.random.Generator,
-    progress: Progress,
-) -> float:
-    """Rounds of one turn a subject, in random order; returns the seconds they took."""
+def _rounds(active: list[_Live], queries: int, seconds: float, rng: np.random.Generator, progress: Progress) -> None:
+    """Rounds of one turn a subject, in random order."""
     least_s = seconds * len(active)
-    used = {subject.name: 0 for subject in active}
+    used = {each.subject.name: 0 for each in active}
     start = reported = perf_counter()
     done = 0
     while active:
@@ -227,74 +281,116 @@ def _rounds(
             reported = elapsed + start
             progress(0.1 + 0.9 * min(elapsed / least_s, done / queries, 1), f"measuring, round {done}")
         if done >= MOST:
-            for subject in active:
-                records[subject.name].capped = f"ended at {MOST} queries, in {elapsed:.1f} s"
+            for each in active:
+                each.record.capped = f"ended at {MOST} queries, in {elapsed:.1f} s"
             break
         pick = int(rng.integers(POOL))
-        for subject in [active[i] for i in rng.permutation(len(active))]:
-            pool = pools[subject.name]
+        for each in [active[i] for i in rng.permutation(len(active))]:
             try:
-                subject.runner.infer(pool[(pick + 1) % len(pool)])
-                took = _timed(subject.runner.infer, pool[pick % len(pool)])
+                each.ask(each.pool[(pick + 1) % len(each.pool)])
+                took = _timed(each.ask, each.pool[pick % len(each.pool)])
             except Exception as error:  # a runtime's own errors have no common type
-                records[subject.name].failed = _reason(error, f"query {done + 1}")
-                active = [other for other in active if other is not subject]
+                each.record.failed = _reason(error, f"query {done + 1}")
+                active = [other for other in active if other is not each]
                 continue
-            nanoseconds[subject.name].append(took)
-            used[subject.name] += took
+            each.nanoseconds.append(took)
+            used[each.subject.name] += took
         done += 1
-        for subject in [s for s in active if used[s.name] > CAP * seconds * 1e9 and done < queries]:
-            records[
-                subject.name
-            ].capped = f"ended at {done} of {queries} queries, after {used[subject.name] / 1e9:.0f} s in them"
-            active = [other for other in active if other is not subject]
-    return perf_counter() - start
+        for each in [e for e in active if used[e.subject.name] > CAP * seconds * 1e9 and done < queries]:
+            took_s = used[each.subject.name] / 1e9
+            each.record.capped = f"ended at {done} of {queries} queries, after {took_s:.0f} s in them"
+            active = [other for other in active if other is not each]
 
 
-def _load(subject: Subject, pool: list[np.ndarray], record: Record, stack: ExitStack, warm_s: float) -> None:
+def _load(live: _Live, images: np.ndarray, seed: int, seconds: float, stack: ExitStack) -> None:
     """Enters the runner, makes its first call and warms it up until two blocks of queries agree."""
-    process = psutil.Process()
-    before = process.memory_info().rss
+    subject, record, process = live.subject, live.record, psutil.Process()
+    infer = subject.runner.infer
+    live.pool, live.ask = _pool(subject.spec, images, seed, record.batch), infer
+    if subject.spec.batch not in (None, record.batch):  # a query is several calls
+        live.pool, live.ask = _in_parts(live.pool, subject.spec.batch or 1), lambda parts: [infer(x) for x in parts]
+    before, device = process.memory_info().rss, device_memory_mib()
     try:
         start = perf_counter_ns()
         stack.enter_context(subject.runner)
         record.load_ms = _round((perf_counter_ns() - start) / 1e6)
-        record.first_call_ms = _round(_timed(subject.runner.infer, pool[0]) / 1e6)
+        record.first_call_ms = _round(_timed(live.ask, live.pool[0]) / 1e6)
         record.load_rss_mib = round((process.memory_info().rss - before) / MIB, 1)
+        record.device_mib = round((device_memory_mib() or 0) - device, 1) if device is not None else None
         record.runtime = subject.runner.details()
-        record.warmup, record.warmup_stable = _warm_up(subject.runner, pool, warm_s)
+        if record.scenario == "offline" and subject.spec.batch is None:
+            record.batches = _throughputs(subject, images, seconds / 8)
+            best = max(record.batches.values())
+            record.batch = min(size for size, rate in record.batches.items() if rate > 0.98 * best)
+            live.pool = _pool(subject.spec, images, seed, record.batch)
+        record.warmup, record.warmup_stable, record.cores_used = _warm_up(live, seconds / 4)
     except Exception as error:  # a runtime's own errors have no common type
         record.failed = _reason(error, "loading" if record.load_ms is None else "first call")
 
 
-def _warm_up(runner: Runner, pool: list[np.ndarray], most_s: float, block: int = 10) -> tuple[int, bool]:
-    """Queries made, and whether two blocks of them agreed within 5 % (after 0.2 s at least)."""
-    start, previous, made = perf_counter(), 0.0, 0
-    while True:
-        times = []
-        for _ in range(block):
-            times.append(_timed(runner.infer, pool[made % len(pool)]))
+def _warm_up(live: _Live, most_s: float, block: int = 10) -> tuple[int, bool, float]:
+    """Queries made, whether two blocks of them agreed within 5 % (after 0.2 s at least), and cores used."""
+    start, previous, made, cpu = perf_counter(), 0.0, 0, process_time()
+    stable = over = False
+    while not stable and not over:
+        times: list[int] = []
+        while len(times) < block and not over:
+            times.append(_timed(live.ask, live.pool[made % len(live.pool)]))
             made += 1
-            if perf_counter() - start > most_s:
-                return made, False
+            over = perf_counter() - start > most_s
         median = float(np.median(times))
-        if abs(median - previous) <= 0.05 * previous and perf_counter() - start >= min(0.2, most_s / 2):
-            return made, True
+        stable = not over and abs(median - previous) <= 0.05 * previous
+        stable = stable and perf_counter() - start >= min(0.2, most_s / 2)
         previous = median
+    return made, stable, round((process_time() - cpu) / (perf_counter() - start), 2)
 
 
-def _timed(infer: Callable[[np.ndarray], Any], x: np.ndarray) -> int:
+def _throughputs(subject: Subject, images: np.ndarray, seconds: float) -> dict[int, float]:
+    """Images a second by batch size, from one on until it falls, a query takes too long or the runtime refuses."""
+    found: dict[int, float] = {}
+    for size in BATCHES:
+        query = subject.spec.prepare(images[np.arange(size) % len(images)])
+        try:
+            subject.runner.infer(query)
+            times: list[int] = []
+            while len(times) < 3 or (sum(times) < seconds / 4 * 1e9 and len(times) < 50):
+                times.append(_timed(subject.runner.infer, query))
+        except Exception:  # a runtime's own errors have no common type; of too large a batch they are its limit
+            if not found:
+                raise
+            break
+        found[size] = round(size / (float(np.median(times)) / 1e9), 2)
+        if found[size] < 0.9 * max(found.values()) or sum(times) / len(times) > seconds * 1e9:
+            break
+        if query.nbytes * 2 > POOL_BYTES:
+            break
+    return found
+
+
+def _timed(infer: Callable[[Any], Any], x: Any) -> int:
     """Nanoseconds that one query takes."""
     start = perf_counter_ns()
     infer(x)
     return perf_counter_ns() - start
 
 
-def _pool(spec: InputSpec, images: np.ndarray, seed: int) -> list[np.ndarray]:
+def _batch(spec: InputSpec, scenario: str) -> int:
+    """Images a query; offline finds its own where the model takes any."""
+    return MULTI_STREAM if scenario == "multi-stream" else spec.batch or 1
+
+
+def _pool(spec: InputSpec, images: np.ndarray, seed: int, batch: int) -> list[np.ndarray]:
     """POOL queries as the model takes them, of images drawn with replacement; the same draw for every spec."""
-    batch = spec.batch or 1
     drawn = np.random.default_rng(seed).integers(len(images), size=(POOL, batch))
-    return [spec.prepare(images[rows]) for rows in drawn]
+    first = spec.prepare(images[drawn[0]])
+    most = max(2, POOL_BYTES // first.nbytes)
+    return [first, *(spec.prepare(images[rows]) for rows in drawn[1:most])]
+
+
+def _in_parts(pool: list[np.ndarray], size: int) -> list[list[np.ndarray]]:
+    """Each query in whole parts of ``size`` images; the last image is repeated where they do not divide."""
+    whole = [np.concatenate([x, np.repeat(x[-1:], -len(x) % size, axis=0)]) for x in pool]
+    return [[np.ascontiguousarray(x[i : i + size]) for i in range(0, len(x), size)] for x in whole]
 
 
 def _round(value: float | None) -> float | None:
@@ -305,7 +401,8 @@ def _reason(error: Exception, when: str) -> str:
     return f"{when}: {type(error).__name__}: {error}"
 
 
-def _peak_rss_mib() -> float | None:
+def peak_rss_mib() -> float | None:
+    """Of this process, so far."""
     if sys.platform == "win32":
         return round(psutil.Process().memory_info().peak_wset / MIB, 1)
     import resource
