@@ -16,7 +16,9 @@ import numpy as np
 
 from kdcompress.errors import UsageError
 
-Layout = Literal["uint8-nhwc", "float-nchw"]
+# What kdcompress writes are the first two; files from elsewhere take the others too.
+Layout = Literal["uint8-nhwc", "float-nchw", "float-nhwc", "half-nchw", "half-nhwc", "uint8-nchw"]
+_TYPES = {"uint8": np.uint8, "float": np.float32, "half": np.float16}
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class InputSpec:
     """What a deployed model takes and what its outputs mean.
 
     The normalisation is part of the deployed graph; callers hand over plain pixels:
-    ``uint8-nhwc`` is uint8 [N, H, W, C] in 0..255, ``float-nchw`` is float32 [N, C, H, W] in 0..1.
+    ``uint8-nhwc`` is uint8 [N, H, W, C] in 0..255, ``float-nchw`` is float32 [N, C, H, W] in 0..1, ``half`` float16.
     The output is float32 logits [N, classes].
     """
 
@@ -52,10 +54,9 @@ class InputSpec:
                 got=f"{images.dtype} {list(images.shape)}",
                 allowed=f"uint8 [N, {', '.join(map(str, expected))}]",
             )
-        if self.layout == "uint8-nhwc":
-            return np.ascontiguousarray(images)
-        scaled = images.astype(np.float32) / np.float32(255)
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+        kind, order = self.layout.split("-")
+        pixels = images if kind == "uint8" else images.astype(np.float32) / np.float32(255)
+        return np.ascontiguousarray(pixels if order == "nhwc" else pixels.transpose(0, 3, 1, 2), _TYPES[kind])
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> InputSpec:

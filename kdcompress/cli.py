@@ -6,6 +6,7 @@ import errno
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -270,33 +271,93 @@ def evaluate(
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=PathArgument)
+@click.argument("files", nargs=-1, type=PathArgument)
 @click.option("--threads", type=click.IntRange(1), default=1)
 @click.option("--effort", type=click.Choice(["rapid", "quick", "normal"]), default="quick")
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "multi-stream", "offline", "cold-start"]),
+    default="single-stream",
+    help="Queries of one image, of 8, throughput at the best batch, or each query in a new process.",
+)
+@click.option("--cold-start", "scenario", flag_value="cold-start", help="The same as --scenario cold-start.")
+@click.option("--device", default="local", help="Where they run: NAME or NAME:ADDRESS.")
+@click.option("--baseline", help="What ratios are to: a file, or a name in the table.  [default: the first]")
 @click.option("--data", "source", help="Data set for real inputs.  [default: random pixels]")
 @click.option("--root", type=PathArgument, help="Where the data set's files are.")
+@click.option("--export", "exports", multiple=True, metavar="PATH", help="Write .md, .csv, .json or .html, too.")
+@click.option("--compare", nargs=2, type=PathArgument, metavar="OLD NEW", help="Two .json: is the new one slower?")
 @json_option
 def bench(
-    files: tuple[Path, ...], threads: int, effort: str, source: str | None, root: Path | None, as_json: bool
+    files: tuple[Path, ...],
+    threads: int,
+    effort: str,
+    scenario: str,
+    device: str,
+    baseline: str | None,
+    source: str | None,
+    root: Path | None,
+    exports: tuple[str, ...],
+    compare: tuple[Path, Path] | None,
+    as_json: bool,
 ) -> None:
-    """Latency of exported FILES, measured in turns.
+    """Latency of exported FILES and of run folders, measured in turns.
 
-    Ratios are to the first file, with a 95 % interval.
+    FILES are artefacts of any format, ONNX and other model files from elsewhere, or run folders. Ratios have a 95 %
+    interval, and there is a winner only where it excludes 1. --compare ends with 1 where NEW is slower than OLD by
+    more than noise.
+
+    \b
+    kdcompress bench runs/fashion-mnist-demo --export today.json
+    kdcompress bench a.onnx b.onnx student.pte --threads 1 --effort quick
+    kdcompress bench --compare yesterday.json today.json
     """
-    from kdcompress.pipelines.measure import bench_files
+    from kdcompress.console import err, out
+    from kdcompress.pipelines.measure import bench_files, load_session
+    from kdcompress.report import latency
 
-    results = bench_files(files, threads, effort, source, root)
+    if bool(files) == bool(compare):
+        raise UsageError("Give files to measure, or two measurements to --compare.", where="bench")
+    if compare:
+        if exports:
+            raise UsageError("A comparison is printed, in JSON with --json; it is not exported.", where="--export")
+        return _compare_sessions(load_session(compare[0]), load_session(compare[1]), as_json)
+    paths = [latency.export_path(asked) for asked in exports]
+    command = shlex.join(["kdcompress", *sys.argv[1:]])
+    options: dict[str, Any] = {"scenario": scenario, "device": device, "baseline": baseline, "command": command}
+    with err.status("loading") if err.is_terminal else nullcontext() as status:
+
+        def progress(share: float, what: str) -> None:
+            if status:
+                status.update(f"{share:4.0%} {what}")
+
+        document = bench_files(files, threads, effort, source, root, progress=progress, **options)
+    for path in paths:
+        latency.export(document, path)
     if as_json:
-        return _print_json(results)
-    rows = []
-    for name, record in results["records"].items():
-        ratio = results["ratios"].get(name)
-        shown = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] {ratio['verdict']}" if ratio else "1"
-        rows.append({**record, "file": name, "ratio": shown})
-    columns = {"file": "", "n": "", "median_ms": "median ms", "p90_ms": "p90 ms", "cv": "variation", "ratio": "ratio"}
-    _print_table(rows, columns)
-    for line in results["advice"]:
-        click.echo(line, err=True)
+        _print_json(document)
+    else:
+        latency.print_latency(document, out)
+        for line in latency.sentences(document):
+            click.echo(line, err=True)
+    if document["interrupted"]:
+        raise KeyboardInterrupt
+
+
+def _compare_sessions(old: dict[str, Any], new: dict[str, Any], as_json: bool) -> None:
+    from kdcompress.bench.regression import compare
+    from kdcompress.console import out
+    from kdcompress.report.latency import print_changes
+
+    found = compare(old, new)
+    if as_json:
+        _print_json(found)
+    else:
+        print_changes(found, out)
+        for line in found["notes"]:
+            click.echo(line, err=True)
+    if found["regressions"]:
+        raise KDCompressError(f"Slower than before, by more than noise: {', '.join(found['regressions'])}.")
 
 
 @main.command()

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import kdcompress
 from kdcompress.artifact import Artifact
-from kdcompress.bench.machine import advice, machine
-from kdcompress.bench.timing import Subject, measure, paired_ratio
+from kdcompress.bench.devices import Request, parse_device
+from kdcompress.bench.machine import advice
+from kdcompress.bench.timing import Progress
 from kdcompress.data.source import Source, load
-from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
+from kdcompress.export import graph
 from kdcompress.export.describe import artifact_of
-from kdcompress.export.formats import open_runner
+from kdcompress.export.foreign import foreign_artifact
+from kdcompress.export.formats import open_runner, targets
 from kdcompress.recipe import validate_recipe
+from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
 
 
@@ -24,10 +31,29 @@ def load_artifact(path: Path) -> Artifact:
     """An artefact that kdcompress made: by the record beside it, or from the ONNX file itself."""
     if not path.exists():
         raise UsageError("There is no such file.", where=path)
+    return _recorded(path) or artifact_of(path)
+
+
+def _recorded(path: Path) -> Artifact | None:
     record = path.with_name(path.name + ".json")
-    if record.is_file():
-        return Artifact.from_json(json.loads(record.read_text()), path.parent).verified()
-    return artifact_of(path)
+    if not record.is_file():
+        return None
+    try:
+        artifact = Artifact.from_json(json.loads(record.read_text(encoding="utf-8")), path.parent)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError("This is no record of an artefact.", where=record, got=f"{error!r:.200}") from error
+    return artifact.verified()
+
+
+def any_artifact(path: Path) -> Artifact:
+    """An artefact of kdcompress, or a file from elsewhere, for what only needs to know what goes in."""
+    if not path.exists():
+        raise UsageError("There is no such file.", where=path)
+    if found := _recorded(path):
+        return found
+    if path.suffix == ".onnx" and "kdcompress.input" in graph.metadata(graph.load(path)):
+        return artifact_of(path)
+    return foreign_artifact(path)
 
 
 def load_source(name: str, root: Path | None, size: int | None) -> Source:
@@ -84,35 +110,178 @@ def evaluate_files(
 
 
 def bench_files(
-    files: tuple[Path, ...], threads: int, effort: str, name: str | None, root: Path | None
+    files: tuple[Path, ...],
+    threads: int = 1,
+    effort: str = "quick",
+    name: str | None = None,
+    root: Path | None = None,
+    *,
+    scenario: str = "single-stream",
+    device: str = "local",
+    baseline: str | None = None,
+    command: str = "",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Interleaved single-stream latency of each file; ratios are to the first."""
-    artifacts = {str(path): load_artifact(path) for path in files}
+    """Interleaved latency of each file and of each artefact of a run folder; ratios are to ``baseline``, a label or
+    one of the files, or else to the first.
+
+    Raises UsageError for what cannot be measured before anything is, KDCompressError where nothing could be.
+    """
+    bench, address = parse_device(device)
+    artifacts, notes = named_artifacts(files, here=device == "local")
     source = load_source(name, root, None) if name else None
-    subjects = []
-    for label, artifact in artifacts.items():
-        if source:
-            _fits(artifact, source.test.images, source.name)
-        subjects.append(Subject(label, open_runner(artifact, threads=threads), artifact.input))
     shapes = {(a.input.height, a.input.width, a.input.channels) for a in artifacts.values()}
     if len(shapes) > 1:
         raise UsageError("The files take images of different sizes.", got=sorted(shapes), hint="bench them apart")
     if source:
+        for artifact in artifacts.values():
+            _fits(artifact, source.test.images, source.name)
         images = source.test.images[:1024]
     else:
         images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (256, *shapes.pop()), dtype=np.uint8)
-    before = machine()
-    records = measure(subjects, images, effort)
-    if not any(record.n for record in records.values()):
+    first = _label(baseline, artifacts) if baseline else next(iter(artifacts))
+    request = Request(artifacts, images, open_runner, threads, effort, scenario, baseline=first)
+    session = bench(request, address, progress or (lambda share, what: None))
+    records = session.records
+    if not any(record.n for record in records.values()) and not session.interrupted:
         raise KDCompressError(
-            "None of the files could be measured.", got=[r.to_json().get("error") for r in records.values()]
+            "None of the files could be measured.",
+            got="; ".join(f"{label}: {record.failed}" for label, record in records.items()),
         )
-    base = next(iter(records.values()))
-    ratios = {label: paired_ratio(r, base) for label, r in records.items() if r is not base and r.n and base.n}
     return {
-        "records": {label: record.to_json() for label, record in records.items()},
-        "ratios": ratios,
+        "kdcompress": kdcompress.__version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "device": session.device,
+        "scenario": scenario,
+        "threads": threads,
+        "effort": effort,
         "inputs": name or "random pixels",
-        "machine": machine(),
-        "advice": advice(records, before, machine()),
+        "baseline": first,
+        "interrupted": session.interrupted,
+        "artifacts": {label: _facts(artifact) for label, artifact in artifacts.items()},
+        "records": {label: record.to_json() for label, record in records.items()},
+        "ratios": {label: record.ratio for label, record in records.items() if record.ratio},
+        "parity": session.parity,
+        "machine": session.before,
+        "machine_after": session.after,
+        "notes": [*notes, *session.notes],
+        "advice": [
+            *advice(records, session.before, session.after, _parents(artifacts), threads),
+            *(_elsewhere(artifacts) if device == "local" else []),
+        ],
     }
+
+
+def named_artifacts(paths: Sequence[Path], here: bool = True) -> tuple[dict[str, Artifact], list[str]]:
+    """Artefacts by label, those of a run folder by their names in the report, and what was left out and why.
+
+    With ``here``, an artefact of a run folder that does not run on this machine is left out, and one that was asked
+    for by its own path raises RuntimeMissingError.
+    """
+    found: list[tuple[str, Artifact]] = []
+    notes = []
+    for path in paths:
+        members = run_artifacts(path)
+        for label, artifact in members.items():
+            try:
+                if here:
+                    open_runner(artifact)
+            except RuntimeMissingError as error:
+                notes.append(f"{label} was not measured: {error.what}")
+            else:
+                found.append((label, artifact))
+        if not members:
+            artifact = any_artifact(path)
+            if here:
+                open_runner(artifact)
+            found.append((_shortest(path, paths), artifact))
+    if not found:
+        raise KDCompressError("Nothing of the run can be measured here.", where=paths[0], got=" ".join(notes))
+    labels: dict[str, Artifact] = {}
+    for label, artifact in found:
+        twice = sum(known == label or known.startswith(f"{label} (") for known in labels)
+        labels[f"{label} ({twice + 1})" if twice else label] = artifact
+    return labels, notes
+
+
+def run_artifacts(folder: Path) -> dict[str, Artifact]:
+    """The artefacts of a run folder, teacher first, by their names in its report; those of its finished stages where
+    it has none yet. Empty for what is no run folder. Raises UsageError for a damaged one."""
+    if (folder / "report.json").is_file():
+        rows = [row for row in load_report(folder)["rows"] if row.get("file") and (folder / row["file"]).exists()]
+        return {row["name"]: load_artifact(folder / row["file"]) for row in rows}
+    if not (folder / "stages").is_dir():
+        return {}
+    found: dict[str, Artifact] = {}
+    for file in sorted(folder.glob("stages/*/*/stage.json"), key=lambda file: file.stat().st_mtime):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if "artifact" in (record.get("result") or {}):
+            found[record["stage"]] = Artifact.from_json(record["result"]["artifact"], file.parent).verified()
+    order = sorted(found, key=lambda name: (not name.startswith("teacher"), not name.endswith("-fp32"), name))
+    if not order:
+        raise UsageError("The run has made no artefact yet.", where=folder, hint="`kdcompress run` goes on with it")
+    return {name: found[name] for name in order}
+
+
+def _shortest(path: Path, paths: Sequence[Path]) -> str:
+    """The end of a path that tells it from the others: its name, with as many folders as that takes."""
+    parts = path.resolve().parts
+    others = [other.resolve().parts for other in paths if other.resolve() != path.resolve()]
+    count = next((n for n in range(1, len(parts)) if all(o[-n:] != parts[-n:] for o in others)), len(parts))
+    return "/".join(parts[-count:])
+
+
+def _label(asked: str, artifacts: Mapping[str, Artifact]) -> str:
+    if asked in artifacts:
+        return asked
+    for label, artifact in artifacts.items():
+        if Path(asked).resolve() == artifact.path.resolve():
+            return label
+    raise unknown_name("artefact", asked, artifacts, where="--baseline")
+
+
+def _parents(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """The fp32 file that each int8 one was made from, where that is measured too."""
+    by_hash = {artifact.sha256: label for label, artifact in artifacts.items()}
+    int8 = {label: a.provenance.get("parent") for label, a in artifacts.items() if a.precision == "int8"}
+    return {label: by_hash[parent] for label, parent in int8.items() if parent in by_hash}
+
+
+def _elsewhere(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Of artefacts whose target is another machine."""
+    said = []
+    for label, artifact in artifacts.items():
+        found = targets().get(artifact.target or "")
+        if found and not found.timed_here:
+            said.append(
+                f"{label} is made for {', '.join(found.cpus or found.instructions)}: its latency here says nothing of "
+                f"it there ({found.measured_on})."
+            )
+    return said
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    return {
+        "file": str(artifact.path),
+        "sha256": artifact.sha256,
+        "bytes": artifact.bytes,
+        "format": artifact.format,
+        "precision": artifact.precision,
+        "target": artifact.target,
+    }
+
+
+def load_session(path: Path) -> dict[str, Any]:
+    """What `kdcompress bench --json` or `--export x.json` wrote. Raises UsageError for anything else."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError("The file cannot be read.", where=path, got=error.strerror) from error
+    except ValueError as error:
+        raise UsageError("The file is not valid JSON.", where=path, got=error) from error
+    if not isinstance(document, dict) or not {"records", "artifacts", "machine"} <= set(document):
+        raise UsageError(
+            "The file is no measurement.", where=path, hint="`kdcompress bench FILES --export old.json` writes one"
+        )
+    return document

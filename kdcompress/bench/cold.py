@@ -97,7 +97,8 @@ def _start(starts: _Starts) -> None:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         starts.record.failed = f"the process ended with {done.returncode}: {words[-1] if words else 'no message'}"
         return
-    said = json.loads(done.stdout.decode(errors="replace").strip().splitlines()[-1])  # runtimes print too
+    lines = done.stdout.decode(errors="replace").splitlines()
+    said = json.loads(next(line for line in reversed(lines) if line.startswith('{"load_ms"')))  # runtimes print too
     starts.said.append({**said, "process_ms": (perf_counter_ns() - begun) / 1e6})
 
 

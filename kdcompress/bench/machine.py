@@ -48,6 +48,7 @@ def machine() -> dict[str, Any]:
         "isa": [flag for flag in ISA if flag in flags],
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "not exposed",
         "mhz": _mhz(),
+        "throttle_count": _throttle_count(),
         "memory_gib": round(memory.total / 2**30, 1),
         "memory_available_gib": round(memory.available / 2**30, 1),
         "load_average": round(psutil.getloadavg()[0], 2),
@@ -130,15 +131,16 @@ def advice(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
     parents: Mapping[str, str] | None = None,
+    threads: int | None = None,
 ) -> list[str]:
     """Sentences on what weakens these measurements, or should be looked at, and what to do about it.
 
     ``before`` and ``after`` are ``machine()`` around the measurement; ``parents`` maps a quantised subject to
-    the fp32 subject it was made from.
+    the fp32 subject it was made from; ``threads`` is how many each was asked to use, where it was asked.
     """
     from kdcompress.bench.timing import paired_ratio
 
-    said = []
+    said = _threads(records, before, threads)
     good = {name: record for name, record in records.items() if not record.failed}
     shaky = [f"{name} ({record.cv:.0%})" for name, record in good.items() if (record.cv or 0) > 0.1]
     if shaky:
@@ -157,6 +159,7 @@ def advice(
                 f"{name}: the first call takes {first:.0f} ms, {first / median:.0f} times the median; "
                 "call the model once before it is needed."
             )
+        said += _of_one(name, record)
     steal = max((r.steal_percent or 0 for r in good.values()), default=0)
     if steal > 1:
         said.append(f"The hypervisor took {steal:.1f} % of the CPU time; measure again on a quieter or a real machine.")
@@ -165,6 +168,9 @@ def advice(
         said.append(f"Other processes used {others:.0f} % of the CPU meanwhile; stop them and measure again.")
     if before.get("governor") not in (None, "not exposed", "performance"):
         said.append(f"The CPU governor is {before['governor']!r}; set it to performance for steadier numbers.")
+    throttled = (after.get("throttle_count") or 0) - (before.get("throttle_count") or 0)
+    if throttled > 0:
+        said.append(f"The CPU was throttled for its heat {throttled} times meanwhile; let it cool, and measure again.")
     if before.get("mhz") and after.get("mhz") and after["mhz"] < 0.9 * before["mhz"]:
         said.append(f"The CPU slowed from {before['mhz']:.0f} to {after['mhz']:.0f} MHz; it may be hot, let it cool.")
     for name, parent in (parents or {}).items():
@@ -175,6 +181,57 @@ def advice(
                     f"{name} is slower than the fp32 it was made from ({ratio['median']:.2f} times its latency): the "
                     "quantisation scheme does not suit this CPU. Ship the fp32, or build for another target."
                 )
+    return said
+
+
+def _threads(records: Mapping[str, Record], here: Mapping[str, Any], threads: int | None) -> list[str]:
+    """More threads than there are cores to run them, or than were asked for."""
+    if threads is None:
+        return []
+    said = []
+    affinity = here.get("affinity")
+    limits = {
+        "physical cores": here.get("cores"),
+        "CPUs that this process may use": len(affinity) if affinity else None,
+        "CPUs of the container's quota": here.get("cgroup_cpus"),
+    }
+    for what, most in limits.items():
+        if most and threads > most:
+            said.append(f"{threads} threads, and {most:g} {what}: they wait for each other; ask for {most:g} at most.")
+            break
+    for name, record in records.items():
+        if not record.failed and (record.cores_used or 0) > 1.2 * threads + 0.2:
+            said.append(
+                f"{name} kept {record.cores_used:.1f} cores busy, and {threads} threads were asked for: its runtime "
+                "starts threads of its own (OMP_NUM_THREADS limits those of OpenMP)."
+            )
+    return said
+
+
+def _of_one(name: str, record: Record) -> list[str]:
+    """Drift, and time that is not the model's."""
+    said = []
+    quarter = len(record.samples_ms) // 4
+    if quarter >= 16 and record.scenario != "cold-start":
+        first, last = (
+            sorted(part)[quarter // 2] for part in (record.samples_ms[:quarter], record.samples_ms[-quarter:])
+        )
+        if not 0.9 < last / first < 1.1:
+            said.append(
+                f"{name}: the last quarter of its queries took {last / first:.2f} times as long as the first; the "
+                "machine changed meanwhile (heat, other load). Ratios bear this, milliseconds do not."
+            )
+    if record.overhead_us and record.median_ms and record.overhead_us / 10 > record.median_ms:  # of 1 %, in ms
+        said.append(
+            f"{name} is host-bound: timing alone is {record.overhead_us / 10 / record.median_ms:.0f} % of a query of "
+            f"{1e3 * record.median_ms:.0f} microseconds; measure it with --scenario offline."
+        )
+    rates = {int(size): rate for size, rate in record.batches.items()}
+    if 1 in rates and 8 in rates and rates[8] > 6 * rates[1]:
+        said.append(
+            f"{name} is host-bound at one image: 8 at once take {8 * rates[1] / rates[8]:.1f} times as long. Single "
+            "queries measure the calls more than the model; put images together where the task allows."
+        )
     return said
 
 
@@ -220,6 +277,15 @@ def _mhz() -> float | None:
     except (OSError, AttributeError, NotImplementedError, RuntimeError):  # what psutil raises where nothing is exposed
         return None
     return round(frequency.current, 1) if frequency and frequency.current else None
+
+
+def _throttle_count() -> int | None:
+    """How often the cores were slowed for their heat since the start; None where it is not exposed."""
+    counts = [
+        _read(str(path)) for path in Path("/sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
+    ]
+    known = [int(count) for count in counts if count and count.isdigit()]
+    return sum(known) if known else None
 
 
 def _steal_since_boot() -> float | None:

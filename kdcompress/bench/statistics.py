@@ -66,23 +66,42 @@ def paired_bootstrap(
     shared machine comes in bursts and treating its rounds as independent would give too narrow an interval.
     """
     ratios = np.asarray(samples, float) / np.asarray(baseline, float)
-    n = len(ratios)
-    block = max(1, round(n ** (1 / 3)))
+    low, high = np.quantile(_resampled_medians(ratios, resamples, np.random.default_rng(seed)), [0.025, 0.975])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def unpaired_bootstrap(
+    samples: Samples, others: Samples, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(ratio, low, high) of the median of ``samples`` to that of ``others``, with its 95 % bootstrap interval.
+
+    For samples of two sessions, of which none belongs to one of the other: each is resampled by itself, in blocks as
+    ``paired_bootstrap`` does. Sizes may differ. It knows what varies within a session only, not from one to the next.
+    """
     rng = np.random.default_rng(seed)
+    mine, theirs = (np.asarray(values, float) for values in (samples, others))
+    resampled = _resampled_medians(mine, resamples, rng) / _resampled_medians(theirs, resamples, rng)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return float(np.median(mine) / np.median(theirs)), float(low), float(high)
+
+
+def _resampled_medians(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Medians [resamples] of samples drawn with replacement in blocks of n^(1/3) consecutive ones."""
+    n = len(values)
+    block = max(1, round(n ** (1 / 3)))
     medians = []
     at_once = max(1, 2_000_000 // n)
     for start in range(0, resamples, at_once):
         starts = rng.integers(0, n, (min(at_once, resamples - start), math.ceil(n / block), 1))
         picked = (starts + np.arange(block)).reshape(len(starts), -1)[:, :n] % n
-        medians.append(np.median(ratios[picked], axis=1))
-    low, high = np.quantile(np.concatenate(medians), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
+        medians.append(np.median(values[picked], axis=1))
+    return np.concatenate(medians)
 
 
-def verdict(low: float, high: float) -> str:
-    """Of an interval of latency ratios: a winner only where it excludes 1, and all within 1 % of 1.
+def verdict(low: float, high: float, margin: float = RESOLUTION) -> str:
+    """Of an interval of latency ratios: a winner only where it excludes 1, and all within ``margin`` of 1.
 
     Two sessions of one file differ by up to half a per cent for as long as they live, by where their memory
     happens to lie; no number of queries averages that out.
     """
-    return "faster" if high < 1 - RESOLUTION else "slower" if low > 1 + RESOLUTION else "no difference shown"
+    return "faster" if high < 1 - margin else "slower" if low > 1 + margin else "no difference shown"

@@ -28,7 +28,7 @@ def write_document(
 ) -> list[Path]:
     """Writes NAME.json, NAME.md and NAME.html; each appears whole or stays as it was. Numbers that are not finite
     become null."""
-    document = _finite(document)
+    document = finite(document)
     texts = {
         "json": json.dumps(document, indent=1, allow_nan=False) + "\n",
         "md": markdown(document),
@@ -54,9 +54,10 @@ def load_report(path: Path) -> dict[str, Any]:
     return document
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite: JSON has none."""
     if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
+        return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,227 @@
+"""What `kdcompress bench` measured, and what became of it since: one table in each form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdcompress.artifact import write_text
+from kdcompress.errors import UsageError
+from kdcompress.report import charts, facts, present
+from kdcompress.report.html import render
+from kdcompress.report.markdown import table
+from kdcompress.report.write import finite
+
+COLUMNS = {
+    "name": "artefact",
+    "n": "n",
+    "batch": "images",
+    "median": "median ms",
+    "p90": "p90 ms",
+    "p95": "p95 ms",
+    "p99": "p99 ms",
+    "p99_9": "p99.9 ms",
+    "throughput": "images/s",
+    "cv": "variation",
+    "load": "load ms",
+    "first": "first call ms",
+    "memory": "memory MiB",
+    "device_memory": "GPU MiB",
+    "energy": "mJ/query",
+    "ratio": "ratio [95 %]",
+    "verdict": "verdict",
+}
+WIDE = ("load", "first", "memory", "p95", "cv")  # left out first where the terminal is narrow
+STYLES = {"faster": "green", "slower": "yellow", "failed": "bold red"}
+CHANGED = {"name": "artefact", "old": "before ms", "new": "now ms", "ratio": "ratio [95 %]", "by": "of"}
+CHANGED |= {"verdict": "verdict"}
+
+
+def cells(label: str, record: Mapping[str, Any], baseline: str | None) -> dict[str, str]:
+    """The text of a record in each of ``COLUMNS``."""
+    ms = {key: present.significant(record.get(f"{key}_ms")) for key in ("median", "p90", "p95", "p99", "p99_9", "load")}
+    offline = record.get("scenario") == "offline"
+    cold = record.get("scenario") == "cold-start"
+    joules = ((record.get("energy") or {}).get("joules_per_query") or {}).values()
+    memory = record.get("peak_rss_mib") if cold else record.get("load_rss_mib")
+    return {
+        "name": label,
+        "n": str(record["n"]),
+        "batch": str(record["batch"]) if record["batch"] != 1 or offline else present.NONE,
+        **ms,
+        "throughput": present.significant(record.get("images_per_second")) if offline else present.NONE,
+        "cv": present.NONE if record.get("cv") is None else f"{record['cv']:.0%}",
+        "first": present.significant(record.get("first_call_ms")),
+        "memory": present.NONE if memory is None else f"{memory:.0f}",
+        "device_memory": present.NONE if not record.get("device_mib") else f"{record['device_mib']:.0f}",
+        "energy": present.significant(1e3 * sum(joules)) if joules else present.NONE,
+        "ratio": "1" if label == baseline else interval(record.get("ratio")),
+        "verdict": "failed" if record.get("failed") else verdict(label, record, baseline),
+    }
+
+
+def verdict(label: str, record: Mapping[str, Any], baseline: str | None) -> str:
+    if label == baseline:
+        return "baseline"
+    ratio = record.get("ratio") or {}
+    return ratio.get("verdict") or present.NONE
+
+
+def interval(ratio: Mapping[str, Any] | None) -> str:
+    """ "0.52 [0.50, 0.54]"; a ratio of latencies: below 1 is faster."""
+    if not ratio or ratio.get("low") is None:
+        return present.NONE
+    return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+
+
+def rows(document: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """The columns that have something in them, and the cells of every record."""
+    found = [cells(label, record, document.get("baseline")) for label, record in document["records"].items()]
+    return {key: title for key, title in COLUMNS.items() if any(row[key] != present.NONE for row in found)}, found
+
+
+def sentences(document: Mapping[str, Any]) -> list[str]:
+    """How it was measured, what is not exposed, what failed, and advice."""
+    records = document["records"]
+    first = next(iter(records.values()))
+    subjects = "" if len(records) == 1 else ", in turns"
+    overhead = first.get("overhead_us")
+    said = [
+        f"{document['scenario']} on {document['device']}, {document['threads']} thread(s), effort "
+        f"{document['effort']}, inputs: {document['inputs']}{subjects}."
+        + (f" The harness itself takes {overhead:.2f} microseconds a query." if overhead is not None else "")
+    ]
+    if first.get("scenario") == "cold-start":
+        said.append(
+            "A query is a process of its own, from before its runtime's import to after the first answer; memory is "
+            "that process's peak. Files were in the system's cache from the second process on."
+        )
+    elif first.get("peak_rss_mib"):
+        peak = max(record.get("peak_rss_mib") or 0 for record in records.values())
+        said.append(f"Memory is what loading and the first call added; the whole process had {peak:.0f} MiB at most.")
+    sources = {(r["energy"]["source"], r["energy"].get("why")) for r in records.values() if r.get("energy")}
+    said += [f"Energy: {source}" + (f" ({why})." if why else ".") for source, why in sorted(sources, key=str)]
+    said += [f"{label} failed: {record['failed']}" for label, record in records.items() if record.get("failed")]
+    for label, parity in (document.get("parity") or {}).items():
+        if not parity.get("passed"):
+            said.append(f"{label} does not answer there as it does here: {parity.get('why')}")
+    return [*said, *(document.get("notes") or []), *(document.get("advice") or [])]
+
+
+def as_markdown(document: Mapping[str, Any]) -> str:
+    shown, body = rows(document)
+    cells = [[row[key] for key in shown] for row in body]
+    parts = [
+        "# kdcompress bench",
+        table(list(shown.values()), cells, range(1, len(shown) - 1)),
+        "\n".join(f"- {line}" for line in sentences(document)),
+        "## Machine",
+        table(["what", "value"], facts.machine({**document, "packages": None}).items()),
+    ]
+    parts += [f"    {document['command']}"] if document.get("command") else []
+    return "\n\n".join(parts) + "\n"
+
+
+def as_csv(document: Mapping[str, Any]) -> str:
+    """Every number of every record but the samples, unrounded; a line an artefact."""
+    flat = []
+    for label, record in document["records"].items():
+        plain = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
+        ratio = {f"ratio_{key}": value for key, value in (record.get("ratio") or {}).items()}
+        flat.append({"label": label, **plain, **ratio})
+    columns = list(dict.fromkeys(key for line in flat for key in line))
+    written = io.StringIO()
+    writer = csv.DictWriter(written, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return written.getvalue()
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    return json.dumps(finite(document), indent=1, allow_nan=False, default=str) + "\n"
+
+
+def as_html(document: Mapping[str, Any]) -> str:
+    shown, body = rows(document)
+    samples = [(label, record["samples_ms"]) for label, record in document["records"].items() if record["n"] > 1]
+    return render(
+        "latency.html",
+        document=document,
+        columns=shown,
+        rows=body,
+        sentences=sentences(document),
+        distribution=charts.ridges(samples, "Distribution of latencies"),
+        machine=facts.machine({**document, "packages": None}),
+    )
+
+
+FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "md": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+    "html": as_html,
+}
+
+
+def export_path(asked: str) -> Path:
+    """The file that ``--export`` names: a path whose end tells the format, or a format alone for bench.FORMAT here.
+
+    Raises UsageError for another format and for a place where nothing can be written.
+    """
+    path = Path(f"bench.{asked}") if asked in FORMATS else Path(asked)
+    if path.suffix.lstrip(".") not in FORMATS:
+        raise UsageError("This kind of file is not written.", where="--export", got=asked, allowed=", ".join(FORMATS))
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise UsageError(
+            "The file cannot be written there.", where="--export", got=path, hint="choose a folder that is"
+        )
+    return path
+
+
+def export(document: Mapping[str, Any], path: Path) -> Path:
+    return write_text(path, FORMATS[path.suffix.lstrip(".")](document))
+
+
+def print_latency(document: Mapping[str, Any], console: Console) -> None:
+    shown, body = rows(document)
+    for key in WIDE:
+        if sum(max(len(title), *(len(row[key]) for row in body)) + 2 for key, title in shown.items()) > console.width:
+            shown.pop(key, None)
+    printed = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for key, title in shown.items():
+        printed.add_column(title, justify="left" if key in ("name", "verdict") else "right", overflow="fold")
+    for row in body:
+        printed.add_row(*(Text(row[key], STYLES.get(row[key], "") if key == "verdict" else "") for key in shown))
+    console.print(printed)
+
+
+# Two sessions
+
+
+def change_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "name": row["name"],
+        "old": present.significant(row["old_ms"]),
+        "new": present.significant(row["new_ms"]),
+        "ratio": interval({**row, "median": row["ratio"]}),
+        "by": row["by"] or present.NONE,
+        "verdict": row["verdict"] + (f": {row['why']}" if row.get("why") else ""),
+    }
+
+
+def print_changes(found: Mapping[str, Any], console: Console) -> None:
+    printed = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for key, title in CHANGED.items():
+        printed.add_column(title, justify="right" if key in ("old", "new", "ratio") else "left", overflow="fold")
+    for row in found["rows"]:
+        printed.add_row(*(Text(cell) for cell in change_cells(row).values()))
+    console.print(printed)
