@@ -148,6 +148,12 @@ def advice(
             f"Latencies vary by more than 10 %: {', '.join(shaky)}. Medians and paired ratios bear this, means and "
             "tails do not; close other programs, or measure with a higher effort."
         )
+    drifts = [f"{name} ({drift:.2f})" for name, record in good.items() if (drift := _drift(record))]
+    if drifts:
+        said.append(
+            f"The last quarter of the queries took another time than the first, by a factor: {', '.join(drifts)}. The "
+            "machine changed meanwhile (heat, other load): paired ratios bear this, milliseconds do not."
+        )
     for name, record in good.items():
         if record.capped and record.p90_ms is None:
             said.append(f"{name}: {record.capped}; too few for a 90th percentile.")
@@ -208,19 +214,18 @@ def _threads(records: Mapping[str, Record], here: Mapping[str, Any], threads: in
     return said
 
 
-def _of_one(name: str, record: Record) -> list[str]:
-    """Drift, and time that is not the model's."""
-    said = []
+def _drift(record: Record) -> float | None:
+    """Median of the last quarter of the queries over that of the first, where it is off by more than 10 %."""
     quarter = len(record.samples_ms) // 4
-    if quarter >= 16 and record.scenario != "cold-start":
-        first, last = (
-            sorted(part)[quarter // 2] for part in (record.samples_ms[:quarter], record.samples_ms[-quarter:])
-        )
-        if not 0.9 < last / first < 1.1:
-            said.append(
-                f"{name}: the last quarter of its queries took {last / first:.2f} times as long as the first; the "
-                "machine changed meanwhile (heat, other load). Ratios bear this, milliseconds do not."
-            )
+    if quarter < 16:
+        return None
+    first, last = (sorted(end)[quarter // 2] for end in (record.samples_ms[:quarter], record.samples_ms[-quarter:]))
+    return last / first if not 0.9 < last / first < 1.1 else None
+
+
+def _of_one(name: str, record: Record) -> list[str]:
+    """Time that is not the model's."""
+    said = []
     if record.overhead_us and record.median_ms and record.overhead_us / 10 > record.median_ms:  # of 1 %, in ms
         said.append(
             f"{name} is host-bound: timing alone is {record.overhead_us / 10 / record.median_ms:.0f} % of a query of "

@@ -61,7 +61,7 @@ def cells(label: str, record: Mapping[str, Any], baseline: str | None) -> dict[s
         "throughput": present.significant(record.get("images_per_second")) if offline else present.NONE,
         "cv": present.NONE if record.get("cv") is None else f"{record['cv']:.0%}",
         "first": present.significant(record.get("first_call_ms")),
-        "memory": present.NONE if memory is None else f"{memory:.0f}",
+        "memory": present.NONE if memory is None else f"{memory:.1f}",
         "device_memory": present.NONE if not record.get("device_mib") else f"{record['device_mib']:.0f}",
         "energy": present.significant(1e3 * sum(joules)) if joules else present.NONE,
         "ratio": "1" if label == baseline else interval(record.get("ratio")),
@@ -181,9 +181,7 @@ def export_path(asked: str) -> Path:
     if path.suffix.lstrip(".") not in FORMATS:
         raise UsageError("This kind of file is not written.", where="--export", got=asked, allowed=", ".join(FORMATS))
     if path.is_dir() or not path.resolve().parent.is_dir():
-        raise UsageError(
-            "The file cannot be written there.", where="--export", got=path, hint="choose a folder that is"
-        )
+        raise UsageError("There is no such folder to write to.", where="--export", got=path)
     return path
 
 
