@@ -197,7 +197,7 @@ def add_ratios(records: dict[str, Record], baseline: str | None, seed: int = 0) 
 def harness_overhead_us(queries: int = 1000) -> float:
     """Median microseconds that timing adds to a query: a call that does nothing, timed as any other."""
     x = np.zeros(1, np.uint8)
-    return float(np.median([_timed(_no_op, x) for _ in range(queries)])) / 1e3
+    return float(np.median([timed(_no_op, x) for _ in range(queries)])) / 1e3
 
 
 @dataclass
@@ -288,7 +288,7 @@ def _rounds(active: list[_Live], queries: int, seconds: float, rng: np.random.Ge
         for each in [active[i] for i in rng.permutation(len(active))]:
             try:
                 each.ask(each.pool[(pick + 1) % len(each.pool)])
-                took = _timed(each.ask, each.pool[pick % len(each.pool)])
+                took = timed(each.ask, each.pool[pick % len(each.pool)])
             except Exception as error:  # a runtime's own errors have no common type
                 each.record.failed = _reason(error, f"query {done + 1}")
                 active = [other for other in active if other is not each]
@@ -314,7 +314,7 @@ def _load(live: _Live, images: np.ndarray, seed: int, seconds: float, stack: Exi
         start = perf_counter_ns()
         stack.enter_context(subject.runner)
         record.load_ms = _round((perf_counter_ns() - start) / 1e6)
-        record.first_call_ms = _round(_timed(live.ask, live.pool[0]) / 1e6)
+        record.first_call_ms = _round(timed(live.ask, live.pool[0]) / 1e6)
         record.load_rss_mib = round((process.memory_info().rss - before) / MIB, 1)
         record.device_mib = round((device_memory_mib() or 0) - device, 1) if device is not None else None
         record.runtime = subject.runner.details()
@@ -335,7 +335,7 @@ def _warm_up(live: _Live, most_s: float, block: int = 10) -> tuple[int, bool, fl
     while not stable and not over:
         times: list[int] = []
         while len(times) < block and not over:
-            times.append(_timed(live.ask, live.pool[made % len(live.pool)]))
+            times.append(timed(live.ask, live.pool[made % len(live.pool)]))
             made += 1
             over = perf_counter() - start > most_s
         median = float(np.median(times))
@@ -354,7 +354,7 @@ def _throughputs(subject: Subject, images: np.ndarray, seconds: float) -> dict[i
             subject.runner.infer(query)
             times: list[int] = []
             while len(times) < 3 or (sum(times) < seconds / 4 * 1e9 and len(times) < 50):
-                times.append(_timed(subject.runner.infer, query))
+                times.append(timed(subject.runner.infer, query))
         except Exception:  # a runtime's own errors have no common type; of too large a batch they are its limit
             if not found:
                 raise
@@ -368,7 +368,7 @@ def _throughputs(subject: Subject, images: np.ndarray, seconds: float) -> dict[i
     return found
 
 
-def _timed(infer: Callable[[Any], Any], x: Any) -> int:
+def timed(infer: Callable[[Any], Any], x: Any) -> int:
     """Nanoseconds that one query takes."""
     start = perf_counter_ns()
     infer(x)
