@@ -98,10 +98,15 @@ def _resampled_medians(values: np.ndarray, resamples: int, rng: np.random.Genera
     return np.concatenate(medians)
 
 
-def verdict(low: float, high: float, margin: float = RESOLUTION) -> str:
-    """Of an interval of latency ratios: a winner only where it excludes 1, and all within ``margin`` of 1.
+def reproducible(low: float, high: float) -> tuple[float, float]:
+    """An interval of latency ratios of one session, widened by ``RESOLUTION`` to hold for the next one too.
 
     Two sessions of one file differ by up to half a per cent for as long as they live, by where their memory
     happens to lie; no number of queries averages that out.
     """
+    return low * (1 - RESOLUTION), high * (1 + RESOLUTION)
+
+
+def verdict(low: float, high: float, margin: float = 0.0) -> str:
+    """Of an interval of latency ratios: a winner only where it excludes 1, and all within ``margin`` of 1."""
     return "faster" if high < 1 - margin else "slower" if low > 1 + margin else "no difference shown"

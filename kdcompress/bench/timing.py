@@ -159,13 +159,15 @@ def check(names: Sequence[str], images: np.ndarray, effort: str, scenario: str, 
 def paired_ratio(record: Record, baseline: Record, seed: int = 0) -> dict[str, Any]:
     """Latency an image of ``record`` over that of ``baseline``, paired by round: median, 95 % interval, verdict, n.
 
-    Below 1 is faster. Fewer pairs than support a median give no interval and no winner.
+    Below 1 is faster. The interval is that of the rounds, widened by what the ratio changes from one process to the
+    next (``statistics.reproducible``). Fewer pairs than support a median give no interval and no winner.
     """
     n = min(len(record.samples_ms), len(baseline.samples_ms))
     if n < statistics.SUPPORT[50]:
         return {"median": None, "low": None, "high": None, "verdict": "no difference shown", "n": n}
     mine, others = (np.array(r.samples_ms[:n]) / r.batch for r in (record, baseline))
-    ratio, low, high = statistics.paired_bootstrap(mine, others, seed=seed)
+    ratio, *interval = statistics.paired_bootstrap(mine, others, seed=seed)
+    low, high = statistics.reproducible(*interval)
     return {"median": ratio, "low": low, "high": high, "verdict": statistics.verdict(low, high), "n": n}
 
 

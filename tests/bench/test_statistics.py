@@ -99,14 +99,40 @@ def test_bursts_widen_the_interval():
 
 
 @pytest.mark.parametrize(
-    "low, high, expected",
+    "low, high, margin, expected",
     [
-        (0.5, 0.6, "faster"),
-        (1.2, 1.3, "slower"),
-        (0.9, 1.1, "no difference shown"),
-        (0.98, 0.995, "no difference shown"),  # excludes 1 and is within what two loads of one file differ by
-        (1.0, 1.2, "no difference shown"),
+        (0.5, 0.6, 0, "faster"),
+        (1.2, 1.3, 0, "slower"),
+        (0.9, 1.1, 0, "no difference shown"),
+        (1.0, 1.2, 0, "no difference shown"),
+        (1.05, 1.2, 0.1, "no difference shown"),
+        (1.15, 1.2, 0.1, "slower"),
     ],
 )
-def test_a_winner_only_where_the_interval_excludes_1(low, high, expected):
-    assert statistics.verdict(low, high) == expected
+def test_a_winner_only_where_the_interval_excludes_1(low, high, margin, expected):
+    assert statistics.verdict(low, high, margin) == expected
+
+
+def test_what_two_loads_of_one_file_differ_by_is_no_difference():
+    assert statistics.verdict(*statistics.reproducible(0.985, 0.992)) == "no difference shown"
+    assert statistics.verdict(*statistics.reproducible(0.97, 0.98)) == "faster"
+    assert statistics.reproducible(2, 3) == pytest.approx((1.98, 3.03))
+
+
+def test_unpaired_bootstrap_takes_samples_of_different_sizes_and_is_seeded():
+    rng = np.random.default_rng(0)
+    new, old = rng.normal(11, 1, 300), rng.normal(10, 1, 200)
+    ratio, low, high = statistics.unpaired_bootstrap(new, old, seed=1)
+    assert ratio == np.median(new) / np.median(old) and low < ratio < high
+    assert (ratio, low, high) == statistics.unpaired_bootstrap(new, old, seed=1)
+    assert low > 1.05 and high < 1.15
+
+
+def test_the_unpaired_interval_holds_the_truth_about_95_times_in_100():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        samples = rng.lognormal(0, 0.2, 100), rng.lognormal(0, 0.2, 150)
+        _, low, high = statistics.unpaired_bootstrap(*samples, resamples=400)
+        inside += low <= 1 <= high
+    assert 0.88 <= inside / 200 <= 0.99

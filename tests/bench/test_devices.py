@@ -1,0 +1,61 @@
+import pytest
+from test_timing import IMAGES, SPEC, Busy
+
+from kdcompress.artifact import Artifact
+from kdcompress.bench import timing
+from kdcompress.bench.devices import Request, devices, only, parse_device
+from kdcompress.errors import UsageError
+
+
+def request(**changes):
+    artifacts = {label: Artifact(label, "onnx", "fp32", SPEC, "", 0) for label in ("a", "b")}
+    given = {"artifacts": artifacts, "images": IMAGES, "open": lambda artifact, threads: Busy(0.1), "effort": "rapid"}
+    return Request(**{**given, **changes})
+
+
+def quiet(share, what):
+    return None
+
+
+def test_local_measures_what_is_asked(monkeypatch):
+    monkeypatch.setitem(timing.EFFORTS, "rapid", (64, 0.1))
+    opened = []
+
+    def opener(artifact, threads):
+        opened.append((artifact.path, threads))
+        return Busy(0.1)
+
+    session = devices["local"](request(open=opener, threads=2, baseline="a"), "", quiet)
+    assert list(session.records) == ["a", "b"] and session.records["b"].ratio["n"] >= 64
+    assert opened == [("a", 2), ("b", 2)] and session.device == "local" and not session.interrupted
+    assert session.before["cpu"] and session.after["cpu"]
+
+
+def test_an_interrupted_local_session_has_its_records(monkeypatch):
+    monkeypatch.setitem(timing.EFFORTS, "rapid", (64, 0.1))
+
+    class Stops(Busy):
+        def infer(self, x):
+            if self.collecting.count(False) == 40:
+                raise KeyboardInterrupt
+            return super().infer(x)
+
+    session = devices["local"](request(open=lambda artifact, threads: Stops(0.1)), "", quiet)
+    assert session.interrupted and session.records["a"].n >= 19
+
+
+def test_names_and_addresses():
+    assert parse_device("local") == (devices["local"], "")
+    assert parse_device("local:user@host")[1] == "user@host"
+    with pytest.raises(UsageError, match="did you mean 'local'"):
+        parse_device("locl")
+    with pytest.raises(UsageError, match="no address"):
+        devices["local"](request(), "x", quiet)
+
+
+def test_what_a_device_does_not_do_is_refused():
+    only(request(), "phone", formats=("onnx",), scenarios=("single-stream",))
+    with pytest.raises(UsageError, match="does not run this format"):
+        only(request(), "phone", formats=("ort",))
+    with pytest.raises(UsageError, match="does not measure this scenario"):
+        only(request(scenario="offline"), "phone", scenarios=("single-stream",))
