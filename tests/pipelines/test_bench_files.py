@@ -19,7 +19,7 @@ from onnx import TensorProto as Kind
 from onnx import helper
 
 from kdcompress.artifact import Artifact, InputSpec
-from kdcompress.bench import cold, timing
+from kdcompress.bench import cold, devices, timing
 from kdcompress.cli import main
 from kdcompress.pipelines import measure
 
@@ -97,9 +97,8 @@ def test_a_run_folder_is_measured_teacher_first_and_written_in_every_form(run_fo
     assert "teacher-fp32" in done.stdout and "baseline" in done.stdout and "faster" in done.stdout
     assert "not exposed" in done.stderr or "mJ" in done.stdout
     markdown, page = paths[1].read_text(), paths[3].read_text()
-    assert (
-        "| student-fp32 |" in markdown and "microseconds a query" in markdown and document["machine"]["cpu"] in markdown
-    )
+    assert "| student-fp32 |" in markdown and "microseconds a query" in markdown
+    assert document["machine"]["cpu"] in markdown
     assert "<svg" in page and "student-arm64" in page and "http" not in page.split("</style>")[1].split("<svg")[0]
     lines = {line["label"]: line for line in csv.DictReader(paths[2].open())}
     assert float(lines["student-fp32"]["median_ms"]) == document["records"]["student-fp32"]["median_ms"]
@@ -199,7 +198,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_bad_input_is_refused_before_anything_is_measured(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "measure", None)
+    monkeypatch.setattr(devices, "measure", lambda *arguments, **options: pytest.fail("it was measured"))
     arguments, message = REFUSED[kind]
     made = arguments(tmp_path)
     done = CliRunner().invoke(main, ["bench", *map(str, made)])
@@ -230,11 +229,10 @@ def test_ctrl_c_writes_what_was_measured_and_leaves_nothing_running(tmp_path, op
     path = model(tmp_path / "net.onnx", 50)
     command = [sys.executable, "-m", "kdcompress", "bench", str(path), "--effort", "normal", "--export", "part.json"]
     process = subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    loaded = "model's runtime" if options else "ONNX Runtime"
     deadline = time.time() + 60
     while time.time() < deadline and not _measuring(process.pid, bool(options)):
         time.sleep(0.1)
-    assert time.time() < deadline, f"no {loaded}"
+    assert time.time() < deadline
     time.sleep(3)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
