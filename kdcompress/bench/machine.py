@@ -104,14 +104,20 @@ def _nvml() -> Any:
 
 
 def cpu_seconds() -> dict[str, float]:
-    """CPU time so far, in seconds over all cores: total, stolen by the hypervisor, busy, and this process's."""
+    """CPU time so far, in seconds over all cores: total, stolen by the hypervisor, busy, and that of this process and
+    of its children that have ended."""
     times = psutil.cpu_times()
     own = psutil.Process().cpu_times()
     named = times._asdict()
     total = sum(named.values()) - named.get("guest", 0) - named.get("guest_nice", 0)  # guests count in user too
     steal = named.get("steal", 0.0)
     idle = times.idle + named.get("iowait", 0.0)
-    return {"total": total, "steal": steal, "busy": total - idle - steal, "own": own.user + own.system}
+    return {
+        "total": total,
+        "steal": steal,
+        "busy": total - idle - steal,
+        "own": sum(own[:4]),
+    }  # user, system, and the children's
 
 
 def cpu_use(before: dict[str, float], after: dict[str, float]) -> dict[str, float | None]:

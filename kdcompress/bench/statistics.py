@@ -9,6 +9,8 @@ import numpy as np
 
 Samples = Sequence[float] | np.ndarray
 
+SEGMENTS = 10  # of a session, for what changes slowly
+T_SEGMENTS = 2.262  # Student's t, 97.5 %, SEGMENTS - 1 degrees of freedom
 RESOLUTION = 0.01  # the smallest relative difference in latency that is called one
 
 # The smallest n at which MLPerf's early-stopping rule (c = 0.99, d = 0) supports a percentile.
@@ -63,11 +65,15 @@ def paired_bootstrap(
     """(median, low, high) of the ratio samples[i] / baseline[i], with its 95 % bootstrap interval.
 
     Runs of n^(1/3) consecutive rounds are resampled together (circular block bootstrap), because noise on a
-    shared machine comes in bursts and treating its rounds as independent would give too narrow an interval.
+    shared machine comes in bursts and treating its rounds as independent would give too narrow an interval. What
+    changes more slowly, such as a load that comes for half of the session and slows one runtime more than another, is
+    seen by no short block: where the medians of ten consecutive segments give a wider interval (batch means, Student's
+    t), that one counts.
     """
     ratios = np.asarray(samples, float) / np.asarray(baseline, float)
+    ratio, error = float(np.median(ratios)), T_SEGMENTS * _segment_error(ratios)
     low, high = np.quantile(_resampled_medians(ratios, resamples, np.random.default_rng(seed)), [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
+    return ratio, min(float(low), ratio * (1 - error)), max(float(high), ratio * (1 + error))
 
 
 def unpaired_bootstrap(
@@ -76,13 +82,24 @@ def unpaired_bootstrap(
     """(ratio, low, high) of the median of ``samples`` to that of ``others``, with its 95 % bootstrap interval.
 
     For samples of two sessions, of which none belongs to one of the other: each is resampled by itself, in blocks as
-    ``paired_bootstrap`` does. Sizes may differ. It knows what varies within a session only, not from one to the next.
+    ``paired_bootstrap`` does, and slow changes widen the interval as they do there. Sizes may differ. It knows what varies within a session only, not from one to the next.
     """
     rng = np.random.default_rng(seed)
     mine, theirs = (np.asarray(values, float) for values in (samples, others))
     resampled = _resampled_medians(mine, resamples, rng) / _resampled_medians(theirs, resamples, rng)
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(np.median(mine) / np.median(theirs)), float(low), float(high)
+    ratio = float(np.median(mine) / np.median(theirs))
+    error = T_SEGMENTS * math.hypot(_segment_error(mine), _segment_error(theirs))
+    return ratio, min(float(low), ratio * (1 - error)), max(float(high), ratio * (1 + error))
+
+
+def _segment_error(values: np.ndarray) -> float:
+    """Standard error of the median, relative to it, from the medians of ``SEGMENTS`` consecutive parts; 0 where there
+    are too few values for parts."""
+    if len(values) < SUPPORT[90]:
+        return 0.0
+    medians = [float(np.median(part)) for part in np.array_split(values, SEGMENTS)]
+    return float(np.std(medians, ddof=1)) / math.sqrt(SEGMENTS) / float(np.median(values))
 
 
 def _resampled_medians(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

@@ -78,3 +78,9 @@ def test_cpu_use_by_hand():
     assert cpu_use(before, after) == {"steal_percent": 2.0, "other_cpu_percent": 15.0}
     assert cpu_use(before, before) == {"steal_percent": None, "other_cpu_percent": None}
     assert cpu_seconds()["total"] > 0
+
+
+def test_a_child_that_has_ended_is_no_other_process():
+    before = cpu_seconds()
+    subprocess.run([sys.executable, "-c", "sum(i * i for i in range(3_000_000))"], check=True)
+    assert cpu_seconds()["own"] - before["own"] > 0.05

@@ -77,6 +77,16 @@ def test_on_another_cpu_only_the_relative_latency_is_judged():
     assert "Another CPU (B, before A)" in found["notes"][0] and "numpy 2 -> 3" in found["notes"][1]
 
 
+def test_on_a_busy_machine_only_large_changes_are_called_one():
+    new = session(1, slower=1.07)
+    assert rows(compare(session(0), new))["student"]["verdict"] == "slower"
+    new["records"]["student"]["other_cpu_percent"] = 50.0
+    found = compare(session(0), new)
+    assert rows(found)["student"]["verdict"] == "no difference shown" and "busy" in found["notes"][0]
+    busy = {**session(0), "records": {n: {**r, "steal_percent": 3.0} for n, r in session(0)["records"].items()}}
+    assert rows(compare(busy, session(1, slower=1.3)))["student"]["verdict"] == "slower"
+
+
 def test_what_fails_now_is_a_regression_and_what_failed_before_is_not():
     broken = session(1)
     broken["records"]["student"] |= {"failed": "loading: no such file", "n": 0, "samples_ms": [], "median_ms": None}

@@ -136,3 +136,14 @@ def test_the_unpaired_interval_holds_the_truth_about_95_times_in_100():
         _, low, high = statistics.unpaired_bootstrap(*samples, resamples=400)
         inside += low <= 1 <= high
     assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_a_load_that_comes_for_half_of_the_session_widens_the_interval():
+    rng = np.random.default_rng(0)
+    ratios = rng.normal(1, 0.01, 1000)
+    steady = statistics.paired_bootstrap(ratios, np.ones(1000))
+    ratios[600:] *= 1.1  # seen by no block of ten rounds
+    low, high = statistics.paired_bootstrap(ratios, np.ones(1000))[1:]
+    assert steady[2] - steady[1] < 0.01 and high - low > 0.05
+    low, high = statistics.unpaired_bootstrap(ratios, np.ones(1000))[1:]
+    assert high - low > 0.05
