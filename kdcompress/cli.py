@@ -312,6 +312,9 @@ def bench(
     kdcompress bench a.onnx b.onnx student.pte --threads 1 --effort quick
     kdcompress bench --compare yesterday.json today.json
     """
+    from rich.live import Live
+    from rich.text import Text
+
     from kdcompress.console import err, out
     from kdcompress.pipelines.measure import bench_files, load_session
     from kdcompress.report import latency
@@ -325,11 +328,12 @@ def bench(
     paths = [latency.export_path(asked) for asked in exports]
     command = shlex.join(["kdcompress", *sys.argv[1:]])
     options: dict[str, Any] = {"scenario": scenario, "device": device, "baseline": baseline, "command": command}
-    with err.status("loading") if err.is_terminal else nullcontext() as status:
+    # Not refreshed by a thread of its own, which would take its time from the queries.
+    with Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else nullcontext() as line:
 
         def progress(share: float, what: str) -> None:
-            if status:
-                status.update(f"{share:4.0%} {what}")
+            if line:
+                line.update(Text(f"{share:4.0%} {what}"), refresh=True)
 
         document = bench_files(files, threads, effort, source, root, progress=progress, **options)
     for path in paths:
@@ -338,8 +342,8 @@ def bench(
         _print_json(document)
     else:
         latency.print_latency(document, out)
-        for line in latency.sentences(document):
-            click.echo(line, err=True)
+        for sentence in latency.sentences(document):
+            click.echo(sentence, err=True)
     if document["interrupted"]:
         raise KeyboardInterrupt
 

@@ -112,12 +112,8 @@ def cpu_seconds() -> dict[str, float]:
     total = sum(named.values()) - named.get("guest", 0) - named.get("guest_nice", 0)  # guests count in user too
     steal = named.get("steal", 0.0)
     idle = times.idle + named.get("iowait", 0.0)
-    return {
-        "total": total,
-        "steal": steal,
-        "busy": total - idle - steal,
-        "own": sum(own[:4]),
-    }  # user, system, and the children's
+    mine = sum(own[:4])  # user, system, and the children's
+    return {"total": total, "steal": steal, "busy": total - idle - steal, "own": mine}
 
 
 def cpu_use(before: dict[str, float], after: dict[str, float]) -> dict[str, float | None]:

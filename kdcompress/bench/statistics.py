@@ -82,7 +82,8 @@ def unpaired_bootstrap(
     """(ratio, low, high) of the median of ``samples`` to that of ``others``, with its 95 % bootstrap interval.
 
     For samples of two sessions, of which none belongs to one of the other: each is resampled by itself, in blocks as
-    ``paired_bootstrap`` does, and slow changes widen the interval as they do there. Sizes may differ. It knows what varies within a session only, not from one to the next.
+    ``paired_bootstrap`` does, and slow changes widen the interval as they do there. Sizes may differ. It knows what
+    varies within a session only, not from one to the next.
     """
     rng = np.random.default_rng(seed)
     mine, theirs = (np.asarray(values, float) for values in (samples, others))
