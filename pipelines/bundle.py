@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact, files_of, replacing, sha256
+from kdcompress.bench import onnxruntime_web
 from kdcompress.bench.machine import machine
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
@@ -37,7 +38,6 @@ SUMS = "SHA256SUMS"
 SAMPLE_OF = 64  # test images that the sample is chosen from
 # Of the largest logit: other CPUs and versions add up in another order, and int8 rounds at other places.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
-ORT_WEB = "1.30.0"  # that classifier.mjs was tried with
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _write(
         "limits": _limits(row, artifact),
         "pretrained": _pretrained(document),
         "licence": kind.licence,
-        "ort_web": ORT_WEB,
+        "ort_web": onnxruntime_web.VERSION,
         "workspace_mib": artifact.provenance.get("workspace_mib"),
         "files": [(artifact.path.name, "the model"), *COMMON.items(), *kind.files.items()],
     }
