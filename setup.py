@@ -27,12 +27,16 @@ extras = {
     "coreml": ["coremltools>=9,<10"],
     "pruning": ["torch-pruning>=1.6,<1.7"],
     "cluster": ["distributed>=2024.8"],
+    "browser": ["segno>=1.6,<2"],  # QR codes
 }
 extras = {
     **extras,
     "all": sorted({package for packages in extras.values() for package in packages}),
     "tensorrt": ["tensorrt>=10.12,<12"],  # on machines with an NVIDIA GPU, and not in `all`
-    "dev": ["build", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=64", "types-PyYAML", "wheel"],
+    "dev": [
+        *("build", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=64", "types-PyYAML", "wheel"),
+        *("mlcommons-loadgen", "playwright>=1.50"),
+    ],
 }
 
 setup(
@@ -46,6 +50,7 @@ setup(
     package_dir=folders,
     package_data={
         "kdcompress": ["py.typed"],
+        "kdcompress.bench": ["page/*"],
         "kdcompress.report": ["*.html", "*.css"],
         "kdcompress.export": ["targets/*.yaml", "bundle/*"],
         "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],
