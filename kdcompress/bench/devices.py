@@ -41,6 +41,7 @@ class Request:
     scenario: str = "single-stream"  # a key of timing.SCENARIOS
     seed: int = 0
     baseline: str | None = None  # a label; the others get their ratio to it
+    cpus: Callable[[Artifact], tuple[str, ...]] = lambda artifact: ()  # that it was made for; none: any
 
 
 @dataclass
