@@ -209,7 +209,7 @@ def _start(connection: Connection, request: Request) -> dict[str, Any]:
         "formats": sorted({a.format for a in request.artifacts.values()}),
         "runners": module,
     }
-    where = options.folder or "${TMPDIR:-/tmp}"
+    where = shlex.quote(options.folder) if options.folder else "${TMPDIR:-/tmp}"
     script = f"""
 p={shlex.quote(options.python)}
 command -v "$p" >/dev/null 2>&1 || {{ echo '{agent.MARK}{{"python": null}}'; exit 3; }}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,12 @@ def device_python(tmp_path_factory):
 RUNTIME = ("numpy", "numpy.libs", "onnxruntime", "flatbuffers", "google", "packaging")
 
 
+def end(*sockets):
+    for each in sockets:
+        with suppress(OSError):  # it has ended
+            each.shutdown(socket.SHUT_RDWR)
+
+
 class Proxy:
     """Between a client and a port of this machine: what can happen to a connection, can be made to happen."""
 
@@ -105,20 +112,12 @@ class Proxy:
                 other.sendall(data)
         except OSError:
             pass
-        for each in (one, other):
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        end(one, other)
 
     def cut(self):
         """Every connection drops."""
         for pair in self.pairs:
-            for each in pair:
-                try:
-                    each.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+            end(*pair)
         self.pairs.clear()
 
     def close(self):

@@ -130,9 +130,18 @@ def test_a_device_that_vanishes_is_given_up_on_both_sides(proxy, request_of, pyt
     assert nothing_left(there, within=15)
 
 
+@pytest.mark.slow
 def test_a_connection_that_drops_while_the_job_is_sent(proxy, request_of, python, there):
-    with pytest.raises(KDCompressError):
-        run(proxy.port, request_of(), Told("sending", proxy.cut), python=python, folder=there, away=4)
+    """The job is sent over a new one; where there is none, the agent that waits for it goes."""
+    assert run(proxy.port, request_of(), Told("sending", proxy.cut), python=python, folder=there).records["model 0"].n
+    assert nothing_left(there)
+
+    def vanish():
+        proxy.refusing = True
+        proxy.cut()
+
+    with pytest.raises(RuntimeMissingError, match="cannot be reached"):
+        run(proxy.port, request_of(), Told("sending", vanish), python=python, folder=there, away=4)
     assert nothing_left(there, within=15)
 
 
@@ -177,6 +186,7 @@ def test_a_killed_host_leaves_nothing_running_on_either_side(sshd, request_of, p
     assert not processes(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_ended_on_the_device_is_said(sshd, request_of, python, there):
     def end(command):
         (pid,) = [
@@ -221,7 +231,7 @@ def test_hosts_that_cannot_be_reached(sshd, request_of, there):
     with pytest.raises(RuntimeMissingError, match="Connection refused"):
         run(1, request_of())
     sshd.client(sshd.port, host_key="stranger")
-    with pytest.raises(RuntimeMissingError, match="Host key verification failed"):
+    with pytest.raises(RuntimeMissingError, match="Host key .* has changed"):
         run(sshd.port, request_of())
     sshd.client()
     with pytest.raises(RuntimeMissingError, match="to accept its key"):
@@ -273,6 +283,7 @@ def test_an_artefact_that_fails_there_is_a_record(sshd, request_of, python, ther
 
 
 @root
+@pytest.mark.slow
 def test_a_full_disk(sshd, request_of, python, there):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", there], check=True)
 
@@ -311,6 +322,7 @@ def test_a_full_disk(sshd, request_of, python, there):
 
 
 @root
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("ip"), reason="there is no ip (Debian: iproute2)")
 def test_a_network_that_goes_away_without_a_word(sshd, request_of, python, there, monkeypatch):
     """The host and the device in network namespaces of their own: packets are lost, no connection is closed."""
