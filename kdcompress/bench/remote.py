@@ -108,7 +108,7 @@ def bench(connection: Connection, request: Request, progress: Progress) -> Sessi
                 raise _full(connection, f"{facts['free_bytes'] / timing.MIB:.1f} MiB free", size)
             job.seek(0)
             progress(0.0, f"sending {size / timing.MIB:.1f} MiB to {connection.name}")
-            _run(connection, _agent(connection, "receive", folder), job, COMMAND_S + size / 2e4)
+            _run(connection, _agent(connection, "receive", folder), "received", job, COMMAND_S + size / 2e4)
         answer = _follow(connection, folder, progress)
     except BaseException:
         if folder:
@@ -238,14 +238,23 @@ exit 5
     raise failure or KDCompressError("The agent did not answer.", where=connection.name)
 
 
+def _said(key: str) -> str:
+    """A shell's command that says it as the agent does."""
+    return f"echo {shlex.quote(agent.MARK + json.dumps({key: True}))}"
+
+
 def _agent(connection: Connection, command: str, folder: str) -> str:
     return " ".join(map(shlex.quote, [connection.options.python, f"{folder}/agent.pyz", command, folder]))
 
 
-def _run(connection: Connection, script: str, stdin: IO[bytes] | None = None, timeout: float = COMMAND_S) -> None:
-    _, failure = _asked(connection, script, stdin, timeout)
-    if failure:
-        raise failure
+def _run(
+    connection: Connection, script: str, expected: str, stdin: IO[bytes] | None = None, timeout: float = COMMAND_S
+) -> None:
+    """Runs a script that says something with the key ``expected`` in the end: adb's exit status is 0 also where the
+    device vanished."""
+    said, failure = _asked(connection, script, stdin, timeout)
+    if failure or not any(expected in message for message in said):
+        raise failure or KDCompressError("The connection to the device is lost.", where=connection.name)
 
 
 def _asked(
@@ -333,7 +342,7 @@ def _follow(connection: Connection, folder: str, progress: Progress) -> dict[str
                 raise
             stopped = time.monotonic()
             progress(share, f"interrupted: fetching what {connection.name} has measured")
-            _run(connection, f"touch {shlex.quote(folder + '/interrupt')}")
+            _run(connection, f"touch {shlex.quote(folder + '/interrupt')} && {_said('interrupted')}", "interrupted")
 
 
 def _lines(connection: Connection, script: str) -> Generator[dict[str, Any] | KDCompressError]:
@@ -393,15 +402,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _remove(connection: Connection, folder: str) -> str | None:
     """Ends what runs there and removes its folder; a sentence where that could not be done."""
-    script = f"{_agent(connection, 'remove', folder)} 2>/dev/null; rm -rf {shlex.quote(folder)}"
-    try:
-        _, failure = _asked(connection, script, None, SILENCE_S)
-    except KeyboardInterrupt:  # a second Ctrl-C
-        failure = KDCompressError("interrupted")
-    if failure is None:
-        return None
+    place = shlex.quote(folder)
+    script = f"{_agent(connection, 'remove', folder)} 2>/dev/null; rm -rf {place}; [ -e {place} ] || {_said('removed')}"
+    why = "interrupted"
+    with suppress(KeyboardInterrupt):  # a second one
+        try:
+            _run(connection, script, "removed", timeout=SILENCE_S)
+            return None
+        except KDCompressError as error:
+            why = error.what
     return (
-        f"{folder} on {connection.name} could not be removed ({failure.what}); the agent there does so after "
+        f"{folder} on {connection.name} could not be removed ({why}); the agent there does so after "
         f"{connection.options.away:.0f} s without a connection."
     )
 
