@@ -140,7 +140,10 @@ def bench_files(
     else:
         images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (256, *shapes.pop()), dtype=np.uint8)
     first = _label(baseline, artifacts) if baseline else next(iter(artifacts))
-    request = Request(artifacts, images, open_runner, threads, effort, scenario, baseline=first, cpus=cpus_of)
+    of_runs = [label for label, artifact in artifacts.items() if artifact.path not in files]
+    request = Request(
+        artifacts, images, open_runner, threads, effort, scenario, baseline=first, cpus=cpus_of, optional=of_runs
+    )
     session = bench(request, address, progress or (lambda share, what: None))
     records = session.records
     if not (any(record.n for record in records.values()) or session.parity or session.interrupted):

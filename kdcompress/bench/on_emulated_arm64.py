@@ -26,9 +26,11 @@ FORMATS = ("onnx", "ort")
 def bench(request: Request, address: str, progress: Progress) -> Session:
     """Records without a single sample, and parity."""
     name = "emulated-arm64"
-    only(request, name, formats=FORMATS, scenarios=("single-stream",))
+    only(request, name, scenarios=("single-stream",))
     check(list(request.artifacts), request.images, request.effort, request.scenario, request.baseline)
-    remote.refuse(request, name, {"architecture": "aarch64", "missing": {}})
+    formats = {artifact.format for artifact in request.artifacts.values()}
+    missing = {each: {"got": f"it runs {' and '.join(FORMATS)}"} for each in formats - set(FORMATS)}
+    request, notes = remote.suited(request, name, {"architecture": "aarch64", "missing": missing})
     kept = address or os.environ.get("KDCOMPRESS_ARM64") or Path.home() / ".cache" / "kdcompress" / "arm64"
     progress(0.0, "preparing the arm64 system")
     root = arm64.prepare(Path(kept))
@@ -52,9 +54,8 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
             got = f"status {done.returncode}: {said[-1][:300] if said else 'no message'}"
             raise KDCompressError("The agent failed in the emulated system.", where=root, got=got)
         answer = json.loads((folder / "result.json").read_text())
-    found = remote.session(answer, request, f"{name} (qemu, {arm64.CPU})", [
-        "Emulated: what was compared are outputs; how long they took tells nothing of an ARM processor."
-    ])  # fmt: skip
+    notes.insert(0, "Emulated: outputs were compared; how long they took tells nothing of an ARM processor.")
+    found = remote.session(answer, request, f"{name} (qemu, {arm64.CPU})", notes)
     for label, artifact in request.artifacts.items():
         outputs = answer["logits"].get(label, {})
         record = Record(label, request.effort, artifact.input.batch or 1, subjects=len(request.artifacts))

@@ -20,13 +20,14 @@ import time
 import zipfile
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qsl
 
 import numpy as np
 
+from kdcompress.artifact import Artifact
 from kdcompress.bench import agent, timing
 from kdcompress.bench.devices import Request, Session
 from kdcompress.bench.machine import cpu_family
@@ -100,7 +101,7 @@ def bench(connection: Connection, request: Request, progress: Progress) -> Sessi
     try:
         facts = _start(connection, request)
         folder = facts["folder"]
-        refuse(request, connection.name, facts)
+        request, notes = suited(request, connection.name, facts)
         with tempfile.TemporaryFile() as job:
             write_job(job, request, limit_s=connection.options.limit or _limit_s(request))
             size = job.seek(0, io.SEEK_END)
@@ -114,8 +115,9 @@ def bench(connection: Connection, request: Request, progress: Progress) -> Sessi
         if folder:
             _remove(connection, folder)
         raise
-    left = _remove(connection, folder)
-    return session(answer, request, connection.name, [left] if left else [])
+    if left := _remove(connection, folder):
+        notes.append(left)
+    return session(answer, request, connection.name, notes)
 
 
 def write_agent(file: IO[bytes], opener: Callable[..., Any]) -> None:
@@ -152,22 +154,38 @@ def write_job(file: IO[bytes], request: Request, *, limit_s: float, timed: bool 
             tar.addfile(entry, io.BytesIO(data))
 
 
-def refuse(request: Request, device: str, facts: dict[str, Any]) -> None:
-    """Raise what keeps the artefacts from being measured on the machine that has these facts."""
+def suited(request: Request, device: str, facts: dict[str, Any]) -> tuple[Request, list[str]]:
+    """The request without the optional artefacts that cannot be measured on the machine that has these facts, and a
+    sentence on each. Raises what keeps any other from it: UsageError, RuntimeMissingError."""
+    kept, notes = {}, []
+    for label, artifact in request.artifacts.items():
+        why = _unsuited(artifact, request.cpus(artifact), device, facts)
+        if why is None:
+            kept[label] = artifact
+        elif label in request.optional and label != request.baseline:
+            notes.append(f"{label} was not measured: {why.what} ({why.got})")
+        else:
+            raise why
+    if not kept:
+        raise UsageError(f"{device} can measure none of these artefacts.", got=" ".join(notes))
+    return replace(request, artifacts=kept), notes
+
+
+def _unsuited(
+    artifact: Artifact, cpus: tuple[str, ...], device: str, facts: dict[str, Any]
+) -> UsageError | RuntimeMissingError | None:
     family = cpu_family(facts["architecture"])
-    for artifact in request.artifacts.values():
-        missing = facts["missing"].get(artifact.format)
-        cpus = request.cpus(artifact)
-        if cpus and family not in cpus:
-            raise UsageError(
-                f"This artefact is for another processor than that of {device}.",
-                where=artifact.path,
-                got=f"made for {', '.join(cpus)}, target {artifact.target}",
-                allowed=f"artefacts for {family}, or for any processor",
-                hint="leave it out, or measure it on the machine that it is for",
-            )
-        if missing:
-            raise RuntimeMissingError(f"{device} cannot run {artifact.format} files.", where=artifact.path, **missing)
+    if cpus and family not in cpus:
+        return UsageError(
+            f"This artefact is for another processor than that of {device}.",
+            where=artifact.path,
+            got=f"made for {', '.join(cpus)}, target {artifact.target}",
+            allowed=f"artefacts for {family}, or for any processor",
+            hint="leave it out, or measure it on the machine that it is for",
+        )
+    if missing := facts["missing"].get(artifact.format):
+        return RuntimeMissingError(f"{device} cannot run {artifact.format} files.", where=artifact.path, **missing)
+    return None
 
 
 def session(answer: dict[str, Any], request: Request, device: str, notes: list[str]) -> Session:

@@ -1,6 +1,7 @@
 """The device emulated-arm64: the arm64 runtime under qemu-user. $KDCOMPRESS_ARM64 names a folder that keeps it."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ def test_what_it_refuses(request_of, monkeypatch, tmp_path):
     bench, address = parse_device(f"emulated-arm64:{tmp_path / 'kept'}")
     with pytest.raises(UsageError, match="made for x86_64, target x86-vnni"):
         bench(request_of(target="x86-vnni"), address, print)
+    litert = {"model": replace(request_of().artifacts["model 0"], format="litert")}
+    with pytest.raises(RuntimeMissingError, match="cannot run litert files"):
+        bench(replace(request_of(), artifacts=litert), address, print)
     with pytest.raises(UsageError, match="does not measure this scenario"):
         bench(request_of(scenario="offline"), address, print)
     monkeypatch.setattr(arm64, "EMULATORS", ("no-such-program",))

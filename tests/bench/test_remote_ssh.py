@@ -266,6 +266,11 @@ def test_an_artefact_for_another_processor(sshd, request_of, python, there):
     with pytest.raises(UsageError, match="made for arm64, target arm64-dotprod"):
         run(sshd.port, request_of(target="arm64-dotprod"), told, python=python, folder=there)
     assert "sending" not in told
+    request = request_of(baseline="model 0")
+    request.artifacts["for arm"] = request_of(target="raspberry-pi-5").artifacts["model 0"]
+    session = run(sshd.port, replace(request, optional=["model 0", "for arm"]), python=python, folder=there)
+    assert list(session.records) == ["model 0"]
+    assert session.notes[0].startswith("for arm was not measured") and "made for arm64" in session.notes[0]
     assert nothing_left(there)
 
 
