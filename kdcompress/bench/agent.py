@@ -39,6 +39,7 @@ from kdcompress.optional import is_installed
 
 MARK = "@kdcompress "
 POLL_S = 0.5
+REMOVED = "its folder has been removed there"
 # What to install for a format, where kdcompress itself is not there.
 PACKAGES = {
     "onnx": "onnxruntime",
@@ -77,10 +78,13 @@ def say(message: dict[str, Any]) -> None:
 
 
 def heard(line: str) -> dict[str, Any] | None:
-    """What a line says, where it is one of ``say``'s."""
+    """What a line says, where it is one of ``say``'s, and whole: a connection can drop in the middle of it."""
     if not line.startswith(MARK):
         return None
-    found: dict[str, Any] = json.loads(line[len(MARK) :])
+    try:
+        found: dict[str, Any] = json.loads(line[len(MARK) :])
+    except ValueError:
+        return None
     return found
 
 
@@ -169,7 +173,7 @@ def follow(folder: Path) -> None:
     at = 0
     while True:
         if not folder.is_dir():
-            say({"gone": "its folder has been removed there"})
+            say({"gone": REMOVED})
             return
         if select.select([sys.stdin], [], [], POLL_S)[0]:
             if not os.read(sys.stdin.fileno(), 4096):

@@ -86,9 +86,12 @@ def parse_options(address: str, device: str) -> tuple[str, Options]:
             )
     for key in given.keys() & {"away", "limit"}:
         try:
-            given[key] = float(given[key])
-        except ValueError as error:
-            raise UsageError("A number of seconds is wanted.", where=f"--device, {key}", got=given[key]) from error
+            seconds = float(given[key])
+        except ValueError:
+            seconds = 0.0
+        if not seconds > 0:
+            raise UsageError("A number of seconds is wanted.", where=f"--device, {key}", got=given[key])
+        given[key] = seconds
     return plain, Options(**given)
 
 
@@ -234,7 +237,7 @@ command -v "$p" >/dev/null 2>&1 || {{ echo '{agent.MARK}{{"python": null}}'; exi
 "$p" -c 'import sys; sys.exit(sys.version_info < {PYTHON})' ||
     {{ v=$("$p" -V 2>&1) && echo '{agent.MARK}{{"python": "'"$v"'"}}'; exit 3; }}
 umask 077
-d=$(mktemp -d {where}/kdcompress-XXXXXX) || exit 4
+d=$(mktemp -d {where}/kdcompress-XXXXXX) && d=$(cd "$d" && pwd) || exit 4
 cat >"$d/agent.pyz" && "$p" "$d/agent.pyz" start "$d" {shlex.quote(json.dumps(asked))} && exit 0
 rm -rf "$d"
 exit 5
@@ -256,9 +259,9 @@ exit 5
     raise failure or KDCompressError("The agent did not answer.", where=connection.name)
 
 
-def _said(key: str) -> str:
+def _said(key: str, value: Any = True) -> str:
     """A shell's command that says it as the agent does."""
-    return f"echo {shlex.quote(agent.MARK + json.dumps({key: True}))}"
+    return f"echo {shlex.quote(agent.MARK + json.dumps({key: value}))}"
 
 
 def _agent(connection: Connection, command: str, folder: str) -> str:
@@ -318,10 +321,12 @@ def _follow(connection: Connection, folder: str, progress: Progress) -> dict[str
     """The result, once it is there. A dropped connection is made again for as long as the agent waits for it; Ctrl-C
     ends the measurement there and still brings back what was measured."""
     share, lost, stopped = 0.0, None, None
+    place, follow = shlex.quote(folder), _agent(connection, "follow", folder)
+    follow = f"if [ -d {place} ]; then {follow}; else {_said('gone', agent.REMOVED)}; fi"
     while True:
         failure = None
         try:
-            with closing(_lines(connection, _agent(connection, "follow", folder))) as messages:
+            with closing(_lines(connection, follow)) as messages:
                 for message in messages:
                     if isinstance(message, KDCompressError):
                         failure = message

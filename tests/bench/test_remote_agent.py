@@ -57,6 +57,7 @@ def test_runners_and_the_protocol_import_with_numpy_alone(file, device_python):
 
 def test_lines_that_say_nothing_are_no_messages():
     assert agent.heard("Welcome to this machine") is None and agent.heard("") is None
+    assert agent.heard(agent.MARK + '{"sha') is None
     assert agent.heard(agent.MARK + json.dumps({"share": 0.5})) == {"share": 0.5}
 
 

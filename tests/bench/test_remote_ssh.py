@@ -97,6 +97,7 @@ def test_it_measures_there_and_leaves_nothing_behind(sshd, request_of, python, t
     json.dumps([record.to_json() for record in session.records.values()])
 
 
+@pytest.mark.slow
 def test_a_scenario_of_processes(sshd, request_of, python, there):
     session = run(sshd.port, request_of(scenario="cold-start"), python=python, folder=there)
     record = session.records["model 0"]
@@ -161,6 +162,7 @@ def test_ctrl_c_before_anything_is_measured(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
+@pytest.mark.slow
 def test_a_killed_host_leaves_nothing_running_on_either_side(sshd, request_of, python, there, tmp_path):
     script = tmp_path / "host.py"
     script.write_text(
@@ -204,6 +206,17 @@ def test_what_is_ended_on_the_device_is_said(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
+def test_a_device_that_has_forgotten_all_is_not_waited_for(proxy, request_of, python, there):
+    def restart():
+        for folder in there.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
+        proxy.cut()
+
+    with pytest.raises(KDCompressError, match="folder has been removed there"):
+        run(proxy.port, request_of(), Told("measuring", restart), python=python, folder=there)
+    assert nothing_left(there, within=5)
+
+
 def test_a_measurement_has_a_limit_of_its_own(sshd, request_of, python, there):
     with pytest.raises(KDCompressError, match="longer than 2 s there"):
         run(sshd.port, request_of(), python=python, folder=there, limit=2)
@@ -217,6 +230,7 @@ def test_a_measurement_has_a_limit_of_its_own(sshd, request_of, python, there):
         ("ssh:-oProxyCommand=true", "address of the device is missing"),
         ("ssh:host?pyton=python3", "no such option"),
         ("ssh:host?away=soon", "number of seconds"),
+        ("ssh:host?limit=-1", "number of seconds"),
     ],
 )
 def test_addresses_that_are_none(request_of, address, said):
@@ -274,6 +288,7 @@ def test_an_artefact_for_another_processor(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
+@pytest.mark.slow
 def test_an_artefact_that_fails_there_is_a_record(sshd, request_of, python, there, tmp_path):
     request = request_of(2)
     path = tmp_path / "broken.onnx"
