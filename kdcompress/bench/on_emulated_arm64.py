@@ -12,6 +12,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdcompress.bench import agent, arm64, remote
@@ -19,7 +20,7 @@ from kdcompress.bench.devices import Request, Session, devices, only
 from kdcompress.bench.timing import Progress, Record, check
 from kdcompress.errors import KDCompressError
 
-FORMATS = ("onnx", "ort")
+FORMATS = ("onnx", "ort", "litert", "ncnn", "mnn")
 
 
 @devices.register("emulated-arm64")
@@ -28,12 +29,13 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
     name = "emulated-arm64"
     only(request, name, scenarios=("single-stream",))
     check(list(request.artifacts), request.images, request.effort, request.scenario, request.baseline)
-    formats = {artifact.format for artifact in request.artifacts.values()}
-    missing = {each: {"got": f"it runs {' and '.join(FORMATS)}"} for each in formats - set(FORMATS)}
+    missing = {a.format: why for a in request.artifacts.values() if (why := _missing(a.format))}
     request, notes = remote.suited(request, name, {"architecture": "aarch64", "missing": missing})
     kept = address or os.environ.get("KDCOMPRESS_ARM64") or Path.home() / ".cache" / "kdcompress" / "arm64"
     progress(0.0, "preparing the arm64 system")
-    root = arm64.prepare(Path(kept))
+    formats = {artifact.format for artifact in request.artifacts.values()}
+    packages = dict.fromkeys(agent.PACKAGES[each] for each in FORMATS if each in formats)
+    root = arm64.prepare(Path(kept), (*packages, "numpy"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with (folder / "agent.pyz").open("wb") as file:
@@ -64,3 +66,14 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
         found.records[label] = record
     progress(1.0, "compared")
     return found
+
+
+def _missing(format: str) -> dict[str, str] | None:
+    if format not in FORMATS:
+        return {"got": f"it runs {', '.join(FORMATS)}"}
+    package = agent.PACKAGES[format]
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return {"got": f"{package} is not installed here: it is emulated in the same version"}
+    return None

@@ -166,7 +166,7 @@ def suited(request: Request, device: str, facts: dict[str, Any]) -> tuple[Reques
         if why is None:
             kept[label] = artifact
         elif label in request.optional and label != request.baseline:
-            notes.append(f"{label} was not measured: {why.what} ({why.got})")
+            notes.append(f"{label} was not measured: {why.what.rstrip('.')} ({why.got}).")
         else:
             raise why
     if not kept:

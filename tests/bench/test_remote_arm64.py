@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdcompress.artifact import Artifact
-from kdcompress.bench import arm64
+from kdcompress.bench import agent, arm64
 from kdcompress.bench.devices import parse_device
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 
@@ -16,9 +16,13 @@ def test_what_it_refuses(request_of, monkeypatch, tmp_path):
     bench, address = parse_device(f"emulated-arm64:{tmp_path / 'kept'}")
     with pytest.raises(UsageError, match="made for x86_64, target x86-vnni"):
         bench(request_of(target="x86-vnni"), address, print)
-    litert = {"model": replace(request_of().artifacts["model 0"], format="litert")}
-    with pytest.raises(RuntimeMissingError, match="cannot run litert files"):
-        bench(replace(request_of(), artifacts=litert), address, print)
+    engine = {"model": replace(request_of().artifacts["model 0"], format="tensorrt")}
+    with pytest.raises(RuntimeMissingError, match="cannot run tensorrt files"):
+        bench(replace(request_of(), artifacts=engine), address, print)
+    with monkeypatch.context() as patch:
+        patch.setitem(agent.PACKAGES, "onnx", "no-such-package")
+        with pytest.raises(RuntimeMissingError, match="no-such-package is not installed here"):
+            bench(request_of(), address, print)
     with pytest.raises(UsageError, match="does not measure this scenario"):
         bench(request_of(scenario="offline"), address, print)
     monkeypatch.setattr(arm64, "EMULATORS", ("no-such-program",))
