@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +14,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
+from kdcompress.export.runtimes import open_runner as open_runner
+from kdcompress.export.runtimes import require_gpu as require_gpu
+from kdcompress.export.runtimes import runners
 from kdcompress.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from kdcompress.artifact import Artifact
-    from kdcompress.runner import Runner
 
 TARGETS = Path(__file__).parent / "targets"
 CALIBRATION_BATCH = 32
@@ -134,9 +134,9 @@ class Target(Section):
     @property
     def timed_here(self) -> bool:
         """Whether latency on this machine's CPU is what the target is made for."""
-        from kdcompress.bench.machine import cpu_flags
+        from kdcompress.bench.machine import cpu_family, cpu_flags
 
-        cpu = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine().lower(), platform.machine().lower())
+        cpu = cpu_family(platform.machine())
         suits = not self.instructions or bool(cpu_flags() & set(self.instructions))
         return suits and (not self.cpus or cpu in self.cpus)
 
@@ -165,7 +165,7 @@ class ExportJob:
 
 
 def nothing_missing() -> None:
-    """The check of a writer or runner that the core install is enough for."""
+    """The check of a writer that the core install is enough for."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,8 @@ class Writer:
     nodes: bool = False
 
 
-# A writer is filed under "<format>-<precision>". A runner is a class: RunnerClass(artifact, threads, **options),
-# with ``format`` (of the artefacts it loads) and ``check`` (as a writer's).
+# A writer is filed under "<format>-<precision>".
 writers: Registry[Writer] = Registry("export format", "kdcompress.export", prefix="to_")
-runners: Registry[Any] = Registry("runtime", "kdcompress.export", prefix="run_")
 
 
 def load_target(path: Path) -> Target:
@@ -230,6 +228,12 @@ def target(name: str) -> Target:
     raise unknown_name("target", name, targets())
 
 
+def cpus_of(artifact: Artifact) -> tuple[str, ...]:
+    """The processors that the artefact was made for; none: any, or its target is not one of kdcompress's."""
+    found = targets().get(artifact.target or "")
+    return found.cpus if found else ()
+
+
 def chosen(names: Sequence[str]) -> list[Target]:
     """The targets of these names or files; "auto" is every one that builds, runs and is timed here.
 
@@ -262,20 +266,6 @@ def build(job: ExportJob, target: Target) -> Artifact:
     return artifact.with_provenance(parent=job.parent.sha256, build_seconds=seconds, host=platform.machine())
 
 
-def open_runner(artifact: Artifact, threads: int = 1, **options: Any) -> Runner:
-    """The runner that loads this artefact; enter it to load.
-
-    Raises RuntimeMissingError where it cannot run here.
-    """
-    found = [runner for runner in runners.entries().values() if runner.format == artifact.format]
-    if not found:
-        known = ", ".join(sorted({runner.format for runner in runners.entries().values()}))
-        raise UsageError("No runtime here loads this format.", where=artifact.path, got=artifact.format, allowed=known)
-    found[0].check()
-    runner: Runner = found[0](artifact, threads=threads, **options)
-    return runner
-
-
 def availability(target: Target) -> tuple[bool, bool, str, str]:
     """(can build here, can run here, why not, what to do next); the texts are empty where both can."""
     missing = [_missing(writers[target.writer].check), _missing(runners[target.runtime].check)]
@@ -291,30 +281,3 @@ def _missing(check: Callable[[], None]) -> RuntimeMissingError | None:
     except RuntimeMissingError as error:
         return error
     return None
-
-
-def require_gpu(why: str, hint: str = "do this on a machine with an NVIDIA GPU") -> dict[str, str]:
-    """The first NVIDIA device: its name, and its compute capability such as "8.7".
-
-    Raises RuntimeMissingError unless the driver answers and has a device.
-    """
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        got = "the NVIDIA driver is not installed"
-    else:
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
-            return _device(driver)
-        got = "the NVIDIA driver finds no device"
-    raise RuntimeMissingError(f"No CUDA device: {why}.", got=got, hint=hint)
-
-
-def _device(driver: ctypes.CDLL) -> dict[str, str]:
-    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
-    driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDeviceGetName(name, len(name), device)
-    for value, attribute in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-    return {"name": name.value.decode(), "compute_capability": f"{major.value}.{minor.value}"}

@@ -9,12 +9,14 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError, UsageError
-from kdcompress.export.formats import ExportJob, Target
 from kdcompress.optional import require, require_installed
+
+if TYPE_CHECKING:
+    from kdcompress.export.formats import ExportJob, Target
 
 FILES = ("model.xml", "model.bin")
 FAMILIES = {"conv": ("Convolution", "Deconvolution"), "gemm": ("FullyConnected", "MatMul")}

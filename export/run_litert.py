@@ -18,7 +18,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import UsageError
-from kdcompress.export.formats import runners
+from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import UsageError
-from kdcompress.export.formats import runners
+from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
 
 PRECISIONS = {"fp32": "high", "fp16": "low"}  # low: fp16 arithmetic where the CPU has it

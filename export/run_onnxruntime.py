@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact
-from kdcompress.errors import UsageError
-from kdcompress.export.formats import nothing_missing, runners
+from kdcompress.errors import RuntimeMissingError, UsageError
+from kdcompress.export.runtimes import runners
+from kdcompress.optional import is_installed
+
+
+def check() -> None:
+    if not is_installed("onnxruntime"):  # it comes with kdcompress, but not with a device's Python
+        why = "Running an ONNX file needs the package 'onnxruntime'."
+        raise RuntimeMissingError(why, hint="pip install onnxruntime")
 
 
 @runners.register("onnxruntime-cpu")
@@ -20,7 +27,7 @@ class OnnxRuntimeRunner:
 
     name = "onnxruntime-cpu"
     format = "onnx"
-    check = staticmethod(nothing_missing)
+    check = staticmethod(check)
 
     def __init__(self, artifact: Artifact, threads: int = 1):
         self.artifact, self.threads = artifact, threads

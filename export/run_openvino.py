@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact
-from kdcompress.export.formats import runners
 from kdcompress.export.openvino_model import check, compile_model, library
+from kdcompress.export.runtimes import runners
 
 TOLD = (
     "PERFORMANCE_HINT",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from kdcompress.export.formats import require_gpu, runners
+from kdcompress.export.runtimes import require_gpu, runners
 from kdcompress.export.tensorrt_runner import EngineRunner
 from kdcompress.optional import require
 

@@ -7,15 +7,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdcompress.artifact import replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.float16 import to_float16
-from kdcompress.export.formats import ExportJob, Options, Target, require_gpu
-from kdcompress.export.quantize import write_int8
+from kdcompress.export.runtimes import require_gpu
 from kdcompress.export.tensorrt_engine import as_built, hold_to, information, load_engine
+
+if TYPE_CHECKING:
+    from kdcompress.export.formats import ExportJob, Options, Target
 
 FAMILIES = {"conv": ("CONVOLUTION", "DECONVOLUTION"), "gemm": ("MATRIX_MULTIPLY",)}
 
@@ -88,6 +90,8 @@ def inspected(trt: ModuleType, target: Target, path: Path) -> dict[str, Any]:
 def engine_source(job: ExportJob, target: Target) -> Any:
     """The ONNX model that the target's engine is built from: its types are those that the engine computes in. Of int8,
     what is not quantised is fp16."""
+    from kdcompress.export.quantize import write_int8  # more than a device has, where a runner imports this module
+
     path = job.parent.path
     with tempfile.TemporaryDirectory() as folder:
         if target.options.scheme is not None:

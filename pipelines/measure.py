@@ -21,7 +21,7 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, 
 from kdcompress.export import graph
 from kdcompress.export.describe import artifact_of
 from kdcompress.export.foreign import foreign_artifact
-from kdcompress.export.formats import open_runner, targets
+from kdcompress.export.formats import cpus_of, open_runner, targets
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
@@ -140,10 +140,13 @@ def bench_files(
     else:
         images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (256, *shapes.pop()), dtype=np.uint8)
     first = _label(baseline, artifacts) if baseline else next(iter(artifacts))
-    request = Request(artifacts, images, open_runner, threads, effort, scenario, baseline=first)
+    of_runs = [label for label, artifact in artifacts.items() if artifact.path not in files]
+    request = Request(
+        artifacts, images, open_runner, threads, effort, scenario, baseline=first, cpus=cpus_of, optional=of_runs
+    )
     session = bench(request, address, progress or (lambda share, what: None))
     records = session.records
-    if not any(record.n for record in records.values()) and not session.interrupted:
+    if not (any(record.n for record in records.values()) or session.parity or session.interrupted):
         raise KDCompressError(
             "None of the files could be measured.",
             got="; ".join(f"{label}: {record.failed}" for label, record in records.items()),

@@ -13,7 +13,7 @@ behind, also when it is interrupted. An artefact that fails is a record with ``f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ class Request:
     scenario: str = "single-stream"  # a key of timing.SCENARIOS
     seed: int = 0
     baseline: str | None = None  # a label; the others get their ratio to it
+    cpus: Callable[[Artifact], tuple[str, ...]] = lambda artifact: ()  # that it was made for; none: any
+    optional: Collection[str] = ()  # labels that another machine leaves out, with a note, where it cannot run them
 
 
 @dataclass

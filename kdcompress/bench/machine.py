@@ -249,6 +249,11 @@ def _read(path: str) -> str | None:
         return None
 
 
+def cpu_family(name: str) -> str:
+    """``platform.machine()`` as targets name processors: x86_64, arm64, or what it is in lower case."""
+    return {"amd64": "x86_64", "aarch64": "arm64"}.get(name.lower(), name.lower())
+
+
 def cpu_flags() -> set[str]:
     """The CPU's instruction flags by Linux's names."""
     return _cpu()[1]

@@ -1,0 +1,63 @@
+"""The table of what runs artefacts: runners register themselves.
+
+This module and those of the runners are also sent to devices that have Python, NumPy and a runtime: importing them
+needs no more than the first two.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING, Any
+
+from kdcompress.errors import RuntimeMissingError, UsageError
+from kdcompress.registry import Registry
+
+if TYPE_CHECKING:
+    from kdcompress.artifact import Artifact
+    from kdcompress.runner import Runner
+
+# A runner is a class: RunnerClass(artifact, threads, **options), with ``format`` (of the artefacts it loads) and
+# ``check``, which raises RuntimeMissingError where it cannot run here.
+runners: Registry[Any] = Registry("runtime", "kdcompress.export", prefix="run_")
+
+
+def open_runner(artifact: Artifact, threads: int = 1, **options: Any) -> Runner:
+    """The runner that loads this artefact; enter it to load.
+
+    Raises RuntimeMissingError where it cannot run here.
+    """
+    found = [runner for runner in runners.entries().values() if runner.format == artifact.format]
+    if not found:
+        known = ", ".join(sorted({runner.format for runner in runners.entries().values()}))
+        raise UsageError("No runtime here loads this format.", where=artifact.path, got=artifact.format, allowed=known)
+    found[0].check()
+    runner: Runner = found[0](artifact, threads=threads, **options)
+    return runner
+
+
+def require_gpu(why: str, hint: str = "do this on a machine with an NVIDIA GPU") -> dict[str, str]:
+    """The first NVIDIA device: its name, and its compute capability such as "8.7".
+
+    Raises RuntimeMissingError unless the driver answers and has a device.
+    """
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        got = "the NVIDIA driver is not installed"
+    else:
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value:
+            return _device(driver)
+        got = "the NVIDIA driver finds no device"
+    raise RuntimeMissingError(f"No CUDA device: {why}.", got=got, hint=hint)
+
+
+def _device(driver: ctypes.CDLL) -> dict[str, str]:
+    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    for value, attribute in ((major, 75), (minor, 76)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return {"name": name.value.decode(), "compute_capability": f"{major.value}.{minor.value}"}
