@@ -10,10 +10,10 @@ from kdcompress.artifact import InputSpec
 from kdcompress.errors import KDCompressError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import fx, nn
 
 
-def planar(module: nn.Module, spec: InputSpec) -> tuple[nn.Module, Any]:
+def planar(module: nn.Module, spec: InputSpec) -> tuple[fx.GraphModule, Any]:
     """(net, example): ``module`` for one image, float32 [1, C, H, W], and such an image.
 
     A net for ``uint8-nhwc`` loses its first transpose and cast and takes the same pixels, 0..255, as floats; its
