@@ -60,6 +60,7 @@ IMAGES = 64  # training images for batch-norm statistics and the quantiser's ran
 GROUP = 6  # candidates timed in turns, with the baseline
 SPEED_MARGIN = 3.0  # a candidate is ruled out unmeasured if it misses at so many times the best pace measured
 WEIGHTLESS: dict[str, Any] = {"weights": None, "pretrained": False}
+PARENT = "fp32"  # of a candidate: the file that those for the targets are made from
 MARK = "# Written by `kdcompress plan`"
 
 
@@ -285,7 +286,8 @@ class Planning:
                 group = []
         self._measure(group)
         self._judge()
-        best = self._proposed()
+        while (best := self._proposed()) is not None and (slower := self._slower_than_fp32(best)):
+            best.missed += slower
         return {
             **provenance(self.recipe, self.command),
             "targets": [target.model_dump(mode="json") for target in self.targets],
@@ -313,9 +315,10 @@ class Planning:
             return False
         self.stages.append(done)
         look.seconds = done.seconds
+        for name, facts in done.result.items():
+            self.built[look.name, name] = Artifact.from_json(facts, done.folder)
         for target in self.targets:
-            artifact = Artifact.from_json(done.result[target.name], done.folder)
-            self.built[look.name, target.name] = artifact
+            artifact = self.built[look.name, target.name]
             look.bytes[target.name] = artifact.bytes
             each = BYTES[target.precision]
             look.memory[target.name] = artifact.bytes + look.activations * each
@@ -335,7 +338,8 @@ class Planning:
             module = Deployable(net, spec, made.parts["student"].network.size).eval()
             parent = export_onnx(module, spec, folder / "candidate.onnx", opset=export.opset)
             job = formats.ExportJob(module, parent, images, folder, "candidate")
-            return {target.name: formats.build(job, target).to_json() for target in self.targets}
+            made_for = {target.name: formats.build(job, target).to_json() for target in self.targets}
+            return {**made_for, PARENT: parent.to_json()}
 
         params = {
             "student": look.student.model_dump(mode="json", exclude_defaults=True),
@@ -347,8 +351,8 @@ class Planning:
         }
         packages = sorted({name for target in self.targets for name in formats.writers[target.writer].packages})
         inputs = {"data": self.source.hash}
-        slug = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in look.name)
-        return Stage(f"build-{slug}", work, params, inputs, ("torch", "timm", "onnx", "onnxruntime", *packages))
+        packages = ["torch", "timm", "onnx", "onnxruntime", *packages]
+        return Stage(f"build-{_slug(look.name)}", work, params, inputs, tuple(packages))
 
     @property
     def _baseline(self) -> tuple[str, str] | None:
@@ -359,7 +363,26 @@ class Planning:
         if not self.timed or not group or self._baseline is None:
             return
         members = [self._baseline, *((look.name, target.name) for look in group for target in self.timed)]
-        artifacts = {f"{name} {target}": self.built[name, target] for name, target in dict.fromkeys(members)}
+        self.groups.append(self._time(f"latency-{len(self.groups) + 1}", list(dict.fromkeys(members))))
+        self._read_latencies()
+
+    def _slower_than_fp32(self, look: Look) -> list[str]:
+        """Of int8 files that a run would fail: those that are slower than the fp32 that they were made from."""
+        int8 = [(look.name, target.name) for target in self.timed if target.precision == "int8"]
+        if not int8:
+            return []
+        done = self._time(f"against-fp32-{_slug(look.name)}", [(look.name, PARENT), *int8])
+        self.stages.append(done)
+        ratios = {target: done.result[f"{name} {target}"]["ratio"] for name, target in int8}
+        return [
+            f"int8 on {target} takes {ratio['median']:.2f} times what its fp32 does"
+            for target, ratio in ratios.items()
+            if ratio and ratio["verdict"] == "slower"
+        ]
+
+    def _time(self, stage: str, members: Sequence[tuple[str, str]]) -> Done:
+        """Their records, timed in turns; ratios are to the first."""
+        artifacts = {f"{name} {target}": self.built[name, target] for name, target in members}
         threads, here = self.recipe.bench.threads, machine()
 
         def work(folder: Path) -> dict[str, Any]:
@@ -376,8 +399,7 @@ class Planning:
 
         params = {"threads": threads, "effort": self.effort, "cpu": here.get("cpu")}
         inputs = {label: artifact.sha256 for label, artifact in artifacts.items()}
-        self.groups.append(self.folder.run(Stage(f"latency-{len(self.groups) + 1}", work, params, inputs)))
-        self._read_latencies()
+        return self.folder.run(Stage(stage, work, params, inputs))
 
     def _pace(self) -> float | None:
         """The baseline's median latency, ms: the middle one of the groups."""
@@ -479,6 +501,10 @@ class Planning:
         except UsageError:
             return student
         return student.model_copy(update={"pretrained": True})
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
 def ranked(looks: Iterable[Look]) -> list[Look]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -145,6 +146,16 @@ def test_budgets_that_nothing_meets_end_with_1_and_name_the_nearest(planned):
     found = invoke("--max-latency", "1us", "-o", "none.yaml", candidates="resnet8x0.5,resnet14x0.5")
     assert found.exit_code == 1 and "nearest: " in found.stderr and "% over" in found.stderr
     assert not (folder / "none.yaml").exists() and "resnet8x0.5" in found.stdout
+
+
+def test_int8_that_is_slower_than_its_own_fp32_is_not_proposed(asked, monkeypatch):
+    monkeypatch.setitem(timing.EFFORTS, "rapid", (400, 2.0))
+    invoke, _ = asked
+    mobile = "timm/mobilenetv3_small_050"  # small layers between hard-swish and squeeze-and-excite
+    target = ("export.targets=x86-vnni", "--target", "x86-vnni", "--max-size", "10MB", "--json")
+    found = invoke(*target, f"student.model={mobile}", "student.size=32", candidates=mobile)
+    assert found.exit_code == 1, found.stderr
+    assert re.search(f"nearest: {mobile}, int8 on x86-vnni takes 1.[0-9]+ times what its fp32 does", found.stderr)
 
 
 def test_without_budgets_the_front_is_shown_and_nothing_proposed(planned):
