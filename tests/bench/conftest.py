@@ -66,7 +66,7 @@ def device_python(tmp_path_factory):
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", folder], check=True)
         (site,) = folder.glob("lib/python3*/site-packages")
         for package in packages:
-            (home,) = {Path(p) for p in sys.path if Path(p, package).exists()}
+            home = next(Path(p) for p in sys.path if Path(p, package).exists())  # others are vendored copies
             for found in (home / package, *home.glob(f"{package}-*.dist-info")):
                 (site / found.name).symlink_to(found)
         return folder / "bin" / "python3"
