@@ -165,7 +165,8 @@ def settle(module: nn.Module, batch: torch.Tensor) -> None:
 
 
 def fit_classifier(module: nn.Module, batch: torch.Tensor, labels: torch.Tensor) -> None:
-    """The layers that give one output a class are fitted to 10 for the right class and 0 for the others."""
+    """The classifier is fitted to 10 for the right class and 0 for the others: the linear layers that give one output a
+    class, or the last such convolution where there are none."""
     seen: dict[nn.Module, torch.Tensor] = {}
 
     def keep(part: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -178,7 +179,9 @@ def fit_classifier(module: nn.Module, batch: torch.Tensor, labels: torch.Tensor)
     for hook in hooks:
         hook.remove()
     wanted = 10.0 * nn.functional.one_hot(labels, CLASSES).double()
-    for part, x in seen.items():
+    linear = [part for part in seen if isinstance(part, nn.Linear)]
+    for part in linear or list(seen)[-1:]:
+        x = seen[part]
         middle = x.mean(0) if part.bias is not None else torch.zeros_like(x[0])
         offset = wanted.mean(0) if part.bias is not None else torch.zeros(CLASSES, dtype=torch.double)
         x, y = x - middle, wanted - offset

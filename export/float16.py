@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
+
 from kdcompress.export import graph
 
 
@@ -23,5 +25,20 @@ def to_float16(model: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each value that is clipped
         half = float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)
+    _fill_with_halves(half, keep)
     graph.strip(half)
     return half
+
+
+def _fill_with_halves(model: Any, keep: list[str]) -> None:
+    """ConstantOfShape, which the converter leaves as it is while it takes what it gives for fp16."""
+    import onnx
+
+    for node in model.graph.node:
+        if node.op_type != "ConstantOfShape" or node.name in keep:
+            continue
+        value = next((attribute.t for attribute in node.attribute), onnx.numpy_helper.from_array(np.zeros(1, "f")))
+        if value.data_type == onnx.TensorProto.FLOAT:
+            filled = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(value).astype(np.float16))
+            del node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("value", filled))
