@@ -64,9 +64,8 @@ class Climb:
         assert own is not None
         return self.best[2] if self.best else own
 
-    def attempt(self, rung: str, what: str, scheme: Scheme, job: ExportJob | None = None) -> None:
+    def attempt(self, rung: str, what: str, scheme: Scheme, job: ExportJob | None, begun: float) -> None:
         """Build and score one; a rung that this format does not offer is noted."""
-        begun = time.monotonic()
         job = replace(job or self.job, folder=self.job.folder / f"rung-{len(self.rungs)}")
         tried = self.target.model_copy(update={"options": self.target.options.model_copy(update={"scheme": scheme})})
         made = Rung(rung, what, 0.0)
@@ -97,8 +96,10 @@ def climb(job: ExportJob, target: Target, score: Score, allowed: float, distil: 
     """
     state = Climb(job, target, score, allowed)
     for rung, tries in RUNGS.items():
+        begun = time.monotonic()  # a ranking, or a training, is part of what the first of its tries costs
         for what, scheme, start in tries(state, distil):
-            state.attempt(rung, what, scheme, start)
+            state.attempt(rung, what, scheme, start, begun)
+            begun = time.monotonic()
             if state.met:
                 break
         if state.met:
