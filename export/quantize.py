@@ -83,7 +83,10 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         ranges = ranges or Path(folder, "ranges.json")
         reader = _Reader(spec.name, job.batches(scheme))
         with quiet():
-            quantization.shape_inference.quant_pre_process(str(source), str(prepared))
+            try:
+                quantization.shape_inference.quant_pre_process(str(source), str(prepared))
+            except Exception:  # of any kind: its symbolic inference does not take every graph, and is not needed
+                quantization.shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             if ours and not ranges.exists():
                 write_ranges(prepared, reader, scheme.calibration, Path(folder, "augmented.onnx"), ranges)
             quantization.quantize_static(
