@@ -226,7 +226,7 @@ def test_a_file_that_cannot_be_loaded_does_not_stop_the_others(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("options", [[], ["--cold-start"]])
 def test_ctrl_c_writes_what_was_measured_and_leaves_nothing_running(tmp_path, options):
-    path = model(tmp_path / "net.onnx", 50)
+    path = model(tmp_path / "net.onnx", 20000)  # slow enough to be measured for all of its 10 s
     command = [sys.executable, "-m", "kdcompress", "bench", str(path), "--effort", "quick", "--export", "part.json"]
     process = subprocess.Popen([*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     running = psutil.Process(process.pid)
