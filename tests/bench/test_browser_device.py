@@ -210,7 +210,8 @@ def answered(asked):
 # In the browser
 
 
-def test_what_a_browser_measures(serve, artifacts, page):
+def test_what_a_browser_measures(serve, artifacts, page, monkeypatch):
+    monkeypatch.setitem(timing.EFFORTS, "rapid", (64, 1.2))  # longer than the seconds between two reports of progress
     run = serve(request_of(artifacts, "fp32", "int8", "planar"))
     asked = []
     page.on("request", lambda request: asked.append(request.url))
@@ -227,7 +228,7 @@ def test_what_a_browser_measures(serve, artifacts, page):
     n = {record.n for record in session.records.values()}
     assert len(n) == 1 and n.pop() >= 64
     for name, record in session.records.items():
-        assert not record.failed and record.subjects == 3 and record.wall_s >= 0.9 and record.warmup >= 1
+        assert not record.failed and record.subjects == 3 and record.wall_s >= 3.6 and record.warmup >= 1
         assert record.load_ms > 0 and record.first_call_ms > 0 and record.overhead_us < 50
         assert record.min_ms * record.runtime["queries_a_sample"] >= record.runtime["clock_resolution_us"] / 1e3
         assert record.runtime["threads"] == 1 and record.runtime["clock_resolution_us"] < 50
