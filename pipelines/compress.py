@@ -33,6 +33,7 @@ from kdcompress.methods import methods
 from kdcompress.models.build import build, count_parameters, largest_layer, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
+from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
 from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
@@ -283,6 +284,7 @@ class Compression:
             (folder / "checkpoint.pt").unlink(missing_ok=True)
             for method in distillation.auxiliary().values():
                 facts |= method.report()
+            ships = self.as_it_ships(role, ships)
             facts["parameters"] = count_parameters(ships)
             facts["macs"] = self.macs(role, ships)
             if whole := pruned_of(part.network):
@@ -308,9 +310,14 @@ class Compression:
 
         return Step(role, after, stage)
 
-    def deployable(self, role: Role) -> Deployable:
-        """The trained network of a finished step, on the CPU, as it ships."""
-        return Deployable(self.network(role), self.spec(role), self.parts[role].network.size).eval()
+    def deployable(self, role: Role, net: torch.nn.Module | None = None) -> Deployable:
+        """``net``, else the trained network of a finished step, on the CPU, as it ships."""
+        net = self.as_it_ships(role, self.network(role) if net is None else net)
+        return Deployable(net, self.spec(role), self.parts[role].network.size).eval()
+
+    def as_it_ships(self, role: Role, net: torch.nn.Module) -> torch.nn.Module:
+        """With its blocks' branches merged."""
+        return merged(net, self.member(role, net).input(self.example()))
 
     def _export_step(self, role: Role) -> Step:
         export = self.recipe.export
@@ -331,7 +338,7 @@ class Compression:
             return _recorded(artifact)
 
         def stage(done: dict[str, Done]) -> Stage:
-            params = {"layout": export.layout, "batch": export.batch, "opset": export.opset}
+            params = {"layout": export.layout, "batch": export.batch, "opset": export.opset, "branches": "merged"}
             packages = ("torch", "onnx", "onnxscript")
             return Stage(name, work, params, {role: done[role].hash}, packages)
 
@@ -390,8 +397,9 @@ class Compression:
         student, qat, folder = self.parts["student"], self.recipe.export.qat, job.folder / "learning"
         assert qat is not None
         guide = next(iter(student.teachers), "student")
+        spec = self.spec("student")
         distillation = Distillation(
-            self.member("student", self.network("student")),
+            Member(self.deployable("student").net, spec.mean, spec.std, size=student.network.size),
             [self.member(guide, self.network(guide))],
             {"quantized": as_in(scheme)},
             self.example(),
@@ -404,7 +412,7 @@ class Compression:
         net.load_state_dict(getattr(trained, f"{trained.selected}_weights"))
         learnt = distillation.deployable()
         save_weights(learnt, job.folder / QAT_WEIGHTS, {"role": "student", "model": student.network.model})
-        module = Deployable(learnt, self.spec("student"), student.network.size).eval()
+        module = self.deployable("student", learnt)
         path = folder / job.parent.path.name
         metadata = {"recipe": self.recipe.name, "source_hash": self.source.hash}
         parent = export_onnx(module, module.spec, path, opset=self.recipe.export.opset, metadata=metadata)

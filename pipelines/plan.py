@@ -36,7 +36,7 @@ from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build, count_parameters, largest_layer, macs, names, pretrained_facts
-from kdcompress.models.deployable import Deployable
+from kdcompress.models.merge import merge_branches
 from kdcompress.pipelines.compress import Compression, provenance, reason
 from kdcompress.pipelines.parts import named
 from kdcompress.pipelines.stages import Done, Stage
@@ -226,14 +226,16 @@ class Planning:
             look.memory[target.name] = (look.weights + look.activations) * each
 
     def _outline(self, made: Compression) -> tuple[nn.Module, str]:
-        """The network, without memory for its weights where that can be done, and its device."""
-        if made.recipe.student.prune:
-            return made.untrained("student"), "cpu"
-        try:
-            with torch.device("meta"):
-                return made.untrained("student"), "meta"
-        except (NotImplementedError, RuntimeError):  # it computes with values as it is made
-            return made.untrained("student"), "cpu"
+        """The network as it ships, without memory for its weights where that can be done, and its device."""
+        if not made.recipe.student.prune:
+            try:
+                with torch.device("meta"):
+                    net = made.untrained("student")
+                    merge_branches(net)
+                    return net, "meta"
+            except (NotImplementedError, RuntimeError):  # it computes with values as it is made
+                pass
+        return made.as_it_ships("student", made.untrained("student")), "cpu"
 
     def _too_large(self, look: Look) -> str | None:
         if (why := self._too_many_parameters(look)) is not None:
@@ -332,11 +334,10 @@ class Planning:
 
         def work(folder: Path) -> dict[str, Any]:
             images = made.calibration()[:IMAGES]
-            net, spec = untrained_as_shipped(made), made.spec("student")
-            member = made.member("student", net)
-            settle(net, member.input(torch.from_numpy(images).permute(0, 3, 1, 2)))
-            module = Deployable(net, spec, made.parts["student"].network.size).eval()
-            parent = export_onnx(module, spec, folder / "candidate.onnx", opset=export.opset)
+            net = untrained_as_shipped(made)
+            settle(net, made.member("student", net).input(torch.from_numpy(images).permute(0, 3, 1, 2)))
+            module = made.deployable("student", net)
+            parent = export_onnx(module, module.spec, folder / "candidate.onnx", opset=export.opset)
             job = formats.ExportJob(module, parent, images, folder, "candidate")
             made_for = {target.name: formats.build(job, target).to_json() for target in self.targets}
             return {**made_for, PARENT: parent.to_json()}
