@@ -13,6 +13,7 @@ from kdcompress.artifact import Artifact, InputSpec, sha256, size_of
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.formats import require_gpu
+from kdcompress.export.quiet import native_errors, quiet
 from kdcompress.optional import is_installed, require
 
 
@@ -255,15 +256,15 @@ def _openvino_tensor(value: Any) -> str:
 @_damaged
 def _pte(path: Path) -> dict[str, Any]:
     """What is inside a delegate is not readable: the record beside the file has the coverage."""
-    from kdcompress.export import run_executorch, to_executorch
+    from kdcompress.export import run_executorch
 
     run_executorch.check()
     content = _magic(path, b"ET12")
-    with to_executorch._quiet():
+    with quiet():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
         plans = deserialize_pte_binary(content).program.execution_plan
-    with run_executorch._native_log():
+    with native_errors():
         program = run_executorch.library().Runtime.get().load_program(path)
         loaded = {plan.name: program.load_method(plan.name).metadata for plan in plans}
     return {
@@ -328,7 +329,7 @@ def _mlpackage(path: Path) -> dict[str, Any]:
     from kdcompress.export import to_coreml
 
     to_coreml.check()
-    with to_coreml.quiet():
+    with quiet():
         ct = require("coremltools", "coreml", "Reading a Core ML model")
         described = ct.utils.load_spec(str(path)).description
         found = to_coreml.coverage(path)

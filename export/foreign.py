@@ -9,6 +9,7 @@ from typing import Any
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
+from kdcompress.export.quiet import native_errors
 
 
 def foreign_artifact(path: Path) -> Artifact:
@@ -106,7 +107,7 @@ def _open_pte(path: Path) -> Opened:
     from kdcompress.export import run_executorch
 
     run_executorch.check()
-    with run_executorch._native_log():
+    with native_errors():
         try:
             meta = run_executorch.library().Runtime.get().load_program(path).load_method("forward").metadata
             inputs = [meta.input_tensor_meta(i) for i in range(meta.num_inputs())]

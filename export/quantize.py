@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +17,7 @@ from kdcompress.export import graph
 from kdcompress.export.bias import correct_biases
 from kdcompress.export.calibrate import write_ranges
 from kdcompress.export.formats import ExportJob, Scheme
+from kdcompress.export.quiet import quiet
 from kdcompress.export.run_onnxruntime import open_session, session_options
 
 CORRECTION_BATCHES = 4
@@ -246,15 +244,3 @@ def coverage(path: Path, platform: Platform = None, layout: bool = True) -> dict
     found["nodes"] = dict(nodes.most_common())
     found["weights"] = graph.stored(graph.load(path))
     return found
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Quantisers print their progress and advise in the log; their errors are exceptions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with open(os.devnull, "w") as sink, redirect_stdout(sink):
-            yield
-    finally:
-        logging.disable(before)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar
 
@@ -15,6 +10,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export.quiet import native_errors
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
 
@@ -55,7 +51,7 @@ class ExecuTorchRunner:
         if not path.is_file():
             raise UsageError("There is no such .pte file.", where=path)
         self._take_threads()
-        with _native_log() as log:
+        with native_errors() as log:
             try:
                 self._program = runtime.Runtime.get().load_program(path)
                 method = self._program.load_method("forward")
@@ -75,7 +71,7 @@ class ExecuTorchRunner:
     def _take_threads(self) -> None:
         from executorch.extension.pybindings import portable_lib
 
-        with _native_log():  # the pool's first use prints what it finds of the CPU
+        with native_errors():  # the pool's first use prints what it finds of the CPU
             current = portable_lib._threadpool_get_thread_count()
             if current == self.threads:
                 return
@@ -117,22 +113,3 @@ class ExecuTorchRunner:
             "threads": self.threads,
             "options": {"images_a_call": self._batch},
         }
-
-
-@contextmanager
-def _native_log() -> Iterator[Any]:
-    """Keeps what the C++ runtime says on stderr, some of it through Python, which is where it says why; yields a
-    function for its lines."""
-    with tempfile.TemporaryFile("w+b") as file, redirect_stderr(io.StringIO()) as text:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-
-        def lines() -> list[str]:
-            file.seek(0)
-            return [*file.read().decode(errors="replace").splitlines(), *text.getvalue().splitlines()]
-
-        try:
-            yield lines
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

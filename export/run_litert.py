@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -18,6 +11,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import UsageError
+from kdcompress.export.quiet import native_errors
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
 
@@ -82,41 +76,18 @@ def open_interpreter(path: Path, threads: int = 1) -> Any:
     if not path.is_file():
         raise UsageError("There is no such .tflite file.", where=path)
     interpreter = library().Interpreter
-    with quiet() as said:
+    with native_errors() as said:
         try:
             opened = interpreter(model_path=str(path), num_threads=threads)
             opened.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            got = " | ".join([*str(error).splitlines(), *said()])[:400]
+            got = " | ".join([*str(error).splitlines(), *errors(said())])[:400]
             raise UsageError(
                 "LiteRT cannot load this file.", where=path, got=got, hint="it is damaged, or no .tflite: export again"
             ) from error
     return opened
 
 
-@contextmanager
-def quiet() -> Iterator[Callable[[], list[str]]]:
-    """Nothing is printed meanwhile, by native code neither; gives a function that returns the lines about errors that
-    native code has printed so far, since its exceptions often do not say why.
-
-    Root handlers that the libraries install are taken away again.
-    """
-    handlers = list(logging.root.handlers)
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as sink, open(os.devnull, "w") as nowhere:
-
-        def said() -> list[str]:
-            sink.seek(0)
-            lines = sink.read().decode(errors="replace").splitlines()
-            return [line.strip() for line in lines if "error" in line.lower()][:3]
-
-        os.dup2(sink.fileno(), 2)
-        try:
-            with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
-                warnings.simplefilter("ignore")
-                yield said
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            logging.root.handlers[:] = handlers
+def errors(lines: list[str]) -> list[str]:
+    """Those about errors, of what native code has printed."""
+    return [line for line in lines if "error" in line.lower()][:3]

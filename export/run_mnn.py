@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -14,6 +9,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import UsageError
+from kdcompress.export.quiet import native_output
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
 
@@ -21,7 +17,7 @@ PRECISIONS = {"fp32": "high", "fp16": "low"}  # low: fp16 arithmetic where the C
 
 
 def library(name: str = "MNN") -> ModuleType:
-    with quiet():
+    with native_output():
         return require(name, "mnn", "Running an MNN model")
 
 
@@ -48,7 +44,7 @@ class MnnRunner:
             raise UsageError("There is no such MNN file.", where=path)
         config = {"precision": PRECISIONS[self.artifact.precision], "numThread": self.threads, "backend": "CPU"}
         try:
-            with quiet():
+            with native_output():
                 self._runtime = nn.create_runtime_manager((config,))
                 self._net = nn.load_module_from_file(
                     str(path), [spec.name], [spec.output], runtime_manager=self._runtime
@@ -82,20 +78,3 @@ class MnnRunner:
             "threads": self.threads,
             "options": options,
         }
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """MNN prints about the machine on standard output, which is for the command's own: it is dropped."""
-    libc = ctypes.CDLL("ucrtbase" if os.name == "nt" else None)
-    sys.stdout.flush()
-    libc.fflush(None)
-    kept, sink = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 1)
-        yield
-    finally:
-        libc.fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(sink)

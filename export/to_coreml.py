@@ -7,13 +7,8 @@ graph. The output ``logits`` is float32 [1, classes]; the labels are in the mode
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +20,7 @@ from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.planar import planar
+from kdcompress.export.quiet import quiet
 from kdcompress.optional import require, require_installed
 
 COLOURS = {1: "GRAYSCALE", 3: "RGB"}  # by channels
@@ -131,19 +127,6 @@ def _name(tensor: Any) -> str:
     kinds = tensor.DESCRIPTOR.fields_by_name["dataType"].enum_type.values_by_number
     name: str = kinds[tensor.dataType].name
     return name
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """coremltools prints progress bars and warns of the parts that only a Mac has."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 for precision in ("fp32", "fp16"):

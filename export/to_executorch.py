@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import math
-import os
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from kdcompress.artifact import Artifact, InputSpec, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
+from kdcompress.export.quiet import quiet
 from kdcompress.optional import require_installed
 
 if TYPE_CHECKING:
@@ -79,7 +76,7 @@ def capture(module: nn.Module, spec: InputSpec, training: bool = False) -> Graph
 
     net = copy.deepcopy(module).cpu().train(training)
     shapes = None if spec.batch else ({0: torch.export.Dim("batch")},)
-    with _quiet():
+    with quiet():
         try:
             found = torch.export.export(net, (example(spec),), dynamic_shapes=shapes)
         except Exception as error:  # a user's model can fail in any way
@@ -106,7 +103,7 @@ def program(graph: GraphModule, spec: InputSpec) -> ExportedProgram:
     from kdcompress.models.deployable import example
 
     _write_out_hardsigmoid(graph)
-    with _quiet():
+    with quiet():
         return torch.export.export(graph, (example(spec, 1),))
 
 
@@ -120,7 +117,7 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
     import torch
 
     scheme.held_to("XNNPACK cannot quantise like this", **XNNPACK)
-    with _quiet():
+    with quiet():
         from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
         from torchao.quantization.pt2e import MinMaxObserver
 
@@ -174,7 +171,7 @@ def quantise(graph: GraphModule, wanted: Any, batches: Iterable[np.ndarray]) -> 
     """``graph`` in int8 by a ``quantizer``, calibrated on batches of its input; it is changed in place."""
     import torch
 
-    with _quiet():
+    with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         prepared = prepare_pt2e(graph, wanted)
@@ -190,7 +187,7 @@ def lower(exported: ExportedProgram, path: Path, int8: bool = False) -> dict[str
 
     Raises KDCompressError where XNNPACK takes too little of it, and where ``int8`` is wanted and nothing is.
     """
-    with _quiet():
+    with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -415,21 +412,6 @@ def _pool_for_mean(graph: GraphModule) -> None:
             new.meta = dict(node.meta)
         node.replace_all_uses_with(mean)
         graph.graph.erase_node(node)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The libraries print and log their progress, one on import even gives the root logger a handler; errors are
-    exceptions."""
-    disabled, handlers = logging.root.manager.disable, list(logging.root.handlers)
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-        logging.root.handlers[:] = handlers
 
 
 for precision in ("fp32", "int8"):

@@ -19,7 +19,8 @@ from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.litert_file import FAMILIES, coverage
 from kdcompress.export.litert_int8 import KERNELS, quantize
-from kdcompress.export.run_litert import quiet
+from kdcompress.export.quiet import native_errors
+from kdcompress.export.run_litert import errors
 from kdcompress.optional import require, require_installed
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def convert(module: nn.Module, spec: InputSpec) -> bytes:
 def _reported(what: str, job: ExportJob, hint: str) -> Iterator[None]:
     """A library's chatter is not printed, its failure becomes a KDCompressError with the first cause and with what
     native code said about it."""
-    with quiet() as said:
+    with native_errors() as said:
         try:
             yield
         except KDCompressError:
@@ -96,7 +97,7 @@ def _reported(what: str, job: ExportJob, hint: str) -> Iterator[None]:
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             lines = [line.strip() for line in str(cause).splitlines() if line.strip()][:3]
-            got = f"{type(cause).__name__}: {' | '.join([*lines, *said()])}"[:600]
+            got = f"{type(cause).__name__}: {' | '.join([*lines, *errors(said())])}"[:600]
             raise KDCompressError(what, where=type(job.module).__name__, got=got, hint=hint) from error
 
 

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +15,7 @@ from kdcompress import __version__
 from kdcompress.artifact import Artifact, InputSpec, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import graph
+from kdcompress.export.quiet import quiet
 from kdcompress.export.run_onnxruntime import open_session
 
 if TYPE_CHECKING:
@@ -93,7 +89,7 @@ def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
         example = example.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     shapes = None if spec.batch else ({0: torch.export.Dim("batch")},)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 net,
                 (example,),
@@ -171,19 +167,3 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     return f"{type(error).__name__}: " + " | ".join(lines[:3])[:400]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints and logs its progress; a failure arrives as an exception all the same."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

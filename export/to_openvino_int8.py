@@ -14,7 +14,7 @@ from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
 from kdcompress.export.openvino_model import check as check_openvino
 from kdcompress.export.openvino_model import convert, first_lines, write_model
-from kdcompress.export.quantize import quiet
+from kdcompress.export.quiet import quiet
 from kdcompress.optional import require, require_installed
 
 EXTRA, WHY = "openvino", "An int8 OpenVINO model"

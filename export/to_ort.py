@@ -10,7 +10,8 @@ from typing import Any
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import UsageError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
-from kdcompress.export.quantize import coverage, quantize, quiet, save_optimised
+from kdcompress.export.quantize import coverage, quantize, save_optimised
+from kdcompress.export.quiet import quiet
 
 
 def write(job: ExportJob, target: Target) -> Artifact:
