@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdcompress.artifact import Artifact, InputSpec, sha256, size_of
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
@@ -15,6 +15,8 @@ from kdcompress.export import graph
 from kdcompress.export.formats import require_gpu
 from kdcompress.export.quiet import native_errors, quiet
 from kdcompress.optional import is_installed, require
+
+Read = TypeVar("Read")
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -25,14 +27,18 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise UsageError("There is no such file.", where=path)
-    if path.is_dir():
-        kind = next((read for name, read in FOLDERS.items() if (path / name).is_file()), None)
-        allowed = "one with " + ", or with ".join(FOLDERS)
-    else:
-        kind, allowed = KINDS.get(path.suffix), ", ".join(KINDS)
+    kind = reader_of(path, KINDS, FOLDERS)
     if kind is None:
+        allowed = "one with " + ", or with ".join(FOLDERS) if path.is_dir() else ", ".join(KINDS)
         raise UsageError(f"This kind of {_what(path)} cannot be inspected.", where=path, allowed=allowed)
     return {"file": path.name, "bytes": size_of(path), "sha256": sha256(path), **kind(path)}
+
+
+def reader_of(path: Path, files: Mapping[str, Read], folders: Mapping[str, Read]) -> Read | None:
+    """What reads this file, by its suffix, or this folder, by a file that is in it."""
+    if path.is_dir():
+        return next((read for name, read in folders.items() if (path / name).is_file()), None)
+    return files.get(path.suffix)
 
 
 def _what(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
+from kdcompress.export.describe import reader_of
 from kdcompress.export.quiet import native_errors
 
 
@@ -18,10 +19,7 @@ def foreign_artifact(path: Path) -> Artifact:
 
     Raises UsageError where it has not one input that can be an image, or says too little about itself.
     """
-    if path.is_dir():
-        kind = next((read for name, read in OPENED_FOLDERS.items() if (path / name).is_file()), None)
-    else:
-        kind = OPENED.get(path.suffix)
+    kind = reader_of(path, OPENED, OPENED_FOLDERS)
     if kind is None:
         raise UsageError(
             f"This {'folder' if path.is_dir() else 'file'} does not say what its input is.",

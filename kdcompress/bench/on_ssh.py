@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdcompress.bench import remote
@@ -92,7 +92,7 @@ def shared(connection: Ssh) -> Iterator[Ssh]:
         yield connection
         return
     with tempfile.TemporaryDirectory(prefix="kdc-") as folder:
-        one = Ssh(connection.host, connection.port, connection.options, Path(folder, "s"))
+        one = replace(connection, socket=Path(folder, "s"))
         master = subprocess.Popen(
             [*one.ssh("-M"), "exec cat"],  # ends when standard input does
             stdin=subprocess.PIPE,
