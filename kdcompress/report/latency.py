@@ -37,6 +37,7 @@ COLUMNS = {
     "memory": "memory MiB",
     "device_memory": "GPU MiB",
     "energy": "mJ/query",
+    "parity": "outputs off by",
     "ratio": "ratio [95 %]",
     "verdict": "verdict",
 }
@@ -46,8 +47,10 @@ CHANGED = {"name": "artefact", "old": "before ms", "new": "now ms", "ratio": "ra
 CHANGED |= {"verdict": "verdict"}
 
 
-def cells(label: str, record: Mapping[str, Any], baseline: str | None) -> dict[str, str]:
-    """The text of a record in each of ``COLUMNS``."""
+def cells(
+    label: str, record: Mapping[str, Any], baseline: str | None, parity: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """The text of a record in each of ``COLUMNS``. ``parity``: of its outputs there with those of this machine."""
     ms = {key: present.significant(record.get(f"{key}_ms")) for key in ("median", "p90", "p95", "p99", "p99_9", "load")}
     offline = record.get("scenario") == "offline"
     cold = record.get("scenario") == "cold-start"
@@ -66,6 +69,9 @@ def cells(label: str, record: Mapping[str, Any], baseline: str | None) -> dict[s
         "energy": present.significant(1e3 * sum(joules)) if joules else present.NONE,
         "ratio": "1" if label == baseline else interval(record.get("ratio")),
         "verdict": "failed" if record.get("failed") else verdict(label, record, baseline),
+        "parity": present.NONE
+        if parity is None
+        else f"{parity['max_abs']:.1e}" + ("" if parity["passed"] else ", too far"),
     }
 
 
@@ -85,7 +91,8 @@ def interval(ratio: Mapping[str, Any] | None) -> str:
 
 def rows(document: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, str]]]:
     """The columns that have something in them, and the cells of every record."""
-    found = [cells(label, record, document.get("baseline")) for label, record in document["records"].items()]
+    parity, baseline = document.get("parity") or {}, document.get("baseline")
+    found = [cells(label, record, baseline, parity.get(label)) for label, record in document["records"].items()]
     return {key: title for key, title in COLUMNS.items() if any(row[key] != present.NONE for row in found)}, found
 
 

@@ -22,6 +22,7 @@ from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench import cold, devices, timing
 from kdcompress.cli import main
 from kdcompress.pipelines import measure
+from kdcompress.report import latency
 
 SPEC = InputSpec(8, 8, 1, (0.5,), (0.5,), ("a", "b"))
 
@@ -103,6 +104,20 @@ def test_a_run_folder_is_measured_teacher_first_and_written_in_every_form(run_fo
     lines = {line["label"]: line for line in csv.DictReader(paths[2].open())}
     assert float(lines["student-fp32"]["median_ms"]) == document["records"]["student-fp32"]["median_ms"]
     assert float(lines["student-fp32"]["ratio_high"]) < 1 and lines["teacher-fp32"]["ratio_high"] == ""
+
+
+def test_what_another_device_answers_is_in_the_table():
+    record = {"n": 0, "batch": 1, "scenario": "single-stream"}
+    document = {
+        "records": {"fp32": record, "int8": record},
+        "parity": {
+            "fp32": {"max_abs": 3.9e-7, "passed": True},
+            "int8": {"max_abs": 2.5, "passed": False, "why": "far off"},
+        },
+    }
+    shown, body = latency.rows(document)
+    assert shown["parity"] == "outputs off by" and [row["parity"] for row in body] == ["3.9e-07", "2.5e+00, too far"]
+    assert "parity" not in latency.rows({"records": {"fp32": record}})[0]
 
 
 def test_a_run_that_has_no_report_yet_is_measured_by_its_stages(tmp_path):
