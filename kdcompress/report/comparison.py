@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from kdcompress.report import charts, present
+from kdcompress.report import charts, present, terminal
 from kdcompress.report.html import render
 from kdcompress.report.markdown import table
 from kdcompress.report.write import write_document
@@ -108,9 +106,7 @@ def print_comparison(document: Mapping[str, Any], console: Console) -> None:
     shown = columns(document)
     if console.width < 130:
         shown = {key: title for key, title in shown.items() if key not in ("images", "passes", "calibration", "last")}
-    printed = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for key, title in shown.items():
-        printed.add_column(title, justify="left" if key == "label" else "right")
+    printed = terminal.table(shown.values(), left=(shown["label"],))
     for row in document["summary"]:
         printed.add_row(*(cells(row)[key] for key in shown))
     console.print(printed)

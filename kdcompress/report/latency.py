@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kdcompress.artifact import write_text
 from kdcompress.errors import UsageError
-from kdcompress.report import charts, facts, present
+from kdcompress.report import charts, facts, present, terminal
 from kdcompress.report.html import render
 from kdcompress.report.markdown import table
 from kdcompress.report.write import finite
@@ -201,9 +199,7 @@ def print_latency(document: Mapping[str, Any], console: Console) -> None:
     for key in WIDE:
         if sum(max(len(title), *(len(row[key]) for row in body)) + 2 for key, title in shown.items()) > console.width:
             shown.pop(key, None)
-    printed = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for key, title in shown.items():
-        printed.add_column(title, justify="left" if key in ("name", "verdict") else "right", overflow="fold")
+    printed = terminal.table(shown.values(), left=("artefact", "verdict"))
     for row in body:
         printed.add_row(*(Text(row[key], STYLES.get(row[key], "") if key == "verdict" else "") for key in shown))
     console.print(printed)
@@ -224,9 +220,7 @@ def change_cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def print_changes(found: Mapping[str, Any], console: Console) -> None:
-    printed = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for key, title in CHANGED.items():
-        printed.add_column(title, justify="right" if key in ("old", "new", "ratio") else "left", overflow="fold")
+    printed = terminal.table(CHANGED.values(), left=("artefact", "of", "verdict"))
     for row in found["rows"]:
         printed.add_row(*(Text(cell) for cell in change_cells(row).values()))
     console.print(printed)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from kdcompress.report import terminal
 from kdcompress.report.present import NONE, count, duration, significant, size
 
 
@@ -18,10 +17,8 @@ def print_plan(document: Mapping[str, Any], console: Console, most: int) -> None
     found = [each for each in document["candidates"] if each["bytes"]]
     inside = sorted((each for each in found if each["inside"]), key=lambda each: -each["macs"])
     others = sorted((each for each in found if not each["inside"]), key=lambda each: -each["macs"])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for title in ("candidate", "MACs", "parameters", "size", "ms (95 %)", "front", "budgets"):
-        right = title in ("MACs", "parameters", "size", "ms (95 %)")
-        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "candidate")
+    titles = ("candidate", "MACs", "parameters", "size", "ms (95 %)", "front", "budgets")
+    table = terminal.table(titles, left=("candidate", "front", "budgets"), no_wrap=("candidate",))
     targets = [target["name"] for target in document["targets"]]
     for each in (*inside[:most], *others):
         proposed = each["name"] == document["proposed"]

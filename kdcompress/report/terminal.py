@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -59,3 +59,12 @@ def artefacts(document: Mapping[str, Any], width: int) -> Table:
             cells["speed"] = cells["speed"].split(" (")[0] if width < 80 else cells["speed"]
         table.add_row(*(Text(cells[column], style if column == "status" else "") for column in shown))
     return table
+
+
+def table(titles: Iterable[str], left: Iterable[str], no_wrap: Iterable[str] = ()) -> Table:
+    """An empty one with these columns: those in ``left`` for words, the others for numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in titles:
+        justify: Any = "left" if title in left else "right"
+        made.add_column(title, justify=justify, overflow="fold", no_wrap=title in no_wrap)
+    return made
