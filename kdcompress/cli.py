@@ -57,9 +57,16 @@ def main() -> None:
 @click.option("-o", "--output", type=PathArgument, help="Run folder.  [default: runs/RECIPE'S NAME]")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
 @click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again although it is done.")
+@click.option("--profile", is_flag=True, help="Where the time of the student's training goes: a table and a trace.")
 @json_option
 def run(
-    recipe: str, overrides: tuple[str, ...], output: Path | None, dry_run: bool, force: tuple[str, ...], as_json: bool
+    recipe: str,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    dry_run: bool,
+    force: tuple[str, ...],
+    profile: bool,
+    as_json: bool,
 ) -> None:
     """Distil, export, measure and report what RECIPE describes.
 
@@ -73,10 +80,18 @@ def run(
 
     loaded = load_recipe(find_recipe(recipe), overrides)
     command = shlex.join(["kdcompress", "run", recipe, *overrides])
-    _run(loaded, output or Path("runs") / loaded.name, command, dry_run, force, as_json)
+    _run(loaded, output or Path("runs") / loaded.name, command, dry_run, force, as_json, profile)
 
 
-def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[str, ...], as_json: bool) -> None:
+def _run(
+    recipe: Any,
+    output: Path,
+    command: str,
+    dry_run: bool,
+    force: tuple[str, ...],
+    as_json: bool,
+    profile: bool = False,
+) -> None:
     """What `run` and `export` share: check, do, report, and the exit code of what was found."""
     from kdcompress.pipelines.compress import Compression, is_main_process, save_recipe
     from kdcompress.pipelines.verdict import failures
@@ -103,8 +118,17 @@ def _run(recipe: Any, output: Path, command: str, dry_run: bool, force: tuple[st
         if tournament:
             winner, search["search"] = tournament.run()
             compression = tournament.compression(winner)
+        if profile:
+            compression.check_profile(frozenset(force))
+            compression.profile = output / "profile"
         document = compression.run(frozenset(force)) | search
         _write_and_show(document, output, as_json)
+        if compression.profile:
+            from kdcompress.training.profile import table
+
+            student = next(each for each in document["training"] if each["role"] == "student")
+            shown = table(student["sections"])
+            click.echo(f"\nTime of the student's training ({compression.profile}):\n\n{shown}", err=True)
     if found := failures(document):
         raise KDCompressError("The run finished, and not all of it may ship:\n" + "\n".join(f"  - {f}" for f in found))
 

@@ -69,6 +69,7 @@ class Compression:
 
     def __init__(self, recipe: Recipe, folder: Path, command: str = ""):
         self.recipe, self.folder, self.command = recipe, RunFolder(folder), command
+        self.profile: Path | None = None  # a folder for where the time of the student's training goes
         self.done: dict[str, Done] = {}
         self.errors: dict[str, Exception] = {}
         self.parts = parts(recipe)
@@ -271,7 +272,9 @@ class Compression:
                 if method.note:
                     say(f"{role}: {method.note}")
             with TrainingProgress(role) as progress:
-                trained = train(distillation, self.trained_on(role), part.train, augment, part.seed, folder, progress)
+                profile = self.profile if role == "student" else None
+                source, seed = self.trained_on(role), part.seed
+                trained = train(distillation, source, part.train, augment, seed, folder, progress, profile)
             if not is_main_process():
                 return facts
             metadata = {key: facts[key] for key in ("role", "model", "method")}
@@ -517,6 +520,19 @@ class Compression:
         self._finish("latency", self._latency_stage(), "latency" in force)
         self._publish()
         return self.document()
+
+    def check_profile(self, force: frozenset[str] = frozenset()) -> None:
+        """Raises UsageError where the student's training is not there to be profiled."""
+        if self.parts["student"].train is None:
+            raise UsageError("This recipe trains no student.", where="--profile")
+        trained = dict(self.plan())["student"] == "done"
+        self.done.clear()
+        if trained and "student" not in force:
+            raise UsageError(
+                "The student is trained already, so that there is no training to profile.",
+                where=self.folder.path,
+                hint="train it again with --force student, or in another folder with --output",
+            )
 
     def train_only(self, force: frozenset[str] = frozenset(), roles: Collection[Role] | None = None) -> None:
         """The trainings alone, all of them or those of ``roles``: what a further process of several takes part in."""

@@ -24,10 +24,12 @@ from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.dot import DOT
 from kdcompress.training.evaluation import accuracy
+from kdcompress.training.profile import Clock, Profiler, outside_step_percent
 from kdcompress.training.schedule import lr_scale
 
 CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
 CHECKPOINT_SECONDS = 30.0
+KEPT = ("history", "best", "last", "best_weights", "last_weights", "sections")  # of the result, in a checkpoint
 
 
 @dataclass
@@ -42,6 +44,8 @@ class TrainResult:
     images_seen: int = 0
     teacher_passes: int = 0  # images that a teacher was shown
     seconds: float = 0.0
+    sections: dict[str, float] = field(default_factory=dict)  # of the seconds: which part of the loop took them
+    outside_step_percent: float = 0.0  # of the seconds: data, evaluation, checkpoints, logging and the rest
     device: str = "cpu"
     precision: str = "fp32"
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -122,12 +126,14 @@ def train(
     seed: int,
     folder: Path,
     progress: Callable[[int, int, dict[str, float]], None] = lambda step, steps, facts: None,
+    profile: Path | None = None,
 ) -> TrainResult:
     """Train ``distillation`` on ``source.train``; choose by ``source.validation``.
 
     ``folder`` holds the checkpoint: called again after an interruption, the training goes on from
     there and ends with the weights it would have had. ``progress(step, steps, facts)`` is told of
-    the mean loss, images a second and the last validation accuracy.
+    the mean loss, images a second and the last validation accuracy. ``profile``: a folder for a trace and a table of
+    where the time goes.
 
     Raises KDCompressError when a loss term is not finite, with the step, the images and the term, and UsageError
     for a precision or an optimizer that cannot train this here.
@@ -179,6 +185,10 @@ def train(
         if device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], device)
 
+    if profile is not None and accelerator.is_main_process:
+        clock: Clock = Profiler(result.sections, profile, distillation, device, steps - start)
+    else:
+        clock = Clock(result.sections)
     begun = last_saved = last_looked = time.monotonic()
     window: list[Tensor] = []  # the terms of the steps not looked at yet, on the device
     names: list[str] = []
@@ -223,7 +233,7 @@ def train(
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "result": {k: getattr(result, k) for k in ("history", "best", "last", "best_weights", "last_weights")},
+            "result": {k: getattr(result, k) for k in KEPT},
         }
 
     def validate(step: int) -> None:
@@ -254,45 +264,63 @@ def train(
         )
 
     module.train()
-    for step, batch in zip(range(start, steps), loader.batches(start)):
-        done = step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * lr_scale(options, done)
-        terms = module(batch.x, batch.y, done, batch.index, batch.view)
-        backward(terms)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if ema:
-            ema.update(student.net)
-        if list(terms) != names:  # a term has begun or ended
-            look(step)
-            names = list(terms)
-        window.append(torch.stack([term.detach().float() for term in terms.values()]))
+    batches = loader.batches(start)
+    try:
+        for step in range(start, steps):
+            clock.at(step - start)
+            with clock.section("data"):
+                batch = next(batches)
+            done = step / steps
+            with clock.section("forward"):
+                terms = module(batch.x, batch.y, done, batch.index, batch.view)
+            with clock.section("backward"):
+                backward(terms)
+            with clock.section("optimizer"):
+                for group in optimizer.param_groups:
+                    group["lr"] = options.lr * lr_scale(options, done)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if ema:
+                    ema.update(student.net)
+            if list(terms) != names:  # a term has begun or ended
+                with clock.section("device"):
+                    look(step)
+                names = list(terms)
+            window.append(torch.stack([term.detach().float() for term in terms.values()]))
 
-        finished = step + 1
-        epoch_ends = finished % per_epoch == 0 or finished == steps
-        if epoch_ends or len(window) == CHECK_EVERY:
-            look(finished)
-            facts = {"loss": sum(sums.values()) / counted, "images_per_second": rate}
-            if epoch_ends:
+            finished = step + 1
+            epoch_ends = finished % per_epoch == 0 or finished == steps
+            if epoch_ends or len(window) == CHECK_EVERY:
+                with clock.section("device"):
+                    look(finished)
+                facts = {"loss": sum(sums.values()) / counted, "images_per_second": rate}
+                if epoch_ends:
+                    if accelerator.is_main_process:
+                        with clock.section("evaluation"):
+                            validate(finished)
+                        facts["validation_accuracy"] = result.last["accuracy"]
+                    accelerator.wait_for_everyone()
+                    sums, counted = {}, 0
+                due = epoch_ends or time.monotonic() - last_saved > CHECKPOINT_SECONDS
+                if due and accelerator.is_main_process:
+                    with clock.section("checkpoints"):
+                        save_checkpoint(state(finished), checkpoint)
+                    last_saved = time.monotonic()
                 if accelerator.is_main_process:
-                    validate(finished)
-                    facts["validation_accuracy"] = result.last["accuracy"]
-                accelerator.wait_for_everyone()
-                sums, counted = {}, 0
-            due = epoch_ends or time.monotonic() - last_saved > CHECKPOINT_SECONDS
-            if due and accelerator.is_main_process:
-                save_checkpoint(state(finished), checkpoint)
-                last_saved = time.monotonic()
-            if accelerator.is_main_process:
-                progress(finished, steps, facts)
-            last_looked = time.monotonic() if epoch_ends else last_looked
+                    with clock.section("logging"):
+                        progress(finished, steps, facts)
+                last_looked = time.monotonic() if epoch_ends else last_looked
+    finally:
+        clock.close()
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     result.images_seen = steps * loader.rows_per_step
     result.seconds = spent + time.monotonic() - begun
     if start == steps:  # everything was done before the interruption
         result.seconds = spent
+    result.outside_step_percent = outside_step_percent(result.sections)
+    if isinstance(clock, Profiler):
+        clock.write(folder.name, result.images_seen)
     return result
 
 
