@@ -13,6 +13,8 @@ what ships.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -43,9 +45,13 @@ class ABF(nn.Module):
         transformed feature [N, out, *size] and what is passed on [N, mid, *size]."""
         x = self.reduce(x)
         if self.attention is not None and deeper is not None:
-            deeper = F.interpolate(deeper, x.shape[-2:], mode="nearest")
-            z = self.attention(torch.cat([x, deeper], dim=1))
-            x = x * z[:, :1] + deeper * z[:, 1:]
+            # A 1x1 convolution of both, side by side, is the sum of two, and the deeper one's can come before it grows.
+            convolution = self.attention[0]
+            assert isinstance(convolution, nn.Conv2d)
+            for_x, for_deeper = convolution.weight.split(x.shape[1], dim=1)
+            grow = partial(F.interpolate, size=x.shape[-2:], mode="nearest")
+            z = (F.conv2d(x, for_x, convolution.bias) + grow(F.conv2d(deeper, for_deeper))).sigmoid()
+            x = x * z[:, :1] + grow(deeper) * z[:, 1:]
         if x.shape[-2:] != size:
             x = F.interpolate(x, size, mode="nearest")
         return self.expand(x), x
