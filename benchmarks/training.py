@@ -66,7 +66,7 @@ BASE = {"train": {"batch_size": 64, "lr": 1e-4, "schedule": "constant", "nestero
 SCALES: dict[str, tuple[Any, ...]] = {
     "classes": (10, 100, 1000),
     "size": (32, 48, 64),
-    "teacher": ("resnet8x4", "resnet14x4", "resnet32x4"),
+    "teacher": ("resnet8x4", "wrn_40_2", "resnet32x4"),
     "images": (2_000, 10_000, 50_000),
 }
 
