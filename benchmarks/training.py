@@ -24,7 +24,6 @@ import argparse
 import copy
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -44,7 +43,7 @@ from torchvision import transforms
 
 from kdcompress.artifact import content_hash
 from kdcompress.bench.machine import cpu_seconds, cpu_use, machine
-from kdcompress.bench.timing import Record, paired_ratio
+from kdcompress.bench.timing import Record, paired_ratio, peak_rss_mib
 from kdcompress.data.source import Source, Split, load
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.methods.crd import CRD
@@ -429,7 +428,7 @@ def compared(samples: dict[str, list[float]], batch: int, images: int) -> list[d
     ]
 
 
-def peak_memory(method: str, variant: str, options: argparse.Namespace) -> dict[str, float]:
+def peak_memory(method: str, variant: str, options: argparse.Namespace) -> dict[str, float | None]:
     """MiB of a process of its own that trains two blocks of this variant."""
     command = [sys.executable, __file__, "--alone", method, variant, "--pair", *options.pair]
     command += ["--images", str(options.images), "--size", str(options.size), "--classes", str(options.classes)]
@@ -442,12 +441,21 @@ def peak_memory(method: str, variant: str, options: argparse.Namespace) -> dict[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def alone(method: str, variant: str, options: argparse.Namespace) -> dict[str, float]:
+def own_peak_mib() -> float | None:
+    """Of this process's own memory: on Linux ru_maxrss begins with that of the process which started this one."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return peak_rss_mib()
+    kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return round(int(kib) / 1024, 1)
+
+
+def alone(method: str, variant: str, options: argparse.Namespace) -> dict[str, float | None]:
     source = synthetic(options.images, options.size, options.classes)
     with tempfile.TemporaryDirectory() as folder:
         block = subject(method, variant, options, source, Path(folder))
         block(4), block(4)
-    found = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    found: dict[str, float | None] = {"peak_rss_mib": own_peak_mib()}
     if options.device != "cpu":
         found["peak_device_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return found
