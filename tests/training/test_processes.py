@@ -1,14 +1,20 @@
 """Several processes on one machine (gloo on the CPU): they train what one process would have trained."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import step_of_each_method
 import torch
+import train_in_processes
+
+from kdcompress.distributed import check_launch
+from kdcompress.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -44,3 +50,82 @@ def test_two_processes_take_the_step_of_one_or_say_why_not(case, of_two):
         atol = 1e-5 * max([float(gradient.abs().max()) for gradient in alike], default=1.0)
         for found in (first, second):
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=atol, msg=partial("{}: {}".format, name))
+
+
+def test_a_launch_of_several_that_came_to_one_is_refused(monkeypatch):
+    for name in ("WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION", "PMI_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    check_launch()
+    with monkeypatch.context() as mpi, pytest.raises(UsageError, match="PMI_SIZE=2"):
+        mpi.setenv("PMI_SIZE", "2")
+        check_launch()
+    with monkeypatch.context() as one:  # accelerate launch --num_processes 1
+        one.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        check_launch()
+
+
+@pytest.mark.slow
+def test_accelerate_launch_on_the_cpu_says_that_it_started_one_process(tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launch, "-m", "kdcompress", "run", "fashion-mnist-demo", "-o", str(tmp_path)]
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode and "asked for several processes and started one" in done.stderr, done.stderr
+    assert "torchrun --nproc_per_node 2" in done.stderr and not list(tmp_path.iterdir())
+
+
+def jobs(folder, asked, **rest):
+    return torchrun(train_in_processes.__file__, folder, json.dumps(asked), **rest)
+
+
+def furthest(a, b):
+    return max(float((value.float() - b[name].float()).abs().max()) for name, value in a.items())
+
+
+CURVES = ("none", "kd", "reviewkd", "dist", "rkd", "crd")
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trainings")
+    asked = {name: {"method": name, "lr": 0.005, "sync_batch_norm": True} for name in CURVES}
+    done = jobs(folder, asked)
+    assert done.returncode == 0, done.stderr
+    return {name: torch.load(folder / name / "result.pt") for name in CURVES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CURVES)
+def test_two_processes_have_the_curve_and_the_weights_of_one(name, trainings, tmp_path):
+    """As near as one process is to itself when it sums in another order: training enlarges what rounding began."""
+    found = trainings[name]
+    (tmp_path / "same").mkdir()
+    (tmp_path / "order").mkdir()
+    one = train_in_processes.trained(tmp_path / "same", name, lr=0.005)
+    other = train_in_processes.trained(tmp_path / "order", name, lr=0.005, channels_last=False)
+    assert [h["step"] for h in found["history"]] == [h["step"] for h in one.history]
+    for mine, theirs in zip(found["history"], one.history):
+        assert mine["terms"] == pytest.approx(theirs["terms"], rel=2e-3, abs=1e-4)
+    assert furthest(found["weights"], one.last_weights) < 5 * furthest(other.last_weights, one.last_weights) + 1e-4
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_training_and_it_goes_on_from_the_checkpoint(tmp_path):
+    whole, parts = {"whole": {"method": "reviewkd"}}, {"parts": {"method": "reviewkd", "kill_at": 9}}
+    assert jobs(tmp_path, whole).returncode == 0
+    begun = time.monotonic()
+    killed = jobs(tmp_path, parts)
+    assert killed.returncode and "SIGKILL" in killed.stderr and time.monotonic() - begun < 120
+    assert (tmp_path / "parts/checkpoint.pt").is_file() and not (tmp_path / "parts/result.pt").exists()
+    assert jobs(tmp_path, parts).returncode == 0
+    first, second = (torch.load(tmp_path / name / "result.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_again_by_itself(tmp_path):
+    asked = {"whole": {"method": "crd"}, "parts": {"method": "crd", "kill_at": 9}}
+    done = jobs(tmp_path, asked, restarts=1)
+    assert done.returncode == 0 and (tmp_path / "parts/killed").exists(), done.stderr
+    first, second = (torch.load(tmp_path / name / "result.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())

@@ -1,4 +1,4 @@
-"""A small training by the engine, in one process or in those that torchrun starts with this file."""
+"""Small trainings by the engine, in one process or in those that torchrun starts with this file."""
 
 import json
 import os
@@ -39,8 +39,10 @@ def trained(folder, method, kill_at=None, **options):
 
 
 if __name__ == "__main__":
-    folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
-    result = trained(folder, **asked)
-    if os.environ.get("RANK", "0") == "0":
-        torch.save({"record": result.record(), "weights": result.last_weights}, folder / "result.pt")
+    for name, asked in json.loads(sys.argv[2]).items():
+        folder = Path(sys.argv[1]) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        result = trained(folder, **asked)
+        if os.environ.get("RANK", "0") == "0":
+            torch.save({"history": result.history, "weights": result.last_weights}, folder / "result.pt")
     torch.distributed.destroy_process_group()
