@@ -7,14 +7,15 @@ rows are paired: ``Loader`` hands them out so.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kdcompress.errors import UsageError
+from kdcompress.errors import KDCompressError, UsageError
 
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -35,6 +36,22 @@ def check_launch() -> None:
         if int(os.environ.get(name, "1")) > 1:
             got = f"{name}={os.environ[name]}, and no WORLD_SIZE and RANK"
             raise UsageError("Processes that MPI starts do not train together.", got=got, hint=hint)
+
+
+@contextmanager
+def loss_of_a_process_told() -> Iterator[None]:
+    """Raises KDCompressError where another process of the training is gone; what waits for it fails at once (gloo) or
+    is ended by torchrun."""
+    try:
+        yield
+    except RuntimeError as error:
+        if processes() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise KDCompressError(
+            "Another process of the training ended or cannot be reached.",
+            got=str(error).splitlines()[0],
+            hint="see what that process said; the same command goes on from the last checkpoint",
+        ) from error
 
 
 class _Gather(torch.autograd.Function):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import Source
-from kdcompress.distributed import check_launch, processes, reduced
+from kdcompress.distributed import check_launch, loss_of_a_process_told, processes, reduced
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.methods.base import Method
 from kdcompress.recipe import Augment, Train
@@ -129,6 +129,7 @@ def make_optimizer(module: torch.nn.Module, train: Train) -> torch.optim.Optimiz
     )
 
 
+@loss_of_a_process_told()
 def train(
     distillation: Distillation,
     source: Source,

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,8 @@ import pytest
 import step_of_each_method
 import torch
 import train_in_processes
+from PIL import Image
+from test_engine import source
 
 from kdcompress.distributed import check_launch
 from kdcompress.errors import UsageError
@@ -64,14 +68,51 @@ def test_a_launch_of_several_that_came_to_one_is_refused(monkeypatch):
         check_launch()
 
 
+@pytest.fixture
+def recipe(tmp_path):
+    """Of two small trainings."""
+    data = source()
+    for number, (image, label) in enumerate(zip(data.train.images, data.train.labels)):
+        path = tmp_path / "images" / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    train = {"epochs": 1, "batch_size": 32, "precision": "fp32"}
+    content = {
+        "name": "small",
+        "data": {"source": "image-folder", "root": str(tmp_path / "images"), "size": 28},
+        "teacher": {"model": "resnet14", "train": train},
+        "student": {"model": "resnet8"},
+        "train": train,
+        "method": "dist",
+        "bench": {"effort": "rapid"},
+    }
+    (tmp_path / "small.yaml").write_text(json.dumps(content))
+    return tmp_path / "small.yaml"
+
+
 @pytest.mark.slow
-def test_accelerate_launch_on_the_cpu_says_that_it_started_one_process(tmp_path):
+def test_a_run_in_two_processes_is_one_run(recipe, tmp_path):
+    run = ("-m", "kdcompress", "run", recipe, "-o", tmp_path / "run", "--json")
+    first, again = torchrun(*run), torchrun(*run)
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    document, second = json.loads(first.stdout), json.loads(again.stdout)
+    assert [t["role"] for t in document["training"]] == ["teacher", "student"]
+    assert all(row["status"] == "measured" for row in document["rows"])
+    seen = document["training"][1]
+    assert seen["images_seen"] == seen["history"][-1]["step"] * 32 and seen["teacher_passes"] == seen["images_seen"]
+    assert all(stage["reused"] for stage in second["stages"])
+    assert first.stderr.count("student: done in") == 1
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_accelerate_launch_on_the_cpu_says_that_it_started_one_process(recipe, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command = [*launch, "-m", "kdcompress", "run", "fashion-mnist-demo", "-o", str(tmp_path)]
+    command = [*launch, "-m", "kdcompress", "run", str(recipe), "-o", str(tmp_path / "run")]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode and "asked for several processes and started one" in done.stderr, done.stderr
-    assert "torchrun --nproc_per_node 2" in done.stderr and not list(tmp_path.iterdir())
+    assert "torchrun --nproc_per_node 2" in done.stderr and not (tmp_path / "run").exists()
 
 
 def jobs(folder, asked, **rest):
@@ -120,6 +161,29 @@ def test_a_killed_process_ends_the_training_and_it_goes_on_from_the_checkpoint(t
     assert jobs(tmp_path, parts).returncode == 0
     first, second = (torch.load(tmp_path / name / "result.pt") for name in ("whole", "parts"))
     assert all(torch.equal(value, second["weights"][name]) for name, value in first["weights"].items())
+
+
+@pytest.mark.slow
+def test_the_process_that_is_left_says_so_and_ends(tmp_path):
+    """Without a launcher that ends it, as on another machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
+    asked = json.dumps({"parts": {"method": "kd", "kill_at": 5}})
+    command = [sys.executable, train_in_processes.__file__, str(tmp_path), asked]
+    started = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **ENVIRONMENT, **meeting, "RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = started[0].communicate(timeout=200)[1]
+    assert started[0].returncode == 1 and started[1].wait(10) == -signal.SIGKILL
+    assert "Another process of the training ended" in said and "goes on from the last checkpoint" in said
 
 
 @pytest.mark.slow
