@@ -21,7 +21,9 @@ from kdcompress.distributed import check_launch
 from kdcompress.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# Restarted workers would find the addresses of those before them in the store that torchrun shares with them.
+RESTARTED = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+ENVIRONMENT = {**RESTARTED, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def torchrun(*arguments, limit=300, restarts=0):
@@ -145,8 +147,11 @@ def test_two_processes_have_the_curve_and_the_weights_of_one(name, trainings, tm
     one = train_in_processes.trained(tmp_path / "same", name, lr=0.005)
     other = train_in_processes.trained(tmp_path / "order", name, lr=0.005, channels_last=False)
     assert [h["step"] for h in found["history"]] == [h["step"] for h in one.history]
-    for mine, theirs in zip(found["history"], one.history):
-        assert mine["terms"] == pytest.approx(theirs["terms"], rel=2e-3, abs=1e-4)
+    for mine, theirs, reordered in zip(found["history"], one.history, other.history):
+        assert set(mine["terms"]) == set(theirs["terms"])
+        for term, value in theirs["terms"].items():
+            rounding = abs(reordered["terms"][term] - value)
+            assert mine["terms"][term] == pytest.approx(value, rel=2e-3, abs=1e-4 + 5 * rounding)
     assert furthest(found["weights"], one.last_weights) < 5 * furthest(other.last_weights, one.last_weights) + 1e-4
 
 
