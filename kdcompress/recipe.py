@@ -69,6 +69,7 @@ class Train(Section):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
+    sync_batch_norm: bool = Field(False, description="of several processes: statistics of the whole batch")
     select: Literal["best", "last"] = Field("best", description="best by validation accuracy, or last")
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from kdcompress.bench.timing import Subject, measure
 from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
+from kdcompress.distributed import check_launch
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
 from kdcompress.export.bisect import first_difference, steps, tolerance_of
@@ -207,6 +208,7 @@ class Compression:
             asked, where = " and ".join(self.recipe.method), "co_teachers" if self.recipe.co_teachers else "ensemble"
             hint = f"method: multi-teacher, or leave {where} out"
             problems.append(UsageError(f"{asked} learns from one teacher.", where=where, hint=hint))
+        attempt(check_launch)
         attempt(partial(check_private, self.recipe))
         attempt(partial(check_budgets, self.recipe))
         for name in self.recipe.export.targets:

@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from kdcompress.artifact import content_hash, sha256, write_text
+from kdcompress.distributed import loss_of_a_process_told
 from kdcompress.errors import KDCompressError, UsageError
 
 
@@ -185,6 +186,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@loss_of_a_process_told()
 def _wait_for_everyone() -> None:
     from accelerate import PartialState
 

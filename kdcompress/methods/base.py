@@ -53,7 +53,9 @@ class Needs:
     there are none (``least_peers``: how many there must be); ``several`` that the method learns from a list of
     teachers.
 
-    ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split."""
+    ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split.
+    ``whole_batch``: some term is not a mean over samples (it relates them, counts them or remembers them), so of
+    several processes that train together each gets the rows of all."""
 
     student: str = "logits"
     teacher: str = ""
@@ -62,6 +64,7 @@ class Needs:
     several: bool = False
     rows: Pairing = "single"
     index: bool = False
+    whole_batch: bool = False
 
     def __post_init__(self) -> None:
         if unknown := (self.of("student") | self.of("teacher") | self.of("peers")) - TAPS:
@@ -114,7 +117,8 @@ class Method(nn.Module):
 
     def terms(self, batch: Batch, student: Taps, teacher: Any, progress: float) -> dict[str, Tensor]:
         """The weighted loss terms of a batch, each a scalar averaged over it. ``progress`` runs from 0
-        to 1 over the training."""
+        to 1 over the training. With ``needs.whole_batch`` they are those of all processes, whose images
+        ``batch.x`` are not at hand."""
         raise NotImplementedError
 
     def report(self) -> dict[str, Any]:

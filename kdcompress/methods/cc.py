@@ -44,7 +44,7 @@ class CC(Method):
 
     family = "relation"
     paper = "arXiv:1904.01802"
-    needs = Needs(student="logits+pooled", teacher="pooled")
+    needs = Needs(student="logits+pooled", teacher="pooled", whole_batch=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         self.embed = nn.Linear(*pooled_widths(student, teacher))

@@ -24,7 +24,7 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Ten
     """The inter-class and the intra-class relation (section 3), each times T^2, of logits [N, K]; two float32 scalars,
     averaged over rows and over columns.
 
-    The second compares a class across the batch: a statistic of each device's own batch, 1 for a batch of one.
+    The second compares a class across the batch: 1 for a batch of one.
     """
     p, q = (F.softmax(z.float() / temperature, dim=1) for z in (student, teacher))
     return temperature**2 * pearson_distance(p, q, 1), temperature**2 * pearson_distance(p, q, 0)
@@ -40,7 +40,7 @@ class DIST(Method):
         temperature: float = Field(4.0, gt=0, description="4 on CIFAR-100, 1 on ImageNet in the paper")
 
     paper = "arXiv:2205.10536"
-    needs = Needs(teacher="logits")
+    needs = Needs(teacher="logits", whole_batch=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o = self.options

@@ -51,7 +51,7 @@ class MLLD(Method):
         temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((2.0, 3.0, 4.0, 5.0, 6.0), min_length=1)
 
     paper = "doi:10.1109/CVPR52729.2023.02325"
-    needs = Needs(teacher="logits")
+    needs = Needs(teacher="logits", whole_batch=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         losses = mlld_loss(student.logits, teacher.logits, self.options.temperatures)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch
+from kdcompress.distributed import reduced
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import regressor, same_size
@@ -45,8 +46,8 @@ class Margin(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor, learn: bool) -> Tensor:
         if learn:
-            self.total += x.float().clamp(max=0).sum((0, 2, 3))
-            self.count += (x < 0).sum((0, 2, 3))
+            self.total += reduced(x.float().clamp(max=0).sum((0, 2, 3)), "SUM")
+            self.count += reduced((x < 0).sum((0, 2, 3)), "SUM")
         return self.total / self.count.clamp(min=1)
 
 

@@ -42,7 +42,7 @@ class PKT(Method):
 
     family = "relation"
     paper = "arXiv:1803.10837"
-    needs = Needs(student="logits+pooled", teacher="pooled")
+    needs = Needs(student="logits+pooled", teacher="pooled", whole_batch=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         pooled_widths(student, teacher)

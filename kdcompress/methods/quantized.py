@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from kdcompress.distributed import reduced
 from kdcompress.methods import methods
 from kdcompress.methods.kd import KD
 from kdcompress.models.build import evaluating
@@ -72,8 +73,9 @@ class InputQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
-            for kept, seen in ((self.low, x.detach().amin().clamp(max=0)), (self.high, x.detach().amax().clamp(min=0))):
-                kept.copy_(torch.where(kept == 0, seen.float(), kept.lerp(seen.float(), self.momentum)))
+            least, minus_largest = reduced(torch.stack([x.amin(), -x.amax()]).float().clamp(max=0), "MIN")
+            for kept, seen in ((self.low, least), (self.high, -minus_largest)):
+                kept.copy_(torch.where(kept == 0, seen, kept.lerp(seen, self.momentum)))
         levels = 2**self.bits - 1
         low, high = self.low, self.high
         if self.symmetric:

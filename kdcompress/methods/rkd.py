@@ -65,7 +65,7 @@ class RKD(Method):
 
     family = "relation"
     paper = "arXiv:1904.05068"
-    needs = Needs(student="logits+pooled", teacher="pooled")
+    needs = Needs(student="logits+pooled", teacher="pooled", whole_batch=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         pooled_widths(student, teacher)

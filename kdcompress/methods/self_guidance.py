@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch
+from kdcompress.distributed import own_rows
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.methods.kd import kd_loss
@@ -40,9 +41,10 @@ class Skip:
         if not (self.gate.rows and module.training):
             return None
         first, *others = output if isinstance(output, tuple) else (output,)
-        shape = [len(first) - self.gate.rows] + [1] * (first.ndim - 1)
-        shape[1 if first.ndim == 4 and first.shape[1] == self.channels else -1] = self.channels
-        kept = (torch.rand(shape, device=first.device) >= self.share) / (1 - self.share)
+        shape = [1] * (first.ndim - 1)
+        shape[0 if first.ndim == 4 and first.shape[1] == self.channels else -1] = self.channels
+        drawn = own_rows(lambda n: torch.rand(n, *shape, device=first.device), len(first) - self.gate.rows)
+        kept = (drawn >= self.share) / (1 - self.share)
         skipped = torch.cat([first[: self.gate.rows], first[self.gate.rows :] * kept.to(first.dtype)])
         return (skipped, *others) if isinstance(output, tuple) else skipped
 

@@ -36,7 +36,7 @@ class SP(Method):
 
     family = "relation"
     paper = "arXiv:1907.09682"
-    needs = Needs(student="logits+stages", teacher="stages")
+    needs = Needs(student="logits+stages", teacher="stages", whole_batch=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         s, t = self.pairs[-1]

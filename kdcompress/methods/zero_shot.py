@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch
+from kdcompress.distributed import own_rows
 from kdcompress.methods import methods
 from kdcompress.methods.at import at_loss
 from kdcompress.methods.base import LogitOptions, Method, Needs
@@ -59,7 +60,7 @@ class ZeroShot(Method):
         self.generator = generator(self.options.latent, *student.input)
 
     def prepare(self, batch: Batch, progress: float) -> Batch:
-        z = torch.randn(len(batch), self.options.latent, device=batch.x.device)
+        z = own_rows(lambda n: torch.randn(n, self.options.latent, device=batch.x.device), len(batch))
         return Batch(reversed_gradient(self.generator(z), self.options.reversal), batch.y[:0])
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch, Pairing
+from kdcompress.distributed import gathered, processes
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
 from kdcompress.methods.base import Method, Needs, standardized
@@ -192,6 +193,7 @@ class Distillation(nn.Module):
         if self.needs_index and index is None:
             raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
         batch = Batch(x, y, index, view)
+        rows = len(x) // (1 if self.rows == "single" else 2)
         active = []
         for name, method in self.auxiliary().items():
             strength = method.options.strength(progress)
@@ -214,9 +216,13 @@ class Distillation(nn.Module):
             ours = _asked(student, needs.of("student"))
             theirs = self._company(needs, taps.__getitem__)
             theirs = _each(theirs, partial(_asked, needs=needs.of("peers") or needs.of("teacher")))
+            seen = batch
+            if needs.whole_batch and processes() > 1:
+                ours, theirs = _whole(ours, rows), _each(theirs, partial(_whole, rows=rows))
+                seen = whole_batch(batch, rows)
             if getattr(method.options, "standardize", False):
                 ours, theirs = _standardized(ours), _each(theirs, _standardized)
-            for term, value in method.terms(batch, ours, theirs, progress).items():
+            for term, value in method.terms(seen, ours, theirs, progress).items():
                 terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
 
@@ -227,6 +233,11 @@ class Distillation(nn.Module):
 
     def auxiliary(self) -> dict[str, Method]:
         return {name: method for name, method in self.methods.items() if isinstance(method, Method)}
+
+    def remembered(self) -> list[str]:
+        """The buffers of the methods that see the whole batch."""
+        seeing = {place: method for place, method in self.methods.items() if method.needs.whole_batch}  # type: ignore[union-attr]
+        return [f"methods.{place}.{name}" for place, method in seeing.items() for name, _ in method.named_buffers()]
 
     def deployable(self) -> nn.Module:
         """The student's network as it ships: a copy in eval mode, with no hooks, attached modules folded."""
@@ -249,6 +260,34 @@ def _shapes(member: Member) -> TapShapes:
 def _asked(taps: Taps, needs: frozenset[str]) -> Taps:
     """With the stage maps before their activation in place of those after it, for a method that needs those."""
     return replace(taps, stages=taps.pre) if "stages(pre)" in needs and taps.pre is not None else taps
+
+
+def _whole(taps: Taps, rows: int) -> Taps:
+    """Those of all processes; the stages' when they are looked at, for they are large."""
+    pooled = None if taps.pooled is None else gathered(taps.pooled, rows)
+    stages: Any = WholeStages(taps.stages, rows)
+    return replace(taps, logits=gathered(taps.logits, rows), pooled=pooled, stages=stages, pre=None)
+
+
+class WholeStages(Sequence[Tensor]):
+    """Stage maps that are gathered from all processes one by one, as they are asked for."""
+
+    def __init__(self, maps: Sequence[Tensor], rows: int):
+        self.maps, self.rows = maps, rows
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, place: Any) -> Any:
+        return gathered(self.maps[place], self.rows)
+
+
+def whole_batch(batch: Batch, rows: int) -> Batch:
+    """Of all processes, but for the images, of which there is the number alone."""
+    y, index, view = (t if t is None else gathered(t, rows) for t in (batch.y, batch.index, batch.view))
+    assert y is not None
+    x = torch.empty(len(batch) * processes(), *batch.x.shape[1:], dtype=batch.x.dtype, device="meta")
+    return Batch(x, y, index, view)
 
 
 def _standardized(taps: Taps) -> Taps:

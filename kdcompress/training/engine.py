@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import Source
+from kdcompress.distributed import check_launch, loss_of_a_process_told, processes, reduced
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.methods.base import Method
 from kdcompress.recipe import Augment, Train
+from kdcompress.training.batch_norm import SharedBatchNorm
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.dot import DOT
@@ -106,6 +109,18 @@ def check_optimizer(train: Train, kinds: Iterable[type[Method]], processes: int)
         )
 
 
+def share_state(distillation: Distillation) -> None:
+    """What the methods that see the whole batch remember is the same in every process: given out once, not at each
+    step."""
+    if processes() == 1:
+        return
+    names = distillation.remembered()
+    buffers = dict(distillation.named_buffers())
+    for name in names:
+        torch.distributed.broadcast(buffers[name], 0)
+    torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(distillation, names)
+
+
 def make_optimizer(module: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
     parameters = [p for p in module.parameters() if p.requires_grad]
     if train.optimizer == "adamw":
@@ -118,6 +133,7 @@ def make_optimizer(module: torch.nn.Module, train: Train) -> torch.optim.Optimiz
     )
 
 
+@loss_of_a_process_told()
 def train(
     distillation: Distillation,
     source: Source,
@@ -138,6 +154,7 @@ def train(
     Raises KDCompressError when a loss term is not finite, with the step, the images and the term, and UsageError
     for a precision or an optimizer that cannot train this here.
     """
+    check_launch()
     precision = choose_precision(options.precision)
     AcceleratorState._reset_state()  # teacher and student may train in different precisions
     accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
@@ -161,6 +178,7 @@ def train(
     if options.channels_last:
         distillation = distillation.to(memory_format=torch.channels_last)
     distillation = distillation.to(device)
+    share_state(distillation)
     module, optimizer = accelerator.prepare(distillation, make_optimizer(distillation, options))
     student = distillation.student
     ema = EMA(student.net, options.ema) if options.ema else None
@@ -208,7 +226,7 @@ def train(
         nonlocal counted, last_looked, rate
         if not window:
             return
-        values = torch.stack(window).cpu()
+        values = reduced(torch.stack(window), "SUM").cpu() / accelerator.num_processes
         if not torch.isfinite(values).all():
             row = int((~torch.isfinite(values)).any(1).nonzero()[0])
             raise _diverged(loader, step - len(window) + row, steps, dict(zip(names, values[row].tolist())))
@@ -271,7 +289,7 @@ def train(
             with clock.section("data"):
                 batch = next(batches)
             done = step / steps
-            with clock.section("forward"):
+            with clock.section("forward"), SharedBatchNorm() if options.sync_batch_norm else nullcontext():
                 terms = module(batch.x, batch.y, done, batch.index, batch.view)
             with clock.section("backward"):
                 backward(terms)
