@@ -9,6 +9,14 @@ import pytest
 DATASETS = Path(os.environ.get("KDCOMPRESS_DATA") or Path(__file__).parents[1] / "datasets").resolve()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def teacher_cache(tmp_path_factory):
+    """Teachers' answers are kept for these tests alone."""
+    folder = tmp_path_factory.mktemp("teachers")
+    os.environ["KDCOMPRESS_TEACHER_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist_root():
     """The folder that holds Fashion-MNIST, got by the project's own means where it is not there yet."""

@@ -20,6 +20,7 @@ from kdcompress.data.source import Source
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.methods.base import Method
 from kdcompress.recipe import Augment, Train
+from kdcompress.training.cache import open_cache
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.dot import DOT
@@ -41,6 +42,7 @@ class TrainResult:
     selected: str = "best"
     images_seen: int = 0
     teacher_passes: int = 0  # images that a teacher was shown
+    teacher_cache: dict[str, Any] = field(default_factory=dict)  # see cache.TeacherCache.record
     seconds: float = 0.0
     device: str = "cpu"
     precision: str = "fp32"
@@ -179,6 +181,18 @@ def train(
         if device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], device)
 
+    cache, result.teacher_cache = open_cache(
+        distillation,
+        loader,
+        source.hash,
+        augment,
+        options,
+        precision,
+        accelerator.autocast,
+        accelerator.is_main_process,
+    )
+    if cache and saved is not None:
+        cache.hits, cache.misses = saved.get("cache", (0, 0))
     begun = last_saved = last_looked = time.monotonic()
     window: list[Tensor] = []  # the terms of the steps not looked at yet, on the device
     names: list[str] = []
@@ -217,6 +231,7 @@ def train(
             "seconds": spent + time.monotonic() - begun,
             "sums": sums,
             "teacher_passes": distillation.teacher_passes,
+            "cache": (cache.hits, cache.misses) if cache else (0, 0),
             "module": distillation.state_dict(),
             "optimizer": optimizer.state_dict(),
             "ema": ema.state if ema else None,
@@ -258,7 +273,8 @@ def train(
         done = step / steps
         for group in optimizer.param_groups:
             group["lr"] = options.lr * lr_scale(options, done)
-        terms = module(batch.x, batch.y, done, batch.index, batch.view)
+        answers = cache.answers(step, batch.x) if cache and distillation.taught(done) else None
+        terms = module(batch.x, batch.y, done, batch.index, batch.view, answers)
         backward(terms)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -274,13 +290,15 @@ def train(
         if epoch_ends or len(window) == CHECK_EVERY:
             look(finished)
             facts = {"loss": sum(sums.values()) / counted, "images_per_second": rate}
+            due = epoch_ends or time.monotonic() - last_saved > CHECKPOINT_SECONDS
+            if cache and due:
+                cache.flush()
             if epoch_ends:
                 if accelerator.is_main_process:
                     validate(finished)
                     facts["validation_accuracy"] = result.last["accuracy"]
                 accelerator.wait_for_everyone()
                 sums, counted = {}, 0
-            due = epoch_ends or time.monotonic() - last_saved > CHECKPOINT_SECONDS
             if due and accelerator.is_main_process:
                 save_checkpoint(state(finished), checkpoint)
                 last_saved = time.monotonic()
@@ -289,6 +307,8 @@ def train(
             last_looked = time.monotonic() if epoch_ends else last_looked
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
+    if cache:
+        result.teacher_cache = cache.record()
     result.images_seen = steps * loader.rows_per_step
     result.seconds = spent + time.monotonic() - begun
     if start == steps:  # everything was done before the interruption
