@@ -5,11 +5,11 @@ $KDCOMPRESS_TEACHER_CACHE, or ``teachers`` in the user's cache: a byte for each 
 answer is there, then the answers. The file's name is the hash of all that decides them (``identity``): the weights, the
 images, the augmentation, the precision, PyTorch's version, and the bits of some answers as this machine computes them.
 
-Exact. A network's answer to an image does depend on the size of the batch, bit by bit (oneDNN and MKL compute a batch
-of fewer than 8 rows in another way; how many is a matter of the threads too). So the teacher is always shown a whole
-batch: of the answers that are missing, those of this step and then those that the next steps need, so that no answer is
-computed twice. On its place in the batch and on the other images the answer must not depend: that is tried before the
-training, and a teacher whose answers do is not cached.
+Exact. A network's answer to an image does depend on the size of the batch, bit by bit: in fp32, fewer than 4 to 16 rows
+a thread are computed in another way. So the teacher is always shown a whole batch: of the answers that are missing,
+those of this step and then those that the next steps need, so that no answer is computed twice. On its place in the
+batch and on the other images the answer must not depend. Where threads share a small batch unequally it does: that is
+tried before the training, and a teacher whose answers do is not cached.
 
 Answers are on the disk before the byte that says that they are, and nothing else is ever written: a killed process, or
 several that fill one file at once, leave nothing that is wrong. Where the disk is full the teacher runs as without it.
@@ -337,10 +337,10 @@ def _probe(teach: Callable[[Tensor], Taps], loader: Loader) -> tuple[list[Taps],
     moved[1::2] = loader.keys(0)[1::2]  # the others stay
     again = teach(loader.make(moved))
     stay = torch.arange(0, size, 2)
-    same = [_bits(probes[0].logits[size - 1 - stay]) == _bits(again.logits[stay])]
-    if again.pooled is not None and probes[0].pooled is not None:
-        same.append(_bits(probes[0].pooled[size - 1 - stay]) == _bits(again.pooled[stay]))
-    return probes, all(same)
+    both = [(probes[0].logits, again.logits)]
+    if probes[0].pooled is not None and again.pooled is not None:
+        both.append((probes[0].pooled, again.pooled))
+    return probes, all(torch.equal(before[size - 1 - stay], after[stay]) for before, after in both)
 
 
 def identity(member: Member, source_hash: str, augment: Augment, precision: str, kept: Kept, probes: list[Taps]) -> str:
@@ -350,9 +350,8 @@ def identity(member: Member, source_hash: str, augment: Augment, precision: str,
     for name, tensor in itertools.chain(member.named_parameters(), member.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(_bits(tensor))
-    for probe in probes:
-        digest.update(_bits(probe.logits))
-        digest.update(b"" if probe.pooled is None else _bits(probe.pooled))
+    for part in (torch.cat([getattr(probe, name) for probe in probes]) for name, _, _ in kept.parts):
+        digest.update(_bits(part[:PROBED]))
     return content_hash(
         {
             "version": 1,
