@@ -280,7 +280,7 @@ def test_what_is_missing_is_computed_once_and_in_whole_batches(kept, views):
         assert torch.equal(found.answers(step, batch.x)[0].logits, expected)
     assert set(sizes) == {32} and found.misses == 32 * len(sizes) == made.teacher_passes
     assert len(met) <= found.misses < len(met) + 4 * 32  # one batch an epoch may be filled up
-    assert 3 <= len(shown) and found.hits + found.misses >= 12 * 32
+    assert len(shown) >= 3 and found.hits + found.misses >= 12 * 32
 
 
 CHILD = """
@@ -429,7 +429,7 @@ def test_own_views_are_different_spread_and_always_the_same():
         index, slot = np.divmod(np.arange(64 * 16), 16)
         views = loader._view(torch.from_numpy(index), torch.from_numpy(slot)).view(64, 16)
         assert all(len(set(row.tolist())) == 16 for row in views)
-        assert 0 <= views.min() and views.max() < loader.views.count
+        assert views.min() >= 0 and views.max() < loader.views.count
         assert len(set(views.flatten().tolist())) > 0.9 * min(loader.views.count, 64)
         other = Loader(data.train, augment, 16, seed=5)
         met = {}
