@@ -129,6 +129,11 @@ def replacing(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
+def user_cache() -> Path:
+    """The folder of the user's that keeps what can be made or downloaded again: $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcompress"
+
+
 def remove(path: Path) -> None:
     """A file or a folder, where there is one."""
     if path.is_dir():

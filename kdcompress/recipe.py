@@ -27,6 +27,7 @@ class Augment(Section):
     crop: int = Field(0, ge=0, le=64, description="pixels of zero padding before a random crop")
     flip: bool = Field(False, description="horizontal flip, probability one half")
     cutout: int = Field(0, ge=0, description="side in pixels of a square set to zero")
+    views: int = Field(0, ge=0, description="each image has so many views, always the same, drawn once; 0: all")
 
 
 class Data(Section):
@@ -71,6 +72,12 @@ class Train(Section):
     channels_last: bool = True
     sync_batch_norm: bool = Field(False, description="of several processes: statistics of the whole batch")
     select: Literal["best", "last"] = Field("best", description="best by validation accuracy, or last")
+    teacher_cache: Annotated[Literal["exact", "fp16", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = (
+        Field("exact", description="the teacher's answers are kept and read: as they are, in half the bytes, or not")
+    )
+    teacher_cache_gib: float = Field(
+        4.0, gt=0, description="what the kept answers of all teachers may take on the disk"
+    )
 
     @model_validator(mode="after")
     def two_momenta(self) -> Train:
@@ -79,6 +86,11 @@ class Train(Section):
         if self.optimizer == "dot" and self.precision == "fp16":
             raise ValueError("optimizer dot does not scale its two gradients for fp16: use auto, bf16 or fp32")
         return self
+
+    def deciding(self) -> dict[str, Any]:
+        """All that the trained weights depend on, as JSON: an exact cache changes no bit of them."""
+        exact = {"teacher_cache_gib"} if self.teacher_cache == "fp16" else {"teacher_cache_gib", "teacher_cache"}
+        return self.model_dump(mode="json", exclude=exact)
 
 
 class Network(Section):

@@ -300,7 +300,7 @@ class Compression:
         def stage(done: dict[str, Done]) -> Stage:
             params = {
                 "network": described(part.network),
-                "train": part.train and part.train.model_dump(mode="json"),
+                "train": part.train and part.train.deciding(),
                 "augment": augment.model_dump(),
                 "method": part.method,
                 "seed": part.seed,
@@ -382,7 +382,7 @@ class Compression:
             params: dict[str, Any] = {"target": target.model_dump(mode="json"), "images": export.calibration_images}
             inputs = {"parent": done["student-fp32"].hash, "data": self.source.hash}
             if climbs:
-                params |= {"max_drop": export.max_drop, "qat": export.qat and export.qat.model_dump(mode="json")}
+                params |= {"max_drop": export.max_drop, "qat": export.qat and export.qat.deciding()}
                 inputs |= {"weights": done["student"].hash}
             packages = ("torch", "onnx", "onnxruntime", *writer.packages)
             return Stage(name, work, params, inputs, packages, resumes=climbs)

@@ -1,5 +1,6 @@
 """Skips with a reason, and the real data that tests share."""
 
+import hashlib
 import importlib.util
 import os
 from pathlib import Path
@@ -7,6 +8,21 @@ from pathlib import Path
 import pytest
 
 DATASETS = Path(os.environ.get("KDCOMPRESS_DATA") or Path(__file__).parents[1] / "datasets").resolve()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def teacher_caches(tmp_path_factory):
+    """Teachers' answers are not kept in the user's cache: what fixtures train shares one folder,"""
+    folder = tmp_path_factory.mktemp("teachers")
+    os.environ["KDCOMPRESS_TEACHER_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def teacher_cache(teacher_caches, request, monkeypatch):
+    """and each test has one of its own."""
+    folder = teacher_caches / hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:16]
+    monkeypatch.setenv("KDCOMPRESS_TEACHER_CACHE", str(folder))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kdcompress.artifact import user_cache
 from kdcompress.bench import agent, arm64, remote
 from kdcompress.bench.devices import Request, Session, devices, only
 from kdcompress.bench.timing import Progress, Record, check
@@ -31,7 +32,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
     check(list(request.artifacts), request.images, request.effort, request.scenario, request.baseline)
     missing = {a.format: why for a in request.artifacts.values() if (why := _missing(a.format))}
     request, notes = remote.suited(request, name, {"architecture": "aarch64", "missing": missing})
-    kept = address or os.environ.get("KDCOMPRESS_ARM64") or Path.home() / ".cache" / "kdcompress" / "arm64"
+    kept = address or os.environ.get("KDCOMPRESS_ARM64") or user_cache() / "arm64"
     progress(0.0, "preparing the arm64 system")
     formats = {artifact.format for artifact in request.artifacts.values()}
     packages = dict.fromkeys(agent.PACKAGES[each] for each in FORMATS if each in formats)

@@ -13,7 +13,7 @@ import tarfile
 import urllib.request
 from pathlib import Path
 
-from kdcompress.artifact import replacing
+from kdcompress.artifact import replacing, user_cache
 from kdcompress.errors import RuntimeMissingError
 
 VERSION = "1.30.0"
@@ -66,7 +66,7 @@ def tarball() -> Path:
 
     Raises RuntimeMissingError where it cannot be downloaded, or is not the one that was pinned.
     """
-    path = cache() / f"onnxruntime-web-{VERSION}.tgz"
+    path = user_cache() / f"onnxruntime-web-{VERSION}.tgz"
     if path.is_file() and integrity(path.read_bytes()) == INTEGRITY:
         return path
     url = f"{registry()}/onnxruntime-web/-/{path.name}"
@@ -89,10 +89,6 @@ def tarball() -> Path:
 def integrity(content: bytes) -> str:
     """As npm writes it."""
     return "sha512-" + base64.b64encode(hashlib.sha512(content).digest()).decode()
-
-
-def cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcompress"
 
 
 def registry() -> str:

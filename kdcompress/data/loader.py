@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,9 @@ class Loader:
     ranks together; a rank gets every world-th sample of the single-process batch, beginning with its own number.
     The last samples of an epoch that do not fill a batch are left out, others in each epoch; a split that is
     smaller than a batch is one batch.
+
+    ``slots`` is the number of views an image has: ``augment.views`` of its own, or all. The view in slot k of image i
+    has the number i * slots + k among all that there are, its *key*; ``keys`` and ``make`` are about those.
 
     With ``rows`` other than "single" a batch has twice as many rows: each sample's second view, or another sample of
     its class (itself where it is the only one), follows in the second half.
@@ -59,11 +63,13 @@ class Loader:
         self.images = nchw(split).contiguous().to(home)
         self.labels = torch.from_numpy(split.labels).to(home)
         self.views = Views(augment, *self.images.shape[2:])
+        self.slots = min(augment.views or self.views.count, self.views.count)
+        self._own = self.views.own(len(split)) if self.slots < self.views.count else None
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last
         self.rows = rows
         self.rows_per_step = self.batch_size * (1 if rows == "single" else 2)
         self.steps_per_epoch = len(split) // self.batch_size
-        self._epoch: tuple[int, Tensor, Tensor] | None = None
+        self._epoch: tuple[int, Tensor, Tensor, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """The number of images in the split."""
@@ -78,30 +84,61 @@ class Loader:
     def batch_at(self, step: int) -> Batch:
         """The batch of one global step, counted from 0 over all epochs."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order, views = self._plan(epoch)
-        start = place * self.batch_size
-        mine = slice(start + self.rank, start + self.batch_size, self.world)
+        order, views, _ = self._plan(epoch)
+        mine = self._mine(place)
         index, view = order[:, mine].flatten(), views[:, mine].flatten()
-        x, y = self._fetch(self.images, index), self._fetch(self.labels, index)
-        index, view = (t.to(self.device, non_blocking=True) for t in (index, view))
-        x = self.views.apply(x, view)
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        return Batch(x, y, index, view)
+        y = self._fetch(self.labels, index)
+        x, view = self._images(index, view)
+        return Batch(x, y, index.to(self.device, non_blocking=True), view)
 
-    def _plan(self, epoch: int) -> tuple[Tensor, Tensor]:
+    def keys(self, step: int, batches: int = 1) -> np.ndarray:
+        """The keys of a step's batch in its order, int64; or of so many batches, those of one epoch alone. They are
+        known on the host, without a look at the device."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        keys = self._plan(epoch)[2]
+        whole = [keys[:, self._mine(p)].ravel() for p in range(place, min(place + batches, self.steps_per_epoch))]
+        return np.concatenate(whole)
+
+    def make(self, keys: np.ndarray) -> Tensor:
+        """The images of ``keys`` as in a batch, uint8 [len(keys), C, H, W] on the device."""
+        index, slot = (torch.from_numpy(t).to(self.images.device) for t in np.divmod(keys, self.slots))
+        return self._images(index, self._view(index, slot))[0]
+
+    def _mine(self, place: int) -> slice:
+        """Where in an epoch's plan this rank's part of a batch is."""
+        start = place * self.batch_size
+        return slice(start + self.rank, start + self.batch_size, self.world)
+
+    def _images(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """The views of the images at ``index``, and their ids, on the device."""
+        view = view.to(self.device, non_blocking=True)
+        x = self.views.apply(self._fetch(self.images, index), view)
+        return (x.contiguous(memory_format=torch.channels_last) if self.channels_last else x), view
+
+    def _view(self, index: Tensor, slot: Tensor) -> Tensor:
+        """The view ids in the slots of images."""
+        if self._own is None:
+            return slot
+        start, stride = (t.to(index.device)[index] for t in self._own)
+        return (start + slot * stride) % self.views.count
+
+    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(self.slots, (n,), generator=generator)
+
+    def _plan(self, epoch: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """The order and the view ids of an epoch, int64 [1, N] each, or [2, N] with the second halves, beside the
-        images."""
+        images; and their keys."""
         if self._epoch is None or self._epoch[0] != epoch:
             digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
             order = torch.randperm(len(self), generator=generator)[None]
-            views = self.views.draw(len(self), generator)[None]
+            slots = self._draw(len(self), generator)[None]
             if self.rows != "single":
                 partners = order[0] if self.rows == "views" else self._classmates(order[0], generator)
                 order = torch.stack([order[0], partners])
-                views = torch.stack([views[0], self.views.draw(len(self), generator)])
-            self._epoch = epoch, order.to(self.images.device), views.to(self.images.device)
+                slots = torch.stack([slots[0], self._draw(len(self), generator)])
+            views, home = self._view(order, slots), self.images.device
+            self._epoch = epoch, order.to(home), views.to(home), (order * self.slots + slots).numpy()
         return self._epoch[1:]
 
     def _classmates(self, order: Tensor, generator: torch.Generator) -> Tensor:

@@ -43,6 +43,15 @@ class Views:
         """``n`` random view ids, int64 [n] on the generator's device."""
         return torch.randint(self.count, (n,), generator=generator, device=generator.device)
 
+    def own(self, n: int) -> tuple[Tensor, Tensor]:
+        """For each of ``n`` images a series of views, in which any ``count`` that follow each other are different:
+        (start + k * stride) % count for k = 0, 1, ... Returns start and stride, int64 [n] each, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        start, stride = self.draw(n, generator), self.draw(n, generator)
+        while len(short := (torch.gcd(stride, torch.tensor(self.count)) > 1).nonzero()[:, 0]):  # comes back too soon
+            stride[short] = self.draw(len(short), generator)
+        return start, stride
+
     def apply(self, images: Tensor, view: Tensor) -> Tensor:
         """uint8 [B, C, H, W] and int64 [B] view ids -> uint8 [B, C, H, W], on the images' device.
 

@@ -183,27 +183,33 @@ class Distillation(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(
-        self, x: Tensor, y: Tensor, progress: float = 1.0, index: Tensor | None = None, view: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        progress: float = 1.0,
+        index: Tensor | None = None,
+        view: Tensor | None = None,
+        answers: Sequence[Taps] | None = None,
     ) -> dict[str, Tensor]:
         """``x`` [N, C, H, W], ``y`` int64 [N] -> the weighted terms, float32 scalars; their sum is the loss.
 
         ``progress`` is the share of the training that is done, for methods whose terms rise or end; ``index``
-        int64 [N] the images' places in the training set, for those that remember them.
+        int64 [N] the images' places in the training set, for those that remember them. ``answers`` are the teachers'
+        to ``x``, a Taps each, where they are known: none is run then.
         """
         if self.needs_index and index is None:
             raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
         batch = Batch(x, y, index, view)
         rows = len(x) // (1 if self.rows == "single" else 2)
-        active = []
-        for name, method in self.auxiliary().items():
-            strength = method.options.strength(progress)
-            if strength or next(method.parameters(), None) is not None:  # every parameter gets a gradient
-                active.append((name, method, strength))
-                batch = method.prepare(batch, progress)
-        taught = any(method.needs.teacher for _, method, _ in active)
-        with torch.set_grad_enabled(batch.x.requires_grad):  # of images that are made: through the teacher too
-            taps = {teacher: teacher(batch.x) for teacher in self.teachers if taught}
-        self.teacher_passes += len(batch) * len(taps)
+        active = self._active(progress)
+        for _, method, _ in active:
+            batch = method.prepare(batch, progress)
+        if answers is not None:
+            taps = dict(zip(self.teachers, answers, strict=True))
+        else:
+            with torch.set_grad_enabled(batch.x.requires_grad):  # of images that are made: through the teacher too
+                taps = {teacher: teacher(batch.x) for teacher in self.teachers if self.taught(progress)}
+            self.teacher_passes += len(batch) * len(taps)
         student = self.student(batch.x)
         taps |= {peer: peer(batch.x) for peer in self._peers()}
         weight = self.task.task_strength(progress)
@@ -225,6 +231,16 @@ class Distillation(nn.Module):
             for term, value in method.terms(seen, ours, theirs, progress).items():
                 terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
+
+    def _active(self, progress: float) -> list[tuple[str, Method, float]]:
+        """The methods that have terms now, and their strength."""
+        found = [(name, method, method.options.strength(progress)) for name, method in self.auxiliary().items()]
+        # every parameter gets a gradient
+        return [each for each in found if each[2] or next(each[1].parameters(), None) is not None]
+
+    def taught(self, progress: float) -> bool:
+        """Whether anything is learnt from the teachers when ``progress`` of the training is done."""
+        return any(method.needs.teacher for _, method, _ in self._active(progress))
 
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
         if not len(y):  # images that were made have no labels

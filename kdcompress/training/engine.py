@@ -23,6 +23,7 @@ from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.methods.base import Method
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.batch_norm import SharedBatchNorm
+from kdcompress.training.cache import open_cache
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.dot import DOT
@@ -46,6 +47,7 @@ class TrainResult:
     selected: str = "best"
     images_seen: int = 0
     teacher_passes: int = 0  # images that a teacher was shown
+    teacher_cache: dict[str, Any] = field(default_factory=dict)  # see cache.TeacherCache.record
     seconds: float = 0.0
     sections: dict[str, float] = field(default_factory=dict)  # of the seconds: which part of the loop took them
     outside_step_percent: float = 0.0  # of the seconds: data, evaluation, checkpoints, logging and the rest
@@ -203,6 +205,18 @@ def train(
         if device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], device)
 
+    cache, result.teacher_cache = open_cache(
+        distillation,
+        loader,
+        source.hash,
+        augment,
+        options,
+        precision,
+        accelerator.autocast,
+        accelerator.is_main_process,
+    )
+    if cache and saved is not None:
+        cache.hits, cache.misses = saved.get("cache", (0, 0))
     if profile is not None and accelerator.is_main_process:
         clock: Clock = Profiler(result.sections, profile, distillation, device, steps - start)
     else:
@@ -245,6 +259,7 @@ def train(
             "seconds": spent + time.monotonic() - begun,
             "sums": sums,
             "teacher_passes": distillation.teacher_passes,
+            "cache": (cache.hits, cache.misses) if cache else (0, 0),
             "module": distillation.state_dict(),
             "optimizer": optimizer.state_dict(),
             "ema": ema.state if ema else None,
@@ -290,7 +305,8 @@ def train(
                 batch = next(batches)
             done = step / steps
             with clock.section("forward"), SharedBatchNorm() if options.sync_batch_norm else nullcontext():
-                terms = module(batch.x, batch.y, done, batch.index, batch.view)
+                answers = cache.answers(step, batch.x) if cache and distillation.taught(done) else None
+                terms = module(batch.x, batch.y, done, batch.index, batch.view, answers)
             with clock.section("backward"):
                 backward(terms)
             with clock.section("optimizer"):
@@ -312,6 +328,10 @@ def train(
                 with clock.section("device"):
                     look(finished)
                 facts = {"loss": sum(sums.values()) / counted, "images_per_second": rate}
+                due = epoch_ends or time.monotonic() - last_saved > CHECKPOINT_SECONDS
+                if cache and due:
+                    with clock.section("checkpoints"):
+                        cache.flush()
                 if epoch_ends:
                     if accelerator.is_main_process:
                         with clock.section("evaluation"):
@@ -319,7 +339,6 @@ def train(
                         facts["validation_accuracy"] = result.last["accuracy"]
                     accelerator.wait_for_everyone()
                     sums, counted = {}, 0
-                due = epoch_ends or time.monotonic() - last_saved > CHECKPOINT_SECONDS
                 if due and accelerator.is_main_process:
                     with clock.section("checkpoints"):
                         save_checkpoint(state(finished), checkpoint)
@@ -332,6 +351,8 @@ def train(
         clock.close()
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
+    if cache:
+        result.teacher_cache = cache.record()
     result.images_seen = steps * loader.rows_per_step
     result.seconds = spent + time.monotonic() - begun
     if start == steps:  # everything was done before the interruption
