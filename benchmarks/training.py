@@ -347,12 +347,12 @@ def train_options(overrides: Sequence[str], base: dict[str, Any] = BASE) -> Trai
         raise UsageError(f"The variant is not valid: {error}.", got=", ".join(overrides)) from error
 
 
-def default_variants() -> dict[str, list[str]]:
-    found = {"default": [], "fp32": ["train.precision=fp32"], "bf16": ["train.precision=bf16"]}
-    if "teacher_cache" in Train.model_fields:
-        found["cached"] = ["train.teacher_cache=exact"]
-        found["cached, fp32"] = ["train.teacher_cache=exact", "train.precision=fp32"]
-    return found
+VARIANTS = {
+    "default": [],  # automatic precision, the teacher's answers read
+    "online": ["train.teacher_cache=off"],
+    "fp32": ["train.precision=fp32"],
+    "online, fp32": ["train.teacher_cache=off", "train.precision=fp32"],
+}
 
 
 Block = Callable[[int], float]  # steps -> milliseconds a step
@@ -379,6 +379,7 @@ def plain_block(made: Distillation, source: Source, options: Train, workers: int
 
 def our_block(made: Distillation, source: Source, options: Train, kept: Path) -> Block:
     """``kept``: a folder for what outlives a training."""
+    os.environ["KDCOMPRESS_TEACHER_CACHE"] = str(kept / "teachers")
 
     def block(steps: int) -> float:
         wanted = options.model_copy(update={"images": steps * options.batch_size})
@@ -611,7 +612,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/training"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    options.variants = variants(options.variant) or default_variants()
+    options.variants = variants(options.variant) or VARIANTS
     names = options.methods.split(",")
     if unknown := [name for name in names if name not in METHODS]:
         raise unknown_name("method", unknown[0], METHODS, where="--methods")
