@@ -55,7 +55,7 @@ def distillation(data):
 
 
 def test_a_training_records_its_sections_and_the_profile_changes_no_weight(data, tmp_path):
-    options = Train(epochs=1, batch_size=32, precision="fp32", teacher_cache="off")  # so that the teacher takes its time
+    options = Train(epochs=1, batch_size=32, precision="fp32", teacher_cache="off")  # the teacher takes its time
     results = {}
     for name, profile in (("plain", None), ("profiled", tmp_path / "profile")):
         (tmp_path / name).mkdir()
