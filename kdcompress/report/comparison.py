@@ -81,7 +81,9 @@ def notes(document: Mapping[str, Any]) -> str:
     return (
         first + "Test accuracy of the weights that validation chose, mean ± standard deviation over seeds; the gain is "
         "over the baseline of the same seed, with a 95 % interval (Student's t). ECE: expected calibration error, 15 "
-        "bins. Time a step is relative to kd's, as it was with whatever else ran at the time."
+        "bins. Time a step is relative to kd's, as it was with whatever else ran at the time. A teacher's answers that "
+        "were kept from an earlier training are read: for times and passes as if each were the first, "
+        "train.teacher_cache=off."
     )
 
 
