@@ -385,7 +385,6 @@ def our_block(made: Distillation, source: Source, options: Train, kept: Path) ->
         wanted = options.model_copy(update={"images": steps * options.batch_size})
         with tempfile.TemporaryDirectory(dir=kept) as folder:
             sections = train(made, source, wanted, AUGMENT, 0, Path(folder)).sections
-        made.__dict__.pop("forward", None)  # accelerate's, with autocast: another would be put around it each time
         return 1e3 * sum(s for name, s in sections.items() if name not in ("evaluation", "checkpoints")) / steps
 
     return block

@@ -349,6 +349,8 @@ def train(
                 last_looked = time.monotonic() if epoch_ends else last_looked
     finally:
         clock.close()
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
+            vars(distillation).pop(name, None)  # autocast out where the same module is trained again
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     if cache:

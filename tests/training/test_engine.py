@@ -86,6 +86,16 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, precision):
     assert any(not torch.equal(v, other.last_weights[k]) for k, v in first.last_weights.items())
 
 
+def test_trained_again_the_same_module_computes_in_the_same_precision(tmp_path):
+    data, dtypes = source(), []
+    made = distillation(data)
+    convolution = made.student.net.conv1
+    convolution.register_forward_hook(lambda *call: dtypes.append(call[2].dtype) if convolution.training else None)
+    for again in "ab":
+        engine.train(made, data, Train(images=32, batch_size=32, precision="bf16"), Augment(), 0, tmp_path / again)
+    assert dtypes == [torch.bfloat16] * 2 and "forward" not in vars(made)
+
+
 def test_stopped_and_called_again_it_ends_with_the_same_weights(tmp_path, monkeypatch):
     data = source()
     train = Train(epochs=2, batch_size=32, ema=0.9, precision="fp32")
