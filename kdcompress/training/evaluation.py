@@ -12,7 +12,7 @@ from kdcompress.training.distillation import Member
 
 @torch.no_grad()
 def predict(member: Member, split: Split, device: torch.device, channels_last: bool = False) -> Tensor:
-    """Logits float32 [N, classes] of ``split``, in eval mode and float32, on the device."""
+    """Logits float32 [N, classes] of ``split``, in eval mode, on the device; in float32 unless autocast is on."""
     training = member.training
     member.eval()
     found = []
