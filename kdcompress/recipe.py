@@ -56,6 +56,7 @@ class Train(Section):
     epochs: float = Field(12, gt=0, le=10_000)
     images: int | None = Field(None, ge=1, description="budget of images seen, instead of epochs")
     batch_size: int = Field(128, ge=2, le=65_536)
+    accumulate: int = Field(1, ge=1, le=1024, description="a batch in so many parts, one after the other: less memory")
     optimizer: Literal["sgd", "adamw", "dot"] = Field("sgd", description="dot: SGD with a momentum for distillation")
     lr: float = Field(0.1, gt=0, le=10)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -70,6 +71,10 @@ class Train(Section):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
+    compile: Annotated[
+        Literal["off", "default", "reduce-overhead", "max-autotune"],
+        BeforeValidator(lambda v: {False: "off", True: "default"}.get(v, v) if isinstance(v, bool) else v),
+    ] = Field("off", description="torch.compile's mode, or true; the last two use CUDA graphs")
     sync_batch_norm: bool = Field(False, description="of several processes: statistics of the whole batch")
     select: Literal["best", "last"] = Field("best", description="best by validation accuracy, or last")
     teacher_cache: Annotated[Literal["exact", "fp16", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = (
@@ -85,6 +90,16 @@ class Train(Section):
             raise ValueError("optimizer dot: momentum ± dot_delta must lie in 0..1")
         if self.optimizer == "dot" and self.precision == "fp16":
             raise ValueError("optimizer dot does not scale its two gradients for fp16: use auto, bf16 or fp32")
+        if self.optimizer == "dot" and self.accumulate > 1:
+            raise ValueError("optimizer dot does not add up its two gradients over the parts of a batch: no accumulate")
+        return self
+
+    @model_validator(mode="after")
+    def equal_parts(self) -> Train:
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise ValueError(
+                f"a batch_size of {self.batch_size} does not make {self.accumulate} equal parts of 2 images or more"
+            )
         return self
 
     def deciding(self) -> dict[str, Any]:

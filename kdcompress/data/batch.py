@@ -26,6 +26,18 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x)
 
+    def parts(self, count: int, rows: Pairing) -> list[Batch]:
+        """As many smaller batches of equal size, one after the other; rows that belong together stay together."""
+        tensors = (self.x, self.y, self.index, self.view)
+        split = [[None] * count if t is None else split_rows(t, count, rows) for t in tensors]
+        return [Batch(*part) for part in zip(*split)]  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> Batch:
         moved = (t if t is None else t.to(device, non_blocking=True) for t in (self.x, self.y, self.index, self.view))
         return Batch(*moved)  # type: ignore[arg-type]
+
+
+def split_rows(rows: Tensor, count: int, pairing: Pairing) -> list[Tensor]:
+    """``rows`` [B, ...] as ``count`` tensors of equal size; see ``Batch.parts``."""
+    halves = rows.chunk(1 if pairing == "single" else 2)
+    return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*(half.chunk(count) for half in halves))]

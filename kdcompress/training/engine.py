@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from kdcompress.data.batch import Batch, Pairing, split_rows
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import Source
 from kdcompress.distributed import check_launch, loss_of_a_process_told, processes, reduced
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.methods.base import Method
+from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.batch_norm import SharedBatchNorm
 from kdcompress.training.cache import open_cache
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
+from kdcompress.training.compiling import compile_members, leave_uncompiled
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.dot import DOT
 from kdcompress.training.evaluation import accuracy
@@ -54,6 +57,7 @@ class TrainResult:
     outside_step_percent: float = 0.0  # of the seconds: data, evaluation, checkpoints, logging and the rest
     device: str = "cpu"
     precision: str = "fp32"
+    compiled: str = "off"  # torch.compile's mode, or why it was not used
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     last_weights: dict[str, Tensor] = field(default_factory=dict)
 
@@ -127,12 +131,12 @@ def share_state(distillation: Distillation) -> None:
 def make_optimizer(module: torch.nn.Module, train: Train) -> torch.optim.Optimizer:
     parameters = [p for p in module.parameters() if p.requires_grad]
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay)
+        return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     nesterov = train.nesterov and train.momentum > 0
     if train.optimizer == "dot":
         return DOT(parameters, train.lr, train.momentum, train.dot_delta, train.weight_decay, nesterov)
     return torch.optim.SGD(
-        parameters, lr=train.lr, momentum=train.momentum, nesterov=nesterov, weight_decay=train.weight_decay
+        parameters, train.lr, train.momentum, nesterov=nesterov, weight_decay=train.weight_decay, fused=True
     )
 
 
@@ -207,6 +211,11 @@ def train(
         if device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], device)
 
+    if options.compile != "off":
+        distillation.train()
+        example = loader.batch_at(start).parts(options.accumulate, distillation.rows)[0]
+        why = compile_members(distillation, example.x, options.compile, accelerator.autocast)
+        result.compiled = f"no: {why}" if why else options.compile
     cache, result.teacher_cache = open_cache(
         distillation,
         loader,
@@ -229,13 +238,11 @@ def train(
     rate = 0.0
 
     def backward(terms: dict[str, Tensor]) -> None:
-        """The gradients of the terms' sum, or of its two parts for an optimizer that tells them apart, clipped."""
+        """The gradients of the terms' sum; or of its two parts, clipped, for an optimizer that tells them apart."""
         if isinstance(optimizer.optimizer, DOT):
             optimizer.optimizer.backward(terms, options.clip_norm)
             return
         accelerator.backward(sum(terms.values()))
-        if options.clip_norm:
-            accelerator.clip_grad_norm_(module.parameters(), options.clip_norm)
 
     def look(step: int) -> None:
         """Fetch the window's terms, stop at the first that is not finite, add the rest up."""
@@ -275,7 +282,8 @@ def train(
         raw = {k: v.detach().clone() for k, v in student.net.state_dict().items()} if ema else None
         if ema:
             student.net.load_state_dict(ema.state)
-        with accelerator.autocast():  # in the training's precision: twice as fast in bf16
+        # in the training's precision: twice as fast in bf16; other shapes and modes are not worth compiling again
+        with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
             score = accuracy(student, source.validation, device, options.channels_last)
         weights = {k: v.detach().cpu().clone().contiguous() for k, v in student.net.state_dict().items()}
         if raw:
@@ -307,11 +315,22 @@ def train(
             with clock.section("data"):
                 batch = next(batches)
             done = step / steps
-            with clock.section("forward"), SharedBatchNorm() if options.sync_batch_norm else nullcontext():
+            torch.compiler.cudagraph_mark_step_begin()
+            with clock.section("forward"):
                 answers = cache.answers(step, batch.x) if cache and distillation.taught(done) else None
-                terms = module(batch.x, batch.y, done, batch.index, batch.view, answers)
-            with clock.section("backward"):
-                backward(terms)
+            terms = {}
+            for number, (part, known) in enumerate(_parts(batch, answers, options.accumulate, distillation.rows), 1):
+                last = number == options.accumulate
+                with nullcontext() if last else accelerator.no_sync(module):
+                    with clock.section("forward"), SharedBatchNorm() if options.sync_batch_norm else nullcontext():
+                        found = module(part.x, part.y, done, part.index, part.view, known)
+                        found = {name: term / options.accumulate for name, term in found.items()}
+                    with clock.section("backward"):
+                        backward(found)
+                terms = {name: term.detach() + terms.get(name, 0.0) for name, term in found.items()}
+            if options.clip_norm and not isinstance(optimizer.optimizer, DOT):
+                with clock.section("backward"):
+                    accelerator.clip_grad_norm_(module.parameters(), options.clip_norm)
             with clock.section("optimizer"):
                 for group in optimizer.param_groups:
                     group["lr"] = options.lr * lr_scale(options, done)
@@ -323,7 +342,7 @@ def train(
                 with clock.section("device"):
                     look(step)
                 names = list(terms)
-            window.append(torch.stack([term.detach().float() for term in terms.values()]))
+            window.append(torch.stack([term.float() for term in terms.values()]))
 
             finished = step + 1
             epoch_ends = finished % per_epoch == 0 or finished == steps
@@ -354,6 +373,7 @@ def train(
         clock.close()
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
             vars(distillation).pop(name, None)  # autocast out where the same module is trained again
+        leave_uncompiled(distillation)
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     if cache:
@@ -366,6 +386,20 @@ def train(
     if isinstance(clock, Profiler):
         clock.write(folder.name, result.images_seen)
     return result
+
+
+def _parts(
+    batch: Batch, answers: list[Taps] | None, count: int, rows: Pairing
+) -> Iterator[tuple[Batch, list[Taps] | None]]:
+    """The parts of a batch, with the teachers' answers to each where they are known."""
+    if answers is None:
+        yield from ((part, None) for part in batch.parts(count, rows))
+        return
+    split = []
+    for taps in answers:
+        pooled = [None] * count if taps.pooled is None else split_rows(taps.pooled, count, rows)
+        split.append([replace(taps, logits=a, pooled=b) for a, b in zip(split_rows(taps.logits, count, rows), pooled)])
+    yield from zip(batch.parts(count, rows), map(list, zip(*split)))
 
 
 def _diverged(loader: Loader, step: int, steps: int, terms: dict[str, float]) -> KDCompressError:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 
 from kdcompress.data.source import Source, Split
 from kdcompress.errors import KDCompressError
@@ -94,6 +95,64 @@ def test_trained_again_the_same_module_computes_in_the_same_precision(tmp_path):
     for again in "ab":
         engine.train(made, data, Train(images=32, batch_size=32, precision="bf16"), Augment(), 0, tmp_path / again)
     assert dtypes == [torch.bfloat16] * 2 and "forward" not in vars(made)
+
+
+class Plain(torch.nn.Module):
+    """Without batch norms, so that the gradient of a batch is the mean of its parts'."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(1, 8, 3, stride=4)
+        self.fc = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv1(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("method", ["none", "kd", "rkd", "cs-kd"])
+def test_a_batch_in_parts_gives_the_same_weights(tmp_path, method, monkeypatch):
+    monkeypatch.setenv("KDCOMPRESS_TEACHER_CACHE", str(tmp_path / "teachers"))
+    data = source(96)
+    example = torch.from_numpy(data.train.images[:2]).permute(0, 3, 1, 2)
+    weights = {}
+    for parts in (1, 2, 4):
+        torch.manual_seed(0)
+        student, teacher = (Member(Plain(), data.mean, data.std) for _ in range(2))
+        made = Distillation(student, teacher, method, example)
+        options = Train(images=192, batch_size=32, accumulate=parts, precision="fp32", clip_norm=1.0)
+        sizes = []
+        student.register_forward_pre_hook(
+            lambda m, args, sizes=sizes: sizes.append(len(args[0])) if m.training else None
+        )
+        weights[parts] = engine.train(made, data, options, Augment(), 0, tmp_path / str(parts)).weights
+        rows = 2 if method == "cs-kd" else 1
+        assert sizes == [rows * 32 // parts] * (len(sizes)) and len(sizes) >= parts * 3
+    for parts in (2, 4):
+        same = all(torch.allclose(weights[1][key], weights[parts][key], atol=1e-6) for key in weights[1])
+        assert same == (method != "rkd")  # its terms relate the images of a part
+
+
+@pytest.mark.parametrize("method", [*(pytest.param(m, marks=pytest.mark.slow) for m in (None, "kd")), "reviewkd"])
+def test_compiled_it_trains_as_it_does_otherwise(tmp_path, method, capsys):
+    data, losses = source(64), []
+    for mode in ("off", "default"):
+        train = Train(images=128, batch_size=32, precision="fp32", compile=mode, lr=0.01)
+        result = run(data, tmp_path / mode, train, method=method)
+        assert result.compiled == mode
+        losses.append([epoch["loss"] for epoch in result.history])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_what_cannot_be_compiled_is_said_and_trained_without(tmp_path, capsys):
+    data = source(64)
+    options = {"images": 64, "batch_size": 32, "precision": "fp32"}
+    plain = run(data, tmp_path / "plain", Train(**options), method="kd")
+
+    torch._dynamo.reset()
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        found = run(data, tmp_path / "broken", Train(**options, compile=True), method="kd")
+    assert "No working C++ compiler" in found.compiled and "torch.compile: not used" in capsys.readouterr().err
+    assert all(torch.equal(found.weights[key], plain.weights[key]) for key in plain.weights)
 
 
 def test_stopped_and_called_again_it_ends_with_the_same_weights(tmp_path, monkeypatch):

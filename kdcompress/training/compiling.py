@@ -1,0 +1,57 @@
+"""torch.compile of the networks in training: tried before it is used, and left out aloud where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdcompress.console import say
+from kdcompress.training.distillation import Distillation, Member
+
+
+def compile_members(
+    distillation: Distillation, x: Tensor, mode: str, autocast: Callable[[], AbstractContextManager[Any]]
+) -> str:
+    """Compiles the teachers', the student's and the peers' forward, hooks included, and their backward for batches
+    like ``x``. ``mode`` is torch.compile's; "reduce-overhead" and "max-autotune" use CUDA graphs.
+
+    Returns "" or, where one cannot be compiled, why; then none is. Weights, buffers and random numbers stay as they
+    are. What goes wrong inside a compiler has no type of its own.
+    """
+    members = [*distillation.teachers, distillation.student, *distillation._peers()]
+    say(f"compiling {len(members)} network{'s'[: len(members) > 1]} ({mode})", style="dim")
+    devices = [x.device] if x.device.type == "cuda" else []
+    for member in members:
+        before = {name: value.clone() for name, value in member.state_dict().items()}
+        trained = any(parameter.requires_grad for parameter in member.parameters())
+        member.compile(mode=mode, dynamic=False)
+        try:
+            with torch.random.fork_rng(devices), torch.set_grad_enabled(trained), autocast():
+                taps = member(x)
+            if trained:
+                outputs = [
+                    taps.logits,
+                    *taps.stages,
+                    *(taps.pre or []),
+                    *([] if taps.pooled is None else [taps.pooled]),
+                ]
+                sum(output.float().mean() for output in outputs).backward()  # type: ignore[union-attr]
+        except Exception as error:
+            leave_uncompiled(distillation)
+            why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+            say(f"torch.compile: not used, {why}", style="yellow")
+            return why
+        finally:
+            member.load_state_dict(before)
+            member.zero_grad(set_to_none=True)
+    return ""
+
+
+def leave_uncompiled(distillation: Distillation) -> None:
+    members: list[Member] = [*distillation.teachers, distillation.student, *distillation._peers()]
+    for member in members:
+        member._compiled_call_impl = None
