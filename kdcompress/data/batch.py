@@ -28,6 +28,8 @@ class Batch:
 
     def parts(self, count: int, rows: Pairing) -> list[Batch]:
         """As many smaller batches of equal size, one after the other; rows that belong together stay together."""
+        if count == 1:
+            return [self]
         tensors = (self.x, self.y, self.index, self.view)
         split = [[None] * count if t is None else split_rows(t, count, rows) for t in tensors]
         return [Batch(*part) for part in zip(*split)]  # type: ignore[arg-type]

@@ -318,7 +318,7 @@ def train(
             torch.compiler.cudagraph_mark_step_begin()
             with clock.section("forward"):
                 answers = cache.answers(step, batch.x) if cache and distillation.taught(done) else None
-            terms = {}
+            terms: dict[str, Tensor] = {}
             for number, (part, known) in enumerate(_parts(batch, answers, options.accumulate, distillation.rows), 1):
                 last = number == options.accumulate
                 with nullcontext() if last else accelerator.no_sync(module):

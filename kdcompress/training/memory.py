@@ -20,7 +20,7 @@ def freed_memory_kept() -> Iterator[None]:
     that was a fifth of a step on a CPU. Elsewhere than with glibc nothing happens.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+    if libc is None or not hasattr(libc, "mallopt"):
         yield
         return
     libc.mallopt(MMAP_MAX, 0)
