@@ -592,7 +592,14 @@ def test_pairs_in_order():
 
 @pytest.mark.parametrize(
     ("teacher", "student"),
-    [("resnet32x4", "resnet8x4"), ("wrn_40_2", "wrn_16_2"), ("vgg13", "mobilenetv2"), ("resnet56", "shufflenetv2")],
+    [
+        ("resnet32x4", "resnet8x4"),
+        ("wrn_40_2", "wrn_16_2"),
+        ("vgg13", "mobilenetv2"),
+        ("resnet56", "shufflenetv2"),
+        ("resnet50", "mobilenetv2"),
+        ("resnet50", "vgg8"),
+    ],
 )
 def test_the_pairs_of_the_papers(teacher, student):
     a, b = tapped(student)[1].shapes, tapped(teacher)[1].shapes
