@@ -99,8 +99,8 @@ def find(data: Data) -> Found:
 def load(data: Data) -> Source:
     """The source that ``data`` asks for, read (or downloaded) and split.
 
-    The splits depend on the files, ``split_seed``, ``validation``, ``train_images`` and ``label_noise`` alone. A smaller
-    ``train_images`` is a subset of a larger one; validation and test do not depend on it.
+    The splits depend on the files, ``split_seed``, ``validation``, ``train_images`` and ``label_noise`` alone. A
+    smaller ``train_images`` is a subset of a larger one; validation and test depend on neither of the last two.
 
     With ``data.public`` the training split holds the public images alone, and so do mean and std: see ``load_parts``.
 
