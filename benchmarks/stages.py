@@ -304,11 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.smallest:
         print("\n".join(smallest()))
         return
-    names = [*SMALLEST, *torchvision_names()]
-    wanted = set(options.only.split(",") if options.only else names)
-    if options.part:
-        part, parts = map(int, options.part.split("/"))
-        wanted &= set(names[part - 1 :: parts])
+    part, parts = map(int, options.part.split("/")) if options.part else (1, 1)
     begun, seconds = time.perf_counter(), 0
     rows: dict[str, Any] = {}
     torchvision_rows: dict[str, Any] = {}
@@ -317,14 +313,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows, torchvision_rows = ({r["model"]: r for r in before[of]["results"]} for of in ("timm", "torchvision"))
         seconds = before["seconds"]
     large = [name for name in torchvision_names() if 4 * parameters(name) > MOST_BYTES]
-    for name in names:
-        if name in wanted and name not in large:
-            if name in SMALLEST:
+    small = [name for name in torchvision_names() if name not in large]
+    timm_and_torchvision = [(name, True) for name in SMALLEST] + [(name, False) for name in small]
+    for name, of_timm in timm_and_torchvision[part - 1 :: parts]:
+        if not options.only or name in options.only.split(","):
+            if of_timm:
                 rows[name] = compared(name)
             else:
                 torchvision_rows[name] = usable(name)
             gc.collect()
-    ours, theirs = ([of[name] for name in names if name in of] for of in (rows, torchvision_rows))
+    ours = [rows[name] for name in SMALLEST if name in rows]
+    theirs = [torchvision_rows[name] for name in small if name in torchvision_rows]
     document = {
         "versions": {module.__name__: module.__version__ for module in (torch, torchvision, timm)},
         "seconds": seconds + round(time.perf_counter() - begun),
