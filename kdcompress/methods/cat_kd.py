@@ -51,7 +51,7 @@ class CATKD(Method):
 
     family = "feature"
     paper = "arXiv:2304.12777"
-    needs = Needs(student="last+pooled", teacher="last+pooled")
+    needs = Needs(student="last+pooled", teacher="last+pooled+stages")  # stages: is it a plain transformer?
 
     @classmethod
     def attach(cls, options: Options, student: Tapped, teacher: Tapped | None) -> bool:
@@ -62,7 +62,8 @@ class CATKD(Method):
             got = f"{student.shapes.classes} classes, and the teacher {shapes.classes}"
             raise UsageError("cat-kd compares a map of each class: both need the same classes.", got=got)
         assert shapes.last is not None
-        if not averaged(look(teacher)) and shapes.last.channels != width:
+        plain = len({(stage.height, stage.width) for stage in shapes.stages}) == 1
+        if not averaged(look(teacher)) and not (plain and shapes.last.channels == width):
             raise UsageError(
                 "The teacher's classifier sees more than the average of its last map: it has no class maps there.",
                 got=f"last map {shapes.last}, classifier {teacher.classifier_path}",

@@ -181,9 +181,19 @@ def test_class_maps_of_a_transformer_are_of_its_normalised_patches():
     assert distillation(X, Y)["cat"] > 0
 
 
-def test_cat_kd_refuses_a_teacher_with_layers_after_the_pooling():
+class Rectified(Shared):
+    """What is pooled is made by no module and given to none."""
+
+    def forward(self, x):
+        return self.fc(self.two(self.act(self.one(x))).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "teacher", [lambda: ConvClassifier(nn.Conv2d(1280, 16, 1), nn.ReLU(), width=16), Rectified], ids=["late", "unseen"]
+)
+def test_cat_kd_refuses_a_teacher_whose_pooled_map_is_not_known(teacher):
     with pytest.raises(UsageError, match="no class maps"):
-        make("cat-kd", ConvClassifier(nn.Conv2d(1280, 16, 1), nn.ReLU(), width=16))
+        make("cat-kd", teacher())
 
 
 def test_ofa_target_by_hand():
