@@ -2,11 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/stages.py --output docs/results/stages.json
     python benchmarks/stages.py --only resnet10t,vgg11
+    python benchmarks/stages.py --part 1/4 --update --output docs/results/stages.json    # in pieces
 
 Of timm it takes the smallest model of each family (a module of timm.models) at 64x64, or at the size it is made for
 where it does not run at 64 or its deepest stage would be 1x1. Weights are random. Agreement: for every stage in the
-network's ``feature_info`` the rule finds one with the same channels and a reduction that differs by 25 % at most (as
-far as stages may differ that are paired; valid padding makes 8.5 of 8). Two kinds of entry need a word:
+network's ``feature_info`` there is one with the same channels and a reduction that differs by 25 % at most (as far as
+stages may differ that are paired; valid padding makes 8.5 of 8) among the maps that the hooks give: the stages found
+and the last map, the one that is pooled. Whether the stages alone would do is told apart. Two kinds of entry need a
+word:
 
 - stems, which are no stages: entries whose module has run before any block has, and before the first stage that was
   found (timm lists the stem of a ResNet and not that of a ConvNeXt);
@@ -33,8 +36,19 @@ import torchvision
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, count_parameters
-from kdcompress.models.taps import Tapped, _found, _is_chain, _Trace, _weights, pair_stages
+from kdcompress.models.build import build, count_parameters, evaluating
+from kdcompress.models.deployable import logits_of
+from kdcompress.models.taps import (
+    Stage,
+    Tapped,
+    _classifier,
+    _found,
+    _last_map,
+    _stage,
+    _Trace,
+    averages,
+    pair_stages,
+)
 from kdcompress.training.distillation import Distillation
 
 SIZE, CLASSES = 64, 11
@@ -61,16 +75,17 @@ SMALLEST = """
     xcit_nano_12_p8_224
 """.split()  # noqa: SIM905
 
-HEAD = "timm names the convolution between the last block and the pooling, which the rule takes for the head"
+BY_LAST = {  # families of which timm lists a layer after the last block, which is the last map here and no stage
+    "hardcorenas": "the convolution after the last block",
+    "inception_resnet_v2": "the convolution after the last block",
+    "mobilenetv3": "the convolution after the last block",
+    "mobilevit": "the convolution after the last block",
+    "nfnet": "the convolution after the last block",
+    "vgg": "the last pooling, at whose resolution no layer works",
+}
 EXCEPTIONS = {  # family: why it does not agree
     "ghostnet": "timm names the first group of blocks at 1/16, the rule the last one",
-    "hardcorenas": HEAD,
-    "inception_resnet_v2": HEAD,
-    "mobilenetv3": HEAD,
-    "mobilevit": HEAD,
-    "nfnet": HEAD,
     "repghost": "timm names the first group of blocks at 1/16, the rule the last one",
-    "vgg": "timm names the last pooling, at whose resolution no layer works",
     "xception_aligned": "timm names the widened maps inside the blocks that reduce, the rule the blocks' outputs",
 }
 
@@ -113,17 +128,18 @@ def timm_model(name: str) -> tuple[nn.Module, _Trace]:
 
 
 def compared(name: str) -> dict[str, Any]:
-    """What is found in a timm model, what it declares, and which of that was not found."""
+    """What is found in a timm model, what it declares, and which of that was not found: neither among the stages nor
+    as the last map (``missed``), or not among the stages (``by_last``: found as the last map alone)."""
     model, trace = timm_model(name)
-    found = [
-        {"path": call.path, "channels": call.map.shape[1], "reduction": round(trace.height / call.map.shape[2], 2)}
-        for call in _found(trace)
-    ]
+    found = [described(_stage(trace, call, call.map)) for call in _found(trace)]
+    call, before = _last_map(trace, _classifier(trace, CLASSES), logits_of(trace.result))
+    last = described(_stage(trace, call, call.input_map if before else call.map, before))
     declared = [
         {"path": i["module"], "channels": i["num_chs"], "reduction": i["reduction"]} for i in model.feature_info
     ]
     stages = [entry for entry in declared if not is_stem(trace, entry, found)]
-    missed = [entry for entry in stages if not any(alike(entry, stage) for stage in found)]
+    others = [entry for entry in stages if not any(alike(entry, stage) for stage in found)]
+    missed = [entry for entry in others if not alike(entry, last)]
     return {
         "family": family_of(name),
         "model": name,
@@ -131,11 +147,16 @@ def compared(name: str) -> dict[str, Any]:
         "agrees": bool(found) and not missed,
         "same_maps": same_maps(trace, model),
         "found": found,
+        "last": last,
         "declared": declared,
         "stems": [entry for entry in declared if entry not in stages],
         "missed": missed,
-        "heads": [entry for entry in missed if is_head(model, entry, found)],
+        "by_last": [entry for entry in others if entry not in missed],
     }
+
+
+def described(stage: Stage) -> dict[str, Any]:
+    return {"path": stage.path, "channels": stage.channels, "reduction": round(stage.reduction, 2)}
 
 
 def alike(entry: dict[str, Any], stage: dict[str, Any]) -> bool:
@@ -154,13 +175,6 @@ def is_stem(trace: _Trace, entry: dict[str, Any], found: list[dict[str, Any]]) -
         first = min(trace.calls.index(blocks[0]), order.index(found[0]["path"]))
         return order.index(entry["path"]) < first
     return entry["reduction"] * TOLERANCE < min(trace.height / call.map.shape[2] for call in blocks)
-
-
-def is_head(model: nn.Module, entry: dict[str, Any], found: list[dict[str, Any]]) -> bool:
-    """Whether the declared module is one layer, at the resolution of the last stage found."""
-    module = dict(model.named_modules()).get(entry["path"], model)
-    one = _weights(module) == 1 and (_is_chain(module) or not any(_weights(child) > 1 for child in module.children()))
-    return one and alike(entry, {**found[-1], "channels": entry["channels"]})
 
 
 def same_maps(trace: _Trace, model: Any) -> int | None:
@@ -184,7 +198,7 @@ def parameters(name: str) -> int:
 
 def tapped(name: str, size: int) -> tuple[nn.Module, Tapped, Tensor]:
     model, x = build(name, CLASSES, 3), torch.randn(2, 3, size, size)
-    return model, Tapped(model, x), x
+    return model, Tapped(model, x, last=True), x
 
 
 def usable(name: str) -> dict[str, Any]:
@@ -194,6 +208,9 @@ def usable(name: str) -> dict[str, Any]:
         teacher, taps, x = tapped(f"torchvision/{name}", SIZE)
     except (RuntimeError, AssertionError, ValueError):  # made for one size, or too deep for small ones
         teacher, taps, x = tapped(f"torchvision/{name}", 224)
+    with evaluating(teacher), torch.no_grad():
+        answer = taps(x)
+    feature = answer.logits if answer.pooled is None else answer.pooled
     taps.close()
     pairs = {}
     for student in ("resnet8", "torchvision/resnet18"):
@@ -206,28 +223,37 @@ def usable(name: str) -> dict[str, Any]:
     loss = sum(distillation(x, torch.tensor([3, 7])).values())
     loss.backward()
     optimizer.step()
-    stages = [{"path": s.path, "channels": s.channels, "reduction": round(s.reduction, 2)} for s in taps.shapes.stages]
+    assert taps.shapes.last is not None and answer.last is not None
     paired = max(map(len, pairs.values()))
     return {
         "model": name,
         "size": x.shape[2],
-        "usable": len(stages) >= 2 and paired >= 2 and math.isfinite(loss.item()),
+        "usable": len(taps.shapes.stages) >= 2 and paired >= 2 and math.isfinite(loss.item()),
         "pairs": pairs,
         "loss": loss.item(),
-        "found": stages,
+        "found": [described(stage) for stage in taps.shapes.stages],
+        "last": described(taps.shapes.last),
+        "last_is_averaged": averages(answer.last, feature),
     }
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Families that agree, those that do but for their head, and the distinct stages found of those declared."""
-    distinct = [{(e["channels"], e["reduction"]) for e in row["declared"] if e not in row["stems"]} for row in rows]
-    missed = [{(e["channels"], e["reduction"]) for e in row["missed"]} for row in rows]
+    """Families that agree, by their stages alone and with the last map, and how many of the distinct stages declared
+    are found so."""
+
+    def distinct(*keys: str) -> int:
+        return sum(len({(e["channels"], e["reduction"]) for key in keys for e in row[key]}) for row in rows)
+
+    stages = sum(
+        len({(e["channels"], e["reduction"]) for e in row["declared"] if e not in row["stems"]}) for row in rows
+    )
     return {
         "families": len(rows),
+        "agree_by_stages": sum(row["agrees"] and not row["by_last"] for row in rows),
         "agree": sum(row["agrees"] for row in rows),
-        "agree_but_for_head": sum(row["missed"] == row["heads"] and bool(row["found"]) for row in rows),
-        "stages": sum(map(len, distinct)),
-        "stages_found": sum(map(len, distinct)) - sum(map(len, missed)),
+        "stages": stages,
+        "found_among_stages": stages - distinct("missed", "by_last"),
+        "found": stages - distinct("missed"),
     }
 
 
@@ -244,12 +270,15 @@ def shown(stages: list[dict[str, Any]]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| family | model | agrees | found, channels/reduction | declared | reason |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| family | model | agrees | found, channels/reduction | last map | declared | reason |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        verdict = "yes" if row["agrees"] else "but for the head" if row["missed"] == row["heads"] else "no"
-        reason = "" if row["agrees"] else EXCEPTIONS.get(row["family"], "not known")
-        cells = (row["family"], row["model"], verdict, shown(row["found"]), shown(row["declared"]), reason)
-        lines.append(f"| {' | '.join(cells)} |")
+        verdict = ("with the last map" if row["by_last"] else "yes") if row["agrees"] else "no"
+        reason = {**BY_LAST, **EXCEPTIONS}.get(row["family"], "" if verdict == "yes" else "not known")
+        shapes = shown(row["found"]), shown([row["last"]]), shown(row["declared"])
+        lines.append(f"| {' | '.join((row['family'], row['model'], verdict, *shapes, reason))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -267,37 +296,47 @@ def torchvision_table(rows: list[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated models of timm and torchvision; all where it is not given")
+    parser.add_argument("--part", help="i/n: each n-th of the models, from the i-th on")
     parser.add_argument("--smallest", action="store_true", help="print the smallest model of each family of timm")
+    parser.add_argument("--update", action="store_true", help="add to the results that the file has")
     parser.add_argument("-o", "--output", type=Path, help="a JSON file")
     options = parser.parse_args(arguments)
     if options.smallest:
         print("\n".join(smallest()))
         return
-    only = options.only.split(",") if options.only else None
-    begun = time.perf_counter()
-    rows, torchvision_rows, skipped = [], [], []
-    for name in SMALLEST:
-        if only is None or name in only:
-            rows.append(compared(name))
+    part, parts = map(int, options.part.split("/")) if options.part else (1, 1)
+    begun, seconds = time.perf_counter(), 0
+    rows: dict[str, Any] = {}
+    torchvision_rows: dict[str, Any] = {}
+    if options.update and options.output.exists():
+        before = json.loads(options.output.read_text())
+        rows, torchvision_rows = ({r["model"]: r for r in before[of]["results"]} for of in ("timm", "torchvision"))
+        seconds = before["seconds"]
+    large = [name for name in torchvision_names() if 4 * parameters(name) > MOST_BYTES]
+    small = [name for name in torchvision_names() if name not in large]
+    timm_and_torchvision = [(name, True) for name in SMALLEST] + [(name, False) for name in small]
+    for name, of_timm in timm_and_torchvision[part - 1 :: parts]:
+        if not options.only or name in options.only.split(","):
+            if of_timm:
+                rows[name] = compared(name)
+            else:
+                torchvision_rows[name] = usable(name)
             gc.collect()
-    for name in torchvision_names():
-        if only is None or name in only:
-            if 4 * parameters(name) > MOST_BYTES:
-                skipped.append(name)
-                continue
-            torchvision_rows.append(usable(name))
-            gc.collect()
+    ours = [rows[name] for name in SMALLEST if name in rows]
+    theirs = [torchvision_rows[name] for name in small if name in torchvision_rows]
     document = {
         "versions": {module.__name__: module.__version__ for module in (torch, torchvision, timm)},
-        "seconds": round(time.perf_counter() - begun),
-        "timm": {"summary": summary(rows), "exceptions": EXCEPTIONS, "results": rows},
-        "torchvision": {"skipped": skipped, "results": torchvision_rows},
+        "seconds": seconds + round(time.perf_counter() - begun),
+        "timm": {"summary": summary(ours), "by_last": BY_LAST, "exceptions": EXCEPTIONS, "results": ours},
+        "torchvision": {"skipped": large, "results": theirs},
     }
     if options.output:
         options.output.write_text(json.dumps(document, indent=1) + "\n")
-    print(table(rows))
-    print(torchvision_table(torchvision_rows))
-    print(json.dumps(document["timm"]["summary"]), f"usable: {sum(r['usable'] for r in torchvision_rows)}", skipped)
+    print(table(ours))
+    print(torchvision_table(theirs))
+    averaged = sum(row["last_is_averaged"] for row in theirs)
+    print(json.dumps(document["timm"]["summary"]), f"usable: {sum(r['usable'] for r in theirs)}", large)
+    print(f"the last map is what is averaged in {averaged} of {len(theirs)}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ class Data(Section):
     root: Path | None = Field(None, description="where the files are, or are downloaded to")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
     train_images: int | None = Field(None, ge=2, description="use only this many, stratified")
+    label_noise: float = Field(
+        0.0, ge=0, lt=1, description="share of the training images that get the label of another class, for experiments"
+    )
     public: float | None = Field(
         None, gt=0, lt=1, description="share of the training images for the student; teachers get parts of the rest"
     )

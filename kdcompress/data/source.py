@@ -99,8 +99,8 @@ def find(data: Data) -> Found:
 def load(data: Data) -> Source:
     """The source that ``data`` asks for, read (or downloaded) and split.
 
-    The splits depend on the files, ``split_seed``, ``validation`` and ``train_images`` alone. A smaller
-    ``train_images`` is a subset of a larger one; validation and test do not depend on it.
+    The splits depend on the files, ``split_seed``, ``validation``, ``train_images`` and ``label_noise`` alone. A
+    smaller ``train_images`` is a subset of a larger one; validation and test depend on neither of the last two.
 
     With ``data.public`` the training split holds the public images alone, and so do mean and std: see ``load_parts``.
 
@@ -142,6 +142,8 @@ def _splits(data: Data) -> tuple[Raw, dict[str, Split], Split]:
         validation, train = apart(train, data.validation, (data.split_seed, "validation"))
     if data.train_images is not None:
         train = subset(train, data.train_images, (data.split_seed, "train"), raw)
+    if data.label_noise:
+        train = mislabelled(train, data.label_noise, (data.split_seed, "noise"), len(raw.labels))
     if data.public is not None:
         train, private = own_cut(train, data.public, (data.split_seed, "public"))
     return raw, {"training": train, "validation": validation, "test": test}, private
@@ -199,6 +201,14 @@ def own_cut(split: Split, share: float, key: object) -> tuple[Split, Split]:
     """About a ``share`` of a split, and the rest: each image falls on its side whatever the others are."""
     chosen = own_draws(split.images, key) < share
     return split.take(np.flatnonzero(chosen)), split.take(np.flatnonzero(~chosen))
+
+
+def mislabelled(split: Split, share: float, key: object, classes: int) -> Split:
+    """With the labels of about a ``share`` of the images replaced by those of other classes, each as likely (symmetric
+    noise): an image's label is wrong, or not, whatever the others are."""
+    draws = own_draws(split.images, key) / share  # below 1 for those with a wrong label
+    away = np.where(draws < 1, 1 + (draws * (classes - 1)).astype(np.int64), 0)
+    return Split(split.images, (split.labels + away) % classes)
 
 
 def subset(split: Split, size: int, key: object, raw: Raw) -> Split:

@@ -13,7 +13,7 @@ from kdcompress.errors import UsageError
 from kdcompress.models.taps import Tapped, Taps, TapShapes
 
 Family = Literal["baseline", "response", "feature", "relation", "online", "self"]
-TAPS = {"logits", "pooled", "stages", "stages(pre)"}
+TAPS = {"logits", "pooled", "last", "stages", "stages(pre)"}
 
 
 class MethodOptions(BaseModel):
@@ -48,10 +48,10 @@ class LogitOptions(MethodOptions):
 @dataclass(frozen=True)
 class Needs:
     """What a method reads of each member, joined by ``+``: ``logits``, ``pooled`` (the classifier's
-    input, [N, D]), ``stages`` (the map at the end of each resolution, [N, C, H, W]) or
-    ``stages(pre)`` (the same before its activation). An empty teacher means that none runs, empty peers that
-    there are none (``least_peers``: how many there must be); ``several`` that the method learns from a list of
-    teachers.
+    input, [N, D]), ``last`` (the map that is pooled, [N, C, H, W]), ``stages`` (the map at the end of
+    each resolution) or ``stages(pre)`` (the same before its activation). An empty teacher means that none runs, empty
+    peers that there are none (``least_peers``: how many there must be); ``several`` that the method learns from a list
+    of teachers.
 
     ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split.
     ``whole_batch``: some term is not a mean over samples (it relates them, counts them or remembers them), so of

@@ -1,11 +1,11 @@
 """Class Attention Transfer Based Knowledge Distillation (CAT-KD). Guo, Yan, Li and Lin, CVPR 2023, arXiv:2304.12777.
 
-The class activation maps (CAM), the classifier's weights applied to the last stage's map, are those of the teacher at
-a coarse resolution. Behind global average pooling the logits are the mean of these maps, so no network is changed.
+The class activation maps (CAM), the classifier's weights applied to the map that is pooled, are those of the teacher
+at a coarse resolution. With global average pooling the logits are the mean of these maps, so no network is changed.
 
-Ours: a student whose classifier sees more than the average of its last stage (a convolution comes in between) gets its
-class maps of a 1x1 convolution that is trained along and dropped. Of a plain transformer with a class token, the
-classifier is applied to the patch tokens; any other teacher without such maps is refused.
+Ours: a student whose classifier sees more than the average of its last map (a layer comes in between) gets its class
+maps of a 1x1 convolution that is trained along and dropped. Of a plain transformer with a class token, the classifier
+is applied to the patch tokens; any other teacher without such maps is refused.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from kdcompress.methods.heads import averaged, classifier_of, look
 from kdcompress.models.taps import Tapped, Taps, TapShapes
 
 
-def class_maps(stage: Tensor, classifier: nn.Module | None) -> Tensor:
+def class_maps(last: Tensor | None, classifier: nn.Module | None) -> Tensor:
     """A map [N, C, H, W] -> the evidence for each class at each place [N, K, H, W]; its mean are the logits."""
-    assert isinstance(classifier, (nn.Linear, nn.Conv2d))
-    return F.conv2d(stage, classifier.weight.flatten(1)[..., None, None], classifier.bias)
+    assert last is not None and isinstance(classifier, (nn.Linear, nn.Conv2d))
+    return F.conv2d(last, classifier.weight.flatten(1)[..., None, None], classifier.bias)
 
 
 def cat_loss(student: Tensor, teacher: Tensor, size: int, normalize: bool) -> Tensor:
@@ -51,7 +51,7 @@ class CATKD(Method):
 
     family = "feature"
     paper = "arXiv:2304.12777"
-    needs = Needs(student="stages+pooled", teacher="stages+pooled")
+    needs = Needs(student="last+pooled", teacher="last+pooled+stages")  # stages: is it a plain transformer?
 
     @classmethod
     def attach(cls, options: Options, student: Tapped, teacher: Tapped | None) -> bool:
@@ -61,20 +61,22 @@ class CATKD(Method):
         if student.shapes.classes != shapes.classes:
             got = f"{student.shapes.classes} classes, and the teacher {shapes.classes}"
             raise UsageError("cat-kd compares a map of each class: both need the same classes.", got=got)
+        assert shapes.last is not None
         plain = len({(stage.height, stage.width) for stage in shapes.stages}) == 1
-        if not averaged(look(teacher)) and not (plain and shapes.stages[-1].channels == width):
+        if not averaged(look(teacher)) and not (plain and shapes.last.channels == width):
             raise UsageError(
-                "The teacher's classifier sees more than the average of its last stage: it has no class maps there.",
-                got=f"last stage {shapes.stages[-1]}, classifier {teacher.classifier_path}",
-                hint="name the module before the pooling as the last of teacher.taps, or use a method on logits",
+                "The teacher's classifier sees more than the average of its last map: it has no class maps there.",
+                got=f"last map {shapes.last}, classifier {teacher.classifier_path}",
+                hint="use a method on logits or stages",
             )
         return student.classifier is not None and averaged(look(student))
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
-        self.classify = None if self.attached else nn.Conv2d(student.stages[-1].channels, student.classes, 1)
+        assert student.last is not None
+        self.classify = None if self.attached else nn.Conv2d(student.last.channels, student.classes, 1)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o = self.options
-        ours = class_maps(student.stages[-1], self.classify or student.classifier)
-        theirs = class_maps(teacher.stages[-1], teacher.classifier)
+        ours = class_maps(student.last, self.classify or student.classifier)
+        theirs = class_maps(teacher.last, teacher.classifier)
         return {"cat": o.weight * cat_loss(ours, theirs, o.size, o.normalize)}

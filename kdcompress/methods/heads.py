@@ -1,4 +1,4 @@
-"""What lies between the last stage of a network and its logits."""
+"""What lies between the last map of a network and its logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from kdcompress.errors import UsageError
 from kdcompress.models.build import evaluating
-from kdcompress.models.taps import Tapped, Taps
+from kdcompress.models.taps import Tapped, Taps, averages
 
 
 def look(tapped: Tapped) -> Taps:
@@ -18,12 +18,9 @@ def look(tapped: Tapped) -> Taps:
 
 
 def averaged(taps: Taps) -> bool:
-    """Whether the classifier's input is the average of the last stage's map: only pooling lies between the two.
-    It is not where a convolution, a norm or a class token comes in."""
-    if taps.pooled is None or not taps.stages:
-        return False
-    mean, pooled = taps.stages[-1].float().mean((2, 3)), taps.pooled.float()
-    return mean.shape == pooled.shape and bool((mean - pooled).abs().max() <= 1e-3 * pooled.abs().max())
+    """Whether the classifier's input is the average of the last map: nothing but pooling lies between the two. It is
+    not where a layer or a class token comes in."""
+    return taps.pooled is not None and taps.last is not None and averages(taps.last, taps.pooled)
 
 
 def classifier_of(tapped: Tapped, whose: str) -> nn.Linear | nn.Conv2d:

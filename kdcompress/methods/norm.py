@@ -5,7 +5,7 @@ contracts them again, next to a shortcut; every segment of the expanded features
 is linear, it is merged into the classifier after the training: what ships is the plain student.
 
 Ours: the transform comes after the pooling, with which it commutes, and is applied to the map for the loss; it has no
-batch norm, and begins as the identity (the contraction at 0). Where more than pooling lies between last stage and
+batch norm, and begins as the identity (the contraction at 0). Where more than pooling lies between last map and
 classifier on either side, the pooled features are compared in place of the maps. The official code's layer norm on the
 logits and its schedule of the weight are left out; ``kd`` can be added as a method of its own.
 """
@@ -70,7 +70,7 @@ class NORM(Method):
     deploy = "fold"
     family = "feature"
     paper = "arXiv:2305.13803"
-    needs = Needs(student="stages+pooled", teacher="stages+pooled")
+    needs = Needs(student="last+pooled", teacher="last+pooled")
 
     @classmethod
     def attach(cls, options: Options, student: Tapped, teacher: Tapped | None) -> bool:
@@ -96,7 +96,8 @@ class NORM(Method):
         assert student.pooled is not None and teacher.pooled is not None
         x, target = student.pooled[..., None, None], teacher.pooled[..., None, None]
         if self.attached:
-            x, target = same_size(student.stages[-1], teacher.stages[-1])
+            assert student.last is not None and teacher.last is not None
+            x, target = same_size(student.last, teacher.last)
         expand = student.classifier.expand
         expanded = F.conv2d(x, expand.weight[..., None, None], expand.bias)
         return {"norm": self.options.weight * norm_loss(expanded, target)}

@@ -1,12 +1,14 @@
 """Knowledge Distillation with the Reused Teacher Classifier (SimKD). Chen, Mei, Zhang, Wang, Feng and Chen, CVPR 2022,
 arXiv:2203.14001.
 
-The student gets a projector after its last stage and the teacher's classifier, frozen; its features are trained to be
-the teacher's and nothing else is. Both are part of what ships: the student grows by the projector.
+The student gets a projector after its last map, the one that is pooled, and the teacher's classifier, frozen; its
+features are trained to be the teacher's and nothing else is. Both are part of what ships: the student grows by the
+projector. (The official code puts it in place of MobileNetV2's last convolution; here it comes after it.)
 
-Ours: where more than pooling lies between last stage and classifier on either side (a convolution, a norm, a class
-token), the projector, of 1x1 convolutions then, comes right before the classifier, and the pooled features are aligned;
-the projector ends in a ReLU only where the teacher's features are not signed.
+Ours: where more than pooling lies between last map and classifier on either side (a layer, a class token), or the
+module that gives the map runs more than once, the projector, of 1x1 convolutions then, comes right before the
+classifier, and the pooled features are aligned; the projector ends in a ReLU only where the teacher's features are not
+signed.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ class SimKD(Method):
     deploy = "keep"
     family = "feature"
     paper = "arXiv:2203.14001"
-    needs = Needs(student="stages+pooled", teacher="stages+pooled")
+    needs = Needs(student="last+pooled", teacher="last+pooled")
 
     @classmethod
     def attach(cls, options: Options, student: Tapped, teacher: Tapped | None) -> bool:
@@ -72,18 +74,18 @@ class SimKD(Method):
         if student.shapes.classes != teacher.shapes.classes:
             got = f"{student.shapes.classes} classes, and the teacher {teacher.shapes.classes}"
             raise UsageError("simkd gives the student the teacher's classifier: both need the same classes.", got=got)
-        ours, theirs = look(student), look(teacher)
-        maps = averaged(ours) and averaged(theirs)
-        taken, target = (ours.stages[-1], theirs.stages[-1]) if maps else (ours.pooled, theirs.pooled)
+        ours, theirs, last = look(student), look(teacher), student.shapes.last
+        assert last is not None
+        maps = averaged(ours) and averaged(theirs) and last.times == 1
+        taken, target = (ours.last, theirs.last) if maps else (ours.pooled, theirs.pooled)
         assert taken is not None and target is not None
         channels, out = taken.shape[1], target.shape[1]
         layers = bottleneck(channels, max(1, out // options.reduction), out, kernel=3 if maps else 1)
         layers += [nn.BatchNorm2d(out), nn.Identity() if target.min() < 0 else nn.ReLU()]
         head: nn.Module = frozen(taught, like=old)
         if maps:
-            path = student.shapes.stages[-1].path
-            last = nn.Sequential(student.model.get_submodule(path), nn.Sequential(*layers).to(taken))
-            student.model.set_submodule(path, last)
+            around = [student.model.get_submodule(last.path), nn.Sequential(*layers).to(taken)]
+            student.model.set_submodule(last.path, nn.Sequential(*reversed(around) if last.before else around))
         elif isinstance(old, nn.Linear):
             head = nn.Sequential(nn.Unflatten(1, (channels, 1, 1)), *layers, nn.Flatten(), head)
         else:
@@ -102,6 +104,7 @@ class SimKD(Method):
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         if self.attached:
-            return {"simkd": self.options.weight * simkd_loss(student.stages[-1], teacher.stages[-1])}
+            assert student.last is not None and teacher.last is not None
+            return {"simkd": self.options.weight * simkd_loss(student.last, teacher.last)}
         assert student.pooled is not None and teacher.pooled is not None
         return {"simkd": self.options.weight * F.mse_loss(student.pooled.float(), teacher.pooled.float())}

@@ -14,6 +14,11 @@ How stages are found
     which modules those maps come from, so that taking them costs nothing but hooks on a plain forward.
 
 Maps of 1x1 are the pooled feature, not a stage, unless the user names them.
+
+The last map
+    What is pooled (or flattened) on the way to the classifier: often the last stage, and often what a convolution, a
+    norm or a pooling makes of it (MobileNetV2, wide ResNets, VGG). It is known by its value: its mean over the places
+    is the pooled feature. Where none is (a class token, layers after the pooling), the last one before the classifier.
 """
 
 from __future__ import annotations
@@ -39,13 +44,16 @@ MOST_PREFIX_TOKENS = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage map is taken and its shape at the example's size; ``reduction`` is input height / map height."""
+    """Where a map is taken and its shape at the example's size; ``reduction`` is input height / map height. ``before``:
+    it is what the module at ``path`` is given, not what it gives. ``times``: how often that runs in a forward."""
 
     path: str
     channels: int
     height: int
     width: int
     reduction: float
+    before: bool = False
+    times: int = 1
 
     def __str__(self) -> str:
         return f"{self.path} {self.channels}x{self.height}x{self.width}"
@@ -54,25 +62,29 @@ class Stage:
 @dataclass(frozen=True)
 class TapShapes:
     """What the taps of a network look like: its stages, shallow to deep, the width of the pooled feature (None
-    where there is none), the number of classes and the input (channels, height, width)."""
+    where there is none), the number of classes, the input (channels, height, width) and the last map, where it was
+    asked for."""
 
     stages: tuple[Stage, ...]
     pooled: int | None
     classes: int
     input: tuple[int, int, int]
+    last: Stage | None = None
 
 
 @dataclass
 class Taps:
     """One forward: logits [N, classes], stage maps [N, C, H, W] shallow to deep, pooled feature [N, D] or None, and
     the layer that makes the logits of it (nn.Linear or nn.Conv2d 1x1), or None. ``pre`` holds the stage maps before
-    their activation where ``stages`` holds those after it and both were asked for."""
+    their activation where ``stages`` holds those after it and both were asked for, ``last`` [N, C, H, W] the map that
+    is pooled, where it was asked for."""
 
     logits: Tensor
     stages: list[Tensor]
     pooled: Tensor | None
     classifier: nn.Module | None = None
     pre: list[Tensor] | None = None
+    last: Tensor | None = None
 
 
 class Tapped:
@@ -89,11 +101,12 @@ class Tapped:
         Elsewhere the stage's output is taken: it is linear, or the activation is a function that no hook sees.
         ``pre_found`` says which, a stage each.
     both: take the maps after the activation as ``Taps.stages`` and those before it as ``Taps.pre``.
+    last: whether the map that is pooled is wanted.
 
     Maps that the network overwrites in place later in the forward are copied when taken, and only those.
 
-    Raises UsageError for a path that names no module, or none with a map, and for a network in which no stage can be
-    found.
+    Raises UsageError for a path that names no module, or none with a map, and for a network in which no stage, or no
+    last map, can be found.
     """
 
     def __init__(
@@ -105,6 +118,7 @@ class Tapped:
         pre: bool = False,
         pooled: bool = True,
         both: bool = False,
+        last: bool = False,
     ):
         self.model = model
         self.pre_found: list[bool] = []
@@ -113,13 +127,14 @@ class Tapped:
         self._taps: list[_Tap] = []
         self._pre_taps: list[_Tap] = []
         self._pooled: _Point | None = None
+        self._last: _Tap | None = None
 
         parameter = next(model.parameters(), example)
         dtype = parameter.dtype if parameter.is_floating_point() else example.dtype
         trace = _Trace(model, example.to(parameter.device, dtype), model)
         logits = logits_of(trace.result)
         found: list[Stage] = []
-        features = None
+        features = last_map = None
         if stages:
             calls = _named(trace, paths) if paths else _discovered(trace)
             for call in calls:
@@ -127,12 +142,16 @@ class Tapped:
                 self._taps.append(_tap(trace, call, False)[0] if both else tap)
                 self._pre_taps += [tap] if both else []
                 self.pre_found.append(is_pre)
-                channels, height, width = call.map.shape[1:]
-                found.append(Stage(call.path, channels, height, width, trace.height / height))
-        if pooled:
-            self._pooled, features = _pooled(trace, logits.shape[1])
+                found.append(_stage(trace, call, call.map))
+        classifier = _classifier(trace, logits.shape[1]) if pooled or last else None
+        if pooled and classifier is not None:
+            self._pooled, features = _given(trace, classifier), classifier.input.flatten(1).shape[1]
+        if last:
+            call, before = _last_map(trace, classifier, logits)
+            self._last = _tap_before(trace, call) if before else _tap(trace, call, False)[0]
+            last_map = _stage(trace, call, call.input_map if before else call.map, before)
         _, channels, height, width = example.shape
-        self.shapes = TapShapes(tuple(found), features, logits.shape[1], (channels, height, width))
+        self.shapes = TapShapes(tuple(found), features, logits.shape[1], (channels, height, width), last_map)
         self.open()
 
     def __call__(self, x: Tensor) -> Taps:
@@ -146,9 +165,10 @@ class Tapped:
             logits = logits_of(self.model(x))
             maps, before = ([tap.read(frame.taken(tap.point), x) for tap in of] for of in (self._taps, self._pre_taps))
             pooled = None if self._pooled is None else frame.taken(self._pooled).flatten(1)
+            last = None if self._last is None else self._last.read(frame.taken(self._last.point), x)
         finally:
             frame.stop()
-        return Taps(logits, maps, pooled, self.classifier, before or None)
+        return Taps(logits, maps, pooled, self.classifier, before or None, last)
 
     @property
     def classifier(self) -> nn.Module | None:
@@ -167,7 +187,7 @@ class Tapped:
 
     def open(self) -> None:
         """Puts the hooks on the model."""
-        points = {tap.point for tap in (*self._taps, *self._pre_taps)}
+        points = {tap.point for tap in (*self._taps, *self._pre_taps, self._last) if tap is not None}
         if self._pooled is not None:
             points.add(self._pooled)
         for path, before in sorted({(point.path, point.before) for point in points}):
@@ -348,12 +368,18 @@ class _Call:
     depth: int
     weights: int  # layers with weights (convolutions, linear maps) in the module
     block: bool
+    input_layout: str
     grid: tuple[int, int]  # height and width of its input, where that is a map or tokens of one; else zeros
     output: Any = None  # a tensor, or None
     alone: bool = True  # whether that tensor is all the module returns
     version: int | None = None
     layout: str = ""
     map: Any = None  # the output as [N, C, H, W], where it is a map
+
+    @property
+    def input_map(self) -> Any:
+        """The input as [N, C, H, W], where it is a map."""
+        return _as_map(self.input, self.input_layout, *self.grid) if self.input_layout else None
 
 
 class _Trace:
@@ -378,8 +404,9 @@ class _Trace:
                 version = None if tensor is None else tensor._version
                 if isinstance(module, nn.modules.dropout._DropoutNd) and module.inplace and tensor is not None:
                     self.dropped.add(tensor.untyped_storage().data_ptr())
-                grid = (0, 0) if tensor is None else self._layout(tensor, grids)[1]
-                open_calls.append(_Call(path, counts[path], module, tensor, version, depth, weights, block, grid))
+                layout, grid = ("", (0, 0)) if tensor is None else self._layout(tensor, grids)
+                call = _Call(path, counts[path], module, tensor, version, depth, weights, block, layout, grid)
+                open_calls.append(call)
                 counts[path] += 1
 
             return hook
@@ -475,8 +502,23 @@ def _activation(trace: _Trace, call: _Call) -> _Call | None:
     return None
 
 
-def _pooled(trace: _Trace, classes: int) -> tuple[_Point | None, int | None]:
-    """The input of the layer that gives the logits, and its width."""
+def _tap_before(trace: _Trace, call: _Call) -> _Tap:
+    """The tap of what the call was given."""
+    height, width = call.grid
+    return _Tap(_given(trace, call), call.input_layout, (height / trace.height, width / trace.width))
+
+
+def _given(trace: _Trace, call: _Call) -> _Point:
+    return _Point(call.path, call.index, True, trace.overwrites(call.input, call.input_version))
+
+
+def _stage(trace: _Trace, call: _Call, map: Tensor, before: bool = False) -> Stage:
+    channels, height, width = map.shape[1:]
+    return Stage(call.path, channels, height, width, trace.height / height, before, _times(trace, call))
+
+
+def _classifier(trace: _Trace, classes: int) -> _Call | None:
+    """The layer that gives the logits, of one pooled feature."""
     layers = [call for call in trace.calls if isinstance(call.module, (nn.Linear, nn.Conv2d))]
     for call in reversed(layers):
         feature, output = call.input, call.output
@@ -484,10 +526,38 @@ def _pooled(trace: _Trace, classes: int) -> tuple[_Point | None, int | None]:
             if output.shape[1:] != (classes,):
                 continue
         elif output.shape[1:] != (classes, 1, 1) or feature.shape[2:] != (1, 1):
-            return None, None  # the classifier works on maps, or comes before something else
-        copy = trace.overwrites(feature, call.input_version)
-        return _Point(call.path, call.index, True, copy), feature.flatten(1).shape[1]
-    return None, None
+            return None  # the classifier works on maps, or comes before something else
+        return call
+    return None
+
+
+def averages(map: Tensor, feature: Tensor) -> bool:
+    """Whether ``feature`` [N, C] is the mean over the places of ``map`` [N, C, H, W], to within rounding."""
+    if map.shape[:2] != feature.shape:
+        return False
+    mean, feature = map.float().mean((2, 3)), feature.float()
+    return bool((mean - feature).abs().max() <= 1e-3 * feature.abs().max())
+
+
+def _last_map(trace: _Trace, classifier: _Call | None, logits: Tensor) -> tuple[_Call, bool]:
+    """The call that gives the last map, or that is given it (True): see the top of this file. Without a classifier the
+    logits are what is pooled."""
+    feature = logits if classifier is None else classifier.input.flatten(1)
+    calls = trace.calls if classifier is None else trace.calls[: trace.calls.index(classifier)]
+    given = [(call, False, call.map, call.output, call.version) for call in reversed(calls)]
+    taken = [(call, True, call.input_map, call.input, call.input_version) for call in reversed(calls)]
+    maps = [each for each in given + taken if each[2] is not None and each[2].shape[2] * each[2].shape[3] > 1]
+    equal = [each for each in maps if each[4] == each[3]._version and averages(each[2], feature)]
+    once = [each for each in equal if _times(trace, each[0]) == 1]
+    for call, before, *_ in once or equal or [each for each in maps if not each[1]]:
+        return call, before
+    raise UsageError(
+        "No map is pooled on the way to the logits.", where=type(trace.model).__name__, hint="use a method on logits"
+    )
+
+
+def _times(trace: _Trace, call: _Call) -> int:
+    return sum(other.path == call.path for other in trace.calls)
 
 
 def _named(trace: _Trace, paths: Sequence[str]) -> list[_Call]:

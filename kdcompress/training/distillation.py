@@ -57,6 +57,7 @@ class Member(nn.Module):
             pre="stages(pre)" in needs,
             pooled="pooled" in needs,
             both={"stages", "stages(pre)"} <= needs,
+            last="last" in needs,
         )
 
     def forward(self, x: Tensor) -> Taps:
@@ -280,9 +281,9 @@ def _asked(taps: Taps, needs: frozenset[str]) -> Taps:
 
 def _whole(taps: Taps, rows: int) -> Taps:
     """Those of all processes; the stages' when they are looked at, for they are large."""
-    pooled = None if taps.pooled is None else gathered(taps.pooled, rows)
+    pooled, last = (None if t is None else gathered(t, rows) for t in (taps.pooled, taps.last))
     stages: Any = WholeStages(taps.stages, rows)
-    return replace(taps, logits=gathered(taps.logits, rows), pooled=pooled, stages=stages, pre=None)
+    return replace(taps, logits=gathered(taps.logits, rows), pooled=pooled, stages=stages, pre=None, last=last)
 
 
 class WholeStages(Sequence[Tensor]):

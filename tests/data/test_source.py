@@ -38,6 +38,21 @@ def test_smaller_training_splits_are_nested_and_leave_the_others_alone(fashion_m
     assert one.hash != two.hash
 
 
+def test_label_noise_is_symmetric_and_in_the_training_labels_alone(fashion_mnist):
+    noisy = load(Data(source="fashion-mnist", root=DATASETS, label_noise=0.4))
+    clean, labels = fashion_mnist.train.labels, noisy.train.labels
+    wrong = labels != clean
+    assert abs(wrong.mean() - 0.4) < 0.01 and noisy.hash != fashion_mnist.hash
+    for part in ("validation", "test"):
+        assert (getattr(noisy, part).labels == getattr(fashion_mnist, part).labels).all()
+    counts = np.bincount(10 * clean[wrong] + labels[wrong], minlength=100).reshape(10, 10)
+    others = counts[~np.eye(10, dtype=bool)]
+    assert not counts.diagonal().any() and (abs(others / others.mean() - 1) < 0.25).all()
+    few = load(Data(source="fashion-mnist", root=DATASETS, label_noise=0.4, train_images=500)).train
+    by_image = {image.tobytes(): label for image, label in zip(noisy.train.images, labels)}
+    assert all(by_image[image.tobytes()] == label for image, label in zip(few.images, few.labels))
+
+
 def test_splits_depend_on_the_seed_alone(bare):
     write_idx(bare / "mnist")
     first, again = load(Data(source="mnist")), load(Data(source="mnist"))

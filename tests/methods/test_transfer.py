@@ -12,7 +12,7 @@ from kdcompress.methods.cat_kd import class_maps
 from kdcompress.methods.norm import TransformedLinear
 from kdcompress.methods.ofa import ofa_loss
 from kdcompress.models.build import build
-from kdcompress.training.distillation import Distillation, Member
+from kdcompress.training.distillation import Distillation
 
 VIT = ("timm/vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "depth": 4, "embed_dim": 48})
 X = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -41,15 +41,29 @@ def trained(distillation, steps=3):
 
 
 class ConvClassifier(nn.Module):
-    """Its logits are of a 1x1 convolution after the pooling, and a convolution comes between that and the stages."""
+    """Its logits are of a 1x1 convolution, ``layers`` after the pooling."""
 
-    def __init__(self):
+    def __init__(self, *layers, width=1280):
         super().__init__()
         self.body = network("mobilenetv2")
-        self.body.classifier = nn.Sequential(nn.Unflatten(1, (1280, 1, 1)), nn.Conv2d(1280, 5, 1), nn.Flatten())
+        unflatten = nn.Unflatten(1, (-1, 1, 1))
+        self.body.classifier = nn.Sequential(unflatten, *layers, nn.Conv2d(width, 5, 1), nn.Flatten())
 
     def forward(self, x):
         return self.body(x)
+
+
+class Shared(nn.Module):
+    """One activation module runs at two places, and what the last one gives is pooled: by a module, where ``pool``."""
+
+    def __init__(self, pool=None):
+        super().__init__()
+        self.one, self.two, self.act = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()
+        self.pool, self.fc = pool, nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.act(self.two(self.act(self.one(x))))
+        return self.fc(x.mean((2, 3)) if self.pool is None else self.pool(x).flatten(1))
 
 
 class NoBias(nn.Module):
@@ -65,11 +79,15 @@ class NoBias(nn.Module):
 SIMKD = {
     "maps": ("resnet8x4", "resnet8", True),
     "maps of other sizes": ("resnet14", "shufflenetv1", True),
-    "norm before the teacher's pooling": ("wrn_16_1", "resnet8", False),
+    "norm before the teacher's pooling": ("wrn_16_1", "resnet8", True),
     "class token": (VIT, "resnet8", False),
-    "convolution before the student's pooling": ("resnet14", "mobilenetv2", False),
-    "convolution as the student's classifier": ("resnet14", ConvClassifier, False),
-}
+    "convolution before the student's pooling": ("resnet14", "mobilenetv2", True),
+    "convolution as the student's classifier": ("resnet14", ConvClassifier, True),
+    "layers after the student's pooling": (
+        "resnet14", lambda: ConvClassifier(nn.Conv2d(1280, 16, 1), nn.ReLU(), width=16), False),
+    "what is pooled by a module": ("resnet14", lambda: Shared(nn.AdaptiveAvgPool2d(1)), True),
+    "a module that runs twice": ("resnet14", Shared, False),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SIMKD)
@@ -84,7 +102,7 @@ def test_simkd_ships_the_projector_and_the_teachers_classifier(case):
         as_taught = theirs.classifier(ours.pooled)  # so with the teacher's features it has the teacher's logits
         assert torch.allclose(ours.logits, as_taught, atol=1e-5)
         if maps:
-            assert torch.allclose(ours.stages[-1].mean((2, 3)), ours.pooled, atol=1e-5)
+            assert torch.allclose(ours.last.mean((2, 3)), ours.pooled, atol=1e-5)
         before = set(distillation.student.net.state_dict())
         net = distillation.deployable()
         assert torch.equal(net(X), ours.logits)
@@ -147,17 +165,35 @@ def test_methods_that_change_the_student_go_with_others():
     assert set(make(["simkd", "pkd"])(X, Y)) == {"task", "simkd", "pkd"}
 
 
-def test_logits_are_the_mean_of_the_class_maps():
-    distillation = make("cat-kd").eval()
-    taps = distillation.student(X)
-    assert torch.allclose(class_maps(taps.stages[-1], taps.classifier).mean((2, 3)), taps.logits, atol=1e-5)
+@pytest.mark.parametrize("student", ["resnet8", "wrn_16_1", "mobilenetv2", "shufflenetv2", "vgg8"])
+def test_logits_are_the_mean_of_the_class_maps(student):
+    distillation = make("cat-kd", "wrn_16_1", student).eval()
+    assert not list(distillation.auxiliary()["cat-kd"].parameters())
+    for taps in (distillation.student(X), distillation.teacher(X)):
+        assert torch.allclose(class_maps(taps.last, taps.classifier).mean((2, 3)), taps.logits, atol=1e-5)
 
 
-def test_cat_kd_wants_the_teachers_map_before_the_pooling():
-    with pytest.raises(UsageError, match="teacher.taps"):
-        make("cat-kd", "wrn_16_1")
-    named = Member(network("wrn_16_1"), paths=["block1", "block2", "relu"])
-    assert make("cat-kd", named)(X, Y)["cat"] > 0
+def test_class_maps_of_a_transformer_are_of_its_normalised_patches():
+    distillation = make("cat-kd", VIT)
+    taps, net = distillation.teacher(X), distillation.teacher.net
+    patches = net.forward_features(X)[:, 1:]
+    assert torch.allclose(class_maps(taps.last, taps.classifier).flatten(2).mT, net.head(patches), atol=1e-5)
+    assert distillation(X, Y)["cat"] > 0
+
+
+class Rectified(Shared):
+    """What is pooled is made by no module and given to none."""
+
+    def forward(self, x):
+        return self.fc(self.two(self.act(self.one(x))).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "teacher", [lambda: ConvClassifier(nn.Conv2d(1280, 16, 1), nn.ReLU(), width=16), Rectified], ids=["late", "unseen"]
+)
+def test_cat_kd_refuses_a_teacher_whose_pooled_map_is_not_known(teacher):
+    with pytest.raises(UsageError, match="no class maps"):
+        make("cat-kd", teacher())
 
 
 def test_ofa_target_by_hand():

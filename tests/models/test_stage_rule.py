@@ -1,4 +1,4 @@
-"""benchmarks/stages.py: the stages found by hooks alone are those that timm declares, but for listed exceptions."""
+"""benchmarks/stages.py: the maps found by hooks alone are those that timm declares, but for listed exceptions."""
 
 import importlib.util
 from pathlib import Path
@@ -12,7 +12,7 @@ stages = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(stages)
 
 FAST = {
-    "resnetv2_18", "dla46x_c", "hrnet_w18_small", "mobilenetv3_small_050", "ghostnet_050", "efficientvit_b0",
+    "resnetv2_18", "dla46x_c", "hrnet_w18_small", "mobilenetv3_small_050", "vgg11", "ghostnet_050", "efficientvit_b0",
     "fastvit_t8", "coat_tiny", "gmlp_ti16_224", "vit_tiny_r_s16_p8_224", "pit_ti_224", "levit_128s",
     "maxvit_pico_rw_256",
 }  # fmt: skip
@@ -26,16 +26,15 @@ def some_slow(names, fast):
 @pytest.mark.parametrize("name", some_slow(stages.SMALLEST, FAST))
 def test_timm(name):
     row = stages.compared(name)
-    reason = stages.EXCEPTIONS.get(row["family"])
-    assert row["agrees"] == (reason is None), (row["found"], row["missed"])
-    if reason is stages.HEAD:
-        assert row["missed"] == row["heads"] == row["declared"][-1:]
+    assert row["agrees"] == (row["family"] not in stages.EXCEPTIONS), (row["found"], row["missed"])
+    assert bool(row["by_last"]) == (row["family"] in stages.BY_LAST), (row["found"], row["last"])
+    assert row["by_last"] in ([], row["declared"][-1:])
 
 
 def test_the_exceptions_are_few():
-    assert len(stages.SMALLEST) >= 60 and set(stages.EXCEPTIONS) <= set(map(stages.family_of, stages.SMALLEST))
-    others = [family for family, reason in stages.EXCEPTIONS.items() if reason is not stages.HEAD]
-    assert len(others) <= 0.05 * len(stages.SMALLEST) and len(stages.EXCEPTIONS) <= 0.1 * len(stages.SMALLEST)
+    families = set(map(stages.family_of, stages.SMALLEST))
+    assert len(families) == len(stages.SMALLEST) >= 60 and {*stages.EXCEPTIONS, *stages.BY_LAST} <= families
+    assert len(stages.EXCEPTIONS) <= 0.05 * len(families)
 
 
 @pytest.mark.skipif(timm.__version__ != "1.0.31", reason="the list is that of timm 1.0.31")

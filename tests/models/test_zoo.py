@@ -14,6 +14,7 @@ PARAMETERS = {
     "resnet56": 861_620,
     "resnet110": 1_736_564,
     "resnet32x4": 7_433_860,
+    "resnet50": 23_705_252,
     "wrn_16_2": 703_284,
     "wrn_40_1": 569_780,
     "wrn_40_2": 2_255_156,
@@ -43,8 +44,9 @@ def test_resnet_parameters_by_hand(depth):
     assert count_parameters(build(f"resnet{depth}", classes=100, channels=3)) == expected
 
 
-def test_resnet8x4_multiply_accumulates():
-    assert macs(build("resnet8x4", 100, 3), torch.zeros(1, 3, 32, 32)) == 177_071_104
+@pytest.mark.parametrize(("name", "expected"), [("resnet8x4", 177_071_104), ("resnet50", 1_298_014_208)])
+def test_multiply_accumulates(name, expected):
+    assert macs(build(name, 100, 3), torch.zeros(1, 3, 32, 32)) == expected
 
 
 @pytest.mark.parametrize("name", zoo)
