@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from kdcompress.artifact import Artifact, InputSpec
-from kdcompress.bench import cold
+from kdcompress.bench import cold, timing
 from kdcompress.bench.timing import Interrupted
 from kdcompress.export.formats import open_runner
 
@@ -51,6 +51,28 @@ def test_each_query_is_a_process_that_imports_loads_and_answers(artifact, monkey
     assert tiny.runtime["runtime"] == "onnxruntime-cpu"
     assert records["broken"].n == 0 and "ended with 1" in records["broken"].failed
     assert shares.count("cold start 1 of tiny") == 1
+
+
+def padded(artifact, path, mib):
+    """The same model with so many MiB of weights besides, that nothing uses."""
+    model = onnx.load(artifact.path)
+    weights = np.random.default_rng(0).integers(0, 256, mib * 2**20, dtype=np.uint8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "unused"))
+    onnx.save(model, path)
+    return Artifact.of(path, "onnx", "fp32", SPEC)
+
+
+def test_memory_is_that_of_the_artefact_alone_whatever_this_process_has(artifact, tmp_path):
+    large = padded(artifact, tmp_path / "large.onnx", 64)
+    here = np.ones(400 * 2**20, np.uint8)  # which the processes started from here have nothing of
+    found = {each.path.name: cold.memory(each, IMAGES, open_runner, 1, 1) for each in (large, artifact)}
+    assert here.nbytes / 2**20 < timing.peak_rss_mib()
+    (added, peak), (added_large, peak_large) = found["tiny.onnx"], found["large.onnx"]
+    assert 1 < added < peak < 300 and added < 64
+    assert 64 < added_large - added < 64 * 4 and 64 < peak_large - peak < 64 * 4
+    text = tmp_path / "text.onnx"
+    text.write_text("hello")
+    assert cold.memory(replace(artifact, path=text), IMAGES, open_runner, 1, 1) == (None, None)
 
 
 def test_ctrl_c_keeps_the_processes_that_were_done(artifact, monkeypatch):

@@ -90,6 +90,7 @@ def test_a_run_folder_is_measured_teacher_first_and_written_in_every_form(run_fo
     assert list(document["records"]) == names and document["baseline"] == "teacher-fp32"
     assert document["ratios"]["student-fp32"]["verdict"] == "faster"
     assert all(r["n"] == len(r["samples_ms"]) >= 64 for r in document["records"].values())
+    assert all(1 < r["load_rss_mib"] < r["peak_rss_mib"] for r in document["records"].values())
     assert document["machine"]["cpu"] and document["artifacts"]["student-fp32"]["sha256"]
     advice = " ".join(document["advice"])
     assert "student-x86-vnni is slower than the fp32 it was made from" in advice
