@@ -41,6 +41,7 @@ COLUMNS = {
 }
 WIDE = ("load", "first", "memory", "p95", "cv")  # left out first where the terminal is narrow
 STYLES = {"faster": "green", "slower": "yellow", "failed": "bold red"}
+TAGS = {"faster": "met", "slower": "skipped", "failed": "failed"}  # classes of report.css
 CHANGED = {"name": "artefact", "old": "before ms", "new": "now ms", "ratio": "ratio [95 %]", "by": "of"}
 CHANGED |= {"verdict": "verdict"}
 
@@ -106,8 +107,8 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     ]
     if first.get("scenario") == "cold-start":
         said.append(
-            "A query is a process of its own, from before its runtime's import to after the first answer. Files were in "
-            "the system's cache from the second process on."
+            "A query is a process of its own, from before its runtime's import to after the first answer. Files were "
+            "in the system's cache from the second process on."
         )
     if peak := max(record.get("peak_rss_mib") or 0 for record in records.values()):
         said.append(
@@ -164,6 +165,8 @@ def as_html(document: Mapping[str, Any]) -> str:
         document=document,
         columns=shown,
         rows=body,
+        none=present.NONE,
+        tags=TAGS,
         sentences=sentences(document),
         distribution=charts.ridges(samples, "Distribution of latencies"),
         machine=facts.machine({**document, "packages": None}),
