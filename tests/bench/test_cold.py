@@ -1,5 +1,6 @@
 """Cold starts are real processes, with a real runtime."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,7 @@ SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b"))
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory):
+def tiny(path):
     kind, helper = onnx.TensorProto, onnx.helper
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=kind.FLOAT),
@@ -27,9 +27,15 @@ def artifact(tmp_path_factory):
     logits = helper.make_tensor_value_info("logits", kind.FLOAT, ["N", 2])
     weight = onnx.numpy_helper.from_array(np.ones((16, 2), np.float32), "weight")
     graph = helper.make_graph(nodes, "tiny", [image], [logits], [weight])
-    path = tmp_path_factory.mktemp("cold") / "tiny.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    return Artifact.of(path, "onnx", "fp32", SPEC)
+    artifact = Artifact.of(path, "onnx", "fp32", SPEC)
+    path.with_name(path.name + ".json").write_text(json.dumps(artifact.to_json()))
+    return artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("cold") / "tiny.onnx")
 
 
 def test_each_query_is_a_process_that_imports_loads_and_answers(artifact, monkeypatch, tmp_path):
