@@ -13,7 +13,7 @@ import numpy as np
 
 import kdcompress
 from kdcompress.artifact import Artifact
-from kdcompress.bench.devices import Request, parse_device
+from kdcompress.bench.devices import Request, add_memory, parse_device
 from kdcompress.bench.machine import advice
 from kdcompress.bench.timing import Progress
 from kdcompress.data.source import Source, load
@@ -145,6 +145,8 @@ def bench_files(
         artifacts, images, open_runner, threads, effort, scenario, baseline=first, cpus=cpus_of, optional=of_runs
     )
     session = bench(request, address, progress or (lambda share, what: None))
+    if device == "local":
+        add_memory(session, request)
     records = session.records
     if not (any(record.n for record in records.values()) or session.parity or session.interrupted):
         raise KDCompressError(

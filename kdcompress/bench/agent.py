@@ -268,7 +268,7 @@ def measure(folder: Path) -> None:
     import numpy as np
 
     from kdcompress.artifact import Artifact
-    from kdcompress.bench.devices import Request, local
+    from kdcompress.bench.devices import Request, add_memory, local
     from kdcompress.bench.machine import machine
     from kdcompress.runner import infer_all
 
@@ -284,7 +284,9 @@ def measure(folder: Path) -> None:
         }
         if job["timed"]:
             request = Request(artifacts, images, open_runner, **job["request"])
-            answer = asdict(local(request, "", _told))
+            session = local(request, "", _told)
+            add_memory(session, request)
+            answer = asdict(session)
         else:
             answer = {"before": machine()}
         answer["logits"] = logits = {}

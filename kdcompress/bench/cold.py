@@ -3,6 +3,9 @@
 Each query is a process of its own, ``python -m kdcompress.bench.cold``, that loads the runtime and the file and
 answers once. A sample is the time from before the runtime's import to after the first answer: Python's own start is
 in ``process_ms`` alone. The files are in the system's cache from the second round on; a cold disk comes on top.
+
+Memory is told by such a process in the other scenarios too: in one that has loaded other artefacts before, the next
+takes what they have left, and seems to need none.
 """
 
 from __future__ import annotations
@@ -59,9 +62,8 @@ def measure(
     starts = []
     for label, artifact in artifacts.items():
         batch = artifact.input.batch or 1
-        query = artifact.input.prepare(images[np.arange(batch) % len(images)])
         record = Record(label, effort, batch, "cold-start", subjects=len(artifacts), environment=thread_settings())
-        starts.append(_Starts(record, pickle.dumps((open, artifact, threads, query))))
+        starts.append(_Starts(record, _request(artifact, images, batch, open, threads)))
     before, begun, interrupted = cpu_seconds(), perf_counter_ns(), False
     try:
         for done in range(QUERIES[effort]):
@@ -83,6 +85,24 @@ def measure(
     if interrupted:
         raise Interrupted(records)
     return records
+
+
+def memory(
+    artifact: Artifact, images: np.ndarray, open: Callable[..., Runner], threads: int, size: int
+) -> tuple[float | None, float | None]:
+    """MiB that loading and a query of ``size`` images add to a process of its own, and all that it had at its peak;
+    None where they cannot be told."""
+    size = artifact.input.batch or size
+    starts = _Starts(Record("", "", size), _request(artifact, images, size, open, threads))
+    _start(starts)
+    said = starts.said[0] if starts.said else {}
+    return said.get("load_rss_mib"), said.get("peak_rss_mib")
+
+
+def _request(artifact: Artifact, images: np.ndarray, size: int, open: Callable[..., Runner], threads: int) -> bytes:
+    """What a process is to do: load the artefact and answer a query of so many images."""
+    query = artifact.input.prepare(images[np.arange(size) % len(images)])
+    return pickle.dumps((open, artifact, threads, query))
 
 
 def _start(starts: _Starts) -> None:
@@ -125,12 +145,13 @@ def main() -> None:
         loaded = perf_counter_ns()
         runner.infer(query)
         answered = perf_counter_ns()
+        peak = timing.peak_rss_mib()
         said: dict[str, Any] = {
             "load_ms": (loaded - start) / 1e6,
             "first_call_ms": (answered - loaded) / 1e6,
-            "load_rss_mib": (process.memory_info().rss - before) / timing.MIB,
+            "load_rss_mib": round(max(0.0, peak - before / timing.MIB), 1) if peak is not None else None,
             "device_mib": (device_memory_mib() or 0) - device if device is not None else None,
-            "peak_rss_mib": timing.peak_rss_mib(),
+            "peak_rss_mib": peak,
             "runtime": runner.details(),
         }
     print("\n" + json.dumps(said, default=str))

@@ -105,3 +105,20 @@ def local(request: Request, address: str, progress: Progress) -> Session:
     except Interrupted as stop:
         records, interrupted = stop.records, True
     return Session("local", records, before, machine(), interrupted=interrupted)
+
+
+def add_memory(session: Session, request: Request) -> None:
+    """Replaces the memory that records have from one process by that of a process of each artefact's own."""
+    if request.scenario == "cold-start":  # which has it
+        return
+    for record in session.records.values():
+        record.load_rss_mib = record.peak_rss_mib = None
+    try:
+        for label, record in session.records.items():
+            if not (record.failed or session.interrupted):
+                found = cold.memory(
+                    request.artifacts[label], request.images, request.open, request.threads, record.batch
+                )
+                record.load_rss_mib, record.peak_rss_mib = found
+    except KeyboardInterrupt:
+        session.interrupted = True

@@ -109,21 +109,25 @@ def _tegrastats() -> Iterator[dict[str, Read]]:
     process = subprocess.Popen(
         [program, "--interval", str(TEGRA_INTERVAL_MS)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    joules, watts, last = 0.0, 0.0, perf_counter()
+    state = 0.0, 0.0, perf_counter()  # joules until then, watts since, and when that is: one object for two threads
     first = threading.Event()
 
+    def joules(now: float) -> float:
+        until, watts, last = state
+        return until + watts * (now - last)
+
     def follow() -> None:
-        nonlocal joules, watts, last
+        nonlocal state
         for line in process.stdout or ():
             if rail := _RAIL.search(line):
                 now = perf_counter()
-                joules, watts, last = joules + watts * (now - last), int(rail[2]) / 1e3, now
+                state = joules(now), int(rail[2]) / 1e3, now
                 first.set()
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
-        yield {"board (tegrastats)": lambda: joules + watts * (perf_counter() - last)} if first.wait(2) else {}
+        yield {"board (tegrastats)": lambda: joules(perf_counter())} if first.wait(2) else {}
     finally:
         process.terminate()
         process.wait()

@@ -76,8 +76,12 @@ def _chosen(serial: str) -> str:
         return serial
     if not serial and len(ready) == 1:
         return ready[0]
+    if serial:
+        what = f"adb has no device {serial} that is ready."
+    else:
+        what = "Several devices are ready: a serial number is wanted." if ready else "adb has no device that is ready."
     raise RuntimeMissingError(
-        f"adb has no device {serial} that is ready." if serial else "The device's serial number is wanted.",
+        what,
         where="--device",
         got=listed,
         allowed="adb:SERIAL",

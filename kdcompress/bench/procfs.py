@@ -10,7 +10,7 @@ from typing import Any
 
 _CpuTimes = namedtuple("_CpuTimes", "user nice system idle iowait irq softirq steal guest guest_nice")
 _Memory = namedtuple("_Memory", "total available")
-_Own = namedtuple("_Own", "user system")
+_Own = namedtuple("_Own", "user system children_user children_system")
 _Rss = namedtuple("_Rss", "rss")
 _Frequency = namedtuple("_Frequency", "current")
 
@@ -52,8 +52,7 @@ class Process:
         return sorted(os.sched_getaffinity(0))
 
     def cpu_times(self) -> Any:
-        times = os.times()
-        return _Own(times.user, times.system)
+        return _Own(*os.times()[:4])
 
     def memory_info(self) -> Any:
         pages = (_read("/proc/self/statm") or "0 0").split()[1]

@@ -10,10 +10,12 @@ measured 6 % slower. The order within a round is drawn anew each time.
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from time import perf_counter, perf_counter_ns, process_time
 from typing import Any
 
@@ -97,8 +99,8 @@ class Record:
     wall_s: float | None = None  # of the interleaved measurement of all subjects
     subjects: int = 1  # how many were interleaved
     overhead_us: float | None = None  # median of timing a call that does nothing, not subtracted
-    load_rss_mib: float | None = None  # growth of the process's memory by loading and the first call
-    peak_rss_mib: float | None = None  # of the whole process with all subjects loaded; cold-start: of its own alone
+    load_rss_mib: float | None = None  # what loading and the first call add; after subjects before it too little
+    peak_rss_mib: float | None = None  # of the whole process; of one of its own where ``cold`` tells both
     device_mib: float | None = None  # growth of the GPU's memory in use by loading and the first call
     process_ms: float | None = None  # cold-start: the whole process, Python's own start and end included
     energy: dict[str, Any] | None = None  # energy.measured()
@@ -408,6 +410,11 @@ def peak_rss_mib() -> float | None:
     """Of this process, so far."""
     if sys.platform == "win32":
         return round(psutil.Process().memory_info().peak_wset / MIB, 1)
+    with suppress(OSError):
+        # Not what getrusage says, where there is this: on Linux that starts at the peak of the process that started it.
+        own = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if own:
+            return round(int(own[1]) / 1024, 1)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS

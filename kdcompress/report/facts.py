@@ -44,7 +44,7 @@ def machine(document: Mapping[str, Any]) -> dict[str, str]:
     said = {
         "CPU": here.get("cpu"),
         "cores": f"{cores or threads} ({threads} threads)" if threads else None,
-        "instructions": ", ".join(here.get("isa") or []) or ("none of interest" if here else None),
+        "instructions": (", ".join(here["isa"] or []) or "none of interest") if "isa" in here else None,
         "clock": f"{here['mhz']:.0f} MHz" if here.get("mhz") else None,
         "governor": here.get("governor"),
         "CPU quota": f"{here['cgroup_cpus']:g} cores" if here.get("cgroup_cpus") else None,
@@ -52,6 +52,10 @@ def machine(document: Mapping[str, Any]) -> dict[str, str]:
         "load average": f"{here['load_average']:g}" if here.get("load_average") is not None else None,
         "GPU": " ".join(str(gpu[key]) for key in ("name", "driver") if gpu.get(key)),
         "system": ", ".join(str(here[key]) for key in ("os", "kernel", "architecture") if here.get(key)),
+        "browser": here.get("user_agent"),
+        "browser's clock": f"in steps of {here['clock_resolution_us']:g} us"
+        if here.get("clock_resolution_us")
+        else None,
         "Python": here.get("python"),
         **(document.get("packages") or here.get("packages") or {}),
         "kdcompress": document.get("kdcompress"),

@@ -41,6 +41,7 @@ COLUMNS = {
 }
 WIDE = ("load", "first", "memory", "p95", "cv")  # left out first where the terminal is narrow
 STYLES = {"faster": "green", "slower": "yellow", "failed": "bold red"}
+TAGS = {"faster": "met", "slower": "skipped", "failed": "failed"}  # classes of report.css
 CHANGED = {"name": "artefact", "old": "before ms", "new": "now ms", "ratio": "ratio [95 %]", "by": "of"}
 CHANGED |= {"verdict": "verdict"}
 
@@ -51,9 +52,8 @@ def cells(
     """The text of a record in each of ``COLUMNS``. ``parity``: of its outputs there with those of this machine."""
     ms = {key: present.significant(record.get(f"{key}_ms")) for key in ("median", "p90", "p95", "p99", "p99_9", "load")}
     offline = record.get("scenario") == "offline"
-    cold = record.get("scenario") == "cold-start"
     joules = ((record.get("energy") or {}).get("joules_per_query") or {}).values()
-    memory = record.get("peak_rss_mib") if cold else record.get("load_rss_mib")
+    memory = record.get("load_rss_mib")
     return {
         "name": label,
         "n": str(record["n"]),
@@ -107,12 +107,14 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     ]
     if first.get("scenario") == "cold-start":
         said.append(
-            "A query is a process of its own, from before its runtime's import to after the first answer; memory is "
-            "that process's peak. Files were in the system's cache from the second process on."
+            "A query is a process of its own, from before its runtime's import to after the first answer. Files were "
+            "in the system's cache from the second process on."
         )
-    elif first.get("peak_rss_mib"):
-        peak = max(record.get("peak_rss_mib") or 0 for record in records.values())
-        said.append(f"Memory is what loading and the first call added; the whole process had {peak:.0f} MiB at most.")
+    if peak := max(record.get("peak_rss_mib") or 0 for record in records.values()):
+        said.append(
+            "Memory is what the runtime, the file and a query add to a process of its own at its peak; such a process "
+            f"had {peak:.0f} MiB at most, Python's included."
+        )
     sources = {(r["energy"]["source"], r["energy"].get("why")) for r in records.values() if r.get("energy")}
     said += [f"Energy: {source}" + (f" ({why})." if why else ".") for source, why in sorted(sources, key=str)]
     said += [f"{label} failed: {record['failed']}" for label, record in records.items() if record.get("failed")]
@@ -163,6 +165,8 @@ def as_html(document: Mapping[str, Any]) -> str:
         document=document,
         columns=shown,
         rows=body,
+        none=present.NONE,
+        tags=TAGS,
         sentences=sentences(document),
         distribution=charts.ridges(samples, "Distribution of latencies"),
         machine=facts.machine({**document, "packages": None}),

@@ -176,11 +176,14 @@ def lead(document: Mapping[str, Any]) -> list[str]:
 
 
 def predictions(document: Mapping[str, Any]) -> list[str]:
-    """What a plan predicted of the latency, untrained, beside what the trained artefact measures."""
+    """What a plan predicted of the latency, untrained, beside what the trained artefacts measure: the one that ships,
+    and those of a search's candidates after their last training."""
+    shipped = document.get("predictions") or []
+    searched = (document.get("search") or {}).get("predictions") or []
     return [
         f"{each['name']}: the plan predicted {significant(each['predicted_ms'])} ms, "
         f"{abs(each['error_percent']):.0f} % {'more' if each['error_percent'] > 0 else 'less'} than measured."
-        for each in document.get("predictions") or []
+        for each in [*shipped, *searched]
     ]
 
 

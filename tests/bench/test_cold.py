@@ -1,5 +1,6 @@
 """Cold starts are real processes, with a real runtime."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnx
 import pytest
 
 from kdcompress.artifact import Artifact, InputSpec
-from kdcompress.bench import cold
+from kdcompress.bench import cold, timing
 from kdcompress.bench.timing import Interrupted
 from kdcompress.export.formats import open_runner
 
@@ -15,8 +16,7 @@ SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b"))
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory):
+def tiny(path):
     kind, helper = onnx.TensorProto, onnx.helper
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=kind.FLOAT),
@@ -27,9 +27,15 @@ def artifact(tmp_path_factory):
     logits = helper.make_tensor_value_info("logits", kind.FLOAT, ["N", 2])
     weight = onnx.numpy_helper.from_array(np.ones((16, 2), np.float32), "weight")
     graph = helper.make_graph(nodes, "tiny", [image], [logits], [weight])
-    path = tmp_path_factory.mktemp("cold") / "tiny.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    return Artifact.of(path, "onnx", "fp32", SPEC)
+    artifact = Artifact.of(path, "onnx", "fp32", SPEC)
+    path.with_name(path.name + ".json").write_text(json.dumps(artifact.to_json()))
+    return artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("cold") / "tiny.onnx")
 
 
 def test_each_query_is_a_process_that_imports_loads_and_answers(artifact, monkeypatch, tmp_path):
@@ -51,6 +57,28 @@ def test_each_query_is_a_process_that_imports_loads_and_answers(artifact, monkey
     assert tiny.runtime["runtime"] == "onnxruntime-cpu"
     assert records["broken"].n == 0 and "ended with 1" in records["broken"].failed
     assert shares.count("cold start 1 of tiny") == 1
+
+
+def padded(artifact, path, mib):
+    """The same model with so many MiB of weights besides, that nothing uses."""
+    model = onnx.load(artifact.path)
+    weights = np.random.default_rng(0).integers(0, 256, mib * 2**20, dtype=np.uint8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "unused"))
+    onnx.save(model, path)
+    return Artifact.of(path, "onnx", "fp32", SPEC)
+
+
+def test_memory_is_that_of_the_artefact_alone_whatever_this_process_has(artifact, tmp_path):
+    large = padded(artifact, tmp_path / "large.onnx", 64)
+    here = np.ones(400 * 2**20, np.uint8)  # which the processes started from here have nothing of
+    found = {each.path.name: cold.memory(each, IMAGES, open_runner, 1, 1) for each in (large, artifact)}
+    assert here.nbytes / 2**20 < timing.peak_rss_mib()
+    (added, peak), (added_large, peak_large) = found["tiny.onnx"], found["large.onnx"]
+    assert 1 < added < peak < 300 and added < 64
+    assert 64 < added_large - added < 64 * 4 and 64 < peak_large - peak < 64 * 4
+    text = tmp_path / "text.onnx"
+    text.write_text("hello")
+    assert cold.memory(replace(artifact, path=text), IMAGES, open_runner, 1, 1) == (None, None)
 
 
 def test_ctrl_c_keeps_the_processes_that_were_done(artifact, monkeypatch):

@@ -2,8 +2,9 @@ import pytest
 from test_timing import IMAGES, SPEC, Busy
 
 from kdcompress.artifact import Artifact
+from kdcompress.bench import devices as devices_module
 from kdcompress.bench import timing
-from kdcompress.bench.devices import Request, devices, only, parse_device
+from kdcompress.bench.devices import Request, Session, add_memory, devices, only, parse_device
 from kdcompress.errors import UsageError
 
 
@@ -42,6 +43,29 @@ def test_an_interrupted_local_session_has_its_records(monkeypatch):
 
     session = devices["local"](request(open=lambda artifact, threads: Stops(0.1)), "", quiet)
     assert session.interrupted and session.records["a"].n >= 19
+
+
+def test_memory_is_looked_at_once_for_each_artefact_that_ran(monkeypatch):
+    asked = []
+
+    def memory(artifact, images, open, threads, size):
+        asked.append((artifact.path, threads, size))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return 10.0, 50.0
+
+    monkeypatch.setattr(devices_module.cold, "memory", memory)
+    records = {label: timing.Record(label, "rapid", 8, load_rss_mib=0.0, peak_rss_mib=99.0) for label in ("a", "b")}
+    session = Session("local", records, {}, {})
+    records["b"].failed = "query 2: no"
+    add_memory(session, request(threads=2))
+    assert asked == [("a", 2, 8)] and (records["a"].load_rss_mib, records["a"].peak_rss_mib) == (10.0, 50.0)
+    assert records["b"].load_rss_mib is None and not session.interrupted
+    add_memory(session, request(scenario="cold-start"))
+    assert len(asked) == 1 and records["a"].load_rss_mib == 10.0
+    records["b"].failed = None
+    add_memory(session, request())  # Ctrl-C comes with the second
+    assert session.interrupted and records["a"].load_rss_mib == 10.0 and records["b"].load_rss_mib is None
 
 
 def test_names_and_addresses():

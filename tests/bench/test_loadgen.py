@@ -45,6 +45,14 @@ def test_a_slowed_runner_takes_ten_per_cent_longer(script):
     assert np.median([b / a for a, b in taken]) == pytest.approx(1.1, abs=0.03)
 
 
+def test_the_harness_is_timed_in_turns_with_a_model(script, tmp_path, monkeypatch):
+    from test_cold import tiny
+
+    monkeypatch.setitem(script.timing.EFFORTS, "rapid", (64, 0.2))
+    found = script.in_turns(tiny(tmp_path / "tiny.onnx").path)
+    assert 0 < found["median"] < 5 and found["n"] >= 64
+
+
 def test_shares_have_wilsons_interval(script):
     assert script.share([]) == {"k": 0, "n": 0}
     assert script.share([False] * 50) == {"k": 0, "n": 50, "low": 0.0, "high": 0.0713}

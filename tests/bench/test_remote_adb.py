@@ -40,6 +40,8 @@ def test_a_real_server_without_that_device(server, request_of):
     bench, address = parse_device("adb:no-such-serial")
     with pytest.raises(RuntimeMissingError, match="adb has no device no-such-serial"):
         bench(request_of(), address, print)
+    with pytest.raises(RuntimeMissingError, match="adb has no device that is ready"):
+        bench(request_of(), "", print)
     with pytest.raises(UsageError, match="no such option"):
         bench(request_of(), "serial?phyton=python", print)
 

@@ -87,7 +87,8 @@ def test_it_measures_there_and_leaves_nothing_behind(sshd, request_of, python, t
     assert session.device == f"ssh:127.0.0.1:{sshd.port}" and not session.interrupted and session.notes == []
     first, second = session.records.values()
     assert first.n == second.n == len(first.samples_ms) >= 64 and first.failed is None
-    assert 0 < first.median_ms < 5 and first.load_ms > 0 and first.peak_rss_mib > 10
+    assert 0 < first.median_ms < 5 and first.load_ms > 0
+    assert all(each.peak_rss_mib > 10 and each.load_rss_mib > 1 for each in (first, second))
     assert first.runtime["runtime"] == "onnxruntime-cpu" and second.ratio["n"] == second.n
     assert session.before["memory_gib"] > 0 and session.before["threads"] == os.cpu_count()
     assert {"numpy", "onnxruntime"} <= set(session.before["packages"]) and "torch" not in session.before["packages"]

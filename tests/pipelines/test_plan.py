@@ -18,6 +18,7 @@ from kdcompress.pipelines import plan
 from kdcompress.pipelines.plan import Look, expand, ranked, settle
 from kdcompress.pipelines.tournament import Tournament
 from kdcompress.recipe import Student, load_recipe
+from kdcompress.report import present
 
 # CIFAR-100 top-1 without distillation, per cent: tables 1 and 2 of CRD, arXiv:1910.10699
 PUBLISHED = {
@@ -288,6 +289,9 @@ def test_a_search_trains_the_best_of_the_plan_and_holds_the_budgets(searched):
         error = 100 * (each["predicted_ms"] / each["measured_ms"] - 1)
         assert each["error_percent"] == pytest.approx(error)
     assert len(document["search"]["predictions"]) == 2
+    said = present.predictions(document)
+    for each in document["search"]["predictions"]:
+        assert any(line.startswith(f"{each['name']}: the plan predicted") for line in said)
     page = (folder / "run/report.md").read_text()
     assert "won the tournament" in page and "the plan predicted" in page and "student-onnx-fp16: median latency" in page
     again = json.loads(run("--json").stdout)

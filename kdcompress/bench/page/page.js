@@ -77,7 +77,7 @@ function show(job, it, browser) {
     'this browser': browser,
     'runs on': job.provider === 'webgpu' ? 'the GPU, through WebGPU' : `the CPU, ${threads} ${threads === 1 ? 'thread' : 'threads'}`,
     clock: it.isolated ? 'fine (cross-origin isolated)' : 'coarse: queries are timed several at a time',
-    takes: `${seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} minutes`} or more (effort ${job.effort})`,
+    time: `${seconds < 90 ? `${Math.ceil(seconds)} s` : `${Math.ceil(seconds / 60)} minutes`} or more (effort ${job.effort})`,
   }
   for (const [name, value] of Object.entries(facts)) $('facts').append(make('dt', name), make('dd', value))
 }
