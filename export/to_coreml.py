@@ -30,8 +30,6 @@ from kdcompress.optional import require, require_installed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch.export import ExportedProgram
-
 DEQUANTISERS = {"dequantize", "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale"}
 OPERANDS = ("x", "y", "weight")  # of a layer
 COLOURS = {1: "GRAYSCALE", 3: "RGB"}  # by channels

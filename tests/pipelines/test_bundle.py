@@ -25,7 +25,25 @@ TARGETS = {
     "mnn-fp32": "mnn",
 }
 ELSEWHERE = {"ios-coreml": "coreml", "tensorrt-rtx": "tensorrt-rtx"}
-ON_THE_DEVICE = {"jetson-orin": "fp16", "jetson-orin-int8": "int8"}
+ON_THE_DEVICE = {"jetson-orin": "fp16", "jetson-orin-int8": "int8", "mine": "fp16"}
+MINE = """
+description: an engine of one's own
+format: tensorrt
+precision: fp16
+runtime: tensorrt
+options: {profile: [1, 1, 4]}
+measured_on: the GPU of a robot
+"""
+GRAMMARS = {".cpp": "cpp", ".kt": "kotlin", ".swift": "swift"}
+SOURCES = {  # format -> the languages that a bundle has examples in, besides Python and JavaScript
+    "onnx": {".cpp", ".kt"},
+    "ort": {".cpp", ".kt"},
+    "executorch": {".kt", ".swift"},
+    "litert": {".kt", ".swift"},
+    "coreml": {".swift"},
+    "tensorrt": {".cpp"},
+    "tensorrt-rtx": {".cpp"},
+}
 BLOCKED = """
 import importlib.abc, os, sys
 class Blocked(importlib.abc.MetaPathFinder):
@@ -44,7 +62,10 @@ def invoke(*arguments):
 def run(tmp_path_factory, fashion_mnist_root):
     """A run with a file of every format."""
     folder = tmp_path_factory.mktemp("bundle") / "run"
-    targets = ",".join([name for name in TARGETS if name != "student-fp32"] + [*ELSEWHERE, *ON_THE_DEVICE])
+    own = folder.with_name("mine.yaml")
+    own.write_text(MINE)
+    named = [*TARGETS, *ELSEWHERE, *ON_THE_DEVICE]
+    targets = ",".join(str(own) if name == "mine" else name for name in named if name != "student-fp32")
     found = invoke(
         *("run", "fashion-mnist-demo", "data.train_images=1500", f"data.root={fashion_mnist_root}", "teacher=null"),
         *("method=none", "train.epochs=1", "export.max_drop=100", "gates={}", "bench.effort=rapid"),
@@ -296,11 +317,25 @@ def test_the_page_is_javascript(bundled, tmp_path):
         assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("target", [*TARGETS, *ELSEWHERE, *ON_THE_DEVICE])
+def test_what_is_not_compiled_here_is_parsed(target, bundled):
+    """By the grammars of tree-sitter, which editors use."""
+    tree_sitter = pytest.importorskip("tree_sitter")
+    sources = [path for path in bundled(target).iterdir() if path.suffix in GRAMMARS]
+    assert {path.suffix for path in sources} == SOURCES.get((TARGETS | ELSEWHERE).get(target, "tensorrt"), set())
+    for path in sources:
+        language = tree_sitter.Language(pytest.importorskip(f"tree_sitter_{GRAMMARS[path.suffix]}").language())
+        found = tree_sitter.Parser(language).parse(path.read_bytes()).root_node
+        assert not found.has_error, f"{path.name}: {found}"
+        assert tree_sitter.Parser(language).parse(path.read_bytes().rpartition(b"}")[0]).root_node.has_error
+
+
 def test_the_program_in_cpp_runs_the_model(bundled, tmp_path):
-    """Where ONNXRUNTIME names a folder with include/ and lib/ of ONNX Runtime."""
+    """Where ONNXRUNTIME names a folder with include/ and lib/ of ONNX Runtime: its wheel has no headers, and neither
+    PyPI, npm nor Debian 12 has a package of them."""
     library = os.environ.get("ONNXRUNTIME")
     if not library or not shutil.which("cmake") or not shutil.which("g++"):
-        pytest.skip("no compiler, or no ONNXRUNTIME")
+        pytest.skip("no compiler, or ONNXRUNTIME names no unpacked release of ONNX Runtime")
     folder = bundled("student-fp32")
     for command in (
         ["cmake", "-S", folder, "-B", tmp_path, f"-DONNXRUNTIME={library}"],
