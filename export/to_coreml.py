@@ -93,18 +93,19 @@ def convert(job: ExportJob, target: Target) -> Any:
             allowed=", ".join(map(str, COLOURS)),
             hint="set the recipe's export.layout to float-nchw",
         )
-    int8 = quantizer(target.options.scheme) if target.options.scheme else None  # it refuses before the long part
+    scheme = target.options.scheme
+    int8 = quantizer(scheme) if scheme else None  # it refuses before the long part
     net, example = planar(job.module, spec)
     shape = tuple(example.shape)
     if spec.layout == "uint8-nhwc":
         image = ct.ImageType(spec.name, shape=shape, color_layout=getattr(ct.colorlayout, COLOURS[spec.channels]))
     else:
         image = ct.TensorType(spec.name, shape=shape, dtype=np.float32)
-    if int8 is None:
+    if scheme is None:
         with torch.inference_mode():
             source = torch.jit.trace(net, example, check_trace=False)
     else:
-        graph = quantise(net, int8, images(job, target.options.scheme))
+        graph = quantise(net, int8, images(job, scheme))
         source = torch.export.export(graph, (example,)).run_decompositions({})
     try:
         return ct.convert(
@@ -112,7 +113,7 @@ def convert(job: ExportJob, target: Target) -> Any:
             inputs=[image],
             outputs=[ct.TensorType(spec.output, dtype=np.float32)],
             convert_to="mlprogram",
-            minimum_deployment_target=ct.target.iOS16 if int8 is None else ct.target.iOS17,
+            minimum_deployment_target=ct.target.iOS16 if scheme is None else ct.target.iOS17,
             compute_precision=ct.precision.FLOAT32 if target.precision == "fp32" else ct.precision.FLOAT16,
             skip_model_load=True,
         )

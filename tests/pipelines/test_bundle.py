@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -315,6 +316,43 @@ def test_the_page_is_javascript(bundled, tmp_path):
     (tmp_path / "page.mjs").write_text(script)
     for path in (tmp_path / "page.mjs", folder / "classifier.mjs"):
         assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("target", ["student-fp32", "amd64-ort"])
+def test_the_page_classifies_in_a_browser(target, bundled):
+    """With this machine's onnxruntime-web in place of the one that the page gets from the network."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    folder, web = bundled(target), onnxruntime_web.files()
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        name = route.request.url.rsplit("/", 1)[-1] or "index.html"
+        kind = {"mjs": "text/javascript", "wasm": "application/wasm", "html": "text/html"}.get(name.rpartition(".")[2])
+        if name in web or (folder / name).is_file():
+            body = web[name] if name in web else (folder / name).read_bytes()
+            route.fulfill(body=body, content_type=kind, headers={"Access-Control-Allow-Origin": "*"})
+        else:
+            route.fulfill(status=404)
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.route("**/*", answer)
+        page.goto("http://localhost:8000/")
+        page.wait_for_function("!document.getElementById('state').textContent.startsWith('Loading')", timeout=120_000)
+        state, answers = page.text_content("#state"), page.locator("#answers li").all_text_contents()
+        browser.close()
+    assert state.startswith("sample.png is shown"), state
+    assert f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{onnxruntime_web.VERSION}/dist/ort.wasm.min.mjs" in asked
+    expected = json.loads((folder / "expected.json").read_text())
+    powers = np.exp(np.array(expected["logits"]) - max(expected["logits"]))
+    label, share, _ = answers[0].rsplit(" ", 2)
+    allowed = 0.2 if target == "student-fp32" else 10  # other CPUs round int8 at other places
+    assert label == expected["label"] and float(share) == pytest.approx(100 * powers.max() / powers.sum(), abs=allowed)
 
 
 @pytest.mark.parametrize("target", [*TARGETS, *ELSEWHERE, *ON_THE_DEVICE])
