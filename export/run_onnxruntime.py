@@ -95,7 +95,7 @@ def _accelerated(name: str, provider: str, package: str) -> None:
                 hint=f"pip install {package} in place of onnxruntime, on a machine that it is made for",
             )
 
-    facts = {"name": name, "accelerator": provider, "check": staticmethod(check_provider), "__doc__": f"By {provider}."}
+    facts = {"name": name, "accelerator": provider, "package": package, "check": staticmethod(check_provider)}
     runners.register(name)(type(f"{provider}Runner", (OnnxRuntimeRunner,), facts))
 
 

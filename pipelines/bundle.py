@@ -300,6 +300,9 @@ def _model(
         if provenance.get(key)
     }
     here = machine()
+    runner = formats.runners.entries().get(provenance.get("runtime", ""))
+    provider = getattr(runner, "accelerator", "")  # of ONNX Runtime, where the target names one
+    package = runner.package if runner and provider else kind.package
     return {
         "name": document["name"],
         "file": artifact.path.name,
@@ -330,8 +333,9 @@ def _model(
             "name": kind.runtime,
             "version": _version(kind, provenance),
             "module": kind.module,
-            "install": " ".join(["pip install", kind.package, "numpy", *kind.also.split()]),
+            "install": " ".join(["pip install", package, "numpy", *kind.also.split()]),
             "threads": threads,
+            **({"providers": [provider, "CPUExecutionProvider"]} if provider else {}),
         },
         "built_for": built_for,
         "made_on": f"{here.get('cpu') or 'an unnamed CPU'} ({platform.machine()}, {platform.system()})",

@@ -25,7 +25,7 @@ TARGETS = {
     "ncnn-fp32": "ncnn",
     "mnn-fp32": "mnn",
 }
-ELSEWHERE = {"ios-coreml": "coreml", "tensorrt-rtx": "tensorrt-rtx"}
+ELSEWHERE = {"ios-coreml": "coreml", "tensorrt-rtx": "tensorrt-rtx", "onnx-cuda": "onnx"}
 ON_THE_DEVICE = {"jetson-orin": "fp16", "jetson-orin-int8": "int8", "mine": "fp16"}
 MINE = """
 description: an engine of one's own
