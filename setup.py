@@ -36,6 +36,7 @@ extras = {
     "dev": [
         *("build", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=64", "types-PyYAML", "wheel"),
         *("mlcommons-loadgen", "playwright>=1.50"),
+        *("tree-sitter>=0.23", "tree-sitter-cpp", "tree-sitter-kotlin", "tree-sitter-swift"),  # they parse examples
     ],
 }
 

@@ -202,6 +202,10 @@ def load_target(path: Path) -> Target:
     for registry, name in ((writers, found.writer), (runners, found.runtime)):
         if name not in registry:
             raise unknown_name(registry.kind, name, registry, where=path)
+    loads = [name for name, runner in runners.entries().items() if runner.format == found.format]
+    if found.runtime not in loads:
+        what = f"The runtime does not load the format {found.format}."
+        raise UsageError(what, where=path, got=found.runtime, allowed=", ".join(loads))
     return found
 
 
@@ -263,7 +267,8 @@ def build(job: ExportJob, target: Target) -> Artifact:
     start = time.perf_counter()
     artifact = writer.write(job, target)
     seconds = round(time.perf_counter() - start, 3)
-    return artifact.with_provenance(parent=job.parent.sha256, build_seconds=seconds, host=platform.machine())
+    facts = {"parent": job.parent.sha256, "runtime": target.runtime, "build_seconds": seconds}
+    return artifact.with_provenance(**facts, host=platform.machine())
 
 
 def availability(target: Target) -> tuple[bool, bool, str, str]:

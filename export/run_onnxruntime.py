@@ -1,4 +1,4 @@
-"""ONNX and .ort files on the CPU, through ONNX Runtime."""
+"""ONNX and .ort files through ONNX Runtime, on the CPU or by the execution provider that a target names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,22 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact
-from kdcompress.errors import RuntimeMissingError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import is_installed
+
+CPU = "CPUExecutionProvider"
+PROVIDERS = {  # runtime of a target -> the execution provider, and the package that has it
+    "onnxruntime-cann": ("CANNExecutionProvider", "onnxruntime-cann"),
+    "onnxruntime-coreml": ("CoreMLExecutionProvider", "onnxruntime"),
+    "onnxruntime-cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "onnxruntime-directml": ("DmlExecutionProvider", "onnxruntime-directml"),
+    "onnxruntime-migraphx": ("MIGraphXExecutionProvider", "onnxruntime-migraphx"),
+    "onnxruntime-openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "onnxruntime-qnn": ("QNNExecutionProvider", "onnxruntime-qnn"),
+    "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu"),
+    "onnxruntime-webgpu": ("WebGpuExecutionProvider", "onnxruntime-webgpu"),
+}
 
 
 def check() -> None:
@@ -27,6 +40,7 @@ class OnnxRuntimeRunner:
 
     name = "onnxruntime-cpu"
     format = "onnx"
+    accelerator = ""  # the execution provider that is tried before the CPU's
     check = staticmethod(check)
 
     def __init__(self, artifact: Artifact, threads: int = 1):
@@ -34,7 +48,7 @@ class OnnxRuntimeRunner:
         self._session: Any = None
 
     def __enter__(self) -> OnnxRuntimeRunner:
-        self._session = open_session(self.artifact.path, self.threads)
+        self._session = open_session(self.artifact.path, self.threads, provider=self.accelerator or CPU)
         return self
 
     def infer(self, x: np.ndarray) -> np.ndarray:
@@ -53,7 +67,7 @@ class OnnxRuntimeRunner:
         return {
             "runtime": self.name,
             "version": ort.__version__,
-            "providers": self._session.get_providers() if self._session else ["CPUExecutionProvider"],
+            "providers": self._session.get_providers() if self._session else [self.accelerator or CPU],
             "threads": self.threads,
             "options": {"graph_optimization": "all", "execution": "sequential", "spinning": False},
         }
@@ -65,6 +79,28 @@ class OrtFormatRunner(OnnxRuntimeRunner):
 
     name = "onnxruntime-ort-cpu"
     format = "ort"
+
+
+def _accelerated(name: str, provider: str, package: str) -> None:
+    """File a runner of this provider under ``name``."""
+
+    def check_provider() -> None:
+        check()
+        import onnxruntime as ort
+
+        if provider not in (here := ort.get_available_providers()):
+            raise RuntimeMissingError(
+                f"ONNX Runtime has no {provider} here.",
+                got=", ".join(here),
+                hint=f"pip install {package} in place of onnxruntime, on a machine that it is made for",
+            )
+
+    facts = {"name": name, "accelerator": provider, "package": package, "check": staticmethod(check_provider)}
+    runners.register(name)(type(f"{provider}Runner", (OnnxRuntimeRunner,), facts))
+
+
+for name, (provider, package) in PROVIDERS.items():
+    _accelerated(name, provider, package)
 
 
 def session_options(threads: int = 1) -> Any:
@@ -92,17 +128,22 @@ def open_session_of(model: Any, outputs: Iterable[str]) -> Any:
     return ort.InferenceSession(part.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
 
 
-def open_session(path: Path, threads: int = 1, options: Any = None, without: tuple[str, ...] = ()) -> Any:
-    """A CPU session, ``without`` some optimisers. Raises UsageError where the file cannot be loaded."""
+def open_session(
+    path: Path, threads: int = 1, options: Any = None, without: tuple[str, ...] = (), provider: str = CPU
+) -> Any:
+    """A session on the CPU, or by ``provider`` with the CPU for what that does not take, ``without`` some optimisers.
+
+    Raises UsageError where the file cannot be loaded, KDCompressError where ONNX Runtime leaves the provider out.
+    """
     import onnxruntime as ort
 
     if not path.is_file():
         raise UsageError("There is no such model file.", where=path)
     try:
-        return ort.InferenceSession(
+        session = ort.InferenceSession(
             path,
             options or session_options(threads),
-            providers=["CPUExecutionProvider"],
+            providers=list(dict.fromkeys((provider, CPU))),
             disabled_optimizers=list(without),
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
@@ -112,3 +153,7 @@ def open_session(path: Path, threads: int = 1, options: Any = None, without: tup
             got=str(error).strip().splitlines()[0][:300],
             hint="`kdcompress inspect` shows what is in it; export it again",
         ) from error
+    if provider not in (taken := session.get_providers()):  # it warns, and goes on without
+        hint = "look at the driver and at the libraries that this provider needs"
+        raise KDCompressError(f"ONNX Runtime left {provider} out.", where=path, got=", ".join(taken), hint=hint)
+    return session

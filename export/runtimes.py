@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from kdcompress.runner import Runner
 
 # A runner is a class: RunnerClass(artifact, threads, **options), with ``format`` (of the artefacts it loads) and
-# ``check``, which raises RuntimeMissingError where it cannot run here.
+# ``check``, which raises RuntimeMissingError where it cannot run here. Of several with one format the artefact's target
+# names one; the others take an artefact that names none, unless they are an ``accelerator``'s.
 runners: Registry[Any] = Registry("runtime", "kdcompress.export", prefix="run_")
 
 
@@ -31,8 +32,10 @@ def open_runner(artifact: Artifact, threads: int = 1, **options: Any) -> Runner:
     if not found:
         known = ", ".join(sorted({runner.format for runner in runners.entries().values()}))
         raise UsageError("No runtime here loads this format.", where=artifact.path, got=artifact.format, allowed=known)
-    found[0].check()
-    runner: Runner = found[0](artifact, threads=threads, **options)
+    named = [runner for runner in found if runner.name == artifact.provenance.get("runtime")]
+    chosen = (named or [runner for runner in found if not getattr(runner, "accelerator", "")])[0]
+    chosen.check()
+    runner: Runner = chosen(artifact, threads=threads, **options)
     return runner
 
 

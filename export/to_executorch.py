@@ -7,22 +7,20 @@ as long an image or longer, and a program with a dynamic batch reserves the memo
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdcompress.artifact import Artifact, InputSpec, replacing
-from kdcompress.errors import KDCompressError, UsageError
-from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
+from kdcompress.errors import KDCompressError
+from kdcompress.export.formats import ExportJob, Target, Writer, writers
+from kdcompress.export.pt2e import node_name, quantise, quantizer
 from kdcompress.export.quiet import quiet
 from kdcompress.optional import require_installed
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
@@ -32,16 +30,6 @@ FAMILIES = {
     "conv": ("aten.convolution.default",),
     "gemm": ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.bmm.default"),
 }
-XNNPACK = {
-    "activation": "int8",
-    "weight": "int8",
-    "reduce_range": False,
-    "quantize_bias": True,
-    "outputs": True,
-    "calibration": "minmax",
-    "bias_correction": False,
-}
-LAYERS = ("conv1d", "conv2d", "conv_transpose2d", "linear", "matmul")  # before lowering
 ACTIVATIONS = ("aten.relu.default", "aten.hardtanh.default", "aten.clamp.default")  # part of the layer before them
 
 
@@ -107,81 +95,6 @@ def program(graph: GraphModule, spec: InputSpec) -> ExportedProgram:
         return torch.export.export(graph, (example(spec, 1),))
 
 
-def quantizer(scheme: Scheme, qat: bool = False) -> Any:
-    """The XNNPACKQuantizer of a scheme, for ``prepare_pt2e`` or, with ``qat``, ``prepare_qat_pt2e``. The preprocessing
-    stays in float. An entry of the scheme's ``exclude`` is the path of a module or the name of a node; ``op_types``
-    are operators: conv2d, linear, add...
-
-    Raises UsageError for what XNNPACK cannot do.
-    """
-    import torch
-
-    scheme.held_to("XNNPACK cannot quantise like this", **XNNPACK)
-    with quiet():
-        from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
-        from torchao.quantization.pt2e import MinMaxObserver
-
-    config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=scheme.per_channel, is_qat=qat)
-    changes: dict[str, Any] = {}
-    if scheme.symmetric:
-        changes["qscheme"] = torch.per_tensor_symmetric
-    if not qat:
-        changes["observer_or_fake_quant_ctr"] = MinMaxObserver.with_args(eps=2**-12)
-    activation = dataclasses.replace(config.input_activation, **changes)
-    config = dataclasses.replace(config, input_activation=activation, output_activation=activation)
-
-    class Quantizer(xnnpack_quantizer.XNNPACKQuantizer):
-        if not qat:  # prepare_pt2e has folded batch norm by then, and looking for it takes seconds
-            SUPPORTED_PATTERNS = [
-                pattern for pattern in xnnpack_quantizer.XNNPACKQuantizer.SUPPORTED_PATTERNS if not pattern.is_qat
-            ]
-
-        def annotate(self, model: GraphModule) -> GraphModule:
-            self.set_filter_function(_chosen(model, scheme))
-            return super().annotate(model)
-
-    return Quantizer().set_global(config)
-
-
-def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
-    """Whether a node is to be quantised: not the preprocessing, nor what the scheme leaves out.
-
-    Raises UsageError for a name in the scheme that is not in the graph.
-    """
-    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-    kinds = {_operator(node) for node in nodes}
-    places = {name for node in nodes for name in (node.name, *_modules(node))}
-    for key, names, known in (("op_types", scheme.op_types, kinds), ("exclude", scheme.exclude, places)):
-        unknown = sorted(set(names) - known)
-        if unknown:
-            where, allowed = f"options.scheme.{key}", ", ".join(sorted(known))
-            raise UsageError("The model has no such part.", where=where, got=", ".join(unknown), allowed=allowed)
-    front, left_out = _front(nodes), set(scheme.exclude)
-
-    def chosen(node: Node) -> bool:
-        if node.op != "call_function":  # a layer's weight goes with the layer
-            return True
-        wanted = not scheme.op_types or _operator(node) in scheme.op_types
-        return wanted and node.name not in front and not left_out & {node.name, *_modules(node)}
-
-    return chosen
-
-
-def quantise(graph: GraphModule, wanted: Any, batches: Iterable[np.ndarray]) -> GraphModule:
-    """``graph`` in int8 by a ``quantizer``, calibrated on batches of its input; it is changed in place."""
-    import torch
-
-    with quiet():
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-        prepared = prepare_pt2e(graph, wanted)
-        with torch.no_grad():
-            for batch in batches:
-                prepared(torch.from_numpy(batch))
-        converted: GraphModule = convert_pt2e(prepared)
-    return converted
-
-
 def lower(exported: ExportedProgram, path: Path, int8: bool = False) -> dict[str, Any]:
     """Write an exported program, quantised or not, as a .pte file with the XNNPACK delegate; returns its coverage.
 
@@ -233,7 +146,7 @@ def coverage(lowered: ExportedProgram) -> dict[str, Any]:
     layers = {family: {"int8": 0, "fp32": 0} for family in FAMILIES}
     for family, kinds in FAMILIES.items():
         for node in (*inside, *outside):
-            if _name(node) in kinds:
+            if node_name(node) in kinds:
                 layers[family]["int8" if node in inside and _is_int8(node) else "fp32"] += 1
     macs, delegated = sum(map(_macs, (*inside, *outside))), sum(map(_macs, inside))
     shares = {
@@ -241,39 +154,34 @@ def coverage(lowered: ExportedProgram) -> dict[str, Any]:
         "nodes": round(len(inside) / max(1, len(inside) + len(outside)), 4),
         "macs": round(delegated / macs, 4) if macs else 0.0,
     }
-    return {**layers, "delegated": shares, "outside": dict(Counter(map(_name, outside)).most_common())}
+    return {**layers, "delegated": shares, "outside": dict(Counter(map(node_name, outside)).most_common())}
 
 
 def _delegates(lowered: ExportedProgram) -> list[Any]:
     graph = lowered.graph_module
-    calls = [node for node in graph.graph.nodes if _name(node) == "executorch_call_delegate"]
+    calls = [node for node in graph.graph.nodes if node_name(node) == "executorch_call_delegate"]
     return [getattr(graph, node.args[0].target) for node in calls]
 
 
 def _operations(graph: GraphModule) -> list[Node]:
     skipped = ("getitem", "executorch_call_delegate")
-    return [node for node in graph.graph.nodes if node.op == "call_function" and _name(node) not in skipped]
-
-
-def _name(node: Node) -> str:
-    """ "aten.convolution.default", "quantized_decomposed.quantize_per_tensor.default", "getitem" """
-    return str(getattr(node.target, "__name__", node.target))
+    return [node for node in graph.graph.nodes if node.op == "call_function" and node_name(node) not in skipped]
 
 
 def _is_int8(node: Node) -> bool:
     def kind(value: Any, prefix: str) -> bool:
-        return hasattr(value, "target") and _name(value).startswith(f"quantized_decomposed.{prefix}")
+        return hasattr(value, "target") and node_name(value).startswith(f"quantized_decomposed.{prefix}")
 
-    inputs = node.args[1:3] if _name(node) == "aten.addmm.default" else node.args[:2]
+    inputs = node.args[1:3] if node_name(node) == "aten.addmm.default" else node.args[:2]
     users = list(node.users)
-    while len(users) == 1 and _name(users[0]) in ACTIVATIONS:
+    while len(users) == 1 and node_name(users[0]) in ACTIVATIONS:
         users = list(users[0].users)
     return all(kind(value, "dequantize") for value in inputs) and all(kind(user, "quantize") for user in users)
 
 
 def _macs(node: Node) -> int:
     """Multiply-accumulates of a layer; 0 of other nodes."""
-    name = _name(node)
+    name = node_name(node)
     if not any(name in kinds for kinds in FAMILIES.values()):
         return 0
     shapes = [value.meta["val"].shape for value in node.all_input_nodes]
@@ -283,29 +191,6 @@ def _macs(node: Node) -> int:
     else:
         sums, each = node.meta["val"].shape, shapes[1 if name == "aten.addmm.default" else 0][-1]
     return int(math.prod(sums) * each)
-
-
-def _operator(node: Node) -> str:
-    """ "conv2d", "linear", "add" """
-    return _name(node).split(".")[0]
-
-
-def _modules(node: Node) -> list[str]:
-    """The paths of the modules that a node of a captured graph is in, outermost first."""
-    return [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-
-
-def _front(nodes: list[Node]) -> set[str]:
-    """Names of the operations that the input of the first layer is computed by: the preprocessing."""
-    first = next((node for node in nodes if _operator(node) in LAYERS), None)
-    before: list[Any] = list(first.args[:1]) if first else []
-    found: set[str] = set()
-    while before:
-        node = before.pop()
-        if node.op == "call_function" and node.name not in found:
-            found.add(node.name)
-            before += node.all_input_nodes
-    return found
 
 
 def _cast_pixels_first(graph: GraphModule) -> None:

@@ -42,44 +42,78 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
 
 @dataclass(frozen=True)
 class Kind:
-    """What is told of a format: its runtime, the template that runs it, and further files (name -> what it is)."""
+    """What is told of a format: its runtime, the template that runs it, and further files (name -> template, what it
+    is)."""
 
     runtime: str
     package: str
     module: str
     infer: str
     licence: str
-    files: Mapping[str, str]
+    files: Mapping[str, tuple[str, str]]
     also: str = ""  # packages that the runtime's own needs
 
 
-WEB = {
-    "example.cpp": "the same with ONNX Runtime's C++ interface",
-    "CMakeLists.txt": "builds example.cpp",
-    "index.html": "the same in a browser: `python3 -m http.server`, then open it",
-    "classifier.mjs": "what index.html and Node.js run the model with",
-}
-ORT = Kind("ONNX Runtime", "onnxruntime", "onnxruntime", "infer_onnx.py", "MIT", WEB)
 MOBILE = "not compiled where this folder was made"
-ANDROID, IOS = {"Classifier.kt": f"for Android: {MOBILE}"}, {"Classifier.swift": f"for iOS: {MOBILE}"}
-ENGINE = Kind(**{**vars(ORT), "files": {"build_engine.py": "builds the engine, on the machine that will run it"}})
+
+
+def _android(template: str) -> dict[str, tuple[str, str]]:
+    return {"Classifier.kt": (template, f"for Android: {MOBILE}")}
+
+
+def _ios(template: str) -> dict[str, tuple[str, str]]:
+    return {"Classifier.swift": (template, f"for iOS: {MOBILE}")}
+
+
+WEB = {
+    "example.cpp": ("example.cpp", "the same with ONNX Runtime's C++ interface"),
+    "CMakeLists.txt": ("CMakeLists.txt", "builds example.cpp"),
+    "index.html": ("index.html", "the same in a browser: `python3 -m http.server`, then open it"),
+    "classifier.mjs": ("classifier.mjs", "what index.html and Node.js run the model with"),
+}
+ORT = Kind("ONNX Runtime", "onnxruntime", "onnxruntime", "infer_onnx.py", "MIT", WEB | _android("onnx.kt"))
+NVIDIA = {
+    "example.cpp": ("tensorrt.cpp", f"the engine in C++: {MOBILE}"),
+    "CMakeLists.txt": ("tensorrt.txt", "builds example.cpp"),
+}
+BUILDER = {"build_engine.py": ("build_engine.py", "builds the engine, on the machine that will run it")}
+ENGINE = Kind(**{**vars(ORT), "files": BUILDER | NVIDIA})
 KINDS = {
     "onnx": ORT,
     "ort": ORT,
     "openvino": Kind("OpenVINO", "openvino", "openvino", "infer_openvino.py", "Apache-2.0", {}),
     "executorch": Kind(
-        "ExecuTorch", "executorch", "executorch", "infer_executorch.py", "BSD-3-Clause", ANDROID | IOS, "torch"
+        "ExecuTorch",
+        "executorch",
+        "executorch",
+        "infer_executorch.py",
+        "BSD-3-Clause",
+        _android("executorch.kt") | _ios("executorch.swift"),
+        "torch",
     ),
-    "litert": Kind("LiteRT", "ai-edge-litert", "ai_edge_litert", "infer_litert.py", "Apache-2.0", ANDROID | IOS),
+    "litert": Kind(
+        "LiteRT",
+        "ai-edge-litert",
+        "ai_edge_litert",
+        "infer_litert.py",
+        "Apache-2.0",
+        _android("litert.kt") | _ios("litert.swift"),
+    ),
     "ncnn": Kind("ncnn", "ncnn", "ncnn", "infer_ncnn.py", "BSD-3-Clause", {}),
     "mnn": Kind("MNN", "MNN", "MNN", "infer_mnn.py", "Apache-2.0", {}),
     "coreml": Kind(
-        "Core ML", "coremltools", "coremltools", "infer_coreml.py", "part of Apple's systems", IOS, "pillow"
+        "Core ML",
+        "coremltools",
+        "coremltools",
+        "infer_coreml.py",
+        "part of Apple's systems",
+        _ios("coreml.swift"),
+        "pillow",
     ),
     "tensorrt-rtx": Kind(
-        "TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "infer_tensorrt.py", "NVIDIA's own", {}, "torch"
+        "TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "infer_tensorrt.py", "NVIDIA's own", NVIDIA, "torch"
     ),
-    "tensorrt": Kind("TensorRT", "tensorrt", "tensorrt", "infer_tensorrt.py", "NVIDIA's own", {}, "torch"),
+    "tensorrt": Kind("TensorRT", "tensorrt", "tensorrt", "infer_tensorrt.py", "NVIDIA's own", NVIDIA, "torch"),
 }
 COMMON = {
     "model.json": "input, output, labels, runtime",
@@ -168,7 +202,8 @@ def _for_tensorrt(
     from torch import nn
 
     parent = _artifact(run, document, _row(document, "student-fp32"))
-    target = formats.target(row["target"])
+    asked = formats.chosen(document["recipe"]["export"]["targets"])  # a file of the user's own among them
+    target = next(target for target in asked if target.name == row["target"])
     images = calibration_images(source.train.images, document["recipe"]["export"]["calibration_images"])
     # An engine is built from the ONNX alone: the network itself is not needed.
     model = engine_source(formats.ExportJob(nn.Module(), parent, images, folder, "student"), target)
@@ -226,13 +261,18 @@ def _write(
         "licence": kind.licence,
         "ort_web": onnxruntime_web.VERSION,
         "workspace_mib": artifact.provenance.get("workspace_mib"),
-        "files": [(artifact.path.name, "the model"), *COMMON.items(), *kind.files.items()],
+        "engine": "model.engine" if kind is ENGINE else artifact.path.name,
+        "library": "tensorrt_rtx" if artifact.format == "tensorrt-rtx" else "nvinfer",
+        "files": [
+            (artifact.path.name, "the model"),
+            *COMMON.items(),
+            *((name, what) for name, (_, what) in kind.files.items()),
+        ],
     }
     copied = {"infer.py": kind.infer, **{name: name for name in ("self_check.py", "classifier.py", "example.py")}}
     texts |= {name: (TEMPLATES / template).read_text(encoding="utf-8") for name, template in copied.items()}
-    for name in ("MODEL_CARD.md", *kind.files):
-        template = name.replace("Classifier", artifact.format) if name.startswith("Classifier.") else name
-        texts[name] = _filled(template, values)
+    texts["MODEL_CARD.md"] = _filled("MODEL_CARD.md", values)
+    texts |= {name: _filled(template, values) for name, (template, _) in kind.files.items()}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     (folder / "sample.bin").write_bytes(image.tobytes())
@@ -260,6 +300,9 @@ def _model(
         if provenance.get(key)
     }
     here = machine()
+    runner = formats.runners.entries().get(provenance.get("runtime", ""))
+    provider = getattr(runner, "accelerator", "")  # of ONNX Runtime, where the target names one
+    package = runner.package if runner and provider else kind.package
     return {
         "name": document["name"],
         "file": artifact.path.name,
@@ -290,8 +333,9 @@ def _model(
             "name": kind.runtime,
             "version": _version(kind, provenance),
             "module": kind.module,
-            "install": " ".join(["pip install", kind.package, "numpy", *kind.also.split()]),
+            "install": " ".join(["pip install", package, "numpy", *kind.also.split()]),
             "threads": threads,
+            **({"providers": [provider, "CPUExecutionProvider"]} if provider else {}),
         },
         "built_for": built_for,
         "made_on": f"{here.get('cpu') or 'an unnamed CPU'} ({platform.machine()}, {platform.system()})",

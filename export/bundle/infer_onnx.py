@@ -1,4 +1,4 @@
-"""Runs the model with ONNX Runtime on the CPU."""
+"""Runs the model with ONNX Runtime, by the execution providers that model.json names, else on the CPU."""
 
 import onnxruntime as ort
 
@@ -9,6 +9,9 @@ def load(path, model, threads):
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers = model["runtime"].get("providers", ["CPUExecutionProvider"])
+    if providers[0] not in ort.get_available_providers():
+        raise ImportError(f"ONNX Runtime has no {providers[0]} here")
+    session = ort.InferenceSession(str(path), options, providers=providers)
     given, wanted = model["input"]["name"], model["output"]["name"]
     return lambda x: session.run([wanted], {given: x})[0]

@@ -78,7 +78,7 @@ def load_weights(module: nn.Module, path: Path) -> dict[str, str]:
         )
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    _check(module, state, path)
+    _check(module, state, path, metadata.get("model", ""))
     module.load_state_dict(state, strict=False)  # the only keys that may be missing are batch counters
     return metadata
 
@@ -122,7 +122,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return dict(data)
 
 
-def _check(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def _check(module: nn.Module, state: Mapping[str, Tensor], path: Path, model: str) -> None:
     wanted = module.state_dict()
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in wanted]
@@ -134,13 +134,16 @@ def _check(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     if missing or unexpected or misshapen:
         fits = len(wanted.keys() & state.keys()) - len(misshapen)
         problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+        hint = "check the model's name and options, the number of classes and the number of channels"
+        if " pruned by " in model:  # its shapes are not to be had from a name
+            hint = f"it is {model}: `kdcompress run` its recipe again, into its folder, with other export.targets"
         raise UsageError(
             "The weights are those of another network.",
             where=path,
             got=f"{fits} of {len(wanted)} tensors fit; "
             + "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys),
             allowed=f"the weights of this {type(module).__name__}",
-            hint="check the model's name and options, the number of classes and the number of channels",
+            hint=hint,
         )
 
 

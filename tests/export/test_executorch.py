@@ -26,7 +26,7 @@ from kdcompress.runner import infer_all
 
 pytest.importorskip("executorch")
 
-from kdcompress.export import to_executorch  # noqa: E402
+from kdcompress.export import pt2e, to_executorch  # noqa: E402
 
 FP32, INT8 = target("android-xnnpack-fp32"), target("android-xnnpack")
 CAST = {"dim_order_ops._to_dim_order_copy.default": 1}
@@ -245,7 +245,7 @@ def test_quantisation_aware_training_with_the_same_scheme(tmp_path):
     torch.manual_seed(0)
     spec = grey_spec()
     graph = to_executorch.capture(Normalised(SmallResNet(1, 4), spec), spec, training=True)
-    net = prepare_qat_pt2e(graph, to_executorch.quantizer(INT8.options.scheme, qat=True))
+    net = prepare_qat_pt2e(graph, pt2e.quantizer(INT8.options.scheme, qat=True))
     allow_exported_model_train_eval(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     x, y = problem(1024, seed=1)

@@ -168,6 +168,108 @@ def test_core_ml_says_what_it_is_and_where_it_runs(built):
             open_runner(artifact)
 
 
+INT8 = target("ios-coreml-int8")
+
+
+def evaluated(path, x):
+    """What the operations of a Core ML package give for one input array, computed by PyTorch in fp32."""
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    spec = pytest.importorskip("coremltools").utils.load_spec(str(path))
+    program = load(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
+    function = program.functions["main"]
+    known = {name: torch.from_numpy(x).float() for name in function.inputs}
+
+    def value(tensor):
+        if isinstance(tensor, (list, tuple)):
+            return [value(each) for each in tensor]
+        if tensor is None or tensor.name in known:
+            return tensor and known[tensor.name]
+        return torch.as_tensor(tensor.val) if isinstance(tensor.val, np.ndarray | np.generic) else tensor.val
+
+    def along(parameter, axis, rank):
+        return parameter.float().view([-1 if i == axis else 1 for i in range(rank)]) if parameter.ndim else parameter
+
+    for operation in function.operations:
+        kind, given = operation.op_type, {name: value(part) for name, part in operation.inputs.items()}
+        if kind == "const":
+            continue
+        a = given.get("x", given.get("input", given.get("quantized_data")))
+        if kind in ("quantize", "dequantize", "constexpr_affine_dequantize"):
+            axis, zero = given.get("axis"), given.get("zero_point")
+            axis, zero = 0 if axis is None else int(axis), torch.tensor(0) if zero is None else zero
+            scale, zero = along(given["scale"], axis, a.ndim), along(zero, axis, a.ndim)
+            found = (a.float() - zero) * scale
+            if kind == "quantize":
+                low = 0 if given["output_dtype"] == "uint8" else -128
+                found = (a / scale + zero).round().clamp(low, low + 255)
+        elif kind == "conv":
+            pad = given["pad"] if given["pad_type"] == "custom" else torch.zeros(4)
+            top, bottom, left, right = pad.int().tolist()
+            padded = F.pad(a, (left, right, top, bottom))
+            stride, groups = given["strides"].tolist(), int(given["groups"])
+            found = F.conv2d(padded, given["weight"].float(), given["bias"].float(), stride, groups=groups)
+        elif kind == "linear":
+            found = F.linear(a, given["weight"].float(), given["bias"].float())
+        elif kind == "reduce_mean":
+            found = a.mean(given["axes"].tolist(), keepdim=bool(given["keep_dims"]))
+        elif kind == "reshape":
+            found = a.reshape(given["shape"].tolist())
+        elif kind == "cast":
+            found = a
+        elif kind == "relu":
+            found = a.relu()
+        else:
+            found = {"add": torch.add, "sub": torch.sub, "mul": torch.mul}[kind](a, given["y"])
+        known[operation.outputs[0].name] = found
+    return known[function.outputs[0].name].numpy()
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-4), ("fp16", 2e-2), ("int8", 0.1)])
+def test_what_a_core_ml_package_computes(built, trained, precision, allowed, tmp_path):
+    if precision == "int8":
+        pytest.importorskip("executorch")
+        job = ExportJob(trained.module, trained.artifact, problem(256, seed=2)[0], tmp_path, "student")
+        artifact = build(job, INT8)
+    else:
+        artifact = built("coreml", precision)
+    images = problem(24, seed=4)[0]
+    with open_runner(trained.artifact) as parent:
+        expected = parent.infer(trained.spec.prepare(images))
+    found = np.concatenate([evaluated(artifact.path, image.transpose(2, 0, 1)[None]) for image in images])
+    assert np.abs(found - expected).max() < allowed * np.abs(expected).max()
+    assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+@pytest.fixture(scope="module")
+def int8_job(trained, tmp_path_factory):
+    pytest.importorskip("coremltools")
+    pytest.importorskip("executorch")
+    folder = tmp_path_factory.mktemp("core-ml")
+    return ExportJob(trained.module, trained.artifact, problem(64, seed=2)[0], folder, "student")
+
+
+def test_int8_in_core_ml_is_a_quarter_of_fp32(int8_job, built):
+    artifact = build(int8_job, INT8)
+    found = artifact.provenance
+    assert found["coverage"]["conv"] == {"fp16": 0, "fp32": 0, "int8": 7} and found["coverage"]["gemm"]["int8"] == 1
+    assert found["minimum_deployment_target"] == "iOS 17, macOS 14" and found["calibration_images"] == 64
+    weights = [max(part.stat().st_size for part in files_of(one.path)) for one in (artifact, built("coreml"))]
+    assert weights[0] < 0.35 * weights[1]
+
+
+def test_what_stays_in_float_in_core_ml(int8_job):
+    scheme = INT8.options.scheme.model_copy(update={"exclude": ("net.fc",)})
+    mine = INT8.model_copy(update={"options": INT8.options.model_copy(update={"scheme": scheme})})
+    assert build(int8_job, mine).provenance["coverage"]["gemm"] == {"fp16": 1, "fp32": 0}
+
+
+def test_int8_of_a_fixed_batch_of_floats_for_core_ml(fixed, tmp_path):
+    pytest.importorskip("executorch")
+    artifact = build(ExportJob(fixed.module, fixed.artifact, pixels(fixed.spec, 8), tmp_path, "plain"), INT8)
+    assert artifact.provenance["coverage"]["conv"]["int8"] and artifact.provenance["calibration_images"] == 8
+
+
 def test_a_tool_that_hangs_or_fails_is_stopped(trained, tmp_path, monkeypatch):
     target_of("ncnn")
     tool = tmp_path / "pnnx"

@@ -16,7 +16,7 @@ from kdcompress import optional
 from kdcompress.artifact import Artifact, files_of, replacing
 from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
-from kdcompress.export.formats import availability, build, chosen, open_runner, target, targets
+from kdcompress.export.formats import availability, build, chosen, open_runner, runners, target, targets
 from kdcompress.pipelines.verdict import not_as_asked
 
 # Without a GPU the package is of no use, and what is said is where to build and what can be built here.
@@ -95,7 +95,8 @@ def test_an_unknown_target_names_the_nearest():
         (("images: 64", "images: 0"), "options.scheme.images"),
         (("precision: int8", "precision: fp16"), "goes with precision int8"),
         (("format: onnx", "format: onx"), "did you mean 'onnx-int8'"),
-        (("runtime: onnxruntime-cpu", "runtime: onnxruntime"), "did you mean 'onnxruntime-cpu'"),
+        (("runtime: onnxruntime-cpu", "runtime: onnxruntime_cpu"), "did you mean 'onnxruntime-cpu'"),
+        (("runtime: onnxruntime-cpu", "runtime: litert"), "does not load.*\n.*\n.*litert\n.*allowed: onnxruntime-c"),
         (("{scheme", "{profile: [8, 4, 32], scheme"), "options.profile: a profile is"),
         (("{scheme", "{platform: arm, scheme"), "options.platform arm is for arm64"),
         (("{scheme", "{refit: true, scheme"), "options.refit is for tensorrt and tensorrt-rtx, and format is onnx"),
@@ -175,3 +176,42 @@ def test_a_target_is_timed_on_the_machine_that_it_is_made_for(machine, flags, ex
     monkeypatch.setattr("kdcompress.bench.machine.cpu_flags", lambda: flags)
     asked = ("x86-vnni", "x86-avx2", "arm64-dotprod", "browser-wasm", "onnx-fp16")
     assert {name for name in asked if target(name).timed_here} == expected
+
+
+def accelerated(tmp_path, runtime="onnxruntime-cuda"):
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD.replace("onnxruntime-cpu", runtime))
+    return target(str(path))
+
+
+def test_an_execution_provider_that_is_not_here_is_named(job, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("it is here")
+    found = accelerated(tmp_path)
+    assert availability(found)[:2] == (True, False)
+    artifact = build(job, found)
+    with pytest.raises(
+        RuntimeMissingError, match="no CUDAExecutionProvider here.*\n.*got: .*CPU(.*\n)*.*onnxruntime-gpu"
+    ):
+        open_runner(artifact)
+    same = Artifact.of(artifact.path, "onnx", "int8", artifact.input)  # one that names no runtime runs on the CPU
+    with open_runner(same) as runner:
+        assert runner.details()["providers"] == ["CPUExecutionProvider"]
+
+
+def test_an_execution_provider_that_is_here_is_used(job, tmp_path, monkeypatch):
+    """The one that CPU wheels have besides the CPU's own: it computes nothing on this machine itself."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has none besides the CPU's")
+    artifact = build(job, accelerated(tmp_path))
+    runner = runners["onnxruntime-cuda"]
+    monkeypatch.setattr(runner, "accelerator", "AzureExecutionProvider")
+    with runner(artifact) as opened:
+        assert opened.details()["providers"] == ["AzureExecutionProvider", "CPUExecutionProvider"]
+        assert opened.infer(problem(3, seed=3)[0]).shape == (3, 4)
+    monkeypatch.setattr(runner, "accelerator", "CUDAExecutionProvider")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(KDCompressError, match="left CUDAExecutionProvider out"), runner(artifact):
+            pass

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -24,8 +25,26 @@ TARGETS = {
     "ncnn-fp32": "ncnn",
     "mnn-fp32": "mnn",
 }
-ELSEWHERE = {"ios-coreml": "coreml", "tensorrt-rtx": "tensorrt-rtx"}
-ON_THE_DEVICE = {"jetson-orin": "fp16", "jetson-orin-int8": "int8"}
+ELSEWHERE = {"ios-coreml": "coreml", "tensorrt-rtx": "tensorrt-rtx", "onnx-cuda": "onnx"}
+ON_THE_DEVICE = {"jetson-orin": "fp16", "jetson-orin-int8": "int8", "mine": "fp16"}
+MINE = """
+description: an engine of one's own
+format: tensorrt
+precision: fp16
+runtime: tensorrt
+options: {profile: [1, 1, 4]}
+measured_on: the GPU of a robot
+"""
+GRAMMARS = {".cpp": "cpp", ".kt": "kotlin", ".swift": "swift"}
+SOURCES = {  # format -> the languages that a bundle has examples in, besides Python and JavaScript
+    "onnx": {".cpp", ".kt"},
+    "ort": {".cpp", ".kt"},
+    "executorch": {".kt", ".swift"},
+    "litert": {".kt", ".swift"},
+    "coreml": {".swift"},
+    "tensorrt": {".cpp"},
+    "tensorrt-rtx": {".cpp"},
+}
 BLOCKED = """
 import importlib.abc, os, sys
 class Blocked(importlib.abc.MetaPathFinder):
@@ -44,7 +63,10 @@ def invoke(*arguments):
 def run(tmp_path_factory, fashion_mnist_root):
     """A run with a file of every format."""
     folder = tmp_path_factory.mktemp("bundle") / "run"
-    targets = ",".join([name for name in TARGETS if name != "student-fp32"] + [*ELSEWHERE, *ON_THE_DEVICE])
+    own = folder.with_name("mine.yaml")
+    own.write_text(MINE)
+    named = [*TARGETS, *ELSEWHERE, *ON_THE_DEVICE]
+    targets = ",".join(str(own) if name == "mine" else name for name in named if name != "student-fp32")
     found = invoke(
         *("run", "fashion-mnist-demo", "data.train_images=1500", f"data.root={fashion_mnist_root}", "teacher=null"),
         *("method=none", "train.epochs=1", "export.max_drop=100", "gates={}", "bench.effort=rapid"),
@@ -296,11 +318,62 @@ def test_the_page_is_javascript(bundled, tmp_path):
         assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
 
 
+@pytest.mark.parametrize("target", ["student-fp32", "amd64-ort"])
+def test_the_page_classifies_in_a_browser(target, bundled):
+    """With this machine's onnxruntime-web in place of the one that the page gets from the network."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    folder, web = bundled(target), onnxruntime_web.files()
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        name = route.request.url.rsplit("/", 1)[-1] or "index.html"
+        kind = {"mjs": "text/javascript", "wasm": "application/wasm", "html": "text/html"}.get(name.rpartition(".")[2])
+        if name in web or (folder / name).is_file():
+            body = web[name] if name in web else (folder / name).read_bytes()
+            route.fulfill(body=body, content_type=kind, headers={"Access-Control-Allow-Origin": "*"})
+        else:
+            route.fulfill(status=404)
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.route("**/*", answer)
+        page.goto("http://localhost:8000/")
+        page.wait_for_function("!document.getElementById('state').textContent.startsWith('Loading')", timeout=120_000)
+        state, answers = page.text_content("#state"), page.locator("#answers li").all_text_contents()
+        browser.close()
+    assert state.startswith("sample.png is shown"), state
+    assert f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{onnxruntime_web.VERSION}/dist/ort.wasm.min.mjs" in asked
+    expected = json.loads((folder / "expected.json").read_text())
+    powers = np.exp(np.array(expected["logits"]) - max(expected["logits"]))
+    label, share, _ = answers[0].rsplit(" ", 2)
+    allowed = 0.2 if target == "student-fp32" else 10  # other CPUs round int8 at other places
+    assert label == expected["label"] and float(share) == pytest.approx(100 * powers.max() / powers.sum(), abs=allowed)
+
+
+@pytest.mark.parametrize("target", [*TARGETS, *ELSEWHERE, *ON_THE_DEVICE])
+def test_what_is_not_compiled_here_is_parsed(target, bundled):
+    """By the grammars of tree-sitter, which editors use."""
+    tree_sitter = pytest.importorskip("tree_sitter")
+    sources = [path for path in bundled(target).iterdir() if path.suffix in GRAMMARS]
+    assert {path.suffix for path in sources} == SOURCES.get((TARGETS | ELSEWHERE).get(target, "tensorrt"), set())
+    for path in sources:
+        language = tree_sitter.Language(pytest.importorskip(f"tree_sitter_{GRAMMARS[path.suffix]}").language())
+        found = tree_sitter.Parser(language).parse(path.read_bytes()).root_node
+        assert not found.has_error, f"{path.name}: {found}"
+        assert tree_sitter.Parser(language).parse(path.read_bytes().rpartition(b"}")[0]).root_node.has_error
+
+
 def test_the_program_in_cpp_runs_the_model(bundled, tmp_path):
-    """Where ONNXRUNTIME names a folder with include/ and lib/ of ONNX Runtime."""
+    """Where ONNXRUNTIME names a folder with include/ and lib/ of ONNX Runtime: its wheel has no headers, and neither
+    PyPI, npm nor Debian 12 has a package of them."""
     library = os.environ.get("ONNXRUNTIME")
     if not library or not shutil.which("cmake") or not shutil.which("g++"):
-        pytest.skip("no compiler, or no ONNXRUNTIME")
+        pytest.skip("no compiler, or ONNXRUNTIME names no unpacked release of ONNX Runtime")
     folder = bundled("student-fp32")
     for command in (
         ["cmake", "-S", folder, "-B", tmp_path, f"-DONNXRUNTIME={library}"],

@@ -187,3 +187,7 @@ def test_the_shipped_recipe_makes_files_that_are_measured(tmp_path, fashion_mnis
     assert load_recipe(tmp_path / "recipe.yaml").student.prune == "teacher"
     again = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])
     assert {step["state"] for step in json.loads(again.stdout)} == {"done"}
+    weights = next(tmp_path.glob("stages/student/*/weights.safetensors"))
+    alone = ["export", str(weights), "--model", "resnet8", "--data", "fashion-mnist", "-o", str(tmp_path / "alone")]
+    found = CliRunner().invoke(main, [*alone, "--root", str(fashion_mnist_root)])
+    assert found.exit_code == 2 and "it is resnet8 pruned by 0.75: `kdcompress run` its recipe again" in found.stderr
