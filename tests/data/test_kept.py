@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +189,30 @@ def test_a_disk_that_fills_up_meanwhile(place, root, monkeypatch, capsys):
     monkeypatch.setattr(kept.os, "pwrite", full)
     assert len(read(root).train.images) and "No space left" in capsys.readouterr().err
     assert not files(place)
+
+
+def train_on_disk(root, size, limit, folder):
+    """Bytes of the images, bytes of memory, and what was trained."""
+    command = [sys.executable, Path(__file__).with_name("train_on_disk.py"), root, str(size), str(limit), folder]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    first, second = run.stdout.splitlines()
+    return *map(int, first.split()), second
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("n", "size", "most"), [(100, 128, None), pytest.param(1000, 512, 400 * 2**20, marks=pytest.mark.slow)]
+)
+def test_a_training_on_more_images_than_fit_is_the_same(place, root, tmp_path, monkeypatch, n, size, most):
+    """Of 1.57 GB on the disk, with 64 MB at most for the images, and the same in memory."""
+    for number, name in enumerate("ab"):
+        write_images(root / name / "more", n - 20, 8, 8, 3, start=number)
+    total, kept_peak, trained = train_on_disk(root, size, 2**26 if most else 0, tmp_path / "one")
+    assert total == 2 * n * size * size * 3 and len(files(place)) == 1
+    monkeypatch.setenv("KDCOMPRESS_IMAGE_CACHE", "off")
+    _, plain_peak, same = train_on_disk(root, size, 2**40, tmp_path / "two")
+    assert trained == same
+    if most:
+        print(f"{total / 1e6:.0f} MB of images: {kept_peak / 1e6:.0f} MB, in memory {plain_peak / 1e6:.0f} MB")
+        assert kept_peak < most < total < plain_peak
