@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "validation", "test")  # names of folders
 class ImageFolder:
     """Images are RGB, or one channel where all are grey; alpha is dropped. JPEG photographs are turned
     as their EXIF says. Where ``data.size`` is given the shorter side is resized to it (bilinear) and the
-    middle is cut out.
+    middle is cut out. Decoded once, and kept.
 
     Without folders of their own, validation and test are cut from the training images.
     """
