@@ -141,14 +141,15 @@ def make_room(place: Path, need: int) -> None:
                 partial.unlink(missing_ok=True)
         except Timeout:
             pass  # being written
-    files = [path for kind in ("npy", "json") for path in place.glob(f"[!.]*.{kind}")]
-    for path in sorted(files, key=lambda path: path.stat().st_mtime):
-        old = time.time() - path.stat().st_mtime > MONTH
-        if old or (path.suffix == ".npy" and shutil.disk_usage(place).free < need + SPARE):
-            say(f"images: {path} is removed, {path.stat().st_size / 1e6:,.0f} MB", style="dim")
-            path.unlink(missing_ok=True)
-    if (free := shutil.disk_usage(place).free) < need + SPARE:
+    files = {path: path.stat() for kind in ("npy", "json") for path in place.glob(f"[!.]*.{kind}")}
+    free = shutil.disk_usage(place).free
+    if free + sum(stat.st_size for stat in files.values()) < need + SPARE:
         raise OSError(errno.ENOSPC, f"{need / 2**30:.1f} GiB are needed and {free / 2**30:.1f} are free", str(place))
+    for path, stat in sorted(files.items(), key=lambda each: each[1].st_mtime):
+        short = path.suffix == ".npy" and shutil.disk_usage(place).free < need + SPARE
+        if short or time.time() - stat.st_mtime > MONTH:
+            say(f"images: {path} is removed, {stat.st_size / 1e6:,.0f} MB", style="dim")
+            path.unlink(missing_ok=True)
 
 
 def remembered(name: str, made: Callable[[], Any]) -> Any:

@@ -145,17 +145,24 @@ def test_two_processes_at_once_decode_once_and_a_killed_one_leaves_nothing_wrong
 
 def test_without_room_the_oldest_goes_and_then_memory_has_to_do(place, root, monkeypatch, capsys):
     class Usage:
-        free = kept.SPARE + 10_000
+        def __init__(self, _):
+            self.free = kept.SPARE + 140_000 - sum(path.stat().st_size for path in files(place))
 
     read(root, size=8)
     old = files(place)[0]
     read(root, size=16)
-    os.utime(old, (1e9, 2e9))  # of the other, used later
-    monkeypatch.setattr(kept.shutil, "disk_usage", lambda _: Usage)
+    new = next(path for path in files(place) if path != old)
+    os.utime(old, (time.time() - 99, time.time() - 99))
+    monkeypatch.setattr(kept.shutil, "disk_usage", Usage)
     capsys.readouterr()
-    assert isinstance(read(root, size=32).train.images, np.ndarray)  # 123 kB
-    error = " ".join(capsys.readouterr().err.split())
-    assert "are needed and" in error and "is removed" in error and not files(place)
+    read(root, size=24)  # 69 kB, beside 31 and 8
+    assert "is removed" not in capsys.readouterr().err and len(files(place)) == 3
+    read(root, size=17)  # 35 kB
+    assert f"{old} is removed" in capsys.readouterr().err and new in files(place)
+    there = files(place)
+    assert isinstance(read(root, size=48).train.images, np.ndarray)  # 276 kB
+    error = capsys.readouterr().err
+    assert "are needed and" in error and "is removed" not in error and files(place) == there
     monkeypatch.setattr(decode.os, "sysconf", lambda _: 100)
     with pytest.raises(UsageError, match="do not fit into this machine's memory(.|\n)*KDCOMPRESS_IMAGE_CACHE"):
         read(root, size=32)
@@ -202,10 +209,10 @@ def train_on_disk(root, size, limit, folder):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
-    ("n", "size", "most"), [(100, 128, None), pytest.param(1000, 512, 400 * 2**20, marks=pytest.mark.slow)]
+    ("n", "size", "most"), [(100, 128, None), pytest.param(5000, 224, 500 * 2**20, marks=pytest.mark.slow)]
 )
 def test_a_training_on_more_images_than_fit_is_the_same(place, root, tmp_path, monkeypatch, n, size, most):
-    """Of 1.57 GB on the disk, with 64 MB at most for the images, and the same in memory."""
+    """Of 1.5 GB on the disk, with 64 MB at most for the images, and the same in memory."""
     for number, name in enumerate("ab"):
         write_images(root / name / "more", n - 20, 8, 8, 3, start=number)
     total, kept_peak, trained = train_on_disk(root, size, 2**26 if most else 0, tmp_path / "one")
