@@ -165,7 +165,7 @@ def test_without_room_the_oldest_goes_and_then_memory_has_to_do(place, root, mon
     assert "are needed and" in error and "is removed" not in error and files(place) == there
     monkeypatch.setattr(decode.os, "sysconf", lambda _: 100)
     with pytest.raises(UsageError, match="do not fit into this machine's memory(.|\n)*KDCOMPRESS_IMAGE_CACHE"):
-        read(root, size=32)
+        read(root, size=48)
 
 
 def test_what_was_not_used_for_a_month_and_what_a_killed_process_left_is_removed(place, root):
