@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from kdcompress.data.kept import Images
+
 BINS = 2048
 LEVELS = 256
 SHARES = np.linspace(1.0, 0.2, 81)  # of the whole range
 
 
-def calibration_images(images: np.ndarray, count: int) -> np.ndarray:
+def calibration_images(images: Images, count: int) -> np.ndarray:
     """That many of the training images, or all: the same ones each time, in their order."""
     count = min(count, len(images))
     return images[np.sort(np.random.Generator(np.random.PCG64(0)).choice(len(images), count, replace=False))]

@@ -326,7 +326,7 @@ def plan(
 @click.option("--model", required=True, help="Its architecture: `kdcompress list models`, or package.module:callable.")
 @click.option("--data", "source", required=True, help="Data set for calibration and accuracy: `kdcompress list data`.")
 @click.option("--root", type=PathArgument, help="Where the data set's files are.")
-@click.option("--size", type=int, help="Resize images to this square (image-folder).")
+@click.option("--size", type=int, help="Resize images to this square (image-folder, webdataset).")
 @click.option("--target", "targets", multiple=True, help="May be repeated: `kdcompress list targets`.")
 @click.option("--layout", type=click.Choice(["uint8-nhwc", "float-nchw"]), default="uint8-nhwc")
 @click.option("--batch", type=int, help="Fixed batch size.  [default: dynamic]")
@@ -375,7 +375,7 @@ def export(
 @click.argument("files", nargs=-1, required=True, type=PathArgument)
 @click.option("--data", "source", required=True, help="Data set whose test split is used: `kdcompress list data`.")
 @click.option("--root", type=PathArgument, help="Where the data set's files are.")
-@click.option("--size", type=int, help="Resize images to this square (image-folder).")
+@click.option("--size", type=int, help="Resize images to this square (image-folder, webdataset).")
 @click.option("--threads", type=click.IntRange(1), default=1)
 @json_option
 def evaluate(

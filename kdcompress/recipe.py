@@ -31,8 +31,8 @@ class Augment(Section):
 
 
 class Data(Section):
-    source: str = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder")
-    root: Path | None = Field(None, description="where the files are, or are downloaded to")
+    source: str = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder, webdataset")
+    root: Path | None = Field(None, description="where the files are, or are downloaded to; shards: {00..15}.tar too")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
     train_images: int | None = Field(None, ge=2, description="use only this many, stratified")
     label_noise: float = Field(
@@ -41,7 +41,7 @@ class Data(Section):
     public: float | None = Field(
         None, gt=0, lt=1, description="share of the training images for the student; teachers get parts of the rest"
     )
-    size: int | None = Field(None, ge=8, le=1024, description="resize to a square (image-folder)")
+    size: int | None = Field(None, ge=8, le=1024, description="resize to a square (image-folder, webdataset)")
     split_seed: int = 0
     augment: Augment = Augment()
 

@@ -29,8 +29,9 @@ class Runner(Protocol):
         ...
 
 
-def infer_all(runner: Runner, images: np.ndarray, spec: Any, batch_size: int = 256) -> np.ndarray:
-    """Logits float32 [N, classes] of uint8 [N, H, W, C] images, in the batches the model allows."""
+def infer_all(runner: Runner, images: Any, spec: Any, batch_size: int = 256) -> np.ndarray:
+    """Logits float32 [N, classes] of uint8 [N, H, W, C] images, an array or kept in a file, in the batches the model
+    allows."""
     if spec.batch is not None:
         batch_size = spec.batch
     parts = []

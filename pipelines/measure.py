@@ -16,6 +16,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench.devices import Request, add_memory, parse_device
 from kdcompress.bench.machine import advice
 from kdcompress.bench.timing import Progress
+from kdcompress.data.kept import Images
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import graph
@@ -62,7 +63,7 @@ def load_source(name: str, root: Path | None, size: int | None) -> Source:
     return load(validate_recipe({"name": "measure", "data": data, "student": {"model": "resnet8"}}).data)
 
 
-def _fits(artifact: Artifact, images: np.ndarray, source: str) -> None:
+def _fits(artifact: Artifact, images: Images, source: str) -> None:
     expected = (artifact.input.height, artifact.input.width, artifact.input.channels)
     if images.shape[1:] != expected:
         raise UsageError(

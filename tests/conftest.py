@@ -18,6 +18,12 @@ def teacher_caches(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def image_cache(tmp_path_factory):
+    """Nor are decoded images."""
+    os.environ["KDCOMPRESS_IMAGE_CACHE"] = str(tmp_path_factory.mktemp("images"))
+
+
 @pytest.fixture(autouse=True)
 def teacher_cache(teacher_caches, request, monkeypatch):
     """and each test has one of its own."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +19,10 @@ from kdcompress.data.source import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
+
+T = TypeVar("T")
+READERS = 2  # threads
+AHEAD = 4  # batches
 
 
 class Loader:
@@ -30,8 +39,9 @@ class Loader:
     With ``rows`` other than "single" a batch has twice as many rows: each sample's second view, or another sample of
     its class (itself where it is the only one), follows in the second half.
 
-    The split stays on ``device`` as uint8 where it takes at most ``memory_limit`` bytes, else it stays in host
-    memory and each batch is copied. With ``channels_last`` the images have that memory format.
+    The split stays on ``device`` as uint8 where it takes at most ``memory_limit`` bytes. Else it stays where it is, in
+    host memory or in a file, and ``batches`` has the next ones read by threads; ``waited`` is for how many seconds it
+    waited for them. With ``channels_last`` the images have that memory format.
     """
 
     def __init__(
@@ -59,17 +69,20 @@ class Loader:
             )
         self.device = torch.device(device)
         self.resident = split.images.nbytes <= memory_limit
-        home = self.device if self.resident else torch.device("cpu")
-        self.images = nchw(split).contiguous().to(home)
-        self.labels = torch.from_numpy(split.labels).to(home)
-        self.views = Views(augment, *self.images.shape[2:])
+        self.home = self.device if self.resident else torch.device("cpu")
+        self.split = split
+        if self.resident:
+            self.images = nchw(split).contiguous().to(self.home)
+        self.labels = torch.from_numpy(split.labels).to(self.home)
+        self.views = Views(augment, *split.images.shape[1:3])
         self.slots = min(augment.views or self.views.count, self.views.count)
         self._own = self.views.own(len(split)) if self.slots < self.views.count else None
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last
         self.rows = rows
         self.rows_per_step = self.batch_size * (1 if rows == "single" else 2)
         self.steps_per_epoch = len(split) // self.batch_size
-        self._epoch: tuple[int, Tensor, Tensor, np.ndarray] | None = None
+        self.waited = 0.0
+        self._plans: dict[int, tuple[Tensor, Tensor, np.ndarray]] = {}  # of two epochs: threads may be one ahead
 
     def __len__(self) -> int:
         """The number of images in the split."""
@@ -77,19 +90,27 @@ class Loader:
 
     def batches(self, step: int = 0) -> Iterator[Batch]:
         """The batches of the global steps ``step``, ``step`` + 1, ... without an end."""
-        while True:
-            yield self.batch_at(step)
-            step += 1
+        if self.resident:
+            yield from map(self.batch_at, count(step))
+        for begun, read in ahead(self._read, count(step)):
+            self.waited += perf_counter() - begun
+            yield self._made(*read)
 
     def batch_at(self, step: int) -> Batch:
         """The batch of one global step, counted from 0 over all epochs."""
+        return self._made(*self._read(step))
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A batch before its augmentation: images, labels, indices and view ids, where the split is."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order, views, _ = self._plan(epoch)
         mine = self._mine(place)
-        index, view = order[:, mine].flatten(), views[:, mine].flatten()
-        y = self._fetch(self.labels, index)
-        x, view = self._images(index, view)
-        return Batch(x, y, index.to(self.device, non_blocking=True), view)
+        index = order[:, mine].flatten()
+        return self._fetch(index), self.labels.index_select(0, index), index, views[:, mine].flatten()
+
+    def _made(self, x: Tensor, *rest: Tensor) -> Batch:
+        y, index, view = (tensor.to(self.device, non_blocking=True) for tensor in rest)
+        return Batch(self._augmented(x, view), y, index, view)
 
     def keys(self, step: int, batches: int = 1) -> np.ndarray:
         """The keys of a step's batch in its order, int64; or of so many batches, those of one epoch alone. They are
@@ -101,19 +122,18 @@ class Loader:
 
     def make(self, keys: np.ndarray) -> Tensor:
         """The images of ``keys`` as in a batch, uint8 [len(keys), C, H, W] on the device."""
-        index, slot = (torch.from_numpy(t).to(self.images.device) for t in np.divmod(keys, self.slots))
-        return self._images(index, self._view(index, slot))[0]
+        index, slot = (torch.from_numpy(t).to(self.home) for t in np.divmod(keys, self.slots))
+        return self._augmented(self._fetch(index), self._view(index, slot).to(self.device, non_blocking=True))
 
     def _mine(self, place: int) -> slice:
         """Where in an epoch's plan this rank's part of a batch is."""
         start = place * self.batch_size
         return slice(start + self.rank, start + self.batch_size, self.world)
 
-    def _images(self, index: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-        """The views of the images at ``index``, and their ids, on the device."""
-        view = view.to(self.device, non_blocking=True)
-        x = self.views.apply(self._fetch(self.images, index), view)
-        return (x.contiguous(memory_format=torch.channels_last) if self.channels_last else x), view
+    def _augmented(self, x: Tensor, view: Tensor) -> Tensor:
+        """The views of images, on the device."""
+        x = self.views.apply(x.to(self.device, non_blocking=True).contiguous(), view)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def _view(self, index: Tensor, slot: Tensor) -> Tensor:
         """The view ids in the slots of images."""
@@ -128,18 +148,20 @@ class Loader:
     def _plan(self, epoch: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """The order and the view ids of an epoch, int64 [1, N] each, or [2, N] with the second halves, beside the
         images; and their keys."""
-        if self._epoch is None or self._epoch[0] != epoch:
-            digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-            order = torch.randperm(len(self), generator=generator)[None]
-            slots = self._draw(len(self), generator)[None]
-            if self.rows != "single":
-                partners = order[0] if self.rows == "views" else self._classmates(order[0], generator)
-                order = torch.stack([order[0], partners])
-                slots = torch.stack([slots[0], self._draw(len(self), generator)])
-            views, home = self._view(order, slots), self.images.device
-            self._epoch = epoch, order.to(home), views.to(home), (order * self.slots + slots).numpy()
-        return self._epoch[1:]
+        if (known := self._plans.get(epoch)) is not None:
+            return known
+        digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+        order = torch.randperm(len(self), generator=generator)[None]
+        slots = self._draw(len(self), generator)[None]
+        if self.rows != "single":
+            partners = order[0] if self.rows == "views" else self._classmates(order[0], generator)
+            order = torch.stack([order[0], partners])
+            slots = torch.stack([slots[0], self._draw(len(self), generator)])
+        views = self._view(order, slots)
+        made = order.to(self.home), views.to(self.home), (order * self.slots + slots).numpy()
+        self._plans = {**dict([*self._plans.items()][-1:]), epoch: made}
+        return made
 
     def _classmates(self, order: Tensor, generator: torch.Generator) -> Tensor:
         """For each sample of ``order`` another one of its class, drawn with equal chances."""
@@ -153,12 +175,26 @@ class Loader:
         steps = 1 + (draw * (count - 1)).long()  # 1 to count - 1 places on, around the class
         return by_class[first + (place[order] - first + steps) % count]
 
-    def _fetch(self, tensor: Tensor, index: Tensor) -> Tensor:
+    def _fetch(self, index: Tensor) -> Tensor:
+        """Images of the split, uint8 [len(index), C, H, W], where the split is."""
         if self.resident:
-            return tensor.index_select(0, index)
-        pinned = self.device.type == "cuda"
-        out = torch.empty(len(index), *tensor.shape[1:], dtype=tensor.dtype, pin_memory=pinned)
-        return torch.index_select(tensor, 0, index, out=out).to(self.device, non_blocking=pinned)
+            return self.images.index_select(0, index)
+        x = torch.from_numpy(self.split.images[index.numpy()])
+        return (x.pin_memory() if self.device.type == "cuda" else x).permute(0, 3, 1, 2)
+
+
+def ahead(make: Callable[[int], T], steps: Iterator[int]) -> Iterator[tuple[float, T]]:
+    """make(step) of each step in turn, made by threads before it is asked for; and when it was."""
+    pool = ThreadPoolExecutor(READERS, "batches")
+    try:
+        coming = deque(pool.submit(make, step) for step in islice(steps, AHEAD))
+        while coming:
+            begun = perf_counter()
+            made = coming.popleft().result()
+            coming.extend(pool.submit(make, step) for step in islice(steps, 1))
+            yield begun, made
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def eval_batches(
@@ -175,4 +211,4 @@ def eval_batches(
 
 def nchw(split: Split) -> Tensor:
     """A split's images as uint8 [N, C, H, W] on the same memory."""
-    return torch.from_numpy(split.images).permute(0, 3, 1, 2)
+    return torch.from_numpy(split.images[:]).permute(0, 3, 1, 2)

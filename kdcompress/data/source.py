@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from kdcompress.data.kept import Images, Stored, chosen, remembered
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 from kdcompress.registry import Registry
@@ -19,17 +20,17 @@ from kdcompress.registry import Registry
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``images`` uint8 [N, H, W, C] and ``labels`` int64 [N], class numbers from 0."""
+    """``images`` uint8 [N, H, W, C], in memory or in a file, and ``labels`` int64 [N], class numbers from 0."""
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> Split:
-        """The samples at ``indices`` (int64 [M]), in that order, as a copy."""
-        return Split(self.images[indices], self.labels[indices])
+        """The samples at ``indices`` (int64 [M]), in that order, as a copy; those of a file are not read."""
+        return Split(chosen(self.images, indices), self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +153,12 @@ def _splits(data: Data) -> tuple[Raw, dict[str, Split], Split]:
 def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
     train, validation, test = splits.values()
     _check(splits, raw, data)
-    mean, std = statistics(train.images)
+    mean, std, digest = described(raw.labels, splits)
     if not all(std):
         raise UsageError("Every pixel of a channel has the same value.", where=raw.origin, got=f"mean {mean}")
     return Source(
         data.source, raw.labels, train, validation, test, mean, std,
-        source_hash(raw.labels, splits.values()), raw.origin, raw.licence, tuple(raw.notes),
+        digest, raw.origin, raw.licence, tuple(raw.notes),
     )  # fmt: skip
 
 
@@ -190,7 +191,7 @@ def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split
     return split.take(np.sort(order[:size])), split.take(np.sort(order[size:]))
 
 
-def own_draws(images: np.ndarray, key: object) -> np.ndarray:
+def own_draws(images: Images, key: object) -> np.ndarray:
     """A number in [0, 1) for each image of uint8 [N, H, W, C], float64 [N]: a function of its pixels and ``key``."""
     start = hashlib.sha256(repr(key).encode()).digest()
     digests = b"".join(hashlib.sha256(start + image.tobytes()).digest()[:8] for image in images)
@@ -224,14 +225,35 @@ def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
     return split.take(np.sort(stratified_order(split.labels, key)[:size]))
 
 
-def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def described(labels: tuple[str, ...], splits: dict[str, Split]) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """``statistics`` of the training images and ``source_hash``; of kept images computed once for the same splits."""
+
+    def found() -> tuple[tuple[float, ...], tuple[float, ...], str]:
+        return *statistics(splits["training"].images), source_hash(labels, splits.values())
+
+    key = hashlib.sha256(repr(("described", 1, labels)).encode())
+    for split in splits.values():
+        if not isinstance(split.images, Stored):
+            return found()
+        for part in (split.images.path.stem.encode(), split.images.rows.data, split.labels.data):
+            key.update(part)
+    mean, std, digest = remembered(key.hexdigest(), found)
+    return tuple(mean), tuple(std), digest
+
+
+def blocks(images: Images) -> Iterator[np.ndarray]:
+    """The images in their order, some MB at a time."""
+    step = max(1, (1 << 22) // max(1, int(np.prod(images.shape[1:]))))
+    return (images[start : start + step] for start in range(0, len(images), step))
+
+
+def statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of uint8 [N, H, W, C] scaled to 0..1, one a channel; exact counts."""
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), np.int64)
-    step = max(1, (1 << 22) // images[0].size)
-    for start in range(0, len(images), step):
+    for block in blocks(images):
         for channel in range(channels):
-            counts[channel] += np.bincount(images[start : start + step, ..., channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ values
@@ -244,7 +266,8 @@ def source_hash(labels: tuple[str, ...], splits: Iterable[Split]) -> str:
     digest = hashlib.sha256(repr(tuple(labels)).encode())
     for split in splits:
         digest.update(repr(split.images.shape).encode())
-        digest.update(np.ascontiguousarray(split.images).data)
+        for block in blocks(split.images):
+            digest.update(np.ascontiguousarray(block).data)
         digest.update(split.labels.astype("<i8").data)
     return digest.hexdigest()
 

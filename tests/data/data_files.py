@@ -1,6 +1,8 @@
 """Small data sets on disk."""
 
+import io
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +32,21 @@ def write_images(folder, n, *shape, start=0, suffix=".png"):
     folder.mkdir(parents=True)
     for number, image in enumerate(pixels(n, *shape, start=start)):
         Image.fromarray(image).save(folder / f"{number:03}{suffix}")
+
+
+def write_shard(path, samples):
+    """A WebDataset shard of (key, {kind: bytes})."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for key, parts in samples:
+            for kind, content in parts.items():
+                member = tarfile.TarInfo(f"{key}.{kind}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def encoded(image, kind="png"):
+    """An image as the bytes of its file."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, {"jpg": "JPEG"}.get(kind, kind))
+    return out.getvalue()

@@ -1,11 +1,17 @@
+import gc
+import subprocess
+import sys
+import threading
+import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from data_files import pixels
 
-from kdcompress.data.loader import Loader, eval_batches
+from kdcompress.data.loader import AHEAD, Loader, eval_batches
 from kdcompress.data.source import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
@@ -149,3 +155,69 @@ def test_a_class_of_one_image_is_its_own_pair():
     batch = Loader(split, Augment(), 5, seed=0, rows="class pairs").batch_at(0)
     first, second = batch.index.view(2, 5)
     assert [(a == b).item() for a, b in zip(first, second)] == [(a == 2).item() for a in first]
+
+
+def readers():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+
+
+class Watched(np.ndarray):
+    """Images that remember what was read of them, and raise for one of them."""
+
+    def __getitem__(self, key):
+        if isinstance(key, np.ndarray):
+            self.log.append(key)
+            if self.broken in key:
+                raise OSError("the disk is gone")
+        return super().__getitem__(key)
+
+
+def watched(broken=-1):
+    data = split()
+    images = data.images.view(Watched)
+    images.log, images.broken = [], broken
+    return Loader(Split(images, data.labels), AUGMENT, 8, 3, memory_limit=0), images.log
+
+
+@pytest.mark.parametrize("rows", ["single", "views", "class pairs"])
+def test_batches_that_are_read_ahead_are_the_same(rows):
+    ahead, plain = loader(memory_limit=0, rows=rows), loader(rows=rows)
+    for step, batch in enumerate(islice(ahead.batches(4), 20), 4):
+        assert same(batch, plain.batch_at(step)) and np.array_equal(ahead.keys(step), plain.keys(step))
+    assert ahead.waited > 0 and plain.waited == 0
+
+
+def test_few_batches_are_read_ahead_and_in_the_background():
+    train, log = watched()
+    batches = train.batches()
+    assert not log and not readers()
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(log) < 1 + AHEAD and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert len(log) == 1 + AHEAD and readers()
+    next(batches)
+    batches.close()
+    assert not readers()
+
+
+def test_what_a_reader_raises_reaches_the_training_at_its_step():
+    at = loader().batch_at(5).index[0].item()
+    train, _ = watched(broken=at)
+    batches = train.batches()
+    assert [len(next(batches)) for _ in range(5)] == [8] * 5
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+    assert not readers()
+
+
+def test_readers_end_when_the_training_is_interrupted_or_forgets_them():
+    with pytest.raises(KeyboardInterrupt):
+        for _ in watched()[0].batches():
+            raise KeyboardInterrupt
+    gc.collect()
+    assert not readers()
+    script = "import test_loader as t; batches = t.watched()[0].batches(); next(batches); print(len(t.readers()))"
+    run = [sys.executable, "-c", script]  # the process ends, though nobody closed them
+    assert int(subprocess.run(run, cwd=Path(__file__).parent, check=True, capture_output=True, timeout=60).stdout)

@@ -1,0 +1,230 @@
+"""Image files -> uint8 [N, H, W, C]: decoded in threads, once, and kept (kept.py).
+
+JPEGs are decoded by torchvision, whose pixels are those of Pillow and which is faster, other files by Pillow. A resize
+is torchvision's, bilinear and antialiased: within rounding Pillow's (``benchmarks/input.py --decoders``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import IO, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from kdcompress.console import say
+from kdcompress.data import kept
+from kdcompress.data.source import one_line
+from kdcompress.errors import UsageError
+
+T = TypeVar("T")
+U = TypeVar("U")
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are turned by a quarter
+SHOWN = 5  # names in an error
+AT_ONCE = 4096  # images that wait for a thread
+
+
+class File(NamedTuple):
+    """An image: a file, or a part of one that has a name of its own."""
+
+    path: Path
+    name: str = ""
+    offset: int = 0
+    size: int = 0
+
+    def open(self) -> IO[bytes]:
+        file = self.path.open("rb")
+        if not self.name:
+            return file
+        with file:
+            file.seek(self.offset)
+            return BytesIO(file.read(self.size))
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.name}" if self.name else str(self.path)
+
+
+class Header(NamedTuple):
+    width: int
+    height: int
+    grey: bool
+    jpeg: bool  # of a kind that torchvision decodes
+
+
+def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
+    """The files' pixels, uint8 [N, H, W, C]; C is 1 where all are grey, else 3. Where ``size`` is given the shorter
+    side is resized to it and the middle is cut out. Read from the file of an earlier start, or decoded and kept.
+
+    Raises UsageError that names every file that cannot be decoded, for sizes that differ while ``size`` is None, and
+    for more pixels than the disk, and then the machine's memory, can hold.
+    """
+    place = kept.folder()
+    if place is not None:
+        path = place / f"{identity(files, size, root)}.npy"
+        try:
+            with kept.alone(path):
+                if not path.is_file():
+                    headers, shape = look(files, size, root)
+                    kept.write(path, shape, lambda put: decode_all(files, headers, shape, root, put))
+                return kept.opened(path)
+        except OSError as error:
+            say(f"images: not kept, {error.strerror or error} in {place}", style="yellow")
+    headers, shape = look(files, size, root)
+    images = allocate(shape, root)
+    decode_all(files, headers, shape, root, images.__setitem__)
+    return images
+
+
+def identity(files: list[File], size: int | None, root: Path) -> str:
+    """The hash of all that decides the pixels, by names, sizes and times of change."""
+    stats = {path: path.stat() for path in {file.path for file in files}}
+    digest = hashlib.sha256(repr(("images", 1, size)).encode())
+    for file in files:
+        stat, path = stats[file.path], str(file.path).removeprefix(str(root))
+        digest.update(repr((path, stat.st_size, stat.st_mtime_ns, *file[1:])).encode())
+    return digest.hexdigest()
+
+
+def look(files: list[File], size: int | None, root: Path) -> tuple[list[Header], tuple[int, ...]]:
+    """The headers of the files, and the shape of all their pixels."""
+    headers = list(in_threads(read_header, files))
+    good = [header for header in headers if isinstance(header, Header)]
+    sizes = Counter(header[:2] for header in good)
+    if size is None and len(sizes) > 1:
+        found = [f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()]
+        raise UsageError(
+            "The images differ in size.",
+            where=root,
+            got=some(found),
+            hint="set data.size to the side in pixels that they are to be resized to",
+        )
+    if not good:
+        raise broken_files(dict(zip(files, map(str, headers))), root)
+    width, height = (size, size) if size else next(iter(sizes))
+    # a file without a header is named when it is decoded, with all others that are broken
+    known = [header if isinstance(header, Header) else Header(0, 0, False, False) for header in headers]
+    return known, (len(files), height, width, 1 if all(header.grey for header in good) else 3)
+
+
+def read_header(file: File) -> Header | str:
+    """What the header says, or why the file cannot be used."""
+    try:
+        with file.open() as opened, Image.open(opened) as image:
+            check_mode(image)
+            width, height = image.size
+            if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) >= 5:
+                width, height = height, width
+            jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
+            return Header(width, height, image.mode in ("1", "L", "LA"), jpeg)
+    except Exception as error:  # Pillow's readers raise many kinds for a broken file
+        return one_line(error)
+
+
+def check_mode(image: Image.Image) -> None:
+    if image.mode[0] in "IF":
+        raise ValueError(f"mode {image.mode}, where 8 bits a channel are needed")
+
+
+def decode_all(
+    files: list[File],
+    headers: list[Header],
+    shape: tuple[int, ...],
+    root: Path,
+    put: Callable[[int, np.ndarray], None],
+) -> None:
+    def one(row: int) -> str | None:
+        try:
+            pixels = decode(files[row], shape[1:], headers[row].jpeg)
+        except Exception as error:  # as above
+            return one_line(error)
+        put(row, pixels)
+        return None
+
+    reasons = in_threads(one, range(len(files)))
+    broken = {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
+    if broken:
+        raise broken_files(broken, root)
+
+
+def decode(file: File, shape: tuple[int, ...], jpeg: bool) -> np.ndarray:
+    """A file's pixels, uint8 of ``shape`` [H, W, C]; raises what its decoder raises."""
+    height, width, channels = shape
+    with file.open() as opened:
+        data = opened.read()
+    pixels = decode_jpeg(data, channels) if jpeg else None
+    if pixels is None:
+        pixels = decode_by_pillow(data, channels)
+    return pixels if pixels.shape == shape else resized(pixels, height)
+
+
+def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
+    """uint8 [H, W, C]; None where torchvision cannot: Pillow will, or says why not."""
+    import torch
+    from torchvision import io
+
+    mode = io.ImageReadMode.GRAY if channels == 1 else io.ImageReadMode.RGB
+    try:
+        pixels = io.decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode, apply_exif_orientation=True)
+    except RuntimeError:
+        return None
+    return pixels.permute(1, 2, 0).numpy()
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The middle of uint8 [H, W, C] whose shorter side has become ``size``, uint8 [size, size, C]."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    shorter = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), [size], antialias=True)
+    return functional.center_crop(shorter, [size, size]).permute(1, 2, 0).numpy()
+
+
+def decode_by_pillow(data: bytes, channels: int) -> np.ndarray:
+    """uint8 [H, W, C]"""
+    with Image.open(BytesIO(data)) as image:
+        check_mode(image)
+        turned = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
+        pixels = np.array(turned.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def in_threads(function: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
+    """function(item) of each, in their order."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for start in range(0, len(items), AT_ONCE):
+            yield from pool.map(function, items[start : start + AT_ONCE])
+
+
+def allocate(shape: tuple[int, ...], root: Path) -> np.ndarray:
+    need = int(np.prod(shape, dtype=np.int64))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    if memory and need > 0.8 * memory:
+        raise UsageError(
+            "The images do not fit into this machine's memory.",
+            where=root,
+            got=f"{need / 2**30:.1f} GiB, {' x '.join(map(str, shape))}",
+            allowed=f"{0.8 * memory / 2**30:.1f} GiB",
+            hint="set KDCOMPRESS_IMAGE_CACHE to a folder on a disk with room, or data.size to a smaller side",
+        )
+    return np.empty(shape, np.uint8)
+
+
+def broken_files(broken: dict[File, str], root: Path) -> UsageError:
+    count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
+    lines = [f"\n    - {file}: {reason}" for file, reason in broken.items()]
+    more = [f"\n    - and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return UsageError(
+        f"{count} cannot be read.", where=root, got="".join(lines[:SHOWN] + more), hint="repair or remove them"
+    )
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
