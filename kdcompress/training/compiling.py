@@ -33,13 +33,8 @@ def compile_members(
             with torch.random.fork_rng(devices), torch.set_grad_enabled(trained), autocast():
                 taps = member(x)
             if trained:
-                outputs = [
-                    taps.logits,
-                    *taps.stages,
-                    *(taps.pre or []),
-                    *([] if taps.pooled is None else [taps.pooled]),
-                ]
-                sum(output.float().mean() for output in outputs).backward()  # type: ignore[union-attr]
+                outputs = [taps.logits, *taps.stages, *(taps.pre or []), taps.pooled, taps.last]
+                torch.stack([output.float().mean() for output in outputs if output is not None]).sum().backward()
         except Exception as error:
             leave_uncompiled(distillation)
             why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
