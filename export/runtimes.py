@@ -28,15 +28,20 @@ def open_runner(artifact: Artifact, threads: int = 1, **options: Any) -> Runner:
 
     Raises RuntimeMissingError where it cannot run here.
     """
-    found = [runner for runner in runners.entries().values() if runner.format == artifact.format]
-    if not found:
+    chosen = runner_class(artifact.format, artifact.provenance.get("runtime"))
+    if chosen is None:
         known = ", ".join(sorted({runner.format for runner in runners.entries().values()}))
         raise UsageError("No runtime here loads this format.", where=artifact.path, got=artifact.format, allowed=known)
-    named = [runner for runner in found if runner.name == artifact.provenance.get("runtime")]
-    chosen = (named or [runner for runner in found if not getattr(runner, "accelerator", "")])[0]
     chosen.check()
     runner: Runner = chosen(artifact, threads=threads, **options)
     return runner
+
+
+def runner_class(format: str, named: str | None = None) -> Any | None:
+    """The runner that loads files of ``format``: the one of that name, or the first that is no accelerator's."""
+    found = [runner for runner in runners.entries().values() if runner.format == format]
+    others = [runner for runner in found if not getattr(runner, "accelerator", "")]
+    return next((runner for runner in found if runner.name == named), next(iter(others), None))
 
 
 def require_gpu(why: str, hint: str = "do this on a machine with an NVIDIA GPU") -> dict[str, str]:

@@ -125,8 +125,7 @@ def facts(folder: Path, formats: list[str], runners: str) -> dict[str, Any]:
         if lacking:
             missing[name] = {"got": f"No module named {lacking[0]!r}", "hint": hint}
             continue
-        known = import_module(runners).runners.entries().values()
-        runner = next((each for each in known if each.format == name), None)
+        runner = import_module(runners).runner_class(name)
         try:
             if runner is None:
                 raise RuntimeMissingError("No runtime for this format.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 from time import perf_counter
@@ -88,7 +88,7 @@ class Loader:
         """The number of images in the split."""
         return len(self.labels)
 
-    def batches(self, step: int = 0) -> Iterator[Batch]:
+    def batches(self, step: int = 0) -> Generator[Batch, None, None]:
         """The batches of the global steps ``step``, ``step`` + 1, ... without an end."""
         if self.resident:
             yield from map(self.batch_at, count(step))

@@ -370,6 +370,7 @@ def train(
                         progress(finished, steps, facts)
                 last_looked = time.monotonic() if epoch_ends else last_looked
     finally:
+        batches.close()
         clock.close()
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
             vars(distillation).pop(name, None)  # autocast out where the same module is trained again
