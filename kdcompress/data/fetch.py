@@ -50,7 +50,7 @@ def family_package(family: TorchvisionSource) -> Callable[[Path], Path]:
             raise RuntimeError("apt-get and dpkg-deb are not on this machine")
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
-            folder = Path(temporary)
+            folder = Path(temporary).resolve()  # the commands work in it
             package = download_package(family.package, folder)
             command("dpkg-deb", "-x", str(package), str(folder / "unpacked"), cwd=folder)
             return family.install(folder / "unpacked" / SYSTEM.relative_to("/") / family.name, root)
