@@ -22,7 +22,7 @@ def compile_members(
     Returns "" or, where one cannot be compiled, why; then none is. Weights, buffers and random numbers stay as they
     are. What goes wrong inside a compiler has no type of its own.
     """
-    members = [*distillation.teachers, distillation.student, *distillation._peers()]
+    members = _members(distillation)
     say(f"compiling {len(members)} network{'s'[: len(members) > 1]} ({mode})", style="dim")
     devices = [x.device] if x.device.type == "cuda" else []
     for member in members:
@@ -47,6 +47,9 @@ def compile_members(
 
 
 def leave_uncompiled(distillation: Distillation) -> None:
-    members: list[Member] = [*distillation.teachers, distillation.student, *distillation._peers()]
-    for member in members:
+    for member in _members(distillation):
         member._compiled_call_impl = None
+
+
+def _members(distillation: Distillation) -> list[Member]:
+    return [*distillation.teachers, distillation.student, *distillation._peers()]

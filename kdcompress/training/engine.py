@@ -283,7 +283,8 @@ def train(
         if ema:
             student.net.load_state_dict(ema.state)
         # in the training's precision: twice as fast in bf16; other shapes and modes are not worth compiling again
-        with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
+        eager = nullcontext() if options.compile == "off" else torch.compiler.set_stance("force_eager")
+        with accelerator.autocast(), eager:
             score = accuracy(student, source.validation, device, options.channels_last)
         weights = {k: v.detach().cpu().clone().contiguous() for k, v in student.net.state_dict().items()}
         if raw:
@@ -315,7 +316,8 @@ def train(
             with clock.section("data"):
                 batch = next(batches)
             done = step / steps
-            torch.compiler.cudagraph_mark_step_begin()
+            if options.compile != "off":  # looking at this imports the compiler
+                torch.compiler.cudagraph_mark_step_begin()
             with clock.section("forward"):
                 answers = cache.answers(step, batch.x) if cache and distillation.taught(done) else None
             terms: dict[str, Tensor] = {}
