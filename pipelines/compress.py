@@ -469,7 +469,7 @@ class Compression:
         bench = self.recipe.bench
         elsewhere = {f"student-{target.name}" for target in self.targets() if not target.timed_here}
         names = [n.removeprefix("check-") for n in self.done if n.startswith("check-")]
-        names = [name for name in names if name not in elsewhere]
+        names = [name for name in names if name not in elsewhere and self._sound(name)]
         here = machine()
 
         def work(folder: Path) -> dict[str, Any]:
@@ -555,16 +555,11 @@ class Compression:
         made = {name for name, done in self.done.items() if "artifact" in done.result}
         folder = self.folder.path / "artifacts"
         folder.mkdir(exist_ok=True)
-        wanted = {}
+        wanted: dict[str, Path] = {}
         for made_by in made:
-            artifact = self.artifact(made_by)
-            try:
-                artifact.verified()
-            except UsageError as error:  # damaged since it was made: its row says so, and it is not handed out
-                self.errors[f"check-{made_by}"] = error
-                continue
-            wanted[artifact.path.name] = artifact.path
-            wanted[artifact.path.name + ".json"] = artifact.path.with_name(artifact.path.name + ".json")
+            if self._sound(made_by):
+                path = self.artifact(made_by).path
+                wanted |= {part.name: part for part in (path, path.with_name(path.name + ".json"))}
         for old in folder.iterdir():
             if old.name not in wanted:
                 remove(old)
@@ -572,6 +567,16 @@ class Compression:
             if not (folder / name).exists() or sha256(folder / name) != sha256(path):
                 with replacing(folder / name) as temporary:
                     (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
+
+    def _sound(self, name: str) -> bool:
+        """Whether the artefact is what was built. One damaged since is neither timed nor handed out, and its row says
+        so."""
+        try:
+            self.artifact(name).verified()
+        except UsageError as error:
+            self.errors[f"check-{name}"] = error
+            return False
+        return True
 
     def _finish(self, name: str, stage: Stage, force: bool) -> None:
         done = self.done[name] = self.folder.run(stage, force)

@@ -47,6 +47,9 @@ def judge(row: Row, max_drop: float) -> None:
         row.next = "`kdcompress inspect` shows what was built; try float-nchw input, or another opset"
         if first := row.parity.get("first_difference"):
             row.next = f"it differs from the fp32 parent first at {first}; `kdcompress inspect --bisect` shows the rest"
+    elif stopped := (row.latency or {}).get("failed"):
+        row.status, row.why = "failed", f"it stopped while it was timed: {stopped}"
+        row.next = "`kdcompress bench` times it alone; `--force latency` times all again"
     elif row.drop is not None and row.drop > max_drop:
         row.status, row.why = "failed", f"{row.drop:.2f} points less accurate than its parent; {max_drop} are allowed"
         row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"
@@ -59,7 +62,8 @@ def margin(rows: list[Row]) -> dict[str, Any] | None:
     """The student's fastest artefact that may ship, the next one, and the ratio of their latencies, the next one's over
     the fastest's; None where fewer than two were timed."""
     may_ship = [row for row in rows if row.role == "student" and row.status == "measured"]
-    timed = [(row.name, Record(**row.latency)) for row in may_ship if row.latency and row.latency["n"]]
+    timed = [(row.name, Record(**row.latency)) for row in may_ship if row.latency]
+    timed = [named for named in timed if named[1].median_ms]
     ranked = sorted(timed, key=lambda named: named[1].median_ms or 0.0)[:2]
     if len(ranked) < 2:
         return None
@@ -71,7 +75,8 @@ def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
     """Each limit that the recipe sets, the value, and whether it is met."""
     by_name = {row.name: row for row in rows}
     student, teacher = by_name["student-fp32"], by_name.get("teacher-fp32")
-    latencies = [r.latency["median_ms"] for r in rows if r.role == "student" and r.status == "measured" and r.latency]
+    may_ship = [row for row in rows if row.role == "student" and row.status == "measured"]
+    latencies = [ms for row in may_ship if (ms := (row.latency or {}).get("median_ms")) is not None]
     values = {
         "teacher_accuracy": (teacher.accuracy if teacher else None, 1),
         "student_accuracy": (student.accuracy, 1),

@@ -306,6 +306,24 @@ FILES = [
 ]
 
 
+def test_a_file_that_is_damaged_once_it_is_checked(again, monkeypatch, tmp_path):
+    """It is neither timed nor handed out, and what was seen of it is forgotten when the file is right again."""
+    name, finish = "student-onnx-fp16", Compression._finish
+
+    def finish_and_damage(self, step, *rest):
+        finish(self, step, *rest)
+        if step == f"check-{name}":
+            damage("truncated")(self.artifact(name).path)
+
+    monkeypatch.setattr(Compression, "_finish", finish_and_damage)
+    row = again(f"check-{name}", targets=["onnx-fp16"])[name]
+    assert row["status"] == "failed" and "missing, incomplete or not the one that was recorded" in row["why"]
+    assert row["latency"] is None and not (tmp_path / "run" / row["file"]).exists()
+    monkeypatch.setattr(Compression, "_finish", finish)
+    row = again(targets=["onnx-fp16"])[name]
+    assert row["status"] == "measured" and row["latency"]["median_ms"] > 0
+
+
 @pytest.mark.parametrize(("target", "kind"), FILES)
 def test_a_file_that_is_not_the_one_that_was_built(target, kind, again, monkeypatch, tmp_path):
     """Damaged before it is checked, after the run, and where it is published."""

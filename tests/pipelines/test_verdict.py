@@ -3,7 +3,7 @@
 import pytest
 
 from kdcompress.errors import KDCompressError
-from kdcompress.pipelines.verdict import budgets, check_budgets, failures, margin, predictions
+from kdcompress.pipelines.verdict import budgets, check_budgets, failures, gates, judge, margin, predictions
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.present import gates as gate_texts
 from kdcompress.report.present import sentences
@@ -43,6 +43,25 @@ def test_a_tie_is_called_one():
 
 def test_one_alone_leads_nobody():
     assert margin([row("a", 1.0), row("b")]) is None
+
+
+def test_too_few_queries_are_no_latency():
+    """A file that was ended after a few: no median, so neither the fastest nor a gate's value."""
+    slow = row("slow", 1.0)
+    slow.latency |= {"n": 4, "median_ms": None, "samples_ms": [900.0] * 4}
+    rows = [row("student-fp32", 2.0), slow, row("b", 3.0)]
+    assert margin(rows)["first"] == "student-fp32"
+    limits = validate_recipe({"name": "x", "data": {"source": "fashion-mnist"}, "student": {"model": "resnet8"},
+                              "method": "none", "gates": {"latency_ms": 2.5}})  # fmt: skip
+    assert [(gate["value"], gate["met"]) for gate in gates(limits, rows)] == [(2.05, True)]
+    assert not gates(limits, [row("student-fp32"), slow])[0]["met"]
+
+
+def test_a_file_that_stops_while_it_is_timed_does_not_ship():
+    stopped = row("a", 1.0)
+    stopped.latency["failed"] = "query 3: RuntimeError: out of memory"
+    judge(stopped, max_drop=1.0)
+    assert stopped.status == "failed" and "query 3: RuntimeError: out of memory" in stopped.why
 
 
 @pytest.mark.parametrize(("targets", "count"), [(["x86-vnni"], 1), (["auto"], 0)])
