@@ -12,8 +12,9 @@ the overrides of a recipe. Both train the same networks on the same images, whol
 
 All take turns, a block of steps each, in an order drawn anew each round; a sample is the mean of a block. The plain
 loop first takes the batches that its workers have made beforehand, untimed; ours sees the same batches in each block,
-so that a teacher's stored outputs are there after the first one, which is not timed. Validation and checkpoints are in
-neither. An epoch is its steps times the median. Peak memory is that of each variant in a process of its own.
+so that a teacher's stored outputs are there after the first one, which is not timed. The variant "first run" sees other
+batches in each block: it computes and stores them. Validation and checkpoints are in neither. An epoch is its steps
+times the median. Peak memory is that of each variant in a process of its own.
 
 Writes training.json (every sample) and training.md; scaling.* and results.* for --scaling and --equal-results.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import statistics
@@ -347,8 +349,10 @@ def train_options(overrides: Sequence[str], base: dict[str, Any] = BASE) -> Trai
         raise UsageError(f"The variant is not valid: {error}.", got=", ".join(overrides)) from error
 
 
+FIRST = "first run"
 VARIANTS = {
     "default": [],  # automatic precision, the teacher's answers read
+    FIRST: [],  # the same where they are not known yet
     "online": ["train.teacher_cache=off"],
     "fp32": ["train.precision=fp32"],
     "online, fp32": ["train.teacher_cache=off", "train.precision=fp32"],
@@ -377,14 +381,15 @@ def plain_block(made: Distillation, source: Source, options: Train, workers: int
     return block
 
 
-def our_block(made: Distillation, source: Source, options: Train, kept: Path) -> Block:
-    """``kept``: a folder for what outlives a training."""
+def our_block(made: Distillation, source: Source, options: Train, kept: Path, first: bool = False) -> Block:
+    """``kept``: a folder for what outlives a training. Each block sees the same batches, or with ``first`` others."""
     os.environ["KDCOMPRESS_TEACHER_CACHE"] = str(kept / "teachers")
+    seeds = itertools.count(1) if first else itertools.repeat(0)
 
     def block(steps: int) -> float:
         wanted = options.model_copy(update={"images": steps * options.batch_size})
         with tempfile.TemporaryDirectory(dir=kept) as folder:
-            sections = train(made, source, wanted, AUGMENT, 0, Path(folder)).sections
+            sections = train(made, source, wanted, AUGMENT, next(seeds), Path(folder)).sections
         return 1e3 * sum(s for name, s in sections.items() if name not in ("evaluation", "checkpoints")) / steps
 
     return block
@@ -394,7 +399,7 @@ def subject(name: str, variant: str, options: argparse.Namespace, source: Source
     made = distillation(name, options.pair, source)
     if variant == PLAIN:
         return plain_block(made, source, train_options([]), options.workers, options.device)
-    return our_block(made, source, train_options(options.variants[variant]), kept)
+    return our_block(made, source, train_options(options.variants[variant]), kept, variant == FIRST)
 
 
 def interleaved(blocks: dict[str, Block], rounds: int, steps: int, seed: int = 0) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,11 +134,16 @@ class Target(Section):
     @property
     def timed_here(self) -> bool:
         """Whether latency on this machine's CPU is what the target is made for."""
-        from kdcompress.bench.machine import cpu_family, cpu_flags
+        from kdcompress.bench.machine import cpu_flags
 
-        cpu = cpu_family(platform.machine())
-        suits = not self.instructions or bool(cpu_flags() & set(self.instructions))
-        return suits and (not self.cpus or cpu in self.cpus)
+        return self.suits(platform.machine(), cpu_flags())
+
+    def suits(self, architecture: str, instructions: Collection[str]) -> bool:
+        """The same of a machine with this ``platform.machine()`` and these instruction flags, by Linux's names."""
+        from kdcompress.bench.machine import cpu_family
+
+        has = not self.instructions or not set(self.instructions).isdisjoint(instructions)
+        return has and (not self.cpus or cpu_family(architecture) in self.cpus)
 
 
 @dataclass

@@ -245,6 +245,7 @@ def compare(
     "--max-drop", type=click.FloatRange(0), metavar="POINTS", help="Accuracy lost to the teacher, for the run."
 )
 @click.option("--threads", type=click.IntRange(1), help="[default: the recipe's bench.threads, or 1]")
+@click.option("--device", metavar="DEVICE", help="ssh:user@host or adb:SERIAL.  [default: the recipe's, or local]")
 @click.option("--candidates", help="Comma-separated: models, patterns (resnet*), zoo, mobile, prune=0.5.")
 @click.option("--top", type=click.IntRange(1), default=8, help="Candidates inside the budgets to show and to keep.")
 @click.option("--effort", type=click.Choice(["rapid", "quick", "normal"]), default="rapid")
@@ -261,6 +262,7 @@ def plan(
     max_memory: str | None,
     max_drop: float | None,
     threads: int | None,
+    device: str | None,
     candidates: str | None,
     top: int,
     effort: str,
@@ -271,9 +273,9 @@ def plan(
 ) -> None:
     """Find the student that fits a budget, before training.
 
-    Candidates are built with random weights and timed on this machine: speed and size do not depend on training. The
-    one with the most capacity (multiply-accumulates) inside the budgets is put into a copy of RECIPE, and `run` holds
-    the budgets as gates. Interrupted, it goes on where it was.
+    Candidates are built with random weights and timed, here or on --device: neither speed nor size depends on
+    training. The one with the most capacity (multiply-accumulates) inside the budgets is put into a copy of RECIPE, and
+    `run` holds the budgets as gates. Interrupted, it goes on where it was.
 
     \b
     kdcompress plan fashion-mnist --target x86-vnni --max-latency 2ms --max-size 500kB --max-drop 1.0
@@ -286,7 +288,12 @@ def plan(
     for override in overrides:
         apply_override(data, override)
     given = {"target": list(targets), "latency": max_latency, "size": max_size, "memory": max_memory, "drop": max_drop}
-    loaded = asked_for(data, {key: value for key, value in given.items() if value not in (None, [])}, threads)
+    bench = {"threads": threads, "device": device}
+    loaded = asked_for(
+        data,
+        {key: value for key, value in given.items() if value not in (None, [])},
+        {key: value for key, value in bench.items() if value is not None},
+    )
     output = output or Path(f"{loaded.name}-planned.yaml")
     record = output.with_suffix(".plan.json")
     asked = [name.strip() for name in candidates.split(",") if name.strip()] if candidates else []

@@ -220,6 +220,7 @@ class Export(Section):
 class Bench(Section):
     effort: Literal["rapid", "quick", "normal"] = "quick"
     threads: int = Field(1, ge=1)
+    device: str = Field("local", description="local, ssh:user@host or adb:SERIAL: where files are timed")
 
 
 class Compare(Section):

@@ -18,8 +18,8 @@ import yaml
 
 import kdcompress
 from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, replacing, sha256, write_text
+from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine, packages
-from kdcompress.bench.timing import Subject, measure
 from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
@@ -40,6 +40,7 @@ from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
+from kdcompress.pipelines.timed import time_files
 from kdcompress.pipelines.verdict import BYTES, budgets, check_budgets, gates, judge, margin, predictions, ratios
 from kdcompress.recipe import Network, Recipe, Student
 from kdcompress.report.rows import Row
@@ -467,25 +468,27 @@ class Compression:
     def _latency_stage(self) -> Stage:
         """Every file that runs here, interleaved, so that ratios hold on a machine that drifts."""
         bench = self.recipe.bench
-        elsewhere = {f"student-{target.name}" for target in self.targets() if not target.timed_here}
         names = [n.removeprefix("check-") for n in self.done if n.startswith("check-")]
-        names = [name for name in names if name not in elsewhere and self._sound(name)]
-        here = machine()
+        if bench.device == LOCAL:
+            elsewhere = {f"student-{target.name}" for target in self.targets() if not target.timed_here}
+            names = [name for name in names if name not in elsewhere]
+        names = [name for name in names if self._sound(name)]
 
         def work(folder: Path) -> dict[str, Any]:
             artifacts = {name: self.artifact(name) for name in names}
-            subjects = [
-                Subject(n, formats.open_runner(a, threads=bench.threads), a.input) for n, a in artifacts.items()
-            ]
-            records = measure(subjects, self.source.test.images[:1024], bench.effort)
+            session = time_files(artifacts, self.source.test.images[:1024], bench)
             parents = {n: "student-fp32" for n, a in artifacts.items() if a.precision == "int8"}
             return {
-                "records": {n: r.to_json() for n, r in records.items()},
-                "ratios": ratios(records),
-                "advice": advice(records, here, machine(), parents),
+                "device": session.device,
+                "machine": session.before,
+                "records": {n: r.to_json() for n, r in session.records.items()},
+                "ratios": ratios(session.records),
+                "left_out": session.left_out,
+                "parity": session.parity,
+                "advice": advice(session.records, session.before, session.after, parents),
             }
 
-        params = {**bench.model_dump(), "cpu": here.get("cpu"), "names": names}
+        params = {**bench.model_dump(), "cpu": machine().get("cpu") if bench.device == LOCAL else None, "names": names}
         inputs = {name: self.done[name].hash for name in names}
         return Stage("latency", work, params, inputs, ("onnxruntime",))
 
@@ -628,9 +631,12 @@ class Compression:
         teacher, mine = self._predictions("teacher-fp32"), self._predictions(name)
         if teacher is not None and mine is not None:
             row.agreement = 100.0 * float(np.equal(mine, teacher).mean())
-        if target and not target.timed_here:
-            row.why = f"not timed on this machine: {target.measured_on}"
         latency = self.done["latency"].result
+        if name in latency["left_out"]:
+            row.why = f"not timed on {latency['device']}: {latency['left_out'][name]}"
+        elif target and latency["device"] == LOCAL and not target.timed_here:
+            row.why = f"not timed on this machine: {target.measured_on}"
+        row.device_parity = latency["parity"].get(name)
         row.latency = latency["records"].get(name)
         row.ratio = latency["ratios"]["parent"].get(name)
         row.teacher_ratio = latency["ratios"]["teacher"].get(name)
@@ -651,7 +657,7 @@ class Compression:
         return {"labels": list(labels), **{role: table.tolist() for role, table in tables.items()}}
 
     def document(self) -> dict[str, Any]:
-        rows = self.rows()
+        rows, latency = self.rows(), self.done["latency"].result
         limits = gates(self.recipe, rows) + budgets(self.recipe, rows)  # a row says where it misses one
         return {
             **provenance(self.recipe, self.command),
@@ -669,7 +675,8 @@ class Compression:
             "gates": limits,
             "predictions": predictions(self.recipe, rows),
             "stages": [done.record() for done in self.done.values()],
-            "advice": self.done["latency"].result["advice"],
+            "advice": latency["advice"],
+            "device": {"name": latency["device"], "machine": latency["machine"]},
         }
 
 

@@ -28,8 +28,8 @@ import yaml
 from torch import Tensor, nn
 
 from kdcompress.artifact import Artifact, write_text
+from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine
-from kdcompress.bench.timing import Subject, measure
 from kdcompress.console import say
 from kdcompress.data.source import Source
 from kdcompress.errors import KDCompressError, UsageError
@@ -40,6 +40,7 @@ from kdcompress.models.merge import merge_branches
 from kdcompress.pipelines.compress import Compression, provenance, reason
 from kdcompress.pipelines.parts import named
 from kdcompress.pipelines.stages import Done, Stage
+from kdcompress.pipelines.timed import time_files, timed, untimed
 from kdcompress.pipelines.verdict import BYTES, check_budgets
 from kdcompress.recipe import Candidate, Recipe, Search, Section, Student, validate_recipe
 from kdcompress.registry import imported
@@ -151,7 +152,7 @@ class Planning:
 
     @cached_property
     def timed(self) -> list[formats.Target]:
-        return [t for t in self.targets if t.timed_here and formats.availability(t)[1]]
+        return timed(self.recipe.bench.device, self.targets)
 
     @cached_property
     def looks(self) -> list[Look]:
@@ -295,6 +296,7 @@ class Planning:
             "targets": [target.model_dump(mode="json") for target in self.targets],
             "budgets": self.budgets.model_dump(mode="json", exclude={"candidates"}),
             "threads": self.recipe.bench.threads,
+            "device": self.recipe.bench.device,
             "effort": self.effort,
             "baseline": self._baseline and {"name": self._baseline[0], "target": self._baseline[1], "ms": self._pace()},
             "candidates": [look.to_json() for look in self.looks],
@@ -305,7 +307,7 @@ class Planning:
                 "this call": round(time.monotonic() - begun, 1),
             },
             "stages": [done.record() for done in (*self.stages, *self.groups)],
-            "advice": advice({}, before, machine()),
+            "advice": advice({}, before, machine()) if self.recipe.bench.device == LOCAL else [],
         }
 
     def _build(self, look: Look, where: str) -> bool:
@@ -384,21 +386,19 @@ class Planning:
     def _time(self, stage: str, members: Sequence[tuple[str, str]]) -> Done:
         """Their records, timed in turns; ratios are to the first."""
         artifacts = {f"{name} {target}": self.built[name, target] for name, target in members}
-        threads, here = self.recipe.bench.threads, machine()
+        bench = self.recipe.bench
 
         def work(folder: Path) -> dict[str, Any]:
             say(f"timing {len(artifacts)} files in turns", style="dim")
-            subjects = [
-                Subject(label, formats.open_runner(artifact, threads=threads), artifact.input)
-                for label, artifact in artifacts.items()
-            ]
             first = next(iter(artifacts))
-            records = measure(subjects, self.source.test.images[:1024], self.effort, baseline=first)
+            images = self.source.test.images[:1024]
+            records = time_files(artifacts, images, bench, self.effort, baseline=first, needed=artifacts).records
             if why := records[first].failed:
                 raise KDCompressError("The file that all are compared to cannot be timed.", where=first, got=why)
             return {label: record.to_json() for label, record in records.items()}
 
-        params = {"threads": threads, "effort": self.effort, "cpu": here.get("cpu")}
+        params = {"threads": bench.threads, "effort": self.effort, "device": bench.device}
+        params["cpu"] = machine().get("cpu") if bench.device == LOCAL else None
         inputs = {label: artifact.sha256 for label, artifact in artifacts.items()}
         return self.folder.run(Stage(stage, work, params, inputs))
 
@@ -547,10 +547,10 @@ def settle(net: nn.Module, x: Tensor) -> None:
         norm.momentum = momentum
 
 
-def asked_for(data: dict[str, Any], budgets: dict[str, Any], threads: int | None) -> Recipe:
-    """``data``, a recipe as it was written, changed in place to what the command asks of it: its ``budgets`` over those
-    in the recipe, their targets among those that are exported, and for no budget's target those that are timed here.
-    Raises UsageError where that is no valid recipe."""
+def asked_for(data: dict[str, Any], budgets: dict[str, Any], bench: dict[str, Any]) -> Recipe:
+    """``data``, a recipe as it was written, changed in place to what the command asks of it: its ``budgets`` and
+    ``bench`` over those in the recipe, the budgets' targets among those that are exported, and for no budget's target
+    those that are timed on the device. Raises UsageError where that is no valid recipe."""
     for section in ("budgets", "export", "bench"):
         if not isinstance(data.get(section) or {}, dict):
             return validate_recipe(data)  # which says so
@@ -558,8 +558,8 @@ def asked_for(data: dict[str, Any], budgets: dict[str, Any], threads: int | None
     merged.pop("candidates", None)  # an earlier plan's
     search = data.pop("search", None)
     data["budgets"] = merged
-    if threads is not None:
-        data["bench"] = {**(data.get("bench") or {}), "threads": threads}
+    if bench:
+        data["bench"] = {**(data.get("bench") or {}), **bench}
     export = data.get("export") or {}
     known = export.get("targets") or []
     known = [known] if isinstance(known, str) else list(known)
@@ -568,9 +568,12 @@ def asked_for(data: dict[str, Any], budgets: dict[str, Any], threads: int | None
         data["export"] = {**export, "targets": [*known, *further]}
     recipe = validate_recipe(data)
     if not recipe.budgets.target and formats.AUTO not in recipe.export.targets:
-        chosen = zip(recipe.export.targets, formats.chosen(recipe.export.targets), strict=True)
+        chosen = formats.chosen(recipe.export.targets)
+        without = untimed(recipe.bench.device, chosen)
         merged["target"] = [
-            name for name, target in chosen if target.timed_here and all(formats.availability(target)[:2])
+            name
+            for name, target in zip(recipe.export.targets, chosen, strict=True)
+            if target.name not in without and formats.availability(target)[0]
         ]
         recipe = validate_recipe(data)
     if search is not None:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kdcompress.bench.timing import Subject, measure
 from kdcompress.console import say
 from kdcompress.data.source import Source
 from kdcompress.errors import KDCompressError, UsageError
@@ -22,6 +21,7 @@ from kdcompress.export import formats
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.parts import named
 from kdcompress.pipelines.stages import Stage
+from kdcompress.pipelines.timed import time_files, timed
 from kdcompress.recipe import Candidate, Recipe
 
 AS_IT_FALLS: dict[str, Any] = {"qat": None, "max_drop": 100.0}  # the first int8 file: its latency is all that is asked
@@ -127,11 +127,11 @@ class Tournament:
         """Of each trained candidate: the plan's latency of it untrained, and that of what is built from its last
         training, timed in turns."""
         targets = formats.chosen(self.recipe.budgets.target)
-        timed = [target for target in targets if target.timed_here and formats.availability(target)[1]]
+        there = timed(self.recipe.bench.device, targets)
         predicted, artifacts, inputs = {}, {}, {}
         for compression in made:
             planned = self.recipe.budgets.planned(compression.recipe.student)
-            for target in timed:
+            for target in there:
                 if planned is None or target.name not in planned.latency_ms:
                     continue
                 compression.make(f"student-{target.name}")
@@ -144,11 +144,8 @@ class Tournament:
         bench = self.recipe.bench
 
         def work(folder: Path) -> dict[str, Any]:
-            subjects = [
-                Subject(n, formats.open_runner(a, threads=bench.threads), a.input) for n, a in artifacts.items()
-            ]
-            records = measure(subjects, self.source.test.images[:1024], bench.effort)
-            return {name: record.to_json() for name, record in records.items()}
+            session = time_files(artifacts, self.source.test.images[:1024], bench)
+            return {name: record.to_json() for name, record in session.records.items()}
 
         done = self.own.folder.run(Stage("search-latency", work, bench.model_dump(), inputs))
         return [

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.timing import Record, paired_ratio
-from kdcompress.errors import RuntimeMissingError
 from kdcompress.export import formats
+from kdcompress.pipelines.timed import untimed
 from kdcompress.recipe import Candidate, Recipe
 from kdcompress.report import present
 from kdcompress.report.present import headline, over
@@ -47,6 +48,9 @@ def judge(row: Row, max_drop: float) -> None:
         row.next = "`kdcompress inspect` shows what was built; try float-nchw input, or another opset"
         if first := row.parity.get("first_difference"):
             row.next = f"it differs from the fp32 parent first at {first}; `kdcompress inspect --bisect` shows the rest"
+    elif row.device_parity and not row.device_parity["passed"]:
+        row.status, row.why = "failed", f"on the device it answers otherwise than here: {row.device_parity.get('why')}"
+        row.next = "a target whose scheme suits that processor (`kdcompress list targets`), or another runtime there"
     elif stopped := (row.latency or {}).get("failed"):
         row.status, row.why = "failed", f"it stopped while it was timed: {stopped}"
         row.next = "`kdcompress bench` times it alone; `--force latency` times all again"
@@ -102,21 +106,19 @@ def held(recipe: Recipe, rows: list[Row]) -> list[Row]:
     if formats.AUTO in recipe.export.targets:
         ship = headline({"rows": [row.to_json() for row in rows]})["ship"]
         return [row for row in students if ship and row.name == ship["name"]]
-    here = {target.name for target in formats.chosen(recipe.export.targets) if target.timed_here}
+    if recipe.bench.device == LOCAL:
+        here = {target.name for target in formats.chosen(recipe.export.targets) if target.timed_here}
+    else:
+        here = {row.target for row in students if row.target and row.latency}
     return [row for row in students if row.target in here and row.status != "built, not run"] or students[:1]
 
 
 def check_budgets(recipe: Recipe) -> None:
-    """Raises RuntimeMissingError where a budget is on a latency that cannot be measured on this machine."""
-    for target in formats.chosen(recipe.budgets.target) if recipe.budgets.latency is not None else ():
-        formats.runners[target.runtime].check()
-        if not target.timed_here:
-            raise RuntimeMissingError(
-                "The budget's latency cannot be measured on this machine.",
-                where=f"budgets.target: {target.name}",
-                allowed=target.measured_on,
-                hint="do this on such a machine, or leave budgets.latency out",
-            )
+    """Raises RuntimeMissingError where a budget is on a latency that cannot be measured on the recipe's device, or
+    where that cannot be reached; UsageError where it is no device for this."""
+    named = formats.chosen(recipe.budgets.target) if recipe.budgets.latency is not None else []
+    for error in untimed(recipe.bench.device, named).values():
+        raise error
 
 
 def budgets(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:

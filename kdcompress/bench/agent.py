@@ -115,9 +115,9 @@ def _path(folder: Path) -> str:
 
 def facts(folder: Path, formats: list[str], runners: str) -> dict[str, Any]:
     """What this machine is, and by format what keeps it from being run here."""
+    if (folder / "lib").exists():  # what stands in for psutil
+        sys.path.append(str(folder / "lib"))
     lacking = [name for name in ("numpy", "psutil") if not is_installed(name)]
-    if (folder / "lib" / "psutil.py").exists():
-        lacking.remove("psutil")
     missing: dict[str, dict[str, str]] = {}
     for name in formats:
         packages = [*lacking, *PACKAGES.get(name, name).split()]
@@ -135,6 +135,7 @@ def facts(folder: Path, formats: list[str], runners: str) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "architecture": platform.machine(),
+        "instructions": [] if "psutil" in lacking else sorted(import_module("kdcompress.bench.machine").cpu_flags()),
         "system": platform.system(),
         "free_bytes": shutil.disk_usage(folder).free,
         "missing": missing,

@@ -9,6 +9,10 @@ A device is a function ``bench(request, address, progress) -> Session``, filed u
 It refuses what it cannot do (a format, a scenario, an address) before anything long starts: UsageError, or
 RuntimeMissingError where something is not installed or cannot be reached. It leaves nothing running and nothing
 behind, also when it is interrupted. An artefact that fails is a record with ``failed``, and the others go on.
+
+One that a plan or a run can use unattended also has a probe, ``probe(address, formats, open)``, under the same name:
+
+    {"architecture": "aarch64", "instructions": ["asimddp", ...], "missing": {format: {"got": ..., "hint": ...}}, ...}
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ class Session:
     after: dict[str, Any]
     parity: dict[str, dict[str, Any]] = field(default_factory=dict)  # Parity.to_json(): its logits against local ones
     notes: list[str] = field(default_factory=list)  # sentences for the reader
+    left_out: dict[str, str] = field(default_factory=dict)  # why, of optional artefacts that cannot be measured there
     interrupted: bool = False  # by Ctrl-C: the records hold what was measured until then
 
 
@@ -63,7 +68,13 @@ class Device(Protocol):
     def __call__(self, request: Request, address: str, progress: Progress) -> Session: ...
 
 
+class Probe(Protocol):
+    def __call__(self, address: str, formats: Sequence[str], open: Callable[..., Runner]) -> dict[str, Any]: ...
+
+
 devices: Registry[Device] = Registry("device", "kdcompress.bench", prefix="on_")
+probes: Registry[Probe] = Registry("device", "kdcompress.bench", prefix="on_")
+LOCAL = "local"
 
 
 def parse_device(text: str) -> tuple[Device, str]:
@@ -88,7 +99,7 @@ def only(request: Request, device: str, *, formats: Sequence[str] = (), scenario
             )
 
 
-@devices.register("local")
+@devices.register(LOCAL)
 def local(request: Request, address: str, progress: Progress) -> Session:
     """This process."""
     if address:
@@ -104,7 +115,7 @@ def local(request: Request, address: str, progress: Progress) -> Session:
             records = measure(subjects, request.images, scenario=request.scenario, **common)
     except Interrupted as stop:
         records, interrupted = stop.records, True
-    return Session("local", records, before, machine(), interrupted=interrupted)
+    return Session(LOCAL, records, before, machine(), interrupted=interrupted)
 
 
 def add_memory(session: Session, request: Request) -> None:

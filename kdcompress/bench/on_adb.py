@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kdcompress.bench import remote
-from kdcompress.bench.devices import Request, Session, devices
+from kdcompress.bench.devices import Request, Session, devices, probes
 from kdcompress.bench.timing import Progress
 from kdcompress.errors import KDCompressError, RuntimeMissingError
+from kdcompress.runner import Runner
 
 FOLDER = "/data/local/tmp"  # where Android lets a shell write and run; a Linux device has none
 LIST_S = 30.0
@@ -48,6 +51,15 @@ class Adb:
 @devices.register("adb")
 def bench(request: Request, address: str, progress: Progress) -> Session:
     """``address``: [serial][?options]."""
+    return remote.bench(_connected(address), request, progress)
+
+
+@probes.register("adb")
+def probe(address: str, formats: Sequence[str], open: Callable[..., Runner]) -> dict[str, Any]:
+    return remote.probe(_connected(address), formats, open)
+
+
+def _connected(address: str) -> Adb:
     if not shutil.which("adb"):
         raise RuntimeMissingError(
             "There is no adb on this machine.", hint="install Android's platform tools (Debian: adb)"
@@ -56,7 +68,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
     connection = Adb(_chosen(serial), options)
     if not options.folder and _is_android(connection):
         connection = replace(connection, options=replace(options, folder=FOLDER))
-    return remote.bench(connection, request, progress)
+    return connection
 
 
 def _chosen(serial: str) -> str:

@@ -31,7 +31,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
     only(request, name, scenarios=("single-stream",))
     check(list(request.artifacts), request.images, request.effort, request.scenario, request.baseline)
     missing = {a.format: why for a in request.artifacts.values() if (why := _missing(a.format))}
-    request, notes = remote.suited(request, name, {"architecture": "aarch64", "missing": missing})
+    request, left_out = remote.suited(request, name, {"architecture": "aarch64", "missing": missing})
     kept = address or os.environ.get("KDCOMPRESS_ARM64") or user_cache() / "arm64"
     progress(0.0, "preparing the arm64 system")
     formats = {artifact.format for artifact in request.artifacts.values()}
@@ -57,8 +57,8 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
             got = f"status {done.returncode}: {said[-1][:300] if said else 'no message'}"
             raise KDCompressError("The agent failed in the emulated system.", where=root, got=got)
         answer = json.loads((folder / "result.json").read_text())
-    notes.insert(0, "Emulated: outputs were compared; how long they took tells nothing of an ARM processor.")
-    found = remote.session(answer, request, f"{name} (qemu, {arm64.CPU})", notes)
+    found = remote.session(answer, request, f"{name} (qemu, {arm64.CPU})", left_out)
+    found.notes.insert(0, "Emulated: outputs were compared; how long they took tells nothing of an ARM processor.")
     for label, artifact in request.artifacts.items():
         outputs = answer["logits"].get(label, {})
         record = Record(label, request.effort, artifact.input.batch or 1, subjects=len(request.artifacts))

@@ -12,15 +12,17 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdcompress.bench import remote
-from kdcompress.bench.devices import Request, Session, devices
+from kdcompress.bench.devices import Request, Session, devices, probes
 from kdcompress.bench.timing import Progress
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.runner import Runner
 
 CONNECT_S = 10
 ALIVE_S = 5  # between ssh's own signs of life; three without an answer and the connection is lost
@@ -73,6 +75,18 @@ def _quoted(script: str) -> str:
 @devices.register("ssh")
 def bench(request: Request, address: str, progress: Progress) -> Session:
     """``address``: [user@]host[:port][?options]."""
+    with _connected(address) as connection:
+        return remote.bench(connection, request, progress)
+
+
+@probes.register("ssh")
+def probe(address: str, formats: Sequence[str], open: Callable[..., Runner]) -> dict[str, Any]:
+    with _connected(address) as connection:
+        return remote.probe(connection, formats, open)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Ssh]:
     if not shutil.which("ssh"):
         raise RuntimeMissingError("There is no ssh on this machine.", hint="install OpenSSH's client")
     plain, options = remote.parse_options(address, "ssh")
@@ -81,7 +95,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
         raise UsageError("The address of the device is missing.", where="--device", got=f"ssh:{address}",
                          allowed="ssh:[user@]host[:port]")  # fmt: skip
     with shared(Ssh(host, port, options)) as connection:
-        return remote.bench(connection, request, progress)
+        yield connection
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,9 +102,9 @@ def bench(connection: Connection, request: Request, progress: Progress) -> Sessi
     progress(0.0, f"connecting to {connection.name}")
     folder = None
     try:
-        facts = _start(connection, request)
+        facts = _start(connection, sorted({a.format for a in request.artifacts.values()}), request.open)
         folder = facts["folder"]
-        request, notes = suited(request, connection.name, facts)
+        request, left_out = suited(request, connection.name, facts)
         with tempfile.TemporaryFile() as job:
             write_job(job, request, limit_s=connection.options.limit or _limit_s(request))
             size = job.seek(0, io.SEEK_END)
@@ -118,9 +118,16 @@ def bench(connection: Connection, request: Request, progress: Progress) -> Sessi
         if folder:
             _remove(connection, folder)
         raise
-    if left := _remove(connection, folder):
-        notes.append(left)
-    return session(answer, request, connection.name, notes)
+    left = _remove(connection, folder)
+    return session(answer, request, connection.name, left_out, [left] if left else [])
+
+
+def probe(connection: Connection, formats: Sequence[str], opener: Callable[..., Any]) -> dict[str, Any]:
+    """What the machine at the other end is, and what keeps it from running these formats: as ``devices`` has it.
+    Raises RuntimeMissingError where it cannot be reached or has no Python."""
+    facts = _start(connection, formats, opener)
+    _remove(connection, facts["folder"])
+    return facts
 
 
 def write_agent(file: IO[bytes], opener: Callable[..., Any]) -> None:
@@ -157,21 +164,22 @@ def write_job(file: IO[bytes], request: Request, *, limit_s: float, timed: bool 
             tar.addfile(entry, io.BytesIO(data))
 
 
-def suited(request: Request, device: str, facts: dict[str, Any]) -> tuple[Request, list[str]]:
-    """The request without the optional artefacts that cannot be measured on the machine that has these facts, and a
-    sentence on each. Raises what keeps any other from it: UsageError, RuntimeMissingError."""
-    kept, notes = {}, []
+def suited(request: Request, device: str, facts: dict[str, Any]) -> tuple[Request, dict[str, str]]:
+    """The request without the optional artefacts that cannot be measured on the machine that has these facts, and why
+    of each. Raises what keeps any other from it: UsageError, RuntimeMissingError."""
+    kept, left_out = {}, {}
     for label, artifact in request.artifacts.items():
         why = _unsuited(artifact, request.cpus(artifact), device, facts)
         if why is None:
             kept[label] = artifact
         elif label in request.optional and label != request.baseline:
-            notes.append(f"{label} was not measured: {why.what.rstrip('.')} ({why.got}).")
+            left_out[label] = f"{why.what.rstrip('.')} ({why.got})"
         else:
             raise why
     if not kept:
-        raise UsageError(f"{device} can measure none of these artefacts.", got=" ".join(notes))
-    return replace(request, artifacts=kept), notes
+        listed = "; ".join(f"{label}: {why}" for label, why in left_out.items())
+        raise UsageError(f"{device} can measure none of these artefacts.", got=listed)
+    return replace(request, artifacts=kept), left_out
 
 
 def _unsuited(
@@ -191,7 +199,9 @@ def _unsuited(
     return None
 
 
-def session(answer: dict[str, Any], request: Request, device: str, notes: list[str]) -> Session:
+def session(
+    answer: dict[str, Any], request: Request, device: str, left_out: dict[str, str], notes: Sequence[str] = ()
+) -> Session:
     """What the agent answered, with its logits compared with those of the runtimes here."""
     if error := answer.get("error"):
         raise KDCompressError(error["what"], where=device, got=error.get("got"), hint=error.get("hint"))
@@ -199,7 +209,9 @@ def session(answer: dict[str, Any], request: Request, device: str, notes: list[s
     for record in records.values():
         record.batches = {int(size): rate for size, rate in record.batches.items()}  # JSON's keys are text
     found = Session(device, records, answer["before"], answer.get("after", answer["before"]))
-    found.interrupted, found.notes = bool(answer.get("interrupted")), [*answer.get("notes", []), *notes]
+    found.interrupted, found.left_out = bool(answer.get("interrupted")), left_out
+    not_measured = [f"{label} was not measured: {why}." for label, why in left_out.items()]
+    found.notes = [*answer.get("notes", []), *not_measured, *notes]
     for label, outputs in answer.get("logits", {}).items():
         _compare(found, label, outputs, request)
     return found
@@ -221,15 +233,10 @@ def _compare(found: Session, label: str, outputs: dict[str, Any], request: Reque
     found.parity[label] = compare_logits(expected, got, TOLERANCES[artifact.precision]).to_json()
 
 
-def _start(connection: Connection, request: Request) -> dict[str, Any]:
+def _start(connection: Connection, formats: Sequence[str], opener: Callable[..., Any]) -> dict[str, Any]:
     """Sends the agent and starts it; what it says about that machine. Nothing is left there where it fails."""
     options = connection.options
-    module = request.open.__module__
-    asked = {
-        "away_s": options.away,
-        "formats": sorted({a.format for a in request.artifacts.values()}),
-        "runners": module,
-    }
+    asked = {"away_s": options.away, "formats": formats, "runners": opener.__module__}
     where = shlex.quote(options.folder) if options.folder else "${TMPDIR:-/tmp}"
     script = f"""
 p={shlex.quote(options.python)}
@@ -243,7 +250,7 @@ rm -rf "$d"
 exit 5
 """
     with tempfile.TemporaryFile() as file:
-        write_agent(file, request.open)
+        write_agent(file, opener)
         file.seek(0)
         said, failure = _asked(connection, script, file, COMMAND_S)
     for message in said:

@@ -72,6 +72,7 @@ class Document(TypedDict, total=False):
     recipe_hash: str
     machine: dict[str, Any]  # bench.machine.machine()
     packages: dict[str, str]
+    device: dict[str, Any]  # what timed the rows: name ("local", "ssh:user@host"), machine as above
     rows: list[dict[str, Any]]  # Row.to_json()
     training: list[Training]
     confusion: Confusion | None

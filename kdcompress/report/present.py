@@ -84,7 +84,18 @@ def speed(ratio: Mapping[str, Any] | None) -> str:
 def column_notes(document: Mapping[str, Any]) -> str:
     """What the columns mean, and how many images a query was of where that is not one."""
     batches = sorted({(row.get("latency") or {}).get("batch") or 1 for row in document.get("rows") or []} - {1})
-    return _NOTES + (f" Queries of a fixed batch have {', '.join(map(str, batches))} images." if batches else "")
+    fixed_batch = f" Queries of a fixed batch have {', '.join(map(str, batches))} images." if batches else ""
+    return " ".join([_NOTES + fixed_batch, *timed_elsewhere(document)])
+
+
+def timed_elsewhere(document: Mapping[str, Any]) -> list[str]:
+    """That the latencies are another machine's, where they are."""
+    device = document.get("device") or {}
+    if device.get("name", "local") == "local":
+        return []
+    there = device["machine"]
+    facts = ", ".join(str(there[key]) for key in ("cpu", "architecture", "os") if there.get(key))
+    return [f"Latencies are those of {device['name']} ({facts})."]
 
 
 def notes(document: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -161,7 +172,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     said = " and ".join(part for part in against if part)
     if said:
         second += f"; {said} than {head['against_name']}" + (" in the same runtime" if head["same_runtime"] else "")
-    return [first, second, *lead(document), *tournament(document), *predictions(document)]
+    return [first, second, *lead(document), *timed_elsewhere(document), *tournament(document), *predictions(document)]
 
 
 def lead(document: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ class Row:
     parity: dict[str, Any] | None = None  # against PyTorch: max_abs, mean_abs, same_argmax, passed
     coverage: dict[str, Any] | None = None  # precision as built
     ladder: list[dict[str, Any]] | None = None  # int8: what was tried, each with its accuracy on validation images
+    device_parity: dict[str, Any] | None = None  # its outputs on the device that timed it, against those here
     latency: dict[str, Any] | None = None  # bench record: n, median_ms, p90_ms, cv, samples_ms, ...
     ratio: dict[str, Any] | None = None  # latency over the fp32 parent's: median, low, high, verdict
     teacher_ratio: dict[str, Any] | None = None  # the same over the teacher's fp32 ONNX

@@ -74,7 +74,18 @@ def device_python(tmp_path_factory):
     return make
 
 
-RUNTIME = ("numpy", "numpy.libs", "onnxruntime", "flatbuffers", "google", "packaging")
+@pytest.fixture(scope="session")
+def python(device_python):
+    """One with ONNX Runtime."""
+    return device_python("device", "numpy", "numpy.libs", "onnxruntime", "flatbuffers", "google", "packaging")
+
+
+@pytest.fixture
+def there(tmp_path):
+    """The folder for temporary files on a device."""
+    folder = tmp_path / "device's folder"
+    folder.mkdir()
+    return folder
 
 
 def end(*sockets):

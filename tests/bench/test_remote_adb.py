@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RUNTIME
 
 from kdcompress.bench.devices import parse_device
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
@@ -128,11 +127,8 @@ def device(server, adbd, tmp_path, monkeypatch):
 
 @needs_adb
 @pytest.mark.slow
-def test_it_measures_over_a_real_adbd(device, request_of, device_python, tmp_path):
+def test_it_measures_over_a_real_adbd(device, request_of, python, there):
     start, end = device
-    python = device_python("adb", *RUNTIME)
-    there = tmp_path / "there"
-    there.mkdir()
 
     def run(told=lambda share, what: None, python=python, **options):
         query = "&".join(f"{k}={v}" for k, v in {"python": python, "folder": there, **options}.items())

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import RUNTIME
 
 from kdcompress.artifact import Artifact
 from kdcompress.bench import remote
@@ -20,18 +19,6 @@ from kdcompress.bench.devices import parse_device
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, or makes a network namespace")
-
-
-@pytest.fixture(scope="session")
-def python(device_python):
-    return device_python("device", *RUNTIME)
-
-
-@pytest.fixture
-def there(tmp_path):
-    folder = tmp_path / "device's folder"
-    folder.mkdir()
-    return folder
 
 
 def processes(folder):

@@ -84,6 +84,23 @@ def test_the_plain_loop_trains_the_student_and_leaves_the_teacher(training, sour
     assert any(not torch.equal(a, b) for a, b in zip(before["s"], made.student.parameters()))
 
 
+@pytest.mark.parametrize(("variant", "again"), [("default", False), ("first run", True)])
+def test_the_teacher_is_asked_again_in_first_runs_alone(variant, again, training, source, tmp_path, monkeypatch):
+    """In a second block of as many steps."""
+    monkeypatch.setenv("KDCOMPRESS_TEACHER_CACHE", "")  # which a block sets
+    made = training.distillation("kd", ("resnet14", "resnet8"), source)
+    calls = []
+    made.teacher.net.register_forward_pre_hook(lambda *_: calls.append(1))
+    options = training.train_options(["train.precision=fp32", "train.batch_size=32"])
+    block = training.our_block(made, source, options, tmp_path, first=variant == training.FIRST)
+    found = []
+    for _ in range(2):
+        calls.clear()
+        assert block(3) > 0
+        found.append(len(calls))
+    assert found[0] - found[1] == (0 if again else 3)  # the others look at what it answers, before any step
+
+
 def test_both_are_timed_in_turns(training, tmp_path):
     more = ["--workers", "1", "--methods", "kd", "--rounds", "2", "--block", "2"]
     more += ["--variant", "ours: train.precision=fp32", "-o", str(tmp_path)]

@@ -3,6 +3,7 @@ import os
 import shutil
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 from data_files import write_idx
@@ -54,9 +55,11 @@ def pack(folder, monkeypatch):
 
 
 @debian
-def test_debian_package_without_package_lists(machine, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("relative", [False, True])
+def test_debian_package_without_package_lists(relative, machine, tmp_path, monkeypatch, capsys):
     pack(machine, monkeypatch)
-    root = tmp_path / "root"
+    monkeypatch.chdir(tmp_path)
+    root = Path("root") if relative else tmp_path / "root"
     assert main([NAME, "--root", str(root)]) == 0
     assert capsys.readouterr().out.strip() == str(root / NAME)
     assert [path.name for path in root.iterdir()] == [NAME] and len(list((root / NAME).iterdir())) == 4

@@ -134,7 +134,7 @@ def test_an_interrupted_plan_keeps_what_it_built(asked, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(plan, "measure", stop)
+        patched.setattr(plan, "time_files", stop)
         assert invoke(*more, candidates="resnet8x0.5").exit_code == 130
     assert not (folder / "other.yaml").exists()
     document = json.loads(invoke(*more, "--json", candidates="resnet8x0.5").stdout)
