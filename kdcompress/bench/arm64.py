@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from filelock import FileLock
+
 from kdcompress.artifact import remove
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 
@@ -61,9 +63,11 @@ def prepare(folder: Path, packages: Sequence[str] = ("onnxruntime", "numpy")) ->
     emulator()
     named = [f"{name}=={version(name)}" for name in packages]
     root = folder / "-".join(["arm64", *named])
-    if not root.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
+    if root.is_dir():
+        return root
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"), TemporaryDirectory(prefix=".partial-", dir=folder) as scratch:
+        if not root.is_dir():  # another process may have made it
             made = Path(scratch, "root")
             _debian(made)
             _wheels(made, named)

@@ -42,7 +42,6 @@ def root(request):
     return kept
 
 
-@pytest.mark.slow
 def test_outputs_are_compared_and_no_latency_is_told(root, request_of, tmp_path):
     bench, address = parse_device(f"emulated-arm64:{root}")
     request = request_of(1, baseline="model 0")
@@ -64,7 +63,6 @@ def test_outputs_are_compared_and_no_latency_is_told(root, request_of, tmp_path)
     assert any(note.startswith("Emulated") for note in session.notes)
 
 
-@pytest.mark.slow
 def test_a_system_without_its_runtime_is_an_error(root, request_of, tmp_path):
     made = arm64.prepare(root)
     lacking = tmp_path / made.name

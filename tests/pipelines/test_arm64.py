@@ -67,7 +67,6 @@ def bundles(tmp_path_factory, fashion_mnist_root):
     return folder, dict(zip(names, map(Path, json.loads(found.stdout)), strict=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("target", "difference"), [("student-fp32", 1e-4), ("arm64-dotprod", 0.1)])
 def test_a_bundle_answers_on_arm64_as_on_x86(target, difference, root, bundles, tmp_path):
     folder, made = bundles
@@ -84,7 +83,6 @@ def test_a_bundle_answers_on_arm64_as_on_x86(target, difference, root, bundles, 
     assert there.shape == (IMAGES, 10) and apart < difference and agreed >= (1 if target == "student-fp32" else 0.95)
 
 
-@pytest.mark.slow
 def test_it_is_arm64_with_dot_products(root, tmp_path):
     (tmp_path / "program.py").write_text(
         "import platform; print(platform.machine(), 'asimddp' in open('/proc/cpuinfo').read())"

@@ -64,6 +64,13 @@ def test_a_file_that_stops_while_it_is_timed_does_not_ship():
     assert stopped.status == "failed" and "query 3: RuntimeError: out of memory" in stopped.why
 
 
+def test_a_file_that_answers_otherwise_on_the_device_does_not_ship():
+    there = row("a", 1.0)
+    there.device_parity = {"passed": False, "why": "logits differ by 3.1, and 0.5 is allowed"}
+    judge(there, max_drop=1.0)
+    assert there.status == "failed" and there.why.endswith("otherwise than here: logits differ by 3.1, and 0.5 is allowed")
+
+
 @pytest.mark.parametrize(("targets", "count"), [(["x86-vnni"], 1), (["auto"], 0)])
 def test_what_nobody_named_may_fail(targets, count):
     rows = [row("a", 1.0), row("b", 2.0), row("c", 3.0, status="failed")]
