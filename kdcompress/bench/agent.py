@@ -196,9 +196,12 @@ def follow(folder: Path) -> None:
 
 def _running(folder: Path) -> bool:
     try:
-        os.kill(int((folder / "pid").read_text()), 0)
+        pid = int((folder / "pid").read_text())
+        os.kill(pid, 0)
     except (OSError, ValueError):
         return False
+    with suppress(OSError):  # one that has ended is there until it is waited for, which in a container may be never
+        return not Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].lstrip().startswith("Z")
     return True
 
 

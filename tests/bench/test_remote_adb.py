@@ -126,7 +126,6 @@ def device(server, adbd, tmp_path, monkeypatch):
 
 
 @needs_adb
-@pytest.mark.slow
 def test_it_measures_over_a_real_adbd(device, request_of, python, there):
     start, end = device
 

@@ -85,7 +85,6 @@ def test_it_measures_there_and_leaves_nothing_behind(sshd, request_of, python, t
     json.dumps([record.to_json() for record in session.records.values()])
 
 
-@pytest.mark.slow
 def test_a_scenario_of_processes(sshd, request_of, python, there):
     session = run(sshd.port, request_of(scenario="cold-start"), python=python, folder=there)
     record = session.records["model 0"]
@@ -119,7 +118,6 @@ def test_a_device_that_vanishes_is_given_up_on_both_sides(proxy, request_of, pyt
     assert nothing_left(there, within=15)
 
 
-@pytest.mark.slow
 def test_a_connection_that_drops_while_the_job_is_sent(proxy, request_of, python, there):
     """The job is sent over a new one; where there is none, the agent that waits for it goes."""
     assert run(proxy.port, request_of(), Told("sending", proxy.cut), python=python, folder=there).records["model 0"].n
@@ -152,7 +150,6 @@ def test_ctrl_c_before_anything_is_measured(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
-@pytest.mark.slow
 def test_a_killed_host_leaves_nothing_running_on_either_side(sshd, request_of, python, there, tmp_path):
     script = tmp_path / "host.py"
     script.write_text(
@@ -178,7 +175,6 @@ def test_a_killed_host_leaves_nothing_running_on_either_side(sshd, request_of, p
     assert not processes(tmp_path)
 
 
-@pytest.mark.slow
 def test_what_is_ended_on_the_device_is_said(sshd, request_of, python, there):
     def end(command):
         (pid,) = [
@@ -278,7 +274,6 @@ def test_an_artefact_for_another_processor(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
-@pytest.mark.slow
 def test_an_artefact_that_fails_there_is_a_record(sshd, request_of, python, there, tmp_path):
     request = request_of(2)
     path = tmp_path / "broken.onnx"
@@ -293,7 +288,6 @@ def test_an_artefact_that_fails_there_is_a_record(sshd, request_of, python, ther
 
 
 @root
-@pytest.mark.slow
 def test_a_full_disk(sshd, request_of, python, there):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", there], check=True)
 
