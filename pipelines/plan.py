@@ -389,7 +389,6 @@ class Planning:
         bench = self.recipe.bench
 
         def work(folder: Path) -> dict[str, Any]:
-            say(f"timing {len(artifacts)} files in turns", style="dim")
             first = next(iter(artifacts))
             images = self.source.test.images[:1024]
             records = time_files(artifacts, images, bench, self.effort, baseline=first, needed=artifacts).records

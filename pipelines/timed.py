@@ -39,8 +39,8 @@ def time_files(
         artifacts, images, formats.open_runner, bench.threads, effort or bench.effort, baseline=baseline,
         cpus=formats.cpus_of, optional=optional,
     )  # fmt: skip
-    if bench.device != LOCAL:
-        say(f"timing {len(artifacts)} files on {bench.device}", style="dim")
+    where = "" if bench.device == LOCAL else f" on {bench.device.partition('?')[0]}"
+    say(f"timing {len(artifacts)} files in turns{where}", style="dim")
     session = device(request, address, lambda share, what: None)
     if session.interrupted:
         raise KeyboardInterrupt

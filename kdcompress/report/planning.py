@@ -29,7 +29,7 @@ def print_plan(document: Mapping[str, Any], console: Console, most: int) -> None
         cells = (each["name"], count(each["macs"]), count(each["parameters"]), sizes, latencies)
         table.add_row(*(Text(cell) for cell in cells), Text("*" if each["front"] else ""), Text(verdict, style))
     if found:
-        where = "" if document["device"] == "local" else f", on {document['device']}"
+        where = "" if document["device"] == "local" else f", on {document['device'].partition('?')[0]}"
         console.print(f"size and latency: {', '.join(targets)}{where}", style="dim", highlight=False)
         console.print(table)
     if len(inside) > most:
