@@ -643,3 +643,7 @@ def _print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
         cells = [row.get(key) for key in columns]
         table.add_row(*(f"{c:.3f}" if isinstance(c, float) else "-" if c is None else escape(str(c)) for c in cells))
     out.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -63,6 +63,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(times) < 0.3
 
 
+@pytest.mark.parametrize("module", ["kdcompress", "kdcompress.cli"])
+def test_it_starts_as_a_module(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and "version" in done.stdout, done.stderr
+
+
 def test_no_arguments_is_a_usage_error_and_version_is_not():
     assert invoke().exit_code == 2
     assert invoke("--version").exit_code == 0
