@@ -132,9 +132,13 @@ def test_a_connection_that_drops_while_the_job_is_sent(proxy, request_of, python
     assert nothing_left(there, within=15)
 
 
-@pytest.mark.slow  # and not in a worker of pytest-xdist, which the signal ends
+def ctrl_c():
+    """What the signal does. Itself it would end a worker of pytest-xdist."""
+    raise KeyboardInterrupt
+
+
 def test_ctrl_c_brings_back_what_was_measured(sshd, request_of, python, there):
-    told = Told("measuring", lambda: os.kill(os.getpid(), signal.SIGINT))
+    told = Told("measuring", ctrl_c)
     session = run(sshd.port, request_of(2), told, python=python, folder=there)
     assert session.interrupted and "interrupted" in told
     record = session.records["model 0"]
@@ -142,9 +146,8 @@ def test_ctrl_c_brings_back_what_was_measured(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
-@pytest.mark.slow  # and not in a worker of pytest-xdist, which the signal ends
 def test_ctrl_c_before_anything_is_measured(sshd, request_of, python, there):
-    told = Told("sending", lambda: os.kill(os.getpid(), signal.SIGINT))
+    told = Told("sending", ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         run(sshd.port, request_of(), told, python=python, folder=there)
     assert nothing_left(there)
