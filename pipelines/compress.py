@@ -40,7 +40,7 @@ from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
-from kdcompress.pipelines.timed import time_files
+from kdcompress.pipelines.timed import conditions, time_files
 from kdcompress.pipelines.verdict import BYTES, budgets, check_budgets, gates, judge, margin, predictions, ratios
 from kdcompress.recipe import Network, Recipe, Student
 from kdcompress.report.rows import Row
@@ -488,7 +488,7 @@ class Compression:
                 "advice": advice(session.records, session.before, session.after, parents),
             }
 
-        params = {**bench.model_dump(), "cpu": machine().get("cpu") if bench.device == LOCAL else None, "names": names}
+        params = {**conditions(bench), "names": names}
         inputs = {name: self.done[name].hash for name in names}
         return Stage("latency", work, params, inputs, ("onnxruntime",))
 

@@ -40,7 +40,7 @@ from kdcompress.models.merge import merge_branches
 from kdcompress.pipelines.compress import Compression, provenance, reason
 from kdcompress.pipelines.parts import named
 from kdcompress.pipelines.stages import Done, Stage
-from kdcompress.pipelines.timed import time_files, timed, untimed
+from kdcompress.pipelines.timed import conditions, time_files, timed, untimed
 from kdcompress.pipelines.verdict import BYTES, check_budgets
 from kdcompress.recipe import Candidate, Recipe, Search, Section, Student, validate_recipe
 from kdcompress.registry import imported
@@ -386,20 +386,18 @@ class Planning:
     def _time(self, stage: str, members: Sequence[tuple[str, str]]) -> Done:
         """Their records, timed in turns; ratios are to the first."""
         artifacts = {f"{name} {target}": self.built[name, target] for name, target in members}
-        bench = self.recipe.bench
+        bench = self.recipe.bench.model_copy(update={"effort": self.effort})
 
         def work(folder: Path) -> dict[str, Any]:
             first = next(iter(artifacts))
             images = self.source.test.images[:1024]
-            records = time_files(artifacts, images, bench, self.effort, baseline=first, needed=artifacts).records
+            records = time_files(artifacts, images, bench, baseline=first, needed=artifacts).records
             if why := records[first].failed:
                 raise KDCompressError("The file that all are compared to cannot be timed.", where=first, got=why)
             return {label: record.to_json() for label, record in records.items()}
 
-        params = {"threads": bench.threads, "effort": self.effort, "device": bench.device}
-        params["cpu"] = machine().get("cpu") if bench.device == LOCAL else None
         inputs = {label: artifact.sha256 for label, artifact in artifacts.items()}
-        return self.folder.run(Stage(stage, work, params, inputs))
+        return self.folder.run(Stage(stage, work, conditions(bench), inputs))
 
     def _pace(self) -> float | None:
         """The baseline's median latency, ms: the middle one of the groups."""

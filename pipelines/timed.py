@@ -14,6 +14,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.bench.devices import LOCAL, Request, Session, parse_device, probes
+from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
@@ -24,7 +25,6 @@ def time_files(
     artifacts: Mapping[str, Artifact],
     images: np.ndarray,
     bench: Bench,
-    effort: str | None = None,
     baseline: str | None = None,
     needed: Collection[str] = (),
 ) -> Session:
@@ -36,7 +36,7 @@ def time_files(
     device, address = parse_device(bench.device)
     optional = set(artifacts) - {baseline, *needed}
     request = Request(
-        artifacts, images, formats.open_runner, bench.threads, effort or bench.effort, baseline=baseline,
+        artifacts, images, formats.open_runner, bench.threads, bench.effort, baseline=baseline,
         cpus=formats.cpus_of, optional=optional,
     )  # fmt: skip
     where = "" if bench.device == LOCAL else f" on {bench.device.partition('?')[0]}"
@@ -45,6 +45,11 @@ def time_files(
     if session.interrupted:
         raise KeyboardInterrupt
     return session
+
+
+def conditions(bench: Bench) -> dict[str, Any]:
+    """What else a latency depends on, for a stage's key: how it is measured, and by which processor, where known."""
+    return {**bench.model_dump(), "cpu": machine().get("cpu") if bench.device == LOCAL else None}
 
 
 def untimed(device: str, targets: Sequence[formats.Target]) -> dict[str, KDCompressError]:
