@@ -446,21 +446,12 @@ def peak_memory(method: str, variant: str, options: argparse.Namespace) -> dict[
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def own_peak_mib() -> float | None:
-    """Of this process's own memory: on Linux ru_maxrss begins with that of the process which started this one."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return peak_rss_mib()
-    kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return round(int(kib) / 1024, 1)
-
-
 def alone(method: str, variant: str, options: argparse.Namespace) -> dict[str, float | None]:
     source = synthetic(options.images, options.size, options.classes)
     with tempfile.TemporaryDirectory() as folder:
         block = subject(method, variant, options, source, Path(folder))
         block(4), block(4)
-    found: dict[str, float | None] = {"peak_rss_mib": own_peak_mib()}
+    found: dict[str, float | None] = {"peak_rss_mib": peak_rss_mib()}
     if options.device != "cpu":
         found["peak_device_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return found

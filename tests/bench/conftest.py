@@ -1,5 +1,6 @@
 """What tests of remote devices share: small artefacts, and Pythons and servers as a device has them."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench.devices import Request
 from kdcompress.export.formats import cpus_of, open_runner
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SPEC = InputSpec(16, 16, 3, (0.5,) * 3, (0.5,) * 3, ("a", "b", "c"))
 IMAGES = np.random.default_rng(0).integers(0, 256, (100, 16, 16, 3), dtype=np.uint8)
 
@@ -42,6 +44,19 @@ def linear(path, seed, target=None, padding=0):
     opset = [onnx.helper.make_opsetid("", 20)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path)
     return Artifact.of(path, "onnx", "fp32", SPEC, target=target)
+
+
+@pytest.fixture(scope="session")
+def benchmark_script():
+    """A function that imports benchmarks/NAME.py."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+        return made
+
+    return load
 
 
 @pytest.fixture(scope="session")

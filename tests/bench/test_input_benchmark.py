@@ -1,20 +1,13 @@
 """benchmarks/input.py: decoders, and waiting for images in a file, are measured."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks/input.py"
-
 
 @pytest.fixture(scope="module")
-def inputs():
-    spec = importlib.util.spec_from_file_location("benchmark_input", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def inputs(benchmark_script):
+    return benchmark_script("input")
 
 
 def test_decoders_in_turns(inputs, tmp_path, capsys):

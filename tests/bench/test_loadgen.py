@@ -1,21 +1,15 @@
 """benchmarks/bench.py: our estimates against MLPerf LoadGen's, the slowdown injected, what is said of sessions."""
 
-import importlib.util
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-FILE = Path(__file__).parents[2] / "benchmarks/bench.py"
-
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_bench", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(benchmark_script):
+    return benchmark_script("bench")
 
 
 @pytest.mark.parametrize("queries, p99", [(100, False), (700, True)])

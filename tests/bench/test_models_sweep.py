@@ -1,10 +1,8 @@
 """benchmarks/models.py: networks of every kind through the exporters."""
 
-import importlib.util
 import json
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +14,10 @@ from kdcompress.errors import UsageError
 from kdcompress.export.formats import targets
 from kdcompress.models.zoo import zoo
 
-FILE = Path(__file__).parents[2] / "benchmarks/models.py"
-
 
 @pytest.fixture(scope="module")
-def models():
-    spec = importlib.util.spec_from_file_location("benchmark_models", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def models(benchmark_script):
+    return benchmark_script("models")
 
 
 def test_every_name_is_known_and_so_is_every_target(models):

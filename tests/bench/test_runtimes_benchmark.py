@@ -1,19 +1,11 @@
 """benchmarks/runtimes.py: one table of every runtime, and the runtimes' own tools on the same files."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-FILE = Path(__file__).parents[2] / "benchmarks/runtimes.py"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_runtimes", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(benchmark_script):
+    return benchmark_script("runtimes")
 
 
 def test_every_target_is_there_and_has_its_runtime(script):

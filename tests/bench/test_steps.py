@@ -1,8 +1,6 @@
 """benchmarks/steps.py: what a training step of each method costs."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,15 +8,10 @@ import torch
 from kdcompress.bench.statistics import reproducible
 from kdcompress.errors import UsageError
 
-FILE = Path(__file__).parents[2] / "benchmarks/steps.py"
-
 
 @pytest.fixture(scope="module")
-def steps():
-    spec = importlib.util.spec_from_file_location("benchmark_steps", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def steps(benchmark_script):
+    return benchmark_script("steps")
 
 
 def test_two_methods_are_timed_in_turns_and_counted(steps, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """benchmarks/training.py and benchmarks/input.py: the plain loop computes what ours does, and both are measured."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -18,21 +17,14 @@ PAIR = ["--pair", "resnet14", "resnet8"]
 SMALL = [*PAIR, "--images", "200", "--classes", "10", "--threads", "1", "--workers", "0", "--device", "cpu"]
 
 
-def module(name):
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+@pytest.fixture(scope="module")
+def training(benchmark_script):
+    return benchmark_script("training")
 
 
 @pytest.fixture(scope="module")
-def training():
-    return module("training")
-
-
-@pytest.fixture(scope="module")
-def inputs():
-    return module("input")
+def inputs(benchmark_script):
+    return benchmark_script("input")
 
 
 @pytest.fixture(scope="module")
