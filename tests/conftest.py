@@ -1,10 +1,13 @@
-"""Skips with a reason, and the real data that tests share."""
+"""Skips with a reason, the real data that tests share, and what keeps them apart from the machine's speed."""
 
 import hashlib
 import importlib.util
 import os
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 DATASETS = Path(os.environ.get("KDCOMPRESS_DATA") or Path(__file__).parents[1] / "datasets").resolve()
@@ -38,6 +41,40 @@ def fashion_mnist_root():
 
     fetch("fashion-mnist", DATASETS)
     return DATASETS
+
+
+@pytest.fixture
+def latencies(monkeypatch):
+    """A function that hands in what a query takes, ``milliseconds(artifact)``, with 0.5 % of noise: each query is made,
+    and no test supposes how fast a processor is."""
+    from kdcompress.bench import timing
+
+    rng = np.random.default_rng(0)
+
+    def hand_in(milliseconds):
+        def timed(infer, x):
+            infer(x)
+            artifact = getattr(getattr(infer, "__self__", None), "artifact", None)
+            return int(1e6 * milliseconds(artifact) * rng.normal(1, 0.005)) if artifact else 100
+
+        monkeypatch.setattr(timing, "timed", timed)
+
+    return hand_in
+
+
+@pytest.fixture(scope="session")
+def ended():
+    """A function that waits until these processes have ended, reaped or not: who reaps an orphan may take its time."""
+
+    def wait(processes, seconds=120):
+        deadline = time.monotonic() + seconds
+        while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    return wait
 
 
 def pytest_collection_modifyitems(items):

@@ -172,7 +172,7 @@ class Sshd:
         with (folder / "sshd.log").open("w") as log:
             command = [program, "-D", "-e", "-f", folder / "sshd_config"]
             self.process = subprocess.Popen(command, stderr=log, env=environment)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()

@@ -4,7 +4,6 @@ import http.server
 import pickle
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -72,10 +71,8 @@ def test_a_server_that_never_answers_is_given_up(bare, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{silent.getsockname()[1]}/"])
         monkeypatch.setattr(from_torchvision, "TIMEOUT", 0.2)
-        start = time.monotonic()
         with pytest.raises(UsageError, match="timed out"):
             load(Data(source="mnist"))
-        assert time.monotonic() - start < 5
 
 
 def test_an_answer_that_is_not_http(bare, monkeypatch):

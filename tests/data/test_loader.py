@@ -192,7 +192,7 @@ def test_few_batches_are_read_ahead_and_in_the_background():
     batches = train.batches()
     assert not log and not readers()
     next(batches)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while len(log) < 1 + AHEAD and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.05)
@@ -220,4 +220,4 @@ def test_readers_end_when_the_training_is_interrupted_or_forgets_them():
     assert not readers()
     script = "import test_loader as t; batches = t.watched()[0].batches(); next(batches); print(len(t.readers()))"
     run = [sys.executable, "-c", script]  # the process ends, though nobody closed them
-    assert int(subprocess.run(run, cwd=Path(__file__).parent, check=True, capture_output=True, timeout=60).stdout)
+    assert int(subprocess.run(run, cwd=Path(__file__).parent, check=True, capture_output=True, timeout=300).stdout)

@@ -114,7 +114,7 @@ def bare(tmp_path):
         variables = {"PYTHONPATH": str(tmp_path / "site"), "BLOCKED": ",".join(blocked), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-B", str(program)]
         return subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
+            command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=900
         )
 
     return start
@@ -302,7 +302,7 @@ def test_the_page_s_module_runs_the_model(bundled, tmp_path):
     )
     for target in ("student-fp32", "amd64-ort"):
         folder = bundled(target)
-        done = subprocess.run(["node", program, folder, tmp_path], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(["node", program, folder, tmp_path], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         expected = json.loads((folder / "expected.json").read_text())
         allowed = expected["tolerance"] * max(map(abs, expected["logits"]))
@@ -343,7 +343,7 @@ def test_the_page_classifies_in_a_browser(target, bundled):
         page = browser.new_page()
         page.route("**/*", answer)
         page.goto("http://localhost:8000/")
-        page.wait_for_function("!document.getElementById('state').textContent.startsWith('Loading')", timeout=120_000)
+        page.wait_for_function("!document.getElementById('state').textContent.startsWith('Loading')", timeout=600_000)
         state, answers = page.text_content("#state"), page.locator("#answers li").all_text_contents()
         browser.close()
     assert state.startswith("sample.png is shown"), state

@@ -149,13 +149,13 @@ def weights(folder):
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashion_mnist_root):
     whole = start(tmp_path / "whole", fashion_mnist_root)
-    _, errors = whole.communicate(timeout=300)
+    _, errors = whole.communicate(timeout=1200)
     assert whole.returncode == 0, errors.decode()
     rng, kills = random.Random(0), 0
     folder = tmp_path / "killed"
     while kills < 3:
         process = start(folder, fashion_mnist_root)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         training = rng.choice(["teacher", "student"]) if kills else "teacher"
         while process.poll() is None and time.monotonic() < deadline:
             if list(folder.glob(f"stages/{training}/*.partial/checkpoint.pt")):
@@ -168,7 +168,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashio
         kills += 1
     assert not folder.joinpath("report.json").exists()  # it was stopped each time
     last = start(folder, fashion_mnist_root)
-    _, errors = last.communicate(timeout=300)
+    _, errors = last.communicate(timeout=1200)
     assert last.returncode == 0, errors.decode()
     assert weights(folder) == weights(tmp_path / "whole") and set(weights(folder)) == {"teacher", "student"}
 
@@ -198,7 +198,7 @@ def test_two_processes_train_together(tmp_path, fashion_mnist_root):
     together = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "kdcompress"]
     for name, start in (("one", [sys.executable, "-m", "kdcompress"]), ("two", together)):
         command = [*start, *arguments, str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stderr
     one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
     for a, b in zip(one["training"], two["training"]):

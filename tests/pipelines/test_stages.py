@@ -76,7 +76,7 @@ def test_a_full_disk_is_told_of_and_finished_stages_are_kept(tmp_path):
 def _hold(path, ready, release):
     with RunFolder(path).locked():
         ready.set()
-        release.wait(30)
+        release.wait(300)
 
 
 def test_one_writer_at_a_time(tmp_path):
@@ -85,7 +85,7 @@ def test_one_writer_at_a_time(tmp_path):
     holder = context.Process(target=_hold, args=(tmp_path, ready, release))
     holder.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(300)
         with pytest.raises(UsageError, match="Another process"), RunFolder(tmp_path).locked():
             pass
     finally:

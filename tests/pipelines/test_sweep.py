@@ -88,7 +88,7 @@ def test_several_workers_train_the_same_weights(swept, tmp_path):
     assert not torch.equal(alone["kd", 0]["fc.weight"], alone["none", 0]["fc.weight"])
 
 
-def test_workers_do_not_outlive_a_killed_parent():
+def test_workers_do_not_outlive_a_killed_parent(ended):
     asking = "import time; from kdcompress.pipelines.sweep import executor\n"
     asking += "with executor(2, None) as pool: list(pool.map(time.sleep, [600, 600]))"
     with subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__':\n  exec({asking!r})"]) as parent:
@@ -101,10 +101,10 @@ def test_workers_do_not_outlive_a_killed_parent():
         finally:
             parent.kill()
     assert len(workers) == 2
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    for worker in alive:
+    gone = ended(workers)
+    for worker in workers if not gone else ():
         worker.kill()
-    assert not alive
+    assert gone
 
 
 def test_workers_of_a_dask_scheduler_share_the_trainings(tmp_path, fashion_mnist_root):

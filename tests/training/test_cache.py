@@ -320,7 +320,7 @@ def test_a_killed_training_leaves_nothing_that_is_wrong(tmp_path, kept):
 
 def test_two_trainings_fill_one_file_at_once(tmp_path, kept):
     both = [child(tmp_path / name, 3) for name in ("one", "two")]
-    passes = [int(process.communicate(timeout=120)[0].split()[-1]) for process in both]
+    passes = [int(process.communicate(timeout=600)[0].split()[-1]) for process in both]
     assert all(process.returncode == 0 for process in both)
     online = run(tmp_path / "online", teacher_cache="off")
     after = run(tmp_path / "after")
