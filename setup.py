@@ -34,8 +34,18 @@ extras = {
     "all": sorted({package for packages in extras.values() for package in packages}),
     "tensorrt": ["tensorrt>=10.12,<12"],  # on machines with an NVIDIA GPU, and not in `all`
     "dev": [
-        *("build", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=64", "types-PyYAML", "wheel"),
-        *("mlcommons-loadgen", "playwright>=1.50"),
+        *(
+            "build",
+            "hypothesis",
+            "mypy",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff",
+            "setuptools>=64",
+            "types-PyYAML",
+            "wheel",
+        ),
+        *("mlcommons-loadgen", "playwright>=1.50", "pytorch-lightning>=2.4"),
         *("tree-sitter>=0.23", "tree-sitter-cpp", "tree-sitter-kotlin", "tree-sitter-swift"),  # they parse examples
     ],
 }

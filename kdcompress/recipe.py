@@ -108,7 +108,8 @@ class Train(Section):
     def deciding(self) -> dict[str, Any]:
         """All that the trained weights depend on, as JSON: an exact cache changes no bit of them."""
         exact = {"teacher_cache_gib"} if self.teacher_cache == "fp16" else {"teacher_cache_gib", "teacher_cache"}
-        return self.model_dump(mode="json", exclude=exact)
+        facts = self.model_dump(mode="json", exclude=exact)
+        return facts | {"ema_warms_up": True} if self.ema else facts  # trainings of before it did are other ones
 
 
 class Network(Section):

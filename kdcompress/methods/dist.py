@@ -8,9 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
+from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
-from kdcompress.models.taps import Taps
+from kdcompress.models.taps import Taps, TapShapes
 
 
 def pearson_distance(a: Tensor, b: Tensor, dim: int) -> Tensor:
@@ -41,6 +42,16 @@ class DIST(Method):
 
     paper = "arXiv:2205.10536"
     needs = Needs(teacher="logits", whole_batch=True)
+
+    def build(self, student: TapShapes, teacher: TapShapes) -> None:
+        if student.classes == 2:
+            if not self.options.intra:
+                raise UsageError(
+                    "dist learns nothing of 2 classes without its relation along the batch.",
+                    got="intra=0; two probabilities that add up to 1 always correlate fully, or not at all",
+                    hint="method.dist.intra=2, or method: kd",
+                )
+            self.note = "dist: of 2 classes the relation along the classes (inter) teaches nothing; intra does"
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o = self.options

@@ -7,10 +7,11 @@ from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
+from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.methods.kd import kd_loss
-from kdcompress.models.taps import Taps
+from kdcompress.models.taps import Taps, TapShapes
 
 
 def dkd_loss(student: Tensor, teacher: Tensor, y: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,16 @@ class DKD(Method):
 
     paper = "arXiv:2203.08679"
     needs = Needs(teacher="logits")
+
+    def build(self, student: TapShapes, teacher: TapShapes) -> None:
+        if student.classes == 2:
+            if not self.options.alpha:
+                raise UsageError(
+                    "dkd learns nothing of 2 classes without its target part.",
+                    got="alpha=0; the other part compares the classes that are not the target, and there is one",
+                    hint="method.dkd.alpha=1, or method: kd",
+                )
+            self.note = "dkd: of 2 classes the part on the other ones (beta) is always 0; alpha's part is kd"
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o, n = self.options, len(batch.y)

@@ -42,6 +42,13 @@ class Member(nn.Module):
         self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.paths = tuple(paths)
         self.size = size
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """From now on it runs in eval mode, and without gradients of its own, whoever calls ``train()`` on a module
+        that holds it."""
+        self.frozen = True
+        self.eval().requires_grad_(False)
 
     def input(self, x: Tensor) -> Tensor:
         return resized(self.normalize(x), self.size)
@@ -61,6 +68,8 @@ class Member(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Taps:
+        if self.frozen and any(module.training for module in self.modules()):
+            self.eval()
         return self.tapped(self.input(x))
 
 
@@ -76,7 +85,8 @@ class Distillation(nn.Module):
     normalise or resize the batch differently. ``method`` is a name, a mapping of names to options or a list of both;
     ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each).
 
-    Raises UsageError for an unknown method or option, a missing teacher or peer, or stages that cannot be paired.
+    Raises UsageError for an unknown method or option, a missing teacher or peer, a teacher that shares parameters with
+    what is trained, a number of classes that a method cannot teach, or stages that cannot be paired.
     """
 
     student: Member
@@ -112,17 +122,19 @@ class Distillation(nn.Module):
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
         _check_company(kinds, teachers, peers)
         self.student = _member(student)
+        _check_apart([("student", self.student), *(("peer", peer) for peer in peers)], teachers)
         self.student.tap(example, needs["student"])
         # Not submodules: never trained, never saved, never synchronised.
         self.__dict__["teachers"] = [_member(t) for t in teachers] if needs["teacher"] else []
         for frozen in self.teachers:
-            frozen.eval().requires_grad_(False)
+            frozen.freeze()
             frozen.tap(example, needs["teacher"])
         self.peers = nn.ModuleList(_member(p) for p in peers if needs["peers"])
         for peer in self._peers():
             peer.tap(example, needs["peers"])
 
         self._check_classes(kinds)
+        _check_standardized(options, self.student.tapped.shapes.classes)
 
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
         if len(self.attached) > 1:
@@ -264,6 +276,40 @@ class Distillation(nn.Module):
         for kind in self.attached:
             kind.fold(ships)
         return ships.eval()
+
+
+def _check_apart(trained: Sequence[tuple[str, nn.Module]], teachers: Sequence[nn.Module]) -> None:
+    """Raises UsageError where a teacher shares parameters with a network that is trained: as they are frozen with the
+    teacher, they would not be, and those that share memory alone would change the teacher."""
+    for role, net in trained:
+        for teacher in teachers:
+            theirs = set(_memory(teacher).values())
+            shared = [name.removeprefix("net.") for name, place in _memory(net).items() if place in theirs]
+            if shared:
+                listed = ", ".join(shared[:5]) + (f" and {len(shared) - 5:,} more" if len(shared) > 5 else "")
+                raise UsageError(
+                    f"The {role} and a teacher share parameters.",
+                    got="they are one network" if len(shared) == len(_memory(net)) else listed,
+                    allowed="networks that have nothing in common: a teacher is frozen, and what it teaches is trained",
+                    hint="give one of them a copy: copy.deepcopy(teacher)",
+                )
+
+
+def _memory(net: nn.Module) -> dict[str, int]:
+    """Name of each parameter -> the address of its values; those that have none yet are left out."""
+    known = {n: p for n, p in net.named_parameters() if not isinstance(p, nn.UninitializedParameter) and not p.is_meta}
+    return {name: place for name, p in known.items() if (place := p.untyped_storage().data_ptr())}
+
+
+def _check_standardized(options: Mapping[str, Any], classes: int) -> None:
+    asked = [name for name, each in options.items() if getattr(each, "standardize", False)]
+    if asked and classes < 3:
+        raise UsageError(
+            f"{', '.join(asked)} learns nothing from standardised logits of {classes} classes.",
+            got="each is 0.71 or -0.71, whatever the networks say",
+            allowed="standardize with 3 classes and more",
+            hint=f"method.{asked[0]}.standardize=false",
+        )
 
 
 def _member(net: nn.Module) -> Member:

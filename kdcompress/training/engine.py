@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from kdcompress.console import say
 from kdcompress.data.batch import Batch, Pairing, split_rows
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import Source
@@ -70,17 +71,33 @@ class TrainResult:
 
 
 class EMA:
-    """Exponential moving average of a network's weights and float buffers."""
+    """Exponential moving average of a network's weights and float buffers. It warms up, so that the untrained weights
+    it begins with do not stay in it."""
 
     def __init__(self, net: torch.nn.Module, decay: float):
         self.decay = decay
         self.state = {k: v.detach().clone() for k, v in net.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, net: torch.nn.Module) -> None:
+    def update(self, net: torch.nn.Module, step: int) -> None:
+        """After the step of that number, from 1."""
+        share = 1 - min(self.decay, warm_decay(step))
         for name, value in net.state_dict().items():
             mine = self.state[name]
-            mine.lerp_(value, 1 - self.decay) if mine.is_floating_point() else mine.copy_(value)
+            mine.lerp_(value, share) if mine.is_floating_point() else mine.copy_(value)
+
+
+def warm_decay(step: int) -> float:
+    """The largest decay at the step of that number, from 1, where it is 0: timm's ``ModelEmaV3`` with its warm-up."""
+    return 1 - step ** (-2 / 3)
+
+
+def unreached(decay: float, steps: int) -> str | None:
+    """What is to be told of a decay that the warm-up does not reach in so many steps."""
+    if warm_decay(steps) >= decay:
+        return None
+    after = math.ceil(round((1 - decay) ** -1.5, 3))
+    return f"train.ema={decay} is reached after {after:,} steps; of {steps:,} the last has {warm_decay(steps):.4f}"
 
 
 def choose_precision(asked: str) -> str:
@@ -190,6 +207,8 @@ def train(
     module, optimizer = accelerator.prepare(distillation, make_optimizer(distillation, options))
     student = distillation.student
     ema = EMA(student.net, options.ema) if options.ema else None
+    if options.ema and accelerator.is_main_process and (told := unreached(options.ema, steps)):
+        say(told, style="dim")
 
     result = TrainResult(selected=options.select, device=str(device), precision=precision)
     sums: dict[str, float] = {}  # of the terms since the last epoch began
@@ -339,7 +358,7 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if ema:
-                    ema.update(student.net)
+                    ema.update(student.net, step + 1)
             if list(terms) != names:  # a term has begun or ended
                 with clock.section("device"):
                     look(step)

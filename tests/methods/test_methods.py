@@ -22,25 +22,26 @@ PAIRS = {
 IMAGES = 40  # in the training split
 
 
-def batch(n=6, rows="single"):
+def batch(n=6, rows="single", classes=5):
     """Random images as a loader would give them: of the second half, where rows are paired, with the same labels."""
     generator = torch.Generator().manual_seed(0)
     halves = 1 if rows == "single" else 2
     x = torch.randint(0, 256, (n * halves, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    y = torch.randint(0, 5, (n,), generator=generator).repeat(halves)
+    y = torch.randint(0, classes, (n,), generator=generator).repeat(halves)
     index = torch.randperm(IMAGES, generator=generator)[: n * halves]
     return {"x": x, "y": y, "index": index}
 
 
-def make(name, pair, **options):
+def make(name, pair, classes=5, **options):
     torch.manual_seed(0)
     (teacher, teacher_options), (student, student_options) = PAIRS[pair]
     norm = (0.5,) * 3, (0.25,) * 3
     needs = methods[name].needs
-    teachers = [Member(build(teacher, 5, 3, teacher_options), *norm) for _ in range(1 + needs.several)]
-    peers = [Member(build(student, 5, 3, student_options), *norm), Member(build("resnet14", 5, 3), *norm)]
+    teachers = [Member(build(teacher, classes, 3, teacher_options), *norm) for _ in range(1 + needs.several)]
+    peers = [Member(build(student, classes, 3, student_options), *norm)]
+    peers.append(Member(build("resnet14", classes, 3), *norm))
     return Distillation(
-        Member(build(student, 5, 3, student_options), *norm),
+        Member(build(student, classes, 3, student_options), *norm),
         teachers if needs.teacher else None,
         {name: options},
         batch(2)["x"],
@@ -106,6 +107,36 @@ def test_method_that_needs_a_teacher_says_so(name):
     student = Member(build("resnet8", 5, 3), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(UsageError, match="needs a teacher"):
         Distillation(student, None, {name: {}}, batch(2)["x"])
+
+
+@pytest.mark.parametrize("name", [n for n in methods if "standardize" in methods[n].Options.model_fields])
+def test_standardised_logits_of_two_classes_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} learns nothing from standardised logits of 2 classes"):
+        make(name, "resnet -> resnet", classes=2, standardize=True)
+    make(name, "resnet -> resnet", classes=3, standardize=True)
+
+
+@pytest.mark.parametrize("name", [name for name in methods if name != "none"])
+def test_what_a_method_cannot_teach_of_two_classes_is_said(name):
+    """A term that moves the student of three classes and not that of two."""
+    moved = {}
+    for classes in (2, 3):
+        distillation = make(name, "resnet -> resnet", classes=classes).train()
+        until = methods[name].Options.model_fields["until"].default
+        terms = distillation(**batch(rows=distillation.rows, classes=classes), progress=min(0.6, until))
+        first = next(distillation.student.net.parameters())
+        found = {t: torch.autograd.grad(v, first, retain_graph=True, allow_unused=True) for t, v in terms.items()}
+        moved[classes] = {t for t, (g,) in found.items() if g is not None and g.abs().sum() > 1e-3}
+        note = distillation.auxiliary()[name].note
+        assert "of 2 classes" in note if classes == 2 and name in ("dkd", "dist") else "of 2 classes" not in note
+    assert moved[3] - moved[2] == {"dkd": {"nckd"}, "dist": {"inter"}}.get(name, set())
+
+
+@pytest.mark.parametrize("name, options", [("dkd", {"alpha": 0}), ("dist", {"intra": 0})])
+def test_a_method_that_would_teach_nothing_of_two_classes_is_refused(name, options):
+    with pytest.raises(UsageError, match=f"{name} learns nothing of 2 classes"):
+        make(name, "resnet -> resnet", classes=2, **options)
+    make(name, "resnet -> resnet", classes=3, **options)
 
 
 @pytest.mark.parametrize("name", methods)

@@ -1,0 +1,151 @@
+"""Teachers stay what they are, whoever holds them; and they are not what is trained."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from kdcompress.errors import UsageError
+from kdcompress.models.build import build
+from kdcompress.training.distillation import Distillation
+from kdcompress.training.engine import EMA, unreached, warm_decay
+
+
+def networks():
+    torch.manual_seed(0)
+    teacher = nn.Sequential(build("resnet8", 4, 3), nn.Dropout(0.5))
+    return build("resnet8", 4, 3), teacher
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(8, 3, 16, 16, generator=generator), torch.arange(8) % 4
+
+
+class Outer(nn.Module):
+    """As a LightningModule holds them: the teacher is a module of it."""
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.teacher, self.distillation = teacher, Distillation(student, teacher, "kd", batch()[0])
+
+    def forward(self, x, y):
+        return sum(self.distillation(x, y).values())
+
+
+def train_by_hand(outer):
+    outer.train()  # as Lightning's trainer does before every epoch
+    for parameter in outer.parameters():  # and as its toggle_optimizer leaves them
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.SGD(outer.parameters(), lr=0.1, momentum=0.9)
+    outer(*batch()).backward()
+    optimizer.step()
+
+
+def train_with_accelerate(outer):
+    accelerator = Accelerator(cpu=True)
+    module, optimizer = accelerator.prepare(outer, torch.optim.SGD(outer.parameters(), lr=0.1))
+    module.train()
+    accelerator.backward(module(*batch()))
+    optimizer.step()
+
+
+def train_with_lightning(outer):
+    lightning = pytest.importorskip("pytorch_lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.outer = outer
+
+        def training_step(self, each, index):
+            return self.outer(*each)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(max_epochs=2, accelerator="cpu", enable_model_summary=False, **quiet)
+    trainer.fit(Module(), torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch()), batch_size=4))
+
+
+@pytest.mark.parametrize("train", [train_by_hand, train_with_accelerate, train_with_lightning])
+def test_a_teacher_is_unchanged_whoever_calls_train(train):
+    student, teacher = networks()
+    untrained, before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
+    outer = Outer(student, teacher)
+    train(outer)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not torch.equal(student.state_dict()["fc.weight"], untrained["fc.weight"])
+
+
+def test_a_teacher_gives_the_same_terms_in_train_mode_as_in_eval_mode():
+    outer = Outer(*networks())
+    first = outer.distillation(*batch())["kd"]
+    outer.teacher.train()
+    assert torch.equal(outer.distillation(*batch())["kd"], first)
+    outer.teacher[1].train()  # a part of it alone
+    assert torch.equal(outer.distillation(*batch())["kd"], first) and not outer.teacher[1].training
+
+
+def test_a_network_that_teaches_itself_is_refused():
+    student, _ = networks()
+    with pytest.raises(UsageError, match="share parameters") as caught:
+        Distillation(student, student, "kd", batch()[0])
+    assert "they are one network" in str(caught.value) and "copy.deepcopy(teacher)" in str(caught.value)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    Distillation(student, copy.deepcopy(student), "kd", batch()[0])
+
+
+@pytest.mark.parametrize("how", ["module", "memory"])
+def test_shared_parameters_are_named(how):
+    student, teacher = build("resnet8", 4, 3), build("resnet8", 4, 3)
+    if how == "module":
+        student.conv1 = teacher.conv1
+    else:
+        student.conv1.weight.data = teacher.conv1.weight.data
+    with pytest.raises(UsageError, match="The student and a teacher share parameters") as caught:
+        Distillation(student, teacher, "kd", batch()[0])
+    assert "got: conv1.weight\n" in str(caught.value)
+    peer = build("resnet8", 4, 3)
+    peer.fc = teacher.fc
+    with pytest.raises(UsageError, match="The peer and a teacher"):
+        Distillation(build("resnet8", 4, 3), teacher, ["kd", "dml"], batch()[0], peers=[peer])
+
+
+def test_teachers_may_share_and_so_may_modules_without_parameters():
+    student, teacher = networks()
+    other = copy.deepcopy(teacher)
+    other[0].conv1 = teacher[0].conv1
+    student.relu = teacher[0].relu = nn.ReLU()
+    Distillation(student, [teacher, other], "multi-teacher", batch()[0])
+
+
+# The average of the weights
+
+
+def test_the_average_forgets_the_weights_it_began_with():
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 100.0)
+    ema = EMA(net, 0.9999)
+    nn.init.constant_(net.weight, 1.0)
+    for step in range(1, 111):
+        ema.update(net, step)
+    assert ema.state["weight"].item() == 1.0
+    nn.init.constant_(net.weight, 2.0)
+    ema.update(net, 111)
+    assert ema.state["weight"].item() == pytest.approx(1 + 111 ** (-2 / 3))
+
+
+def test_the_warm_up_is_timms():
+    timm = pytest.importorskip("timm.utils.model_ema")
+    theirs = timm.ModelEmaV3(nn.Linear(1, 1), decay=0.99, use_warmup=True)
+    for step in (1, 2, 10, 500, 100_000):
+        assert min(0.99, warm_decay(step)) == pytest.approx(theirs.get_decay(step))
+
+
+def test_a_decay_that_is_not_reached_is_told():
+    assert unreached(0.9, 110) is None
+    assert unreached(0.9999, 110) == "train.ema=0.9999 is reached after 1,000,000 steps; of 110 the last has 0.9564"
