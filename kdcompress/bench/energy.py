@@ -127,7 +127,7 @@ def _tegrastats() -> Iterator[dict[str, Read]]:
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
-        yield {"board (tegrastats)": lambda: joules(perf_counter())} if first.wait(2) else {}
+        yield {"board (tegrastats)": lambda: joules(perf_counter())} if first.wait(10) else {}
     finally:
         process.terminate()
         process.wait()
