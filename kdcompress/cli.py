@@ -330,6 +330,7 @@ def plan(
 
 @main.command()
 @click.argument("weights", type=PathArgument)
+@click.option("--weights-key", metavar="KEY", help="Which of several weights in the file, such as `ema`.")
 @click.option("--model", required=True, help="Its architecture: `kdcompress list models`, or package.module:callable.")
 @click.option("--data", "source", required=True, help="Data set for calibration and accuracy: `kdcompress list data`.")
 @click.option("--root", type=PathArgument, help="Where the data set's files are.")
@@ -343,6 +344,7 @@ def plan(
 @json_option
 def export(
     weights: Path,
+    weights_key: str | None,
     model: str,
     source: str,
     root: Path | None,
@@ -368,7 +370,7 @@ def export(
         {
             "name": f"export-{weights.stem}",
             "data": {"source": source, "root": root, "size": size},
-            "student": {"model": model, "weights": weights},
+            "student": {"model": model, "weights": weights, "weights_key": weights_key},
             "train": None,
             "export": {"targets": targets, "layout": layout, "batch": batch, "opset": opset},
         },

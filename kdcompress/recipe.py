@@ -117,7 +117,8 @@ class Network(Section):
 
     model: str = Field(description="see `kdcompress list models`, or package.module:callable")
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's factory")
-    weights: Path | None = Field(None, description=".safetensors, or a .pt file of tensors alone")
+    weights: Path | None = Field(None, description=".safetensors, or a .pt, .pth, .ckpt, .bin or .tar file of tensors")
+    weights_key: str | None = Field(None, description="which of several weights in that file, such as `ema`")
     pretrained: bool = Field(False, description="start from the weights that torchvision or timm download")
     mean: tuple[float, ...] | None = Field(
         None, description="of pixels in 0..1; default: that of the pretraining, else the source's"

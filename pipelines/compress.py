@@ -137,7 +137,7 @@ class Compression:
         torch.manual_seed(part.seed + seed)
         net = build(network.model, spec.classes, spec.channels, network.options, download)
         if network.weights:
-            load_weights(net, network.weights)
+            load_weights(net, network.weights, network.weights_key)
         return net
 
     def pruned(self, network: Student) -> torch.nn.Module:

@@ -104,4 +104,5 @@ def named(network: Network) -> str:
 def described(network: Network) -> dict[str, Any]:
     """What of a network shapes its training; its checkpoint counts by its content."""
     kind = Student if pruned_of(network) else Network
-    return network.model_dump(mode="json", include=set(kind.model_fields), exclude={"weights"})
+    without = {"weights"} | ({"weights_key"} if network.weights_key is None else set())
+    return network.model_dump(mode="json", include=set(kind.model_fields), exclude=without)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,23 +44,33 @@ def fashion_mnist_root():
     return DATASETS
 
 
-@pytest.fixture
-def latencies(monkeypatch):
-    """A function that hands in what a query takes, ``milliseconds(artifact)``, with 0.5 % of noise: each query is made,
-    and no test supposes how fast a processor is."""
+def hand_in(patch, milliseconds):
+    """A query takes ``milliseconds(artifact)``, with 0.5 % of noise: each is made, and no test supposes how fast a
+    processor is."""
     from kdcompress.bench import timing
 
     rng = np.random.default_rng(0)
 
-    def hand_in(milliseconds):
-        def timed(infer, x):
-            infer(x)
-            artifact = getattr(getattr(infer, "__self__", None), "artifact", None)
-            return int(1e6 * milliseconds(artifact) * rng.normal(1, 0.005)) if artifact else 100
+    def timed(infer, x):
+        infer(x)
+        artifact = getattr(getattr(infer, "__self__", None), "artifact", None)
+        return int(1e6 * milliseconds(artifact) * rng.normal(1, 0.005)) if artifact else 100
 
-        monkeypatch.setattr(timing, "timed", timed)
+    patch.setattr(timing, "timed", timed)
 
-    return hand_in
+
+@pytest.fixture
+def latencies(monkeypatch):
+    """A function that hands in what a query takes, by its artefact."""
+    return partial(hand_in, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def by_size():
+    """Queries take as long as their file is large: int8 is faster than fp32."""
+    with pytest.MonkeyPatch.context() as patch:
+        hand_in(patch, lambda artifact: artifact.bytes / 1e5)
+        yield
 
 
 @pytest.fixture(scope="session")

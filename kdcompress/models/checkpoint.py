@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import pathlib
 import pickle
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from kdcompress.artifact import replacing
+from kdcompress.console import say
 from kdcompress.errors import UsageError
+from kdcompress.models.state_dicts import Found, choose, differing, look, mappings
 
 SHOWN = 5
+PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 
 
 def save_weights(
@@ -56,31 +63,89 @@ def _canonical(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-def load_weights(module: nn.Module, path: Path) -> dict[str, str]:
+def load_weights(module: nn.Module, path: Path, key: str | None = None) -> dict[str, str]:
     """Loads weights into ``module``, all or none, and returns the file's metadata.
 
-    Takes .safetensors, and .pt or .pth with tensors alone: a state dict, bare or below "model" or "state_dict". A
-    "module." before every key (a network saved from data-parallel training) is dropped.
+    Takes .safetensors, and PyTorch's files (.pt, .pth, .ckpt, .bin, .tar) of tensors and plain values: a state dict,
+    bare or below some key, whose names are the network's after one prefix (see ``state_dicts``). ``key`` says which
+    one where several fit, such as the weights and their average. A line says what was taken of more than a bare one.
 
-    Raises UsageError for a file that is missing, damaged or of another kind, for a pickle that would run code, and
-    for weights of another architecture, with the counts and the first keys that do not fit.
+    Raises UsageError for a file that is missing, damaged or of another kind, for a pickle that would run code, for
+    several state dicts that fit, for values that are not finite, and for weights of another architecture, with the
+    counts and the first keys that do not fit.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError("There is no such weights file.", where=path)
-    if path.suffix == ".safetensors":
-        state, metadata = _read_safetensors(path)
-    elif path.suffix in (".pt", ".pth"):
-        state, metadata = _read_pickle(path), {}
+    suffix = path.suffix.lower()
+    data: Mapping[str, Any]
+    if suffix == ".safetensors":
+        data, metadata = _read_safetensors(path)
+    elif suffix in PICKLED:
+        data, metadata = _read_pickle(path), {}
     else:
         raise UsageError(
-            "Weights of this kind cannot be read.", where=path, got=path.suffix, allowed=".safetensors, .pt, .pth"
+            "Weights of this kind cannot be read.",
+            where=path,
+            got=path.suffix or "no suffix",
+            allowed=", ".join((".safetensors", *PICKLED)),
         )
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    _check(module, state, path, metadata.get("model", ""))
+    wanted = module.state_dict()
+    found = _chosen(look(data, wanted), data, wanted, path, key, f"this {type(module).__name__}", metadata)
+    state = {name: _dense(value) for name, value in found.state.items()}
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UsageError("Some weights are not finite numbers.", where=path, got=_first(broken))
+    if found.place or found.prefix or found.left_out:
+        rest = f"; left out: {_first(found.left_out)}" if found.left_out else ""
+        _say_once(f"weights: {path}{_place(found)}{rest}")
     module.load_state_dict(state, strict=False)  # the only keys that may be missing are batch counters
     return metadata
+
+
+def _chosen(
+    looked: list[Found],
+    data: Mapping[str, Any],
+    wanted: Mapping[str, Tensor],
+    path: Path,
+    key: str | None,
+    network: str,
+    metadata: Mapping[str, str],
+) -> Found:
+    fitting = differing([each for each in looked if each.fits])
+    if not fitting:
+        raise _misfit(looked, data, wanted, path, network, metadata.get("model", ""))
+    if key is not None:
+        return choose(fitting, key)
+    if len(fitting) > 1:
+        labels = [each.label + (" (an average of the weights)" if each.is_average else "") for each in fitting]
+        first = next((each for each in fitting if each.is_average), fitting[0])
+        raise UsageError(
+            "The file holds several weights that fit.",
+            where=path,
+            got=", ".join(labels),
+            allowed="one of them, named in `weights_key` (--weights-key)",
+            hint=f"weights_key: {first.label}" + (", for averages mostly do better" if first.is_average else ""),
+        )
+    return fitting[0]
+
+
+def _place(found: Found) -> str:
+    below = f", below {found.place!r}" if found.place else ""
+    prefix = f", without {found.prefix!r} before each name" if found.prefix else ""
+    return below + prefix
+
+
+@cache
+def _say_once(text: str) -> None:
+    say(text, style="dim")
+
+
+def _dense(value: Tensor) -> Tensor:
+    value = value.detach()
+    if value.is_quantized:
+        return value.dequantize()
+    return value.to_dense() if value.layout is not torch.strided else value
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -91,9 +156,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _damaged(path, error) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _harmless() -> list[Any]:
+    """Classes beside tensors that checkpoints hold (options, paths, scores) and that run nothing when they are made."""
+    kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u1", "?", "U1")]
+    made = {"scalar": np.float64(0), "_reconstruct": np.zeros(1)}  # by these functions, whose module has been renamed
+    homes = ("numpy.core.multiarray", "numpy._core.multiarray")
+    makers = [(value.__reduce__()[0], f"{home}.{name}") for name, value in made.items() for home in homes]
+    paths = [pathlib.PurePosixPath, pathlib.PosixPath, pathlib.PureWindowsPath]
+    return [argparse.Namespace, *paths, *kinds, *makers, np.dtype, np.ndarray]
+
+
+def _read_pickle(path: Path) -> Mapping[str, Any]:
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_harmless()):
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         if not path.read_bytes()[:2].startswith((b"\x80", b"PK")) or "Unsupported" not in text and "GLOBAL" not in text:
@@ -107,44 +183,53 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             hint="where you trust the file, save its state dict alone: "
             "torch.save(torch.load(path, weights_only=False)['model'], 'weights.pt')",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+    except Exception as error:  # damaged files end in errors of every kind
         raise _damaged(path, error) from error
-    for key in ("model", "state_dict"):
-        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
-            data = data[key]
-    if not isinstance(data, Mapping) or not data or not all(isinstance(value, Tensor) for value in data.values()):
-        raise UsageError(
-            "The file holds no state dict.",
-            where=path,
-            got=_described(data),
-            allowed='names to tensors, bare or below "model" or "state_dict"',
-        )
-    return dict(data)
+    if not isinstance(data, Mapping):
+        raise _no_state_dict(path, data)
+    return data
 
 
-def _check(module: nn.Module, state: Mapping[str, Tensor], path: Path, model: str) -> None:
-    wanted = module.state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in wanted]
-    misshapen = [
-        f"{key} {list(state[key].shape)} for {list(value.shape)}"
-        for key, value in wanted.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if missing or unexpected or misshapen:
-        fits = len(wanted.keys() & state.keys()) - len(misshapen)
-        problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-        hint = "check the model's name and options, the number of classes and the number of channels"
-        if " pruned by " in model:  # its shapes are not to be had from a name
-            hint = f"it is {model}: `kdcompress run` its recipe again, into its folder, with other export.targets"
-        raise UsageError(
-            "The weights are those of another network.",
-            where=path,
-            got=f"{fits} of {len(wanted)} tensors fit; "
-            + "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys),
-            allowed=f"the weights of this {type(module).__name__}",
-            hint=hint,
-        )
+def _no_state_dict(path: Path, data: Any) -> UsageError:
+    return UsageError(
+        "The file holds no state dict.",
+        where=path,
+        got=_described(data),
+        allowed="names to tensors, bare or below a key",
+    )
+
+
+def _misfit(
+    looked: list[Found], data: Any, wanted: Mapping[str, Tensor], path: Path, network: str, model: str
+) -> UsageError:
+    """Why nothing in the file fits, by what fits best."""
+    if not looked:
+        names = _names(data)
+        if not names:
+            return _no_state_dict(path, data)
+        looked = [Found("", "", {}, [name for name in wanted if not name.endswith("num_batches_tracked")], names)]
+    best = looked[0]
+    problems = {
+        "missing": best.missing,
+        "unexpected": [*best.unexpected, *best.left_out],
+        "of another shape": best.misshapen,
+    }
+    hint = "check the model's name and options, the number of classes and the number of channels"
+    if " pruned by " in model:  # its shapes are not to be had from a name
+        hint = f"it is {model}: `kdcompress run` its recipe again, into its folder, with other export.targets"
+    return UsageError(
+        "The weights are those of another network.",
+        where=path,
+        got=f"{len(best.state) - len(best.misshapen)} of {len(wanted)} tensors fit{_place(best)}; "
+        + "; ".join(f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys),
+        allowed=f"the weights of {network}",
+        hint=hint,
+    )
+
+
+def _names(data: Mapping[Any, Any]) -> list[str]:
+    """Of all tensors of a file's first state dict."""
+    return next((list(state) for _, state in mappings(data)), [])
 
 
 def _first(keys: Sequence[str]) -> str:

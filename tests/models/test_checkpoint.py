@@ -153,7 +153,9 @@ def test_another_number_of_classes(model, tmp_path):
 def test_no_file_another_suffix_and_no_state_dict(model, tmp_path):
     assert "no such" in refused(model, tmp_path / "none.pt")
     (tmp_path / "w.bin").write_bytes(b"")
-    assert ".safetensors, .pt, .pth" in refused(model, tmp_path / "w.bin")
+    assert "damaged" in refused(model, tmp_path / "w.bin")
+    (tmp_path / "w.onnx").write_bytes(b"")
+    assert ".safetensors, .pt, .pth, .ckpt, .bin, .tar" in refused(model, tmp_path / "w.onnx")
     torch.save({"epoch": 3, "best": [1, 2]}, tmp_path / "w.pt")
     assert "keys epoch, best" in refused(model, tmp_path / "w.pt")
     torch.save([1], tmp_path / "v.pt")

@@ -55,12 +55,6 @@ def short(monkeypatch):
     monkeypatch.setitem(cold.QUERIES, "rapid", 1)
 
 
-@pytest.fixture
-def by_work(latencies):
-    """A query takes as long as its file is large: by the work that ``model`` puts into it."""
-    latencies(lambda artifact: artifact.bytes / 1e5)
-
-
 def bench(*arguments):
     return CliRunner().invoke(main, ["bench", *map(str, arguments), *(["--effort", "rapid"] if arguments else [])])
 
@@ -87,7 +81,7 @@ def run_folder(tmp_path):
     return folder
 
 
-def test_a_run_folder_is_measured_teacher_first_and_written_in_every_form(run_folder, tmp_path, by_work):
+def test_a_run_folder_is_measured_teacher_first_and_written_in_every_form(run_folder, tmp_path):
     paths = [tmp_path / f"bench.{kind}" for kind in ("json", "md", "csv", "html")]
     done = bench(run_folder, *(part for path in paths for part in ("--export", path)))
     assert done.exit_code == 0, done.output
@@ -136,7 +130,7 @@ def test_a_run_that_has_no_report_yet_is_measured_by_its_stages(tmp_path):
     assert list(found) == ["teacher-fp32", "student-fp32", "student-x86-vnni"]
 
 
-def test_files_from_elsewhere_and_a_baseline(tmp_path, by_work):
+def test_files_from_elsewhere_and_a_baseline(tmp_path):
     small, large = model(tmp_path / "a/net.onnx", 2), model(tmp_path / "b/net.onnx", 300)
     floats = model(tmp_path / "floats.onnx", 2, (1, 8, 8, 1), Kind.FLOAT)
     done = bench(small, large, floats, "--baseline", large, "--json")
@@ -168,7 +162,7 @@ def test_the_other_scenarios(tmp_path, scenario):
         assert "images/s" in shown.stdout
 
 
-def test_two_sessions_are_compared_with_an_exit_code(tmp_path, by_work):
+def test_two_sessions_are_compared_with_an_exit_code(tmp_path):
     large, student = model(tmp_path / "large.onnx", 100), model(tmp_path / "student.onnx", 300)
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     assert bench(large, student, "--export", old).exit_code == 0
