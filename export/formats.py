@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from kdcompress import strict_yaml
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export.runtimes import open_runner as open_runner
 from kdcompress.export.runtimes import require_gpu as require_gpu
@@ -191,14 +191,7 @@ writers: Registry[Writer] = Registry("export format", "kdcompress.export", prefi
 
 def load_target(path: Path) -> Target:
     """The target in a YAML file; its name is the file's. Raises UsageError that lists every problem."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UsageError("The target cannot be read.", where=path, got=error.strerror) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError("The target is not valid YAML.", where=path, got=" ".join(str(error).split())) from error
-    if not isinstance(data, dict):
-        raise UsageError("A target is a mapping of keys to values.", where=path, got=type(data).__name__)
+    data = strict_yaml.read(path, "target")
     try:
         found = Target.model_validate({"name": path.stem, **data})
     except ValidationError as error:

@@ -5,20 +5,34 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from kdcompress import strict_yaml
 from kdcompress.errors import UsageError
+from kdcompress.own_code import importable
 
 SHIPPED = Path(__file__).parent / "pipelines" / "recipes"
+DEEPEST = strict_yaml.DEEPEST
+LONGEST = 1_000  # characters of a text
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # a path may have them: bytes that are no UTF-8
+SHOWN = 20  # problems of one recipe
+LARGEST_SEED = 4_000_000_000  # members' own numbers are added to it, and 32 bits take the sum
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+PerCent = Annotated[float, Field(ge=0, le=100)]
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 
 
 class Augment(Section):
@@ -26,15 +40,17 @@ class Augment(Section):
 
     crop: int = Field(0, ge=0, le=64, description="pixels of zero padding before a random crop")
     flip: bool = Field(False, description="horizontal flip, probability one half")
-    cutout: int = Field(0, ge=0, description="side in pixels of a square set to zero")
-    views: int = Field(0, ge=0, description="each image has so many views, always the same, drawn once; 0: all")
+    cutout: int = Field(0, ge=0, le=1024, description="side in pixels of a square set to zero")
+    views: int = Field(
+        0, ge=0, le=1_000_000, description="each image has so many views, always the same, drawn once; 0: all"
+    )
 
 
 class Data(Section):
-    source: str = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder, webdataset")
+    source: Name = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder, webdataset")
     root: Path | None = Field(None, description="where the files are, or are downloaded to; shards: {00..15}.tar too")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
-    train_images: int | None = Field(None, ge=2, description="use only this many, stratified")
+    train_images: int | None = Field(None, ge=2, le=1_000_000_000, description="use only this many, stratified")
     label_noise: float = Field(
         0.0, ge=0, lt=1, description="share of the training images that get the label of another class, for experiments"
     )
@@ -42,7 +58,7 @@ class Data(Section):
         None, gt=0, lt=1, description="share of the training images for the student; teachers get parts of the rest"
     )
     size: int | None = Field(None, ge=8, le=1024, description="resize to a square (image-folder, webdataset)")
-    split_seed: int = 0
+    split_seed: Seed = 0
     augment: Augment = Augment()
 
     @model_validator(mode="after")
@@ -57,7 +73,7 @@ class Train(Section):
     images seen and replaces it."""
 
     epochs: float = Field(12, gt=0, le=10_000)
-    images: int | None = Field(None, ge=1, description="budget of images seen, instead of epochs")
+    images: int | None = Field(None, ge=1, le=10**12, description="budget of images seen, instead of epochs")
     batch_size: int = Field(128, ge=2, le=65_536)
     accumulate: int = Field(1, ge=1, le=1024, description="a batch in so many parts, one after the other: less memory")
     optimizer: Literal["sgd", "adamw", "dot"] = Field("sgd", description="dot: SGD with a momentum for distillation")
@@ -67,10 +83,12 @@ class Train(Section):
     dot_delta: float = Field(0.075, ge=0, lt=0.5, description="distillation's momentum is higher, the task's lower")
     weight_decay: float = Field(5e-4, ge=0, lt=1)
     schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = "cosine"
-    milestones: tuple[float, ...] = Field((), description="multi-step: shares of the training at which lr falls 10x")
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (), max_length=100, description="multi-step: shares of the training at which lr falls 10x"
+    )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising lr")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, gt=0, le=1e6)
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
@@ -84,7 +102,7 @@ class Train(Section):
         Field("exact", description="the teacher's answers are kept and read: as they are, in half the bytes, or not")
     )
     teacher_cache_gib: float = Field(
-        4.0, gt=0, description="what the kept answers of all teachers may take on the disk"
+        4.0, gt=0, le=1_000_000, description="what the kept answers of all teachers may take on the disk"
     )
 
     @model_validator(mode="after")
@@ -115,16 +133,16 @@ class Train(Section):
 class Network(Section):
     """A model by name, from a checkpoint or to be trained."""
 
-    model: str = Field(description="see `kdcompress list models`, or package.module:callable")
+    model: Name = Field(description="see `kdcompress list models`, or package.module:callable")
     options: dict[str, Any] = Field({}, description="keyword arguments of the model's factory")
     weights: Path | None = Field(None, description=".safetensors, or a .pt, .pth, .ckpt, .bin or .tar file of tensors")
     weights_key: str | None = Field(None, description="which of several weights in that file, such as `ema`")
     pretrained: bool = Field(False, description="start from the weights that torchvision or timm download")
-    mean: tuple[float, ...] | None = Field(
-        None, description="of pixels in 0..1; default: that of the pretraining, else the source's"
+    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] | None = Field(
+        None, min_length=1, description="of pixels in 0..1; default: that of the pretraining, else the source's"
     )
-    std: tuple[float, ...] | None = None
-    taps: tuple[str, ...] = Field((), description="module paths of the stages; default: discovered")
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1000)], ...] | None = Field(None, min_length=1)
+    taps: tuple[Name, ...] = Field((), description="module paths of the stages; default: discovered")
     size: int | None = Field(None, ge=8, le=1024, description="side of its input; default: the data's")
 
     @model_validator(mode="after")
@@ -136,7 +154,7 @@ class Network(Section):
 
 class Teacher(Network):
     train: Train | None = Field(None, description="trains the teacher; none where it is trained already")
-    seed: int = Field(0, ge=0, description="its own, so that students of several seeds share one teacher")
+    seed: Seed = Field(0, description="its own, so that students of several seeds share one teacher")
     all_images: bool = Field(False, description="train it on all images, though data.train_images limits the student's")
     ensemble: int = Field(1, ge=1, le=1000, description="so many of it, with seeds from its own upwards")
 
@@ -154,22 +172,20 @@ class Teacher(Network):
 
 def parse_methods(value: Any) -> Any:
     """kd | {kd: {...}} | [kd, {reviewkd: {...}}] -> {"kd": {...}, "reviewkd": {...}}"""
-    if isinstance(value, str):
-        return {value: {}}
-    if isinstance(value, list):
-        merged: dict[str, Any] = {}
-        for item in value:
-            for name, options in parse_methods(item).items():
-                if name in merged:
-                    raise ValueError(f"{name} stands twice")
-                merged[name] = options
-        return merged
-    if isinstance(value, dict):
-        return {name: options or {} for name, options in value.items()}
-    return value
+    merged: dict[str, Any] = {}
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, (str, dict)):
+            raise ValueError("a method is a name, {name: {option: value}} or a list of these")
+        for name, options in {item: None}.items() if isinstance(item, str) else item.items():
+            if name in merged:
+                raise ValueError(f"{name} stands twice")
+            merged[name] = {} if options is None else options
+    if not merged:
+        raise ValueError("names a method or more; none stands for the labels alone")
+    return merged
 
 
-Methods = Annotated[dict[str, dict[str, Any]], BeforeValidator(parse_methods)]
+Methods = Annotated[dict[Name, dict[str, Any]], BeforeValidator(parse_methods)]
 
 
 class Student(Network):
@@ -180,7 +196,7 @@ class Student(Network):
     ratio: float = Field(0.0, ge=0, lt=1, description="share of the channels that is taken out")
     importance: Literal["group-norm", "lamp", "bn-scale"] = Field("group-norm", description="which channels stay")
     ranking: Literal["layer", "global"] = Field("layer", description="the ratio of each layer, or of all ranked as one")
-    round_to: int | None = Field(None, ge=2, description="leave a multiple of so many channels, rounded down")
+    round_to: int | None = Field(None, ge=2, le=4096, description="leave a multiple of so many channels, rounded down")
 
     @model_validator(mode="after")
     def one_architecture(self) -> Student:
@@ -201,18 +217,18 @@ class Assistant(Student):
 
     train: Train | None = Field(None, description="default: the student's")
     method: Methods | None = Field(None, description="default: the student's")
-    seed: int | None = Field(None, ge=0, description="default: the recipe's")
+    seed: Seed | None = Field(None, description="default: the recipe's")
 
 
 class Export(Section):
     layout: Literal["uint8-nhwc", "float-nchw"] = "uint8-nhwc"
-    batch: int | None = Field(None, ge=1, description="fixed batch size; none: dynamic")
+    batch: int | None = Field(None, ge=1, le=65_536, description="fixed batch size; none: dynamic")
     opset: int = Field(20, ge=18, le=23)
-    targets: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
+    targets: Names = Field(
         (), description="see `kdcompress list targets`; auto: all that this machine runs; fp32 ONNX is always built"
     )
-    calibration_images: int = Field(512, ge=16)
-    max_drop: float = Field(0.5, ge=0, description="points of accuracy an artefact may lose to its fp32 parent")
+    calibration_images: int = Field(512, ge=16, le=1_000_000)
+    max_drop: float = Field(0.5, ge=0, le=100, description="points of accuracy an artefact may lose to its fp32 parent")
     qat: Train | None = Field(
         Train(epochs=2, lr=0.01),
         description="int8, when all else loses more: the student learns to be quantised, from the teacher; null: never",
@@ -221,8 +237,8 @@ class Export(Section):
 
 class Bench(Section):
     effort: Literal["rapid", "quick", "normal"] = "quick"
-    threads: int = Field(1, ge=1)
-    device: str = Field("local", description="local, ssh:user@host or adb:SERIAL: where files are timed")
+    threads: int = Field(1, ge=1, le=1024)
+    device: Name = Field("local", description="local, ssh:user@host or adb:SERIAL: where files are timed")
 
 
 class Compare(Section):
@@ -230,15 +246,15 @@ class Compare(Section):
 
     methods: dict[str, Methods] = Field({}, description="label -> method, written as in `method`")
     seeds: int = Field(3, ge=1, le=1000)
-    published: dict[str, float] = Field({}, description="label -> top-1 accuracy in the literature, per cent")
+    published: dict[str, PerCent] = Field({}, description="label -> top-1 accuracy in the literature, per cent")
 
 
 class Gates(Section):
     """Limits; a run that does not meet one ends with exit code 1 after its report is written."""
 
-    teacher_accuracy: float | None = Field(None, description="per cent, at least")
-    student_accuracy: float | None = Field(None, description="per cent, at least")
-    student_parameters: int | None = Field(None, description="at most")
+    teacher_accuracy: PerCent | None = Field(None, description="per cent, at least")
+    student_accuracy: PerCent | None = Field(None, description="per cent, at least")
+    student_parameters: int | None = Field(None, ge=0, description="at most")
     latency_ms: float | None = Field(None, gt=0, description="median of the fastest measured artefact, at most")
 
 
@@ -254,7 +270,7 @@ def amount(text: object, units: Mapping[str, float], forms: str) -> float:
     scales = {unit.casefold(): scale for unit, scale in units.items()}
     found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([^\d\s.]+)\s*", str(text))
     scale = scales.get(found[2].casefold()) if found else None
-    if found is None or scale is None or float(found[1]) <= 0:
+    if found is None or scale is None or not 0 < float(found[1]) <= 1e15:
         missing = (
             " has no unit" if re.fullmatch(r"\s*[\d.]+\s*", str(text)) else " is not a positive number and its unit"
         )
@@ -292,15 +308,13 @@ class Candidate(Section):
 class Budgets(Section):
     """Limits on the artefact of each target, held as gates; `kdcompress plan` proposes the student that fits them."""
 
-    target: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = Field(
-        (), description="whose artefacts they hold for; none: all of export.targets"
-    )
+    target: Names = Field((), description="whose artefacts they hold for; none: all of export.targets")
     latency: Time | None = Field(None, description="median of one query, at most: 500us, 2ms")
     size: Size | None = Field(None, description="of the file, at most: 500kB, 1.5MB")
     memory: Size | None = Field(
         None, description="file and the largest layer's input and output, at most: what any runtime has to hold"
     )
-    drop: float | None = Field(None, ge=0, description="points of accuracy lost to the teacher, at most")
+    drop: float | None = Field(None, ge=0, le=100, description="points of accuracy lost to the teacher, at most")
     candidates: tuple[Candidate, ...] = Field((), description="what a plan found inside them, most capacity first")
 
     @property
@@ -324,13 +338,15 @@ class Search(Section):
     """A tournament of the budgets' candidates before the training: short ones of all, longer ones of those that are
     left, and the winner is trained in full."""
 
-    candidates: int = Field(0, ge=0, description="how many take part, most capacity first; 0: none, no tournament")
+    candidates: int = Field(
+        0, ge=0, le=1000, description="how many take part, most capacity first; 0: none, no tournament"
+    )
     reduction: int = Field(3, ge=2, le=16, description="of a round: 1/3 goes on, and is trained 3 times as long")
 
 
 class Recipe(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
+    name: str = Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: Seed = 0
     data: Data
     teacher: Teacher | None = None
     co_teachers: tuple[Teacher, ...] = Field((), description="further teachers, for methods that learn from several")
@@ -378,6 +394,15 @@ class Recipe(Section):
         return self
 
 
+def code_of(recipe: Recipe) -> list[str]:
+    """The package.module:NAME that the recipe names as models and methods."""
+    networks = [recipe.teacher, *recipe.co_teachers, *recipe.assistants, recipe.student, *recipe.peers]
+    networks += [candidate.student for candidate in recipe.budgets.candidates]
+    methods = [recipe.method, *(each.method for each in recipe.assistants), *recipe.compare.methods.values()]
+    names = [network.model for network in networks if network] + [name for each in methods for name in each or ()]
+    return sorted({name for name in names if ":" in name})
+
+
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """The recipe in a YAML file, on top of its ``base``, with ``key.sub=value`` overrides applied.
 
@@ -395,21 +420,17 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     All but the name is inherited. Where both files have a mapping, it is merged key by key; anything else, and what
     describes a method, is replaced. ``below`` are the files that this one is the base of.
     """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        hint = "`kdcompress list recipes` shows those that come with kdcompress"
-        raise UsageError("The recipe cannot be read.", where=path, got=error.strerror, hint=hint) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError("The recipe is not valid YAML.", where=path, got=" ".join(str(error).split())) from error
-    if not isinstance(data, dict):
-        raise UsageError("A recipe is a mapping of keys to values.", where=path, got=type(data).__name__)
+    data = strict_yaml.read(path, "recipe", "`kdcompress list recipes` shows those that come with kdcompress")
+    if path.parent.resolve() != SHIPPED.resolve():
+        importable(path.parent)
     if "base" not in data:
         return data
     base, chain = find_base(path, data.pop("base")), (*below, path.resolve())
     if base in chain:
         got = " -> ".join(str(file) for file in (*chain, base))
         raise UsageError("The recipe's base leads back to itself.", where=path, got=got)
+    if len(chain) > DEEPEST:
+        raise UsageError(f"More than {DEEPEST} recipes are each other's base.", where=path)
     inherited = read_recipe(base, chain)
     inherited.pop("name", None)
     return merged(inherited, data)
@@ -417,8 +438,8 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def find_base(path: Path, base: Any) -> Path:
     """The file that ``base`` names: relative to the recipe's folder, else among the shipped recipes."""
-    if not isinstance(base, str) or not base:
-        raise UsageError("A recipe's base is the name of another.", where=f"{path}: base", got=repr(base))
+    if not isinstance(base, str) or not base or next(unfit(base), None):
+        raise UsageError("A recipe's base is the name of another.", where=f"{path}: base", got=shown(base))
     file = base if base.endswith((".yaml", ".yml")) else f"{base}.yaml"
     places = [path.parent / file, SHIPPED / file]
     found = [place.resolve() for place in places if place.is_file()]
@@ -446,14 +467,17 @@ def merged(base: dict[str, Any], own: dict[str, Any], path: tuple[str, ...] = ()
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
+    """Sets the value at ``key.sub=value``. Of several for one key the last counts, as of a command's options."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise UsageError("An override is written key.sub=value.", got=override, hint="train.epochs=3, for example")
+        raise UsageError("An override is written key.sub=value.", got=override[:80], hint="train.epochs=3, for example")
+    where, (*parents, last) = key[:80], key.split(".")
+    if len(parents) >= DEEPEST:
+        raise UsageError(f"There is nothing so deep in a recipe: more than {DEEPEST} keys.", where=where)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError("The override's value is not valid YAML.", where=key, got=text) from error
-    *parents, last = key.split(".")
+        value = strict_yaml.parse(text)
+    except ValueError as error:
+        raise UsageError(f"The override's value is not valid YAML: {error}", where=where, got=text[:80]) from error
     for parent in parents:
         below = data.get(parent)
         if below is None:
@@ -463,18 +487,68 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         elif isinstance(below, dict):
             below = data[parent] = dict(below)  # a YAML anchor's mapping stands in several places
         else:
-            raise UsageError("The override goes below a key that holds a plain value.", where=key, got=repr(below))
+            raise UsageError("The override goes below a key that holds a plain value.", where=where, got=shown(below))
         data = below
     data[last] = value
 
 
 def validate_recipe(data: dict[str, Any], where: object = None) -> Recipe:
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UsageError(f"The recipe has {count}:\n" + "\n".join(f"  - {p}" for p in problems), where=where) from error
+    unusable = dict(unfit(data))
+    problems = [f"{'.'.join(loc)[:LONGEST] or 'recipe'}: {why}" for loc, why in unusable.items()]
+    if not any(why is TOO_DEEP for why in unusable.values()):
+        try:
+            recipe = Recipe.model_validate(data)
+        except ValidationError as error:
+            found = [(tuple(map(str, e["loc"])), e) for e in error.errors()]
+            problems += [_problem(e) for loc, e in found if not any(loc[: len(other)] == other for other in unusable)]
+        else:
+            if not problems:
+                return recipe
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = [f"  - {problem:.400}" for problem in problems[:SHOWN]]
+    lines += ["  - ..."] if len(problems) > SHOWN else []
+    raise UsageError(f"The recipe has {count}:\n" + "\n".join(lines), where=where)
+
+
+TOO_DEEP = f"there are more than {DEEPEST} mappings and lists in each other"
+
+
+def unfit(value: Any, loc: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no key of a recipe takes, wherever it stands: its place and why. What is left is plain text, numbers and
+    such, which JSON and YAML give back as they were."""
+    if len(loc) > DEEPEST:
+        yield loc, TOO_DEEP
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str) or next(unfit(key), None):
+                yield (*loc, shown(key)), "a key is a short text, without control characters; numbers stand in quotes"
+            else:
+                yield from unfit(item, (*loc, key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from unfit(item, (*loc, str(index)))
+    elif isinstance(value, (str, PurePath)):
+        text = str(value)
+        if len(text) > LONGEST:
+            yield loc, f"a text of {len(text):,} characters; {LONGEST:,} are allowed"
+        elif CONTROL.search(text) or (isinstance(value, str) and SURROGATE.search(text)):
+            yield loc, f"control characters and halves of characters are not allowed (got {shown(text)})"
+    elif isinstance(value, (int, float)):
+        if not math.isfinite(value) or abs(value) >= 2**63:
+            yield loc, f"a finite number of 64 bits is wanted (got {shown(value)})"
+    elif value is not None:
+        yield loc, f"text, a number, true, false, a list or a mapping is wanted (got a {type(value).__name__})"
+
+
+def shown(value: Any) -> str:
+    """Short, whatever it is."""
+    if isinstance(value, (str, bytes, list, tuple)):
+        value = value[:80]
+    elif isinstance(value, dict):
+        value = dict(islice(value.items(), 80))
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        return f"a number of {value.bit_length()} bits"
+    return f"{value!r:.80}"
 
 
 def _problem(error: Any) -> str:
@@ -483,7 +557,7 @@ def _problem(error: Any) -> str:
         known = _keys(error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         return f"{path}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-    got = "" if error["type"] == "missing" else f" (got {error['input']!r:.80})"
+    got = "" if error["type"] == "missing" else f" (got {shown(error['input'])})"
     return f"{path}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 

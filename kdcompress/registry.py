@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from kdcompress.errors import UsageError, unknown_name
+from kdcompress.own_code import imported
 
 T = TypeVar("T")
 
@@ -59,27 +59,3 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries())
-
-
-def imported(kind: str, name: str) -> Any:
-    """What ``package.module:NAME`` names; the current folder is importable. Raises UsageError where there is none."""
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise UsageError(f"A {kind} of your own is written package.module:NAME.", where=kind, got=name)
-    if "" not in sys.path:  # a console script has its own folder there, not the current one
-        sys.path.append("")
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UsageError(
-            f"The module {module_name!r} cannot be imported.",
-            where=name,
-            got=f"{type(error).__name__}: {error}",
-            hint="run from the folder that holds it, or install its package",
-        ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown_name(f"callable in {module_name}", attribute, callables, where=name)
-    return found

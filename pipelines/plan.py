@@ -37,13 +37,13 @@ from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build, count_parameters, largest_layer, macs, names, pretrained_facts
 from kdcompress.models.merge import merge_branches
+from kdcompress.own_code import imported
 from kdcompress.pipelines.compress import Compression, provenance, reason
 from kdcompress.pipelines.parts import named
 from kdcompress.pipelines.stages import Done, Stage
 from kdcompress.pipelines.timed import conditions, time_files, timed, untimed
 from kdcompress.pipelines.verdict import BYTES, check_budgets
 from kdcompress.recipe import Candidate, Recipe, Search, Section, Student, validate_recipe
-from kdcompress.registry import imported
 from kdcompress.report.present import count, over, significant, size
 
 # timm's families for phones, in widths and depths; they halve the resolution five times, which small images have not.

@@ -43,7 +43,7 @@ class BornAgain(Method):
     class Options(LogitOptions):
         task_weight: float = Field(0.0, ge=0, description="weight of the cross-entropy; the paper's BAN+L: 1")
         weight: float = Field(1.0, ge=0)
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(1.0, ge=0.01, le=1000)
         variant: Literal["kd", "cwtm", "dkpp"] = Field("kd", description="what the teacher passes on")
 
     family = "self"

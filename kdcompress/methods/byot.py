@@ -42,7 +42,7 @@ class BYOT(Method):
     class Options(LogitOptions):
         task_weight: float = Field(0.9, ge=0, description="weight of the cross-entropy: 1 - alpha")
         alpha: float = Field(0.1, ge=0, le=1, description="weight of the exits' KL; of their cross-entropy: 1 - alpha")
-        temperature: float = Field(3.0, gt=0)
+        temperature: float = Field(3.0, ge=0.01, le=1000)
         beta: float = Field(1.28e-4, ge=0, description="weight of the hint: 1e-6 on the sum of a batch of 128")
 
     family = "self"

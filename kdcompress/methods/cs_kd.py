@@ -31,7 +31,7 @@ class CSKD(Method):
 
     class Options(LogitOptions):
         weight: float = Field(1.0, ge=0, description="the paper's lambda")
-        temperature: float = Field(4.0, gt=0)
+        temperature: float = Field(4.0, ge=0.01, le=1000)
 
     family = "self"
     paper = "arXiv:2003.13964"

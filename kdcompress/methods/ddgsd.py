@@ -37,7 +37,7 @@ class DDGSD(Method):
 
     class Options(LogitOptions):
         weight: float = Field(1.0, ge=0, description="weight of the KL, both ways")
-        temperature: float = Field(3.0, gt=0)
+        temperature: float = Field(3.0, ge=0.01, le=1000)
         mmd_weight: float = Field(5e-4, ge=0)
 
     family = "self"

@@ -38,7 +38,7 @@ class DIST(Method):
     class Options(LogitOptions):
         inter: float = Field(2.0, ge=0, description="weight of the correlation along the classes")
         intra: float = Field(2.0, ge=0, description="weight of the correlation along the batch")
-        temperature: float = Field(4.0, gt=0, description="4 on CIFAR-100, 1 on ImageNet in the paper")
+        temperature: float = Field(4.0, ge=0.01, le=1000, description="4 on CIFAR-100, 1 on ImageNet in the paper")
 
     paper = "arXiv:2205.10536"
     needs = Needs(teacher="logits", whole_batch=True)

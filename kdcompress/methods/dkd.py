@@ -40,7 +40,7 @@ class DKD(Method):
     class Options(LogitOptions):
         alpha: float = Field(1.0, ge=0, description="weight of the target part (TCKD)")
         beta: float = Field(8.0, ge=0, description="of the other classes (NCKD); 2, 6 or 8 in the paper, by pair")
-        temperature: float = Field(4.0, gt=0)
+        temperature: float = Field(4.0, ge=0.01, le=1000)
         warmup: float = Field(1 / 12, ge=0, le=1, description="share of the training; the paper's 20 of 240 epochs")
 
     paper = "arXiv:2203.08679"

@@ -35,7 +35,7 @@ class DML(Method):
 
     class Options(LogitOptions):
         weight: float = Field(1.0, ge=0)
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(1.0, ge=0.01, le=1000)
 
     family = "online"
     paper = "arXiv:1706.00384"

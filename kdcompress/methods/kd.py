@@ -32,7 +32,7 @@ class KD(Method):
     class Options(LogitOptions):
         task_weight: float = Field(0.1, ge=0)
         weight: float = Field(0.9, ge=0)
-        temperature: float = Field(4.0, gt=0)
+        temperature: float = Field(4.0, ge=0.01, le=1000)
 
     paper = "arXiv:1503.02531"
     needs = Needs(teacher="logits")

@@ -88,7 +88,7 @@ class KDCL(Method):
 
     class Options(MethodOptions):
         weight: float = Field(1.0, ge=0)
-        temperature: float = Field(2.0, gt=0)
+        temperature: float = Field(2.0, ge=0.01, le=1000)
         target: Literal["naive", "linear", "min_logit", "general"] = "min_logit"
         momentum: float = Field(0.99, ge=0, lt=1, description="of the networks' average errors (target: general)")
 

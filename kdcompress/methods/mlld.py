@@ -48,7 +48,9 @@ class MLLD(Method):
     class Options(LogitOptions):
         task_weight: float = Field(0.1, ge=0)
         weight: float = Field(4.5, ge=0, description="0.9 for each of five temperatures, over which the paper sums")
-        temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field((2.0, 3.0, 4.0, 5.0, 6.0), min_length=1)
+        temperatures: tuple[Annotated[float, Field(ge=0.01, le=1000)], ...] = Field(
+            (2.0, 3.0, 4.0, 5.0, 6.0), min_length=1, max_length=100
+        )
 
     paper = "doi:10.1109/CVPR52729.2023.02325"
     needs = Needs(teacher="logits", whole_batch=True)

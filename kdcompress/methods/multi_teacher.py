@@ -43,7 +43,7 @@ class MultiTeacher(Method):
 
     class Options(LogitOptions):
         weight: float = Field(1.0, ge=0)
-        temperature: float = Field(4.0, gt=0)
+        temperature: float = Field(4.0, ge=0.01, le=1000)
         weighting: Literal["average", "adaptive"] = Field(
             "adaptive", description="adaptive: by the teachers' cross-entropy with the label"
         )

@@ -39,7 +39,7 @@ class OFA(Method):
         weight: float = Field(1.0, ge=0, description="of the student's own logits")
         exits: float = Field(1.0, ge=0, description="weight of each exit")
         eps: float = Field(1.0, gt=0, description="exponent of the target enhancement; 1 (none) to 1.5 in the paper")
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(1.0, ge=0.01, le=1000)
 
     family = "feature"
     paper = "arXiv:2310.19444"

@@ -47,7 +47,7 @@ class OKDDip(Method):
 
     class Options(LogitOptions):
         weight: float = Field(1.0, ge=0)
-        temperature: float = Field(3.0, gt=0)
+        temperature: float = Field(3.0, ge=0.01, le=1000)
         warmup: float = Field(80 / 300, ge=0, le=1, description="share of the training; the paper's 80 of 300 epochs")
         reduction: int = Field(8, ge=1, description="the narrowest peer's feature over the width of the projections")
 

@@ -125,7 +125,7 @@ class Quantized(KD):
     class Options(KD.Options):
         task_weight: float = Field(0.3, ge=0)
         weight: float = Field(0.7, ge=0)
-        temperature: float = Field(2.0, gt=0)
+        temperature: float = Field(2.0, ge=0.01, le=1000)
         bits: int = Field(8, ge=2, le=8, description="of a weight; the paper: 2, 4 and 8")
         activations: int = Field(0, ge=0, le=8, description="bits of a layer's input; 0: as it is")
         symmetric: bool = Field(False, description="activations: between -a and a")

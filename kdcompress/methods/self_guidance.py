@@ -61,7 +61,7 @@ class SelfGuidance(Method):
 
     class Options(LogitOptions):
         weight: float = Field(1.0, ge=0)
-        temperature: float = Field(3.0, gt=0)
+        temperature: float = Field(3.0, ge=0.01, le=1000)
         share: float = Field(0.2, gt=0, lt=1, description="of the channels at a stage's end that are skipped")
 
     family = "self"

@@ -40,7 +40,7 @@ class TfKD(Method):
     class Options(LogitOptions):
         task_weight: float = Field(0.9, ge=0)
         weight: float = Field(0.1, ge=0)
-        temperature: float = Field(20.0, gt=0)
+        temperature: float = Field(20.0, ge=0.01, le=1000)
         correct: float = Field(0.99, gt=0, lt=1, description="the virtual teacher's probability of the label")
 
     family = "self"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.models.zoo import zoo
-from kdcompress.registry import imported
+from kdcompress.own_code import imported
 
 
 @dataclass(frozen=True)
