@@ -17,10 +17,17 @@ from kdcompress.errors import KDCompressError, UsageError, unknown_name
 
 PathArgument = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+no_code_option = click.option("--no-code", is_flag=True, help="Refuse what names code of its own: package.module:NAME.")
 
 
 class Cli(click.Group):
     """Errors meant for users are printed without a traceback and end with their own exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal may not have every character
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -58,6 +65,7 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
 @click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again although it is done.")
 @click.option("--profile", is_flag=True, help="Where the time of the student's training goes: a table and a trace.")
+@no_code_option
 @json_option
 def run(
     recipe: str,
@@ -66,12 +74,14 @@ def run(
     dry_run: bool,
     force: tuple[str, ...],
     profile: bool,
+    no_code: bool,
     as_json: bool,
 ) -> None:
     """Distil, export, measure and report what RECIPE describes.
 
     RECIPE is a YAML file or the name of one that comes with kdcompress. OVERRIDES are written
-    key.sub=value. Run again, it does nothing that is done already; killed, it goes on where it was.
+    key.sub=value; of two for one key the last counts. Run again, it does nothing that is done
+    already; killed, it goes on where it was.
 
     \b
     kdcompress run pipelines/recipes/fashion-mnist.yaml train.epochs=3 export.targets=[x86-vnni]
@@ -79,8 +89,19 @@ def run(
     from kdcompress.recipe import load_recipe
 
     loaded = load_recipe(find_recipe(recipe), overrides)
+    _check_code(loaded, no_code)
     command = shlex.join(["kdcompress", "run", recipe, *overrides])
     _run(loaded, output or Path("runs") / loaded.name, command, dry_run, force, as_json, profile)
+
+
+def _check_code(recipe: Any, no_code: bool, further: tuple[str, ...] = ()) -> None:
+    """Raises UsageError where code is named, in the recipe or ``further``, and none may be. Nothing is imported yet."""
+    from kdcompress.recipe import code_of
+
+    named = [*code_of(recipe), *(name for name in further if ":" in name)]
+    if no_code and named:
+        hint = "leave --no-code out once you have read that code: it runs with all that you may do"
+        raise UsageError("The recipe names code of its own.", where="--no-code", got=", ".join(named)[:400], hint=hint)
 
 
 def _run(
@@ -165,8 +186,11 @@ def _print_json(value: Any) -> None:
 def find_recipe(name: str) -> Path:
     """The path of a recipe file, or of the shipped recipe of that name."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
+    try:
+        if path.suffix in (".yaml", ".yml") or path.exists():
+            return path
+    except OSError as error:  # such as a name longer than a system takes
+        raise UsageError("The recipe cannot be read.", where=name[:80], got=error.strerror) from error
     from kdcompress.pipelines.catalogue import shipped_recipes
 
     shipped = shipped_recipes()
@@ -184,6 +208,7 @@ def find_recipe(name: str) -> Path:
 @click.option("--scheduler", metavar="ADDRESS", help="Share them among the workers of a Dask scheduler (tcp://...).")
 @click.option("-o", "--output", type=PathArgument, help="Folder.  [default: runs/compare-RECIPE'S NAME]")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
+@no_code_option
 @json_option
 def compare(
     recipe: str,
@@ -194,6 +219,7 @@ def compare(
     scheduler: str | None,
     output: Path | None,
     dry_run: bool,
+    no_code: bool,
     as_json: bool,
 ) -> None:
     """Train RECIPE's student with several methods and seeds.
@@ -210,6 +236,7 @@ def compare(
     from kdcompress.report.comparison import print_comparison, write_comparison
 
     loaded = load_recipe(find_recipe(recipe), overrides)
+    _check_code(loaded, no_code)
     chosen = choose(loaded, [label.strip() for label in labels.split(",")] if labels else [])
     seeds = seeds or loaded.compare.seeds
     asked = ["--methods", ",".join(chosen), "--seeds", str(seeds)]
@@ -252,6 +279,7 @@ def compare(
 @click.option("--folder", type=PathArgument, help="What is built and timed.  [default: runs/plan-RECIPE'S NAME]")
 @click.option("-o", "--output", type=PathArgument, help="The recipe it writes.  [default: RECIPE'S NAME-planned.yaml]")
 @click.option("--dry-run", is_flag=True, help="Check everything, count the candidates, build and write nothing.")
+@no_code_option
 @json_option
 def plan(
     recipe: str,
@@ -269,6 +297,7 @@ def plan(
     folder: Path | None,
     output: Path | None,
     dry_run: bool,
+    no_code: bool,
     as_json: bool,
 ) -> None:
     """Find the student that fits a budget, before training.
@@ -297,6 +326,7 @@ def plan(
     output = output or Path(f"{loaded.name}-planned.yaml")
     record = output.with_suffix(".plan.json")
     asked = [name.strip() for name in candidates.split(",") if name.strip()] if candidates else []
+    _check_code(loaded, no_code, tuple(asked))
     command = shlex.join(["kdcompress", *sys.argv[1:]])
     planning = Planning(loaded, folder or Path("runs") / f"plan-{loaded.name}", asked, effort, command)
     check_output(output)
@@ -341,6 +371,7 @@ def plan(
 @click.option("--opset", type=int, default=20)
 @click.option("-o", "--output", type=PathArgument, help="Run folder.  [default: runs/export-WEIGHTS' NAME]")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
+@no_code_option
 @json_option
 def export(
     weights: Path,
@@ -355,6 +386,7 @@ def export(
     opset: int,
     output: Path | None,
     dry_run: bool,
+    no_code: bool,
     as_json: bool,
 ) -> None:
     """Export a trained network without distilling it.
@@ -376,6 +408,7 @@ def export(
         },
         where="the command's options",
     )
+    _check_code(recipe, no_code)
     command = shlex.join(["kdcompress", *sys.argv[1:]])
     _run(recipe, output or Path("runs") / recipe.name, command, dry_run, (), as_json)
 
@@ -610,8 +643,8 @@ def init(recipe: str, output: Path | None) -> None:
     source = find_recipe(recipe)
     output = output or Path(source.name)
     try:
-        with output.open("x") as file:
-            file.write(source.read_text())
+        with output.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
     except FileExistsError as error:
         raise UsageError("The file exists already.", where=output, hint="choose another with --output") from error
     except OSError as error:

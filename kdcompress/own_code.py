@@ -22,66 +22,15 @@ from typing import Any
 from kdcompress.errors import UsageError, unknown_name
 
 # Packages whose functions take what they run or fetch from their arguments, and those that have names of their own.
-LOADERS = frozenset(
-    [
-        "torch",
-        "torchvision",
-        "torchaudio",
-        "timm",
-        "kdcompress",
-        "transformers",
-        "diffusers",
-        "huggingface_hub",
-        "accelerate",
-        "lightning",
-        "pytorch_lightning",
-        "modelscope",
-        "tensorflow",
-        "tf_keras",
-        "keras",
-        "jax",
-        "numpy",
-        "scipy",
-        "pandas",
-        "joblib",
-        "dill",
-        "cloudpickle",
-        "jsonpickle",
-        "yaml",
-        "hydra",
-        "omegaconf",
-        "fsspec",
-        "onnx",
-        "onnxruntime",
-        "openvino",
-        "executorch",
-        "pip",
-        "setuptools",
-        "pkg_resources",
-        "_distutils_hack",
-        "wheel",
-        "distutils",
-        "IPython",
-        "ipykernel",
-        "pytest",
-        "_pytest",
-        "click",
-        "dask",
-        "distributed",
-        "mlflow",
-        "wandb",
-        "ray",
-        "cffi",
-        "cupy",
-        "numba",
-        "triton",
-        "sympy",
-        "execnet",
-        "paramiko",
-        "plumbum",
-        "requests",
-    ]  # noqa: SIM905
-)
+LIBRARIES = """
+torch torchvision torchaudio timm kdcompress transformers diffusers huggingface_hub accelerate lightning
+pytorch_lightning modelscope tensorflow tf_keras keras jax numpy scipy pandas joblib dill cloudpickle jsonpickle yaml
+hydra omegaconf fsspec onnx onnxruntime openvino executorch pip setuptools pkg_resources _distutils_hack wheel distutils
+IPython ipykernel pytest _pytest click dask distributed mlflow wandb ray cffi cupy numba triton sympy execnet paramiko
+plumbum requests
+"""
+LOADERS = frozenset(LIBRARIES.split())
+STANDARD = "Python's own library"
 _folders: list[Path] = []
 _told: set[str] = set()
 
@@ -92,9 +41,10 @@ def importable(folder: Path) -> None:
         _folders.append(place)
 
 
-def imported(kind: str, name: str) -> Any:
-    """The callable that ``package.module:NAME`` names, a ``kind`` (model, method). The current folder and the recipe's
-    are searched last. Raises UsageError where there is none, and for what recipes may not name."""
+def located(kind: str, name: str) -> Path | None:
+    """The file of the module that ``package.module:NAME`` names, without running any of it; None: it has none. The
+    current folder and the recipe's are searched last. Raises UsageError where there is none, and for what recipes may
+    not name."""
     module_name, _, attribute = name.partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise UsageError(f"A {kind} of your own is written package.module:NAME.", where=kind, got=name[:200])
@@ -105,19 +55,22 @@ def imported(kind: str, name: str) -> Any:
     importlib.invalidate_caches()
     try:
         file = _file(module_name)
-        if library := _library_of(file):
-            _refuse(name, library)
-        _tell(f"{kind}: {name}, code of {file or 'a module without a file'}")
+    except Exception as error:  # of a finder
+        raise _not_imported(name, error) from error
+    if library := _library_of(file):
+        _refuse(name, library)
+    return file
+
+
+def imported(kind: str, name: str) -> Any:
+    """The callable that ``package.module:NAME`` names, a ``kind`` (model, method); where its code is is told once.
+    Raises UsageError as ``located`` does, and where the module cannot be imported or has none of that name."""
+    _tell(f"{kind}: {name}, code of {located(kind, name) or 'a module without a file'}")
+    module_name, _, attribute = name.partition(":")
+    try:
         module = importlib.import_module(module_name)
-    except UsageError:
-        raise
     except Exception as error:
-        raise UsageError(
-            f"The module {module_name!r} cannot be imported.",
-            where=name,
-            got=f"{type(error).__name__}: {error}",
-            hint="keep it in the recipe's folder or in the one that you run from, or install its package",
-        ) from error
+        raise _not_imported(name, error) from error
     found = getattr(module, attribute, None)
     if not callable(found):
         callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -127,9 +80,18 @@ def imported(kind: str, name: str) -> Any:
     return found
 
 
+def _not_imported(name: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"The module {name.partition(':')[0]!r} cannot be imported.",
+        where=name,
+        got=f"{type(error).__name__}: {error}",
+        hint="keep it in the recipe's folder or in the one that you run from, or install its package",
+    )
+
+
 def _refuse(name: str, library: str) -> None:
     if library in sys.stdlib_module_names or library in sys.builtin_module_names or library == STANDARD:
-        whose = "Python's own library"
+        whose = STANDARD
     elif library in LOADERS:
         whose = library
     else:
@@ -140,9 +102,6 @@ def _refuse(name: str, library: str) -> None:
         allowed="a callable of the recipe's folder, of the current folder or of an installed package of your own",
         hint="models of libraries are torchvision/NAME and timm/NAME; for others write a function of your own",
     )
-
-
-STANDARD = "Python's own library"
 
 
 def _file(module_name: str) -> Path | None:
@@ -180,7 +139,7 @@ def _library_of(file: Path | None) -> str:
         return ""
     path = file.resolve()
     for name in LOADERS:
-        spec = importlib.util.find_spec(name) if name not in sys.modules else sys.modules[name].__spec__
+        spec = sys.modules[name].__spec__ if name in sys.modules else PathFinder.find_spec(name)
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             if path.is_relative_to(Path(folder).resolve()):
                 return name

@@ -116,7 +116,10 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def recipes() -> list[dict[str, Any]]:
-    return [{"recipe": name, "about": _first_comment(path.read_text())} for name, path in shipped_recipes().items()]
+    return [
+        {"recipe": name, "about": _first_comment(path.read_text(encoding="utf-8"))}
+        for name, path in shipped_recipes().items()
+    ]
 
 
 def _first_comment(text: str) -> str:

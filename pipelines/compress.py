@@ -36,13 +36,14 @@ from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
+from kdcompress.own_code import located
 from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
 from kdcompress.pipelines.timed import conditions, time_files
 from kdcompress.pipelines.verdict import BYTES, budgets, check_budgets, gates, judge, margin, predictions, ratios
-from kdcompress.recipe import Network, Recipe, Student
+from kdcompress.recipe import Network, Recipe, Student, code_of
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
 from kdcompress.training.distillation import Distillation, Member
@@ -214,6 +215,8 @@ class Compression:
         attempt(partial(check_budgets, self.recipe))
         for name in self.recipe.export.targets:
             attempt(partial(formats.chosen, [name]))
+        for name in code_of(self.recipe):
+            attempt(partial(located, "model or method", name))
         if not problems:
             attempt(self.targets)
         for part in self.parts.values():

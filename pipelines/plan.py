@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from kdcompress.artifact import Artifact, write_text
@@ -548,12 +549,15 @@ def asked_for(data: dict[str, Any], budgets: dict[str, Any], bench: dict[str, An
     """``data``, a recipe as it was written, changed in place to what the command asks of it: its ``budgets`` and
     ``bench`` over those in the recipe, the budgets' targets among those that are exported, and for no budget's target
     those that are timed on the device. Raises UsageError where that is no valid recipe."""
-    for section in ("budgets", "export", "bench"):
-        if not isinstance(data.get(section) or {}, dict):
-            return validate_recipe(data)  # which says so
+    read = data.get("export") or {}
+    if not all(isinstance(data.get(section) or {}, dict) for section in ("budgets", "export", "bench")) or not (
+        isinstance(read.get("targets") or [], (str, list))
+    ):
+        return validate_recipe(data)  # which says so
     merged = {**(data.get("budgets") or {}), **budgets}
     merged.pop("candidates", None)  # an earlier plan's
     search = data.pop("search", None)
+    _search(search)
     data["budgets"] = merged
     if bench:
         data["bench"] = {**(data.get("bench") or {}), **bench}
@@ -585,14 +589,21 @@ def write_recipe(data: dict[str, Any], planning: Planning, most: int, path: Path
     written["name"] = path.stem if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem) else f"{data['name']}-planned"
     written["student"] = _given(candidates[0].student)
     written["budgets"] = _given(planning.budgets.model_copy(update={"candidates": candidates}))
-    search = (
-        Search(candidates=data["search"]) if type(data.get("search")) is int else Search(**(data.get("search") or {}))
-    )
+    search = _search(data.get("search"))
     if search.candidates > len(candidates):
         say(f"search: {len(candidates)} candidates are inside the budgets, and {search.candidates} were to take part")
         written["search"] = {**_given(search), "candidates": len(candidates) if len(candidates) > 1 else 0}
     text = yaml.safe_dump(written, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
     write_text(path, f"{MARK}: {planning.command}\n{text}")
+
+
+def _search(value: Any) -> Search:
+    """As the recipe has it, whether or not there are candidates yet. Raises UsageError."""
+    try:
+        return Search.model_validate({"candidates": value} if type(value) is int else value or {})
+    except ValidationError as error:
+        got = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'search'}: {e['msg']}" for e in error.errors())
+        raise UsageError("The recipe's tournament cannot be held.", where="search", got=got[:400]) from error
 
 
 def _given(section: Section) -> dict[str, Any]:

@@ -8,6 +8,7 @@ anything. Behind a ``?`` stand ``remote.Options``.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,8 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.runner import Runner
 
 CONNECT_S = 10
+# What no shell takes apart, for a user's ProxyCommand gets it too, and no option of ssh's.
+HOST = re.compile(r"(ssh://)?(?!-)([\w.+~%-]+@)?(?!-)[\w.%:-]+|(ssh://)?(?!-)([\w.+~%-]+@)?\[[\w.%:]+\]")
 ALIVE_S = 5  # between ssh's own signs of life; three without an answer and the connection is lost
 
 
@@ -91,8 +94,9 @@ def _connected(address: str) -> Iterator[Ssh]:
         raise RuntimeMissingError("There is no ssh on this machine.", hint="install OpenSSH's client")
     plain, options = remote.parse_options(address, "ssh")
     host, _, port = plain.rpartition(":") if plain.rpartition(":")[2].isdigit() else (plain, "", "")
-    if not host or host.startswith("-"):
-        raise UsageError("The address of the device is missing.", where="--device", got=f"ssh:{address}",
+    if not HOST.fullmatch(host):
+        what = "is no host's name" if host else "is missing"
+        raise UsageError(f"The address of the device {what}.", where="--device", got=f"ssh:{address:.200}",
                          allowed="ssh:[user@]host[:port]")  # fmt: skip
     with shared(Ssh(host, port, options)) as connection:
         yield connection

@@ -42,7 +42,7 @@ class AB(Method):
             ge=0,
             description="of the sum over stages; the reference's is 12 at 64x8x8, 25 at 128x8x8, 49 at 256x8x8",
         )
-        margin: float = Field(1.0, gt=0)
+        margin: float = Field(1.0, gt=0, le=1000)
 
     family = "feature"
     paper = "arXiv:1811.03233"

@@ -5,26 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch, Pairing
 from kdcompress.errors import UsageError
 from kdcompress.models.taps import Tapped, Taps, TapShapes
+from kdcompress.recipe import shown
 
 Family = Literal["baseline", "response", "feature", "relation", "online", "self"]
+LARGEST = 1e9  # of any number in a method's options
 TAPS = {"logits", "pooled", "last", "stages", "stages(pre)"}
 
 
 class MethodOptions(BaseModel):
     """Options of every method; a method's own ``Options`` adds to them. Times are shares of the training."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task_weight: float = Field(1.0, ge=0, description="weight of the cross-entropy with the labels")
     since: float = Field(0.0, ge=0, le=1, description="share of the training after which the method's terms begin")
     until: float = Field(1.0, ge=0, le=1, description="share of the training at which they end (early-stopped KD)")
     warmup: float = Field(0.0, ge=0, le=1, description="share of the training over which they rise from 0")
+
+    @field_validator("*")
+    @classmethod
+    def of_sensible_size(cls, value: Any) -> Any:
+        if isinstance(value, (int, float)) and abs(value) > LARGEST:
+            raise ValueError(f"a number up to {LARGEST:g} is wanted")
+        return value
+
+    @model_validator(mode="after")
+    def begins_before_it_ends(self) -> MethodOptions:
+        if self.since >= self.until:
+            raise ValueError(f"`since` {self.since:g} has to be before `until` {self.until:g}: nothing would be taught")
+        return self
 
     def strength(self, progress: float) -> float:
         """The factor of the method's terms when ``progress`` of the training is done."""
@@ -141,7 +156,8 @@ class Method(nn.Module):
             return cls.Options.model_validate(values)
         except ValidationError as error:
             problems = "\n".join(
-                f"  - method.{name}.{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})"
+                f"  - {'.'.join(map(str, ('method', name, *e['loc'])))}: {e['msg'].removeprefix('Value error, ')} "
+                f"(got {shown(e['input'])})"
                 for e in error.errors()
             )
             raise UsageError(

@@ -46,7 +46,7 @@ class CATKD(Method):
         weight: float = Field(
             400.0, ge=0, description="40 to 600 in the official configurations, 0.7 to 15 without normalize"
         )
-        size: int = Field(2, ge=1, description="height and width at which the maps are compared")
+        size: int = Field(2, ge=1, le=1024, description="height and width at which the maps are compared")
         normalize: bool = Field(True, description="compare the maps' directions only")
 
     family = "feature"

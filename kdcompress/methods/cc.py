@@ -39,7 +39,7 @@ class CC(Method):
 
     class Options(MethodOptions):
         weight: float = Field(100.0, ge=0)
-        gamma: float = Field(0.4, gt=0, description="of the Gaussian kernel")
+        gamma: float = Field(0.4, gt=0, le=1000, description="of the Gaussian kernel")
         order: int = Field(2, ge=1, le=10, description="of the Taylor series")
 
     family = "relation"

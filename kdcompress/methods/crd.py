@@ -42,8 +42,8 @@ class CRD(Method):
 
     class Options(MethodOptions):
         weight: float = Field(0.8, ge=0)
-        dim: int = Field(128, ge=1, description="width of the embeddings")
-        negatives: int = Field(16384, ge=1, description="K; no more than there are images")
+        dim: int = Field(128, ge=1, le=65_536, description="width of the embeddings")
+        negatives: int = Field(16384, ge=1, le=1_000_000, description="K; no more than there are images")
         temperature: float = Field(0.07, ge=0.01, le=1000)
         momentum: float = Field(0.5, ge=0, lt=1, description="share of the old embedding that the memory keeps")
 

@@ -25,8 +25,8 @@ class CTKD(Method):
     class Options(LogitOptions):
         task_weight: float = Field(0.1, ge=0)
         weight: float = Field(0.9, ge=0)
-        lowest: float = Field(1.0, gt=0, description="the temperature is above this")
-        highest: float = Field(21.0, gt=0, description="and below this; it starts at 73 % of the way")
+        lowest: float = Field(1.0, ge=0.01, le=1000, description="the temperature is above this")
+        highest: float = Field(21.0, ge=0.01, le=1000, description="and below this; it starts at 73 % of the way")
         ramp: float = Field(1 / 24, ge=0, le=1, description="share of the training; the paper's 10 of 240 epochs")
 
     paper = "arXiv:2211.16231"

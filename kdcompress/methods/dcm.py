@@ -45,7 +45,9 @@ class DCM(Method):
     class Options(MethodOptions):
         weight: float = Field(1.0, ge=0)
         temperature: float = Field(1.0, ge=0.01, le=1000)
-        exits: int = Field(2, ge=1, description="auxiliary classifiers a network, at the stages before its last")
+        exits: int = Field(
+            2, ge=1, le=100, description="auxiliary classifiers a network, at the stages before its last"
+        )
         exit_weight: float = Field(1.0, ge=0, description="weight of the auxiliary classifiers' cross-entropy")
 
     family = "online"

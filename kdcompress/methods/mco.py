@@ -43,7 +43,9 @@ class MCO(Method):
         weight: float = Field(1.0, ge=0, description="at the end of the training")
         temperature: float = Field(3.0, ge=0.01, le=1000)
         warmup: float = Field(1.0, ge=0, le=1, description="share of the training over which the constraint rises")
-        cycles: int = Field(60, ge=1, description="of learning apart and then from each other, in the training")
+        cycles: int = Field(
+            60, ge=1, le=1_000_000, description="of learning apart and then from each other, in the training"
+        )
         distilled: float = Field(0.5, gt=0, le=1, description="share of each cycle that distils; 1: without a break")
 
     family = "online"

@@ -65,7 +65,9 @@ class NORM(Method):
     class Options(MethodOptions):
         task_weight: float = Field(0.1, ge=0)
         weight: float = Field(1.0, ge=0)
-        segments: int = Field(8, ge=1, description="N: how many times the teacher's representation is approximated")
+        segments: int = Field(
+            8, ge=1, le=1000, description="N: how many times the teacher's representation is approximated"
+        )
 
     deploy = "fold"
     family = "feature"

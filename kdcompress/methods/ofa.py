@@ -38,7 +38,9 @@ class OFA(Method):
     class Options(MethodOptions):
         weight: float = Field(1.0, ge=0, description="of the student's own logits")
         exits: float = Field(1.0, ge=0, description="weight of each exit")
-        eps: float = Field(1.0, gt=0, description="exponent of the target enhancement; 1 (none) to 1.5 in the paper")
+        eps: float = Field(
+            1.0, gt=0, le=100, description="exponent of the target enhancement; 1 (none) to 1.5 in the paper"
+        )
         temperature: float = Field(1.0, ge=0.01, le=1000)
 
     family = "feature"

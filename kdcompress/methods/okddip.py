@@ -49,7 +49,9 @@ class OKDDip(Method):
         weight: float = Field(1.0, ge=0)
         temperature: float = Field(3.0, ge=0.01, le=1000)
         warmup: float = Field(80 / 300, ge=0, le=1, description="share of the training; the paper's 80 of 300 epochs")
-        reduction: int = Field(8, ge=1, description="the narrowest peer's feature over the width of the projections")
+        reduction: int = Field(
+            8, ge=1, le=65_536, description="the narrowest peer's feature over the width of the projections"
+        )
 
     family = "online"
     paper = "arXiv:1912.00350"

@@ -39,7 +39,7 @@ class ONE(Method):
         weight: float = Field(1.0, ge=0)
         temperature: float = Field(3.0, ge=0.01, le=1000)
         warmup: float = Field(80 / 300, ge=0, le=1, description="of the divergence alone; the paper's code: 80 of 300")
-        branches: int = Field(3, ge=2, description="with the student's own")
+        branches: int = Field(3, ge=2, le=100, description="with the student's own")
 
         def strength(self, progress: float) -> float:
             return float(self.since <= progress <= self.until)

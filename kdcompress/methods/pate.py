@@ -53,7 +53,9 @@ class PATE(Method):
         sigma: float = Field(40.0, gt=0, description="of the noise, in votes; the paper's has 250 teachers")
         queries: int | None = Field(None, ge=1, description="images that are answered at most; default: all")
         delta: float = Field(1e-5, gt=0, lt=1, description="well below 1 / number of private images")
-        noise_seed: int | None = Field(None, description="for tests: the noise can be drawn again, nothing is private")
+        noise_seed: int | None = Field(
+            None, ge=0, description="for tests: the noise can be drawn again, nothing is private"
+        )
 
     paper = "arXiv:1802.08908"
     needs = Needs(teacher="logits", several=True, index=True)

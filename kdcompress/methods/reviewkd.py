@@ -91,7 +91,7 @@ class ReviewKD(Method):
     class Options(MethodOptions):
         weight: float = Field(1.0, ge=0, description="0.6 to 8 in the paper, by pair")
         warmup: float = Field(1 / 12, ge=0, le=1, description="share of the training; the paper's 20 of 240 epochs")
-        max_mid_channels: int = Field(512, ge=1)
+        max_mid_channels: int = Field(512, ge=1, le=65_536)
 
     family = "feature"
     paper = "arXiv:2104.09044"

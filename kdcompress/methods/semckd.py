@@ -46,7 +46,9 @@ class SemCKD(Method):
     class Options(MethodOptions):
         weight: float = Field(400.0, ge=0)
         temperature: float = Field(1.0, ge=0.01, le=1000, description="of the attention over the teacher's stages")
-        width: int = Field(16, ge=1, description="of queries and keys; a quarter of the batch in the official code")
+        width: int = Field(
+            16, ge=1, le=65_536, description="of queries and keys; a quarter of the batch in the official code"
+        )
 
     family = "feature"
     paper = "arXiv:2012.03236"

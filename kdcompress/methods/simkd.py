@@ -59,7 +59,9 @@ class SimKD(Method):
     class Options(MethodOptions):
         task_weight: float = Field(0.0, ge=0, description="weight of the cross-entropy with the labels; none in SimKD")
         weight: float = Field(1.0, ge=0)
-        reduction: int = Field(2, ge=1, description="the teacher's channels / the channels inside the projector")
+        reduction: int = Field(
+            2, ge=1, le=65_536, description="the teacher's channels / the channels inside the projector"
+        )
 
     deploy = "keep"
     family = "feature"

@@ -50,7 +50,7 @@ class VID(Method):
 
     class Options(MethodOptions):
         weight: float = Field(1.0, ge=0, description="of the sum over stages")
-        initial_variance: float = Field(5.0, gt=0)
+        initial_variance: float = Field(5.0, ge=1e-3, le=1000)
 
     family = "feature"
     paper = "arXiv:1904.05835"

@@ -49,7 +49,7 @@ class ZeroShot(Method):
         weight: float = Field(1.0, ge=0, description="weight of the KL")
         temperature: float = Field(1.0, ge=0.01, le=1000)
         beta: float = Field(1.0, ge=0, description="weight of the attention term; the authors' 250 on maps of 16x16")
-        latent: int = Field(100, ge=1, description="dimension of the generator's input")
+        latent: int = Field(100, ge=1, le=65_536, description="dimension of the generator's input")
         reversal: float = Field(0.1, gt=0, description="weight of the generator's gradient")
 
     family = "response"
