@@ -17,6 +17,7 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, 
 from kdcompress.export.runtimes import open_runner as open_runner
 from kdcompress.export.runtimes import require_gpu as require_gpu
 from kdcompress.export.runtimes import runners
+from kdcompress.recipe import listed, shown
 from kdcompress.registry import Registry
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def load_target(path: Path) -> Target:
     try:
         found = Target.model_validate({"name": path.stem, **data})
     except ValidationError as error:
-        problems = "\n".join(f"  - {_problem(e)}" for e in error.errors())
+        problems = listed([_problem(e) for e in error.errors()])
         raise UsageError(f"The target cannot be used:\n{problems}", where=path) from error
     for registry, name in ((writers, found.writer), (runners, found.runtime)):
         if name not in registry:
@@ -211,7 +212,7 @@ def _problem(error: Any) -> str:
     key = ".".join(map(str, error["loc"])) or "target"
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"
-    got = "" if error["type"] in ("missing", "value_error") else f" (got {error['input']!r:.80})"
+    got = "" if error["type"] in ("missing", "value_error") else f" (got {shown(error['input'])})"
     return f"{key}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 

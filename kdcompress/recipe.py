@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
@@ -438,7 +438,7 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def find_base(path: Path, base: Any) -> Path:
     """The file that ``base`` names: relative to the recipe's folder, else among the shipped recipes."""
-    if not isinstance(base, str) or not base or next(unfit(base), None):
+    if not isinstance(base, str) or not base or plain(base, {}) != base:
         raise UsageError("A recipe's base is the name of another.", where=f"{path}: base", got=shown(base))
     file = base if base.endswith((".yaml", ".yml")) else f"{base}.yaml"
     places = [path.parent / file, SHIPPED / file]
@@ -493,62 +493,78 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def validate_recipe(data: dict[str, Any], where: object = None) -> Recipe:
-    unusable = dict(unfit(data))
-    problems = [f"{'.'.join(loc)[:LONGEST] or 'recipe'}: {why}" for loc, why in unusable.items()]
-    if not any(why is TOO_DEEP for why in unusable.values()):
-        try:
-            recipe = Recipe.model_validate(data)
-        except ValidationError as error:
-            found = [(tuple(map(str, e["loc"])), e) for e in error.errors()]
-            problems += [_problem(e) for loc, e in found if not any(loc[: len(other)] == other for other in unusable)]
-        else:
-            if not problems:
-                return recipe
+    unusable: dict[tuple[str, ...], str] = {}
+    try:
+        recipe = Recipe.model_validate(plain(data, unusable))
+        found = []
+    except ValidationError as error:
+        found = [e for e in error.errors() if not any(tuple(map(str, e["loc"]))[: len(loc)] == loc for loc in unusable)]
+    problems = [f"{'.'.join(loc) or 'recipe'}: {why}" for loc, why in unusable.items()] + [_problem(e) for e in found]
+    if not problems:
+        return recipe
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = [f"  - {problem:.400}" for problem in problems[:SHOWN]]
-    lines += ["  - ..."] if len(problems) > SHOWN else []
-    raise UsageError(f"The recipe has {count}:\n" + "\n".join(lines), where=where)
+    raise UsageError(f"The recipe has {count}:\n{listed(problems)}", where=where)
 
 
-TOO_DEEP = f"there are more than {DEEPEST} mappings and lists in each other"
+class _Unusable:
+    """Stands where no key of a recipe takes what stood there: no type takes it either."""
+
+    def __repr__(self) -> str:
+        return "..."
 
 
-def unfit(value: Any, loc: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What no key of a recipe takes, wherever it stands: its place and why. What is left is plain text, numbers and
-    such, which JSON and YAML give back as they were."""
-    if len(loc) > DEEPEST:
-        yield loc, TOO_DEEP
+def plain(value: Any, unusable: dict[tuple[str, ...], str], loc: tuple[str, ...] = ()) -> Any:
+    """``value`` without what no key of a recipe takes, wherever it stands; its place and why are added to ``unusable``.
+    What is left is plain text, numbers and such, which JSON and YAML give back as they were."""
+    why = ""
+    if isinstance(value, (dict, list, tuple)) and len(loc) >= DEEPEST:
+        why = f"there are more than {DEEPEST} mappings and lists in each other"
     elif isinstance(value, dict):
+        known = {}
         for key, item in value.items():
-            if not isinstance(key, str) or next(unfit(key), None):
-                yield (*loc, shown(key)), "a key is a short text, without control characters; numbers stand in quotes"
+            if not isinstance(key, str) or plain(key, {}) != key:
+                what = "a key is a short text, without control characters; numbers stand in quotes"
+                unusable[(*loc, shown(key))] = what
             else:
-                yield from unfit(item, (*loc, key))
+                known[key] = plain(item, unusable, (*loc, key))
+        return known
     elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from unfit(item, (*loc, str(index)))
+        return type(value)(plain(item, unusable, (*loc, str(index))) for index, item in enumerate(value))
     elif isinstance(value, (str, PurePath)):
         text = str(value)
         if len(text) > LONGEST:
-            yield loc, f"a text of {len(text):,} characters; {LONGEST:,} are allowed"
+            why = f"a text of {len(text):,} characters; {LONGEST:,} are allowed"
         elif CONTROL.search(text) or (isinstance(value, str) and SURROGATE.search(text)):
-            yield loc, f"control characters and halves of characters are not allowed (got {shown(text)})"
+            why = f"control characters and halves of characters are not allowed (got {shown(text)})"
     elif isinstance(value, (int, float)):
-        if not math.isfinite(value) or abs(value) >= 2**63:
-            yield loc, f"a finite number of 64 bits is wanted (got {shown(value)})"
+        if not abs(value) < 2**63:  # so that nan is out too
+            why = f"a finite number of 64 bits is wanted (got {shown(value)})"
     elif value is not None:
-        yield loc, f"text, a number, true, false, a list or a mapping is wanted (got a {type(value).__name__})"
+        why = f"text, a number, true, false, a list or a mapping is wanted (got {shown(value)})"
+    if why:
+        unusable[loc] = why
+        return _Unusable()
+    return value
+
+
+def listed(problems: Sequence[str]) -> str:
+    """One a line, as many and as long as a screen takes."""
+    lines = [f"  - {problem:.400}" for problem in problems[:SHOWN]]
+    return "\n".join(lines + ["  - ..."] * (len(problems) > SHOWN))
 
 
 def shown(value: Any) -> str:
     """Short, whatever it is."""
-    if isinstance(value, (str, bytes, list, tuple)):
+    if isinstance(value, (str, list, tuple)):
         value = value[:80]
     elif isinstance(value, dict):
         value = dict(islice(value.items(), 80))
-    elif isinstance(value, int) and abs(value) >= 2**63:
-        return f"a number of {value.bit_length()} bits"
-    return f"{value!r:.80}"
+    elif not isinstance(value, (bool, int, float, PurePath, type(None))):
+        return f"a {type(value).__name__}"  # whose text may be anything, with its address in it
+    try:
+        return f"{value!r:.80}"
+    except (RecursionError, ValueError):  # very deep, or a number of too many digits
+        return f"a {type(value).__name__} that is too large to show"
 
 
 def _problem(error: Any) -> str:

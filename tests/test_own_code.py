@@ -60,19 +60,19 @@ def folders(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-REFUSED = (
-    "torch.hub:load torch:load torch.jit:load torch.package:PackageImporter torch.utils._config_module:eval "
-    "importlib:import_module importlib.util:module_from_spec runpy:run_path runpy:run_module os:system os:popen "
-    "posix:system subprocess:run subprocess:getoutput builtins:exec builtins:eval builtins:__import__ builtins:open "
-    "pickle:loads _pickle:loads marshal:loads shelve:open ctypes:CDLL _ctypes:dlopen code:interact pty:spawn "
-    "timeit:timeit functools:partial operator:call operator:attrgetter webbrowser:open zipimport:zipimporter "
-    "multiprocessing:Process concurrent.futures:Future pdb:run trace:Trace site:addsitedir pkgutil:resolve_name "
-    "test.support:run_code timm:create_model torchvision.models:get_model huggingface_hub:snapshot_download "
-    "numpy:load yaml:unsafe_load kdcompress.own_code:imported __main__:x setuptools:setup pip:main"
-).split()
+REFUSED = """
+torch.hub:load torch:load torch.jit:load torch.package:PackageImporter torch.utils._config_module:eval
+importlib:import_module importlib.util:module_from_spec runpy:run_path runpy:run_module os:system os:popen
+posix:system subprocess:run subprocess:getoutput builtins:exec builtins:eval builtins:__import__ builtins:open
+pickle:loads _pickle:loads marshal:loads shelve:open ctypes:CDLL _ctypes:dlopen code:interact pty:spawn
+timeit:timeit functools:partial operator:call operator:attrgetter webbrowser:open zipimport:zipimporter
+multiprocessing:Process concurrent.futures:Future pdb:run trace:Trace site:addsitedir pkgutil:resolve_name
+test.support:run_code timm:create_model torchvision.models:get_model huggingface_hub:snapshot_download
+numpy:load yaml:unsafe_load kdcompress.own_code:imported __main__:x setuptools:setup pip:main
+"""
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", REFUSED.split())
 def test_what_could_load_any_code_is_no_model(name, folders):
     before = set(sys.modules)
     with pytest.raises(UsageError):
@@ -82,7 +82,21 @@ def test_what_could_load_any_code_is_no_model(name, folders):
 
 @pytest.mark.parametrize(
     "name",
-    ["", ":", "a:", ":a", "a:b:c", "a.b:c.d", "../a:b", "/tmp/a:b", "timm/hf-hub:a", "a b:c", "a..b:c", "a:b()", ".a:b"],
+    [
+        "",
+        ":",
+        "a:",
+        ":a",
+        "a:b:c",
+        "a.b:c.d",
+        "../a:b",
+        "/tmp/a:b",
+        "timm/hf-hub:a",
+        "a b:c",
+        "a..b:c",
+        "a:b()",
+        ".a:b",
+    ],
 )
 def test_what_is_no_name_is_said_so(name, folders):
     with pytest.raises(UsageError, match="package.module:NAME"):
@@ -171,4 +185,6 @@ def test_every_place_of_a_recipe_that_names_code_is_known():
             "compare": {"methods": {"own": "m.j:M"}},
         }
     )
-    assert code_of(recipe) == [f"m.{letter}" for letter in ("a:f", "b:f", "c:f", "d:f", "e:M", "g:f", "h:f", "i:M", "j:M")]
+    assert code_of(recipe) == [
+        f"m.{letter}" for letter in ("a:f", "b:f", "c:f", "d:f", "e:M", "g:f", "h:f", "i:M", "j:M")
+    ]

@@ -86,7 +86,11 @@ def test_special_files_are_refused_at_once(tmp_path):
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(bytes(range(256)))
     told = {pipe: "not a regular file", zero: "not a regular file", folder: "Is a directory", large: "1,000,001 bytes"}
-    for path, why in {**told, binary: "not a text in UTF-8: byte 0x80 in line 2", tmp_path / "no.yaml": "No such"}.items():
+    for path, why in {
+        **told,
+        binary: "not a text in UTF-8: byte 0x80 in line 2",
+        tmp_path / "no.yaml": "No such",
+    }.items():
         for load in (load_recipe, load_target):
             with pytest.raises(UsageError, match=why):
                 load(path)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdcompress.data.batch import Batch, Pairing
 from kdcompress.errors import UsageError
 from kdcompress.models.taps import Tapped, Taps, TapShapes
-from kdcompress.recipe import shown
+from kdcompress.recipe import listed, shown
 
 Family = Literal["baseline", "response", "feature", "relation", "online", "self"]
 LARGEST = 1e9  # of any number in a method's options
@@ -155,13 +155,13 @@ class Method(nn.Module):
         try:
             return cls.Options.model_validate(values)
         except ValidationError as error:
-            problems = "\n".join(
-                f"  - {'.'.join(map(str, ('method', name, *e['loc'])))}: {e['msg'].removeprefix('Value error, ')} "
+            problems = [
+                f"{'.'.join(map(str, ('method', name, *e['loc'])))}: {e['msg'].removeprefix('Value error, ')} "
                 f"(got {shown(e['input'])})"
                 for e in error.errors()
-            )
+            ]
             raise UsageError(
-                f"The options of method {name!r} are not valid:\n{problems}",
+                f"The options of method {name!r} are not valid:\n{listed(problems)}",
                 allowed=", ".join(cls.Options.model_fields),
             ) from error
 
