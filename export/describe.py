@@ -324,7 +324,7 @@ def _ncnn(path: Path) -> dict[str, Any]:
     from kdcompress.export.to_ncnn import coverage
 
     found = coverage(path)
-    magic, counts, *layers = (path / PARAM).read_text().splitlines() or [""]
+    magic, counts, *layers = (path / PARAM).read_text(encoding="utf-8").splitlines() or [""]
     if magic.strip() != "7767517" or int(counts.split()[0]) != len(layers):
         raise UsageError("The folder's .param file is damaged.", where=path, got=f"{magic!r:.40}, {len(layers)} layers")
     return {"format": "ncnn", "coverage": found}

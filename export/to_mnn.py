@@ -57,7 +57,7 @@ def convert(format: str, source: Path, *options: str | Path) -> None:
     names what it does not support, or takes too long."""
     command = [sys.executable, "-c", CONVERT, "-f", format, "--modelFile", str(source), *map(str, options)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CONVERT_LIMIT_S)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=CONVERT_LIMIT_S)
     except subprocess.TimeoutExpired as error:
         raise KDCompressError("MNN's converter did not end.", where=source, got=f"{error.timeout:.0f} s") from error
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -82,7 +82,7 @@ def inspect(path: Path) -> tuple[dict[str, Any], str]:
         bare, text = Path(folder, "bare.mnn"), Path(folder, "model.json")
         convert("MNN", path, "--bizCode", "kdcompress", "--saveExternalData", "--MNNModel", bare)  # weights are apart
         convert("MNN", bare, "--JsonFile", text)  # which are slow to write and read as text
-        model = json.loads(text.read_text())
+        model = json.loads(text.read_text(encoding="utf-8"))
     operators = model["oplists"]
     found: dict[str, Counter[str]] = {family: Counter(fp16=0, fp32=0) for family in ("conv", "gemm")}
     for operator in operators:

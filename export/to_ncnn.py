@@ -79,7 +79,13 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
     command = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]f32", f"fp16={int(half)}"]
     try:
         done = subprocess.run(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PNNX_LIMIT_S, text=True
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PNNX_LIMIT_S,
+            encoding="utf-8",
+            errors="replace",
         )
     except subprocess.TimeoutExpired as error:
         raise KDCompressError(
@@ -141,7 +147,9 @@ def coverage(folder: Path) -> dict[str, Any]:
     Raises KDCompressError that names the layers which ncnn does not have.
     """
     ncnn = require("ncnn", "ncnn", "An ncnn model")
-    layers = Counter(line.split()[0] for line in (folder / PARAM).read_text().splitlines()[2:] if line.strip())
+    layers = Counter(
+        line.split()[0] for line in (folder / PARAM).read_text(encoding="utf-8").splitlines()[2:] if line.strip()
+    )
     unknown = [kind for kind in layers if ncnn.layer_to_index(kind) < 0]
     if unknown:
         raise KDCompressError(

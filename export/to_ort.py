@@ -50,7 +50,7 @@ def operators(path: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder, quiet():
         config = Path(folder, "operators.config")
         create_config_from_models([path], config, enable_type_reduction=False)
-        return [line for line in config.read_text().splitlines() if line and not line.startswith("#")]
+        return [line for line in config.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
 
 
 for precision in ("fp32", "int8"):

@@ -69,7 +69,7 @@ def imported(kind: str, name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _not_imported(name, error) from error
     found = getattr(module, attribute, None)
     if not callable(found):
@@ -80,7 +80,7 @@ def imported(kind: str, name: str) -> Any:
     return found
 
 
-def _not_imported(name: str, error: Exception) -> UsageError:
+def _not_imported(name: str, error: BaseException) -> UsageError:
     return UsageError(
         f"The module {name.partition(':')[0]!r} cannot be imported.",
         where=name,
@@ -140,8 +140,8 @@ def _library_of(file: Path | None) -> str:
     path = file.resolve()
     for name in LOADERS:
         spec = sys.modules[name].__spec__ if name in sys.modules else PathFinder.find_spec(name)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            if path.is_relative_to(Path(folder).resolve()):
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            if path.is_relative_to(Path(place).resolve()):
                 return name
     for kind in ("stdlib", "platstdlib"):
         folder = Path(sysconfig.get_path(kind)).resolve()

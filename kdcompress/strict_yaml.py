@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         if depth > DEEPEST:
             raise _error(f"more than {DEEPEST} mappings and lists are nested", mark)
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: dict[Any, int] = {}
         for key, _ in node.value:

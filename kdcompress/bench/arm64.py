@@ -88,7 +88,9 @@ def run(
     variables = {**os.environ, "PYTHONPATH": str(root / "site"), "OMP_NUM_THREADS": "1", **(environment or {})}
     command = [emulator(), "-cpu", CPU, "-L", str(root), str(python), "-B", str(program), *map(str, arguments)]
     try:
-        return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=LIMIT_S)
+        return subprocess.run(
+            command, env=variables, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_S
+        )
     except subprocess.TimeoutExpired as error:
         raise KDCompressError("The emulated program did not end.", where=program, got=f"{LIMIT_S} s") from error
 
@@ -136,7 +138,12 @@ def _wheels(root: Path, named: Sequence[str]) -> None:
 def _done(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=LIMIT_S, env={**os.environ, "LC_ALL": "C"}
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=LIMIT_S,
+            env={**os.environ, "LC_ALL": "C"},
         )
         said = (done.stderr or done.stdout).strip()
     except subprocess.TimeoutExpired:

@@ -277,7 +277,9 @@ def _cpu() -> tuple[str, set[str]]:
 def _sysctl() -> dict[str, str]:
     try:
         names = ["machdep.cpu.brand_string", "hw.optional"]
-        text = subprocess.run(["sysctl", *names], capture_output=True, text=True, timeout=5, check=False).stdout
+        text = subprocess.run(
+            ["sysctl", *names], capture_output=True, encoding="utf-8", errors="replace", timeout=5, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return {}
     return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}

@@ -74,7 +74,9 @@ def _connected(address: str) -> Adb:
 def _chosen(serial: str) -> str:
     """The device of that serial number, or the only one. Raises RuntimeMissingError where it is not ready."""
     try:
-        done = subprocess.run(["adb", "devices"], capture_output=True, text=True, timeout=LIST_S, check=False)
+        done = subprocess.run(
+            ["adb", "devices"], capture_output=True, encoding="utf-8", errors="replace", timeout=LIST_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise RuntimeMissingError("adb's server does not answer.", got=f"nothing within {LIST_S:.0f} s") from error
     if done.returncode:
