@@ -32,7 +32,7 @@ class Section(BaseModel):
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 PerCent = Annotated[float, Field(ge=0, le=100)]
 Name = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+Names = Annotated[tuple[Name, ...], Field(max_length=100), BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
 
 
 class Augment(Section):
@@ -139,10 +139,13 @@ class Network(Section):
     weights_key: str | None = Field(None, description="which of several weights in that file, such as `ema`")
     pretrained: bool = Field(False, description="start from the weights that torchvision or timm download")
     mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] | None = Field(
-        None, min_length=1, description="of pixels in 0..1; default: that of the pretraining, else the source's"
+        None,
+        min_length=1,
+        max_length=64,
+        description="of pixels in 0..1; default: that of the pretraining, else the source's",
     )
-    std: tuple[Annotated[float, Field(ge=1e-6, le=1000)], ...] | None = Field(None, min_length=1)
-    taps: tuple[Name, ...] = Field((), description="module paths of the stages; default: discovered")
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1000)], ...] | None = Field(None, min_length=1, max_length=64)
+    taps: tuple[Name, ...] = Field((), max_length=100, description="module paths of the stages; default: discovered")
     size: int | None = Field(None, ge=8, le=1024, description="side of its input; default: the data's")
 
     @model_validator(mode="after")
@@ -315,7 +318,9 @@ class Budgets(Section):
         None, description="file and the largest layer's input and output, at most: what any runtime has to hold"
     )
     drop: float | None = Field(None, ge=0, le=100, description="points of accuracy lost to the teacher, at most")
-    candidates: tuple[Candidate, ...] = Field((), description="what a plan found inside them, most capacity first")
+    candidates: tuple[Candidate, ...] = Field(
+        (), max_length=1000, description="what a plan found inside them, most capacity first"
+    )
 
     @property
     def latency_ms(self) -> float | None:
@@ -349,11 +354,15 @@ class Recipe(Section):
     seed: Seed = 0
     data: Data
     teacher: Teacher | None = None
-    co_teachers: tuple[Teacher, ...] = Field((), description="further teachers, for methods that learn from several")
-    assistants: tuple[Assistant, ...] = Field((), description="teacher assistants, in a row (TAKD)")
+    co_teachers: tuple[Teacher, ...] = Field(
+        (), max_length=100, description="further teachers, for methods that learn from several"
+    )
+    assistants: tuple[Assistant, ...] = Field((), max_length=100, description="teacher assistants, in a row (TAKD)")
     generations: int = Field(1, ge=1, le=20, description="of the student, each taught by the last (born-again)")
     student: Student
-    peers: tuple[Network, ...] = Field((), description="for online methods; default: one more of the student's kind")
+    peers: tuple[Network, ...] = Field(
+        (), max_length=100, description="for online methods; default: one more of the student's kind"
+    )
     method: Methods = {"none": {}}
     train: Train | None = Field(Train(), description="null: the student is trained already")
     export: Export = Export()
