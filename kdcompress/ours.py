@@ -40,7 +40,8 @@ class Ours:
     def foreign(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that are there, and are not as kdcompress wrote them."""
         known = self.known()
-        return [name for name in names if os.path.lexists(self.folder / name) and not self._as(known.get(name), name)]
+        there = [name for name in names if os.path.lexists(self.folder / name)]
+        return [name for name in there if not self._as(known.get(name, []), name)]
 
     def check(self, names: Iterable[str]) -> None:
         """Raises UsageError where something of somebody else's stands where ``names`` are to be written."""
@@ -72,7 +73,7 @@ class Ours:
         gone = set(names)
         self._list({name: hashes for name, hashes in self.known().items() if name not in gone})
 
-    def _as(self, hashes: list[str] | None, name: str) -> bool:
+    def _as(self, hashes: list[str], name: str) -> bool:
         path = self.folder / name
         return bool(hashes) and not path.is_symlink() and sha256(path) in hashes
 

@@ -144,7 +144,9 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
         if folder.exists() and (others := _others(folder)):
             hint = "move them, or choose another -o"
-            raise UsageError("The bundle holds files that kdcompress did not write.", folder, others, hint=hint)
+            raise UsageError(
+                "It holds files that kdcompress did not write.", where=folder, got=others, hint=hint
+            )
         if archive:
             Ours(folder.parent).check([f"{folder.name}.tar.gz"])
         with TemporaryDirectory() as scratch, replacing(folder) as temporary:
@@ -162,9 +164,9 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
 
 def _others(folder: Path) -> str:
     """The files of a bundle that are not as its list says, some of them."""
-    listed = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text("utf-8").splitlines() if line)
+    listed = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     names = {part.relative_to(folder).as_posix(): part for part in files_of(folder)}
-    found = [name for name, part in names.items() if name != SUMS and listed.get(name) != sha256(part)]
+    found = [name for name, part in names.items() if name != SUMS and f"{sha256(part)}  {name}" not in listed]
     return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 

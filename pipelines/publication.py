@@ -28,7 +28,7 @@ def publish(folder: Path, wanted: Mapping[str, Path]) -> None:
     """Copies ``wanted`` (name -> file or folder) and removes what an earlier publication put there and this one does
     not. Raises UsageError, before anything is touched, where something of somebody else's stands in the way."""
     ours, there = Ours(folder), folder / FOLDER
-    there.mkdir(exist_ok=True)
+    there.mkdir(parents=True, exist_ok=True)
     hashes = {f"{FOLDER}/{name}": sha256(path) for name, path in wanted.items()}
     ours.expect(hashes)
     old = [name for name in ours.known() if name.startswith(f"{FOLDER}/") and name not in hashes]

@@ -195,7 +195,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     record = read_json(folder / RECORD)
     if not isinstance(record, dict) or record.pop("sha256", None) not in (None, content_hash(record)):
         return None
-    kinds = {"stage": str, "result": dict, "files": dict, "hash": str, "seconds": (int, float)}
+    kinds: dict[str, Any] = {"stage": str, "result": dict, "files": dict, "hash": str, "seconds": (int, float)}
     return record if all(isinstance(record.get(key), kind) for key, kind in kinds.items()) else None
 
 

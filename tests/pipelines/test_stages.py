@@ -68,7 +68,7 @@ def test_a_record_is_believed_only_as_it_was_written(tmp_path):
     whole = record.read_bytes()
     written = json.loads(whole)
     for field in FIELDS:
-        for value in VALUES:
+        for value in (value for value in VALUES if value != written[field]):
             record.write_text(json.dumps({**written, field: value}))
             assert run.finished(stage(calls)) is None or (field == "sha256" and value is None), (field, value)
     for end in range(0, len(whole), 7):
