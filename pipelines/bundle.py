@@ -144,9 +144,7 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
         if folder.exists() and (others := _others(folder)):
             hint = "move them, or choose another -o"
-            raise UsageError(
-                "It holds files that kdcompress did not write.", where=folder, got=others, hint=hint
-            )
+            raise UsageError("It holds files that kdcompress did not write.", where=folder, got=others, hint=hint)
         if archive:
             Ours(folder.parent).check([f"{folder.name}.tar.gz"])
         with TemporaryDirectory() as scratch, replacing(folder) as temporary:

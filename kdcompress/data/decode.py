@@ -98,7 +98,7 @@ def identity(files: list[File], size: int | None, root: Path) -> str:
     what decodes them, and samples of their contents: the beginning, middle and end of each, or of ``SAMPLED`` of them
     where there are more."""
     paths = list(dict.fromkeys(file.path for file in files))
-    stats = dict(zip(paths, in_threads(os.stat, paths)))
+    stats = {path: path.stat() for path in paths}
     digest = hashlib.sha256(
         repr(("images", 2, size, str(root.resolve()), version("pillow"), version("torchvision"))).encode()
     )

@@ -8,10 +8,10 @@ from click.testing import CliRunner
 from kdcompress.artifact import replacing
 from kdcompress.cli import main
 from kdcompress.errors import UsageError
-from kdcompress.ours import Ours
 from kdcompress.pipelines.compress import recipe_yaml, save_recipe
 from kdcompress.pipelines.publication import check, publish
 from kdcompress.recipe import validate_recipe
+from kdcompress.report import latency
 
 
 @pytest.fixture
@@ -138,6 +138,16 @@ def test_compare_and_plan_refuse_it_too(tmp_path, fashion_mnist_root):
     assert found.exit_code == 2 and "mine.plan.json" in found.stderr
 
 
-def test_the_list_survives(tmp_path, made):
-    publish(tmp_path / "run", made("1", "student.onnx"))
-    assert not Ours(tmp_path / "run").foreign(["artifacts/student.onnx"])
+@pytest.mark.parametrize("kind", ["md", "csv", "json", "html"])
+def test_an_export_whose_name_was_not_given_overwrites_measurements_alone(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    document = {"kdcompress": "1", "records": {}, "artifacts": {}, "machine": {}, "notes": []}
+    path = latency.export_path(kind)
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="is no measurement"):
+        latency.export_path(kind)
+    assert latency.export_path(f"./bench.{kind}") == path  # by its own name
+    if kind in ("json", "csv"):
+        record = {"n": 1, "median_ms": 1.0}
+        path.write_text(latency.FORMATS[kind]({**document, "records": {"a": record}}))
+        assert latency.export_path(kind) == path
