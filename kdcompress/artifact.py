@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -88,7 +90,7 @@ class Artifact:
 
     @classmethod
     def from_json(cls, data: dict[str, Any], folder: Path) -> Artifact:
-        spec = InputSpec.from_json(data["input"])
+        spec = InputSpec.from_json(dict(data["input"]))
         return cls(**{**data, "path": folder / data["path"], "input": spec})
 
     def verified(self) -> Artifact:
@@ -110,7 +112,7 @@ class Artifact:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, for a file or a folder, that takes its place, on the disk, once the block has
-    ended without an error.
+    ended without an error. A folder is never replaced by a file: that raises IsADirectoryError.
 
     Its name is always the same, so that what a killed process left is written over by the next.
     """
@@ -122,8 +124,8 @@ def replacing(path: Path) -> Iterator[Path]:
         for part in files_of(temporary):
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.is_dir() and temporary.is_dir():
+            remove(path)
         os.replace(temporary, path)
     finally:
         remove(temporary)
@@ -134,9 +136,46 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcompress"
 
 
+def private_folder(path: Path) -> Path:
+    """A folder for what is this user's alone, made (0700) where it is not there.
+
+    Raises OSError where it cannot be made, is somebody else's, or may be written to by anybody.
+    """
+    for folder in reversed([part for part in (path, *path.parents) if not part.exists()]):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)  # whatever the umask is
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, "the folder is somebody else's", str(path))
+    if found.st_mode & stat.S_IWOTH:
+        raise PermissionError(errno.EPERM, "anybody may write to the folder", str(path))
+    if path.is_relative_to(user_cache()):
+        path.chmod(0o700)
+    return path
+
+
+def open_private(path: Path, flags: int) -> int:
+    """A descriptor of a file that is this user's alone (0600), opened with ``flags``; no link is followed.
+
+    Raises OSError for what is no file, or somebody else's.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)  # a pipe is not waited for
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link", str(path)) from error
+        raise
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        os.close(descriptor)
+        raise PermissionError(errno.EPERM, "it is no file of this user's", str(path))
+    os.fchmod(descriptor, 0o600)  # whatever the umask is
+    return descriptor
+
+
 def remove(path: Path) -> None:
-    """A file or a folder, where there is one."""
-    if path.is_dir():
+    """A file or a folder, where there is one; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -157,6 +196,22 @@ def write_text(path: Path, text: str) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def read_json(path: Path) -> Any:
+    """What a file that we keep holds; None where it is not there, or damaged."""
+    try:
+        return parsed(path.read_bytes())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+
+
+def parsed(content: bytes) -> Any:
+    """The value of a JSON text in UTF-8; None where it is damaged."""
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def sha256(path: Path) -> str:

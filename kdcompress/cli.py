@@ -119,6 +119,7 @@ def _run(
 
     compression = Compression(recipe, output, command)
     compression.check()
+    compression.check_folder(output / "profile" if profile else None)
     tournament = None
     if recipe.search.candidates:
         from kdcompress.pipelines.tournament import Tournament
@@ -231,6 +232,7 @@ def compare(
     \b
     kdcompress compare fashion-mnist --methods none,kd,reviewkd --seeds 3 train.images=54000
     """
+    from kdcompress.ours import Ours
     from kdcompress.pipelines.sweep import Sweep, choose
     from kdcompress.recipe import load_recipe
     from kdcompress.report.comparison import print_comparison, write_comparison
@@ -243,6 +245,7 @@ def compare(
     folder = output or Path("runs") / f"compare-{loaded.name}"
     sweep = Sweep(loaded, folder, chosen, seeds, shlex.join(["kdcompress", "compare", recipe, *overrides, *asked]))
     sweep.check()
+    Ours(folder).check(f"compare.{kind}" for kind in ("json", "md", "html"))
     if dry_run:
         return _show_plan(sweep.plan(), as_json)
     with sweep.compression(*sweep.trials[0]).folder.locked():
@@ -329,7 +332,7 @@ def plan(
     _check_code(loaded, no_code, tuple(asked))
     command = shlex.join(["kdcompress", *sys.argv[1:]])
     planning = Planning(loaded, folder or Path("runs") / f"plan-{loaded.name}", asked, effort, command)
-    check_output(output)
+    check_output(output, record)
     planning.check()
     if dry_run:
         rows = [

@@ -27,8 +27,9 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, 
 from kdcompress.export import formats, graph
 from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.tensorrt_builder import engine_source, portability
+from kdcompress.ours import Ours
 from kdcompress.pipelines.measure import load_artifact
-from kdcompress.recipe import Data
+from kdcompress.recipe import Data, load_recipe
 from kdcompress.report.present import headline, significant
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
@@ -135,12 +136,17 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
     """
     document = load_report(run)
     rows = [_row(document, name) for name in names] if names else [_ships(document)]
-    source = _source(document)
+    source = _source(run, document)
     written = []
     for row in rows:
         folder = (output or run / "bundle") / f"{document['name']}-{row['target'] or row['name']}"
         if folder.exists() and not (folder / SUMS).is_file():
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
+        if folder.exists() and (others := _others(folder)):
+            hint = "move them, or choose another -o"
+            raise UsageError("It holds files that kdcompress did not write.", where=folder, got=others, hint=hint)
+        if archive:
+            Ours(folder.parent).check([f"{folder.name}.tar.gz"])
         with TemporaryDirectory() as scratch, replacing(folder) as temporary:
             artifact = (
                 _artifact(run, document, row)
@@ -152,6 +158,14 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
         if archive:
             written.append(_archive(folder))
     return written
+
+
+def _others(folder: Path) -> str:
+    """The files of a bundle that are not as its list says, some of them."""
+    listed = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    names = {part.relative_to(folder).as_posix(): part for part in files_of(folder)}
+    found = [name for name, part in names.items() if name != SUMS and f"{sha256(part)}  {name}" not in listed]
+    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 # What ships
@@ -219,8 +233,11 @@ def _for_tensorrt(
     return Artifact.of(path, "onnx", target.precision, parent.input, target=target.name, provenance=provenance)
 
 
-def _source(document: Mapping[str, Any]) -> Source:
-    source = load(Data.model_validate(document["recipe"]["data"]))
+def _source(run: Path, document: Mapping[str, Any]) -> Source:
+    data = Data.model_validate(document["recipe"]["data"])
+    if data.public is not None:  # a report does not say where private images are
+        data = load_recipe(run / "recipe.yaml").data
+    source = load(data)
     if source.hash != document["data"]["hash"]:
         hint = "`kdcompress run` again, or put back the data it ran on"
         raise UsageError("The data are not those of the run.", where=source.origin, hint=hint)
@@ -470,6 +487,9 @@ def _archive(folder: Path) -> Path:
             entry.size, entry.mode = part.stat().st_size, 0o644  # owner 0, group 0 and time 0 are its defaults
             with part.open("rb") as content:
                 tar.addfile(entry, content)
+        packed.close()
+        file.flush()
+        Ours(path.parent).expect({path.name: sha256(temporary)})
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import shlex
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import kdcompress
-from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, replacing, sha256, write_text
+from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, sha256, write_text
 from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.compare import parity
@@ -37,19 +37,24 @@ from kdcompress.models.deployable import Deployable
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
 from kdcompress.own_code import located
+from kdcompress.ours import Ours
+from kdcompress.pipelines import publication
 from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
 from kdcompress.pipelines.timed import conditions, time_files
 from kdcompress.pipelines.verdict import BYTES, budgets, check_budgets, gates, judge, margin, predictions, ratios
-from kdcompress.recipe import Network, Recipe, Student, code_of
+from kdcompress.recipe import Network, Recipe, Student, code_of, load_recipe
 from kdcompress.report.rows import Row
 from kdcompress.runner import infer_all
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.engine import check_optimizer, choose_precision, train
+from kdcompress.training.profile import FILES
 
 PARITY_IMAGES = 256
+RECIPE = "recipe.yaml"
+PRIVATE = "private"
 QAT_WEIGHTS = "qat.safetensors"
 
 
@@ -236,6 +241,17 @@ class Compression:
         if problems:
             listed = "\n".join("- " + str(problem).replace("\n", "\n  ") for problem in problems)
             raise UsageError(f"The recipe has {len(problems)} problems:\n{listed}")
+
+    def check_folder(self, profile: Path | None = None) -> None:
+        """Raises UsageError where the run, or a profile of it in the folder ``profile``, would write over what is not
+        its own."""
+        folder = self.folder.path
+        names = [f"report.{kind}" for kind in ("json", "md", "html")]
+        names += [] if _reads_as(folder / RECIPE, self.recipe) else [RECIPE]
+        Ours(folder).check(names)
+        if profile:
+            Ours(profile).check(FILES)
+        publication.check(folder, ["teacher", "student", *(f"student-{target.name}" for target in self.targets())])
 
     # The steps
 
@@ -514,6 +530,7 @@ class Compression:
 
     def run(self, force: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Do what is not done yet and return the report's document. The folder must be held."""
+        self.check_folder()
         for step in self.steps():
             if any(name in self.errors for name in step.after):
                 continue
@@ -557,22 +574,12 @@ class Compression:
             self._finish(name, steps[name].stage(self.done), False)
 
     def _publish(self) -> None:
-        """Put what the run made into ``artifacts/``, under plain names: a copy of each and its record."""
-        made = {name for name, done in self.done.items() if "artifact" in done.result}
-        folder = self.folder.path / "artifacts"
-        folder.mkdir(exist_ok=True)
         wanted: dict[str, Path] = {}
-        for made_by in made:
-            if self._sound(made_by):
-                path = self.artifact(made_by).path
+        for name, done in self.done.items():
+            if "artifact" in done.result and self._sound(name):
+                path = self.artifact(name).path
                 wanted |= {part.name: part for part in (path, path.with_name(path.name + ".json"))}
-        for old in folder.iterdir():
-            if old.name not in wanted:
-                remove(old)
-        for name, path in wanted.items():
-            if not (folder / name).exists() or sha256(folder / name) != sha256(path):
-                with replacing(folder / name) as temporary:
-                    (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
+        publication.publish(self.folder.path, wanted)
 
     def _sound(self, name: str) -> bool:
         """Whether the artefact is what was built. One damaged since is neither timed nor handed out, and its row says
@@ -667,7 +674,7 @@ class Compression:
             "data": {
                 "name": self.source.name,
                 "hash": self.source.hash,
-                "origin": self.source.origin,
+                "origin": PRIVATE if self.recipe.data.public is not None else self.source.origin,
                 "licence": self.source.licence,
                 "images": {s: len(getattr(self.source, s)) for s in ("train", "validation", "test")},
             },
@@ -706,7 +713,11 @@ def is_main_process() -> bool:
 
 
 def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
-    """What every document says of where it comes from."""
+    """What every document says of where it comes from: of private images not where they are."""
+    if recipe.data.public is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None})})
+        words = [f"data.root={PRIVATE}" if w.startswith("data.root=") else w for w in shlex.split(command)]
+        command = shlex.join(words)
     effective = recipe.model_dump(mode="json")
     return {
         "kdcompress": kdcompress.__version__,
@@ -727,7 +738,18 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 def save_recipe(recipe: Recipe, folder: Path) -> None:
-    write_text(folder / "recipe.yaml", recipe_yaml(recipe))
+    """Raises UsageError where another file of that name is there, which kdcompress did not write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not _reads_as(folder / RECIPE, recipe):
+        Ours(folder).write(RECIPE, recipe_yaml(recipe))
+
+
+def _reads_as(path: Path, recipe: Recipe) -> bool:
+    """Whether the file is this recipe already, however it is written."""
+    try:
+        return recipe_yaml(load_recipe(path)) == recipe_yaml(recipe)
+    except KDCompressError:
+        return False
 
 
 def _is_available(step: Step) -> bool:

@@ -23,6 +23,7 @@ from kdcompress.export import graph
 from kdcompress.export.describe import artifact_of
 from kdcompress.export.foreign import foreign_artifact
 from kdcompress.export.formats import cpus_of, open_runner, targets
+from kdcompress.pipelines.stages import read_record
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
@@ -221,8 +222,8 @@ def run_artifacts(folder: Path) -> dict[str, Artifact]:
         return {}
     found: dict[str, Artifact] = {}
     for file in sorted(folder.glob("stages/*/*/stage.json"), key=lambda file: file.stat().st_mtime):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if "artifact" in (record.get("result") or {}):
+        record = read_record(file.parent)
+        if record and "artifact" in record["result"]:
             found[record["stage"]] = Artifact.from_json(record["result"]["artifact"], file.parent).verified()
     order = sorted(found, key=lambda name: (not name.startswith("teacher"), not name.endswith("-fp32"), name))
     if not order:

@@ -28,7 +28,7 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from kdcompress.artifact import Artifact, write_text
+from kdcompress.artifact import Artifact, read_json, write_text
 from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine
 from kdcompress.console import say
@@ -611,9 +611,12 @@ def _given(section: Section) -> dict[str, Any]:
     return given
 
 
-def check_output(path: Path) -> None:
-    """Raise UsageError where a recipe that no plan wrote would be written over."""
+def check_output(path: Path, record: Path) -> None:
+    """Raise UsageError where a recipe that no plan wrote, or a record, would be written over."""
     if path.exists() and (not path.is_file() or not path.read_text(errors="replace").startswith(MARK)):
         raise UsageError("The file exists, and no plan wrote it.", where=path, hint="choose another with --output")
+    kept = read_json(record)
+    if record.exists() and not (isinstance(kept, dict) and {"kdcompress", "candidates", "proposed"} <= set(kept)):
+        raise UsageError("The file exists, and no plan wrote it.", where=record, hint="choose another with --output")
     if not path.parent.is_dir():
         raise UsageError("The folder is not there.", where=path.parent, hint="make it, or choose another with --output")

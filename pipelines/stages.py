@@ -2,7 +2,9 @@
 
 A stage's key is the hash of its version, parameters, inputs and the versions of the packages that
 shape its output. Its files are written into ``KEY.partial`` and the folder is renamed when all is
-there, so that a finished stage is whole and a killed run goes on where it was.
+there, so that a finished stage is whole and a killed run goes on where it was. Its record,
+stage.json, has the hashes of its files and one of itself, result and all: a stage of which anything
+was changed since is done again.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdcompress.artifact import content_hash, sha256, write_text
+from kdcompress.artifact import content_hash, read_json, sha256, write_text
+from kdcompress.console import say
 from kdcompress.distributed import loss_of_a_process_told
 from kdcompress.errors import KDCompressError, UsageError
+
+RECORD = "stage.json"
 
 
 @dataclass
@@ -55,7 +60,8 @@ class Stage:
 
 @dataclass
 class Done:
-    """A finished stage. ``hash`` is that of its files and result: the input of later stages."""
+    """A finished stage. ``hash``, the input of later stages, is that of its files and key: a result also has times,
+    which are others each time."""
 
     name: str
     key: str
@@ -110,14 +116,16 @@ class RunFolder:
     def finished(self, stage: Stage) -> Done | None:
         """What the stage made, where it was done with these very inputs and its files are whole."""
         folder = self._folder(stage)
-        try:
-            record = json.loads((folder / "stage.json").read_text())
-        except FileNotFoundError:
+        if not (folder / RECORD).exists():
             return None
-        if any(
-            not (folder / name).is_file() or sha256(folder / name) != digest for name, digest in record["files"].items()
-        ):
-            return None  # damaged after it was made: made again
+        record = read_record(folder)
+        if record is None or record["hash"] != _hash(record["files"], stage):
+            say(f"{stage.name}: its record is damaged or was changed, and it is done again", style="yellow")
+            return None
+        for name, digest in record["files"].items():
+            if not (folder / name).is_file() or sha256(folder / name) != digest:
+                say(f"{stage.name}: {name} is damaged or was changed, and it is done again", style="yellow")
+                return None
         return Done(stage.name, stage.key, folder, record["result"], record["hash"], record["seconds"], reused=True)
 
     def run(self, stage: Stage, force: bool = False) -> Done:
@@ -162,10 +170,12 @@ class RunFolder:
                 "inputs": stage.inputs,
                 "result": result,
                 "files": files,
-                "hash": content_hash([files, stage.key]),
+                "hash": _hash(files, stage),
                 "seconds": round(time.monotonic() - begun, 3),
             }
-            write_text(partial / "stage.json", json.dumps(record, indent=1, default=str))
+            as_read = json.loads(json.dumps(record, default=str))
+            text = json.dumps({**as_read, "sha256": content_hash(as_read)}, indent=1)
+            write_text(partial / RECORD, text)
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(partial, folder)
@@ -177,6 +187,20 @@ class RunFolder:
                 hint="free some space or choose another folder with --output; finished stages are kept",
             ) from error
         return Done(stage.name, stage.key, folder, record["result"], record["hash"], record["seconds"], reused=False)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of the stage that was finished in ``folder``; None where there is none, or it is not as it was
+    written. One from before records had a hash of their own has none to be compared."""
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or record.pop("sha256", None) not in (None, content_hash(record)):
+        return None
+    kinds: dict[str, Any] = {"stage": str, "result": dict, "files": dict, "hash": str, "seconds": (int, float)}
+    return record if all(isinstance(record.get(key), kind) for key, kind in kinds.items()) else None
+
+
+def _hash(files: dict[str, str], stage: Stage) -> str:
+    return content_hash([files, stage.key])
 
 
 def _version(package: str) -> str | None:

@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
@@ -29,6 +30,8 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are turned by a quarter
 SHOWN = 5  # names in an error
 AT_ONCE = 4096  # images that wait for a thread
+SAMPLED = 4096  # files
+PART = 4096  # bytes
 
 
 class File(NamedTuple):
@@ -67,13 +70,21 @@ def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
     """
     place = kept.folder()
     if place is not None:
-        path = place / f"{identity(files, size, root)}.npy"
+
+        def again(row: int, shape: tuple[int, ...]) -> np.ndarray:
+            header = read_header(files[row])
+            return decode(files[row], shape, isinstance(header, Header) and header.jpeg)
+
         try:
+            path = place / f"{identity(files, size, root)}.npy"
             with kept.alone(path):
-                if not path.is_file():
+                found = kept.opened(path, again)
+                if found is None:
                     headers, shape = look(files, size, root)
                     kept.write(path, shape, lambda put: decode_all(files, headers, shape, root, put))
-                return kept.opened(path)
+                    found = kept.opened(path, again)
+                if found is not None:
+                    return found
         except OSError as error:
             say(f"images: not kept, {error.strerror or error} in {place}", style="yellow")
     headers, shape = look(files, size, root)
@@ -83,13 +94,37 @@ def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
 
 
 def identity(files: list[File], size: int | None, root: Path) -> str:
-    """The hash of all that decides the pixels, by names, sizes and times of change."""
-    stats = {path: path.stat() for path in {file.path for file in files}}
-    digest = hashlib.sha256(repr(("images", 1, size)).encode())
+    """The hash of all that decides the pixels: where the files are, their names, sizes, times of change and inodes,
+    what decodes them, and samples of their contents: the beginning, middle and end of each, or of ``SAMPLED`` of them
+    where there are more."""
+    paths = list(dict.fromkeys(file.path for file in files))
+    stats = {path: path.stat() for path in paths}
+    digest = hashlib.sha256(
+        repr(("images", 2, size, str(root.resolve()), version("pillow"), version("torchvision"))).encode()
+    )
     for file in files:
-        stat, path = stats[file.path], str(file.path).removeprefix(str(root))
-        digest.update(repr((path, stat.st_size, stat.st_mtime_ns, *file[1:])).encode())
+        found, path = stats[file.path], str(file.path).removeprefix(str(root))
+        facts = (path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, *file[1:])
+        digest.update(repr(facts).encode())
+    for part in in_threads(sample, paths[:: -(-len(paths) // SAMPLED) or 1]):
+        digest.update(part)
     return digest.hexdigest()
+
+
+def sample(path: Path) -> bytes:
+    """The hash of a file's beginning, middle and end; of nothing where it cannot be read, which its decoder tells."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= 3 * PART:
+                digest.update(file.read(3 * PART))
+            else:
+                for offset in (0, size // 2, size - PART):
+                    digest.update(os.pread(file.fileno(), PART, offset))
+    except OSError:
+        pass
+    return digest.digest()
 
 
 def look(files: list[File], size: int | None, root: Path) -> tuple[list[Header], tuple[int, ...]]:

@@ -131,7 +131,8 @@ class TorchvisionSource:
         folder = root / self.folders[0]
         folder.mkdir(parents=True, exist_ok=True)
         for file in self.paths(unpacked):
-            os.replace(file, folder / file.name)
+            if not (folder / file.name).exists():  # what a user has is not overwritten
+                os.replace(file, folder / file.name)
         return folder
 
     def read_folder(self, folder: Path) -> Raw:

@@ -1,34 +1,47 @@
 """Decoded images, kept: a set of files is decoded once, and read as pixels by every later start.
 
 They are one file of uint8 [N, H, W, C], NAME.npy in $KDCOMPRESS_IMAGE_CACHE, or in ``images`` in the user's cache (the
-value ``off``: nothing is kept). The name is the hash of the files' paths, sizes and times of change, and of how they
-are decoded. It stands there only when it is whole, and of several processes that want it one decodes and the rest wait.
-What was not used for a month is removed when another set is decoded, and what was not used for the longest time where
-the disk has no room.
+value ``off``: nothing is kept). The name is the hash of where the files are, what they are and how they are decoded
+(``decode.identity``). It stands there only when it is whole, and of several processes that want it one decodes and the
+rest wait. What was not used for a month is removed when another set is decoded, and what was not used for the longest
+time where the disk has no room.
+
+Nothing is believed: behind the pixels are the checksum (CRC-32) of each image, and the hash of those. An image is
+checked when a process reads it for the first time, at 1.5 to 2 GB/s a core, and decoded again where it is damaged; a
+file that is not whole is removed and made again. Folder and files are the user's alone.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import mmap
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdcompress.artifact import replacing, user_cache, write_text
+from kdcompress.artifact import content_hash, open_private, parsed, private_folder, replacing, user_cache
 from kdcompress.console import say
+from kdcompress.errors import KDCompressError
 
 MONTH = 30 * 86_400.0  # seconds
 SPARE = 2**28  # bytes of a disk that are left free
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+NAME = "[0-9a-f]" * 64  # of what is kept: nothing else in the folder is touched
+TAIL = 8 + 32  # bytes: how many checksums there are, and the SHA-256 of the header, of them and of that
+
+Again = Callable[[int, tuple[int, ...]], np.ndarray]  # decodes an image: its row, its shape
 
 
 def folder() -> Path | None:
@@ -39,12 +52,20 @@ def folder() -> Path | None:
 @dataclass(frozen=True, eq=False)
 class Stored:
     """The images ``rows`` (int64 [N]) of a file, like an array uint8 [N, H, W, C]. What is indexed, by a number, a
-    slice or an array of numbers, is read, as a copy; nothing else is in memory, so that the file may be larger."""
+    slice or an array of numbers, is read, as a copy; nothing else is in memory, so that the file may be larger.
+
+    Reading raises KDCompressError for an image that is damaged and cannot be decoded again.
+    """
 
     path: Path
     memory: mmap.mmap
     pixels: np.ndarray  # all images of the file, on ``memory``
     rows: np.ndarray
+    sums: np.ndarray  # uint32 [images of the file]
+    again: Again | None
+    hash: str  # of the sums
+    checked: np.ndarray  # bool [images of the file], of this process
+    mended: set[int] = field(default_factory=set)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,9 +87,39 @@ class Stored:
     @overload
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray: ...
     def __getitem__(self, key: Any) -> np.ndarray:
-        found = np.take(self.pixels, self.rows[key], axis=0)  # other threads run meanwhile
+        rows = np.atleast_1d(self.rows[key])
+        unchecked = np.flatnonzero(~self.checked[rows])  # before they are read: another thread may mend them now
+        found = np.take(self.pixels, rows, axis=0)  # other threads run meanwhile
         self.memory.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, and are not this process's
-        return found
+        for place, row in zip(unchecked.tolist(), rows[unchecked].tolist()):
+            if zlib.crc32(found[place]) == self.sums[row]:
+                self.checked[row] = True
+            else:
+                found[place] = self._mend(row)
+        return found if np.ndim(self.rows[key]) else found[0]
+
+    def _mend(self, row: int) -> np.ndarray:
+        if not self.mended:
+            say(f"images: {self.path} is damaged, what is wrong is decoded again", style="yellow")
+        self.mended.add(row)
+        try:
+            if self.again is None:
+                raise ValueError("its file is not known")
+            pixels = self.again(row, self.pixels.shape[1:])
+            if zlib.crc32(pixels.tobytes()) != self.sums[row]:
+                raise ValueError("its file has changed")
+        except Exception as error:  # decoders raise many kinds
+            self.path.unlink(missing_ok=True)
+            raise KDCompressError(
+                "A kept image was damaged, and cannot be decoded as it was.",
+                where=self.path,
+                got=f"image {row}: {error}",
+                hint="the same command again decodes all of them; a training goes on from where it was",
+            ) from error
+        offset = len(self.memory) - tail_of(len(self.sums)) - (len(self.sums) - row) * pixels.nbytes
+        with suppress(OSError), os.fdopen(open_private(self.path, os.O_WRONLY), "wb", buffering=0) as file:
+            put(file.fileno(), offset, pixels.tobytes())
+        return pixels
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[row] for row in range(len(self)))
@@ -82,21 +133,55 @@ def chosen(images: Images, rows: np.ndarray | slice) -> Images:
     return images.chosen(rows) if isinstance(images, Stored) else images[rows]
 
 
-def opened(path: Path) -> Stored:
-    os.utime(path)  # used now
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, _ = np.lib.format.read_array_header_1_0(file)
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        pixels = np.frombuffer(memory, np.uint8, offset=file.tell()).reshape(shape)
-    return Stored(path, memory, pixels, np.arange(shape[0]))
+def opened(path: Path, again: Again | None = None) -> Stored | None:
+    """The file of images; None where there is none, or one that is not whole, which is removed."""
+    try:
+        file = os.fdopen(open_private(path, os.O_RDONLY), "rb")
+    except FileNotFoundError:
+        return None
+    with file:
+        os.utime(file.fileno())  # used now
+        if found := _whole(path, file.fileno(), again):
+            return found
+    say(f"images: {path} is damaged, and is made again", style="yellow")
+    path.unlink()
+    return None
+
+
+def _whole(path: Path, descriptor: int, again: Again | None) -> Stored | None:
+    size = os.fstat(descriptor).st_size
+    if size <= 10 + TAIL:
+        return None
+    memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    start = 10 + int.from_bytes(memory[8:10], "little")
+    count = int.from_bytes(memory[-TAIL : 8 - TAIL], "little")
+    end = size - tail_of(count)
+    if end <= start or hashlib.sha256(memory[:start] + memory[end:-32]).digest() != memory[-32:]:
+        return None
+    shape, _, _ = np.lib.format.read_array_header_1_0(BytesIO(memory[8:start]))
+    if int(np.prod(shape, dtype=np.int64)) != end - start:
+        return None
+    pixels = np.frombuffer(memory, np.uint8, end - start, start).reshape(shape)
+    sums = np.frombuffer(memory[end:-TAIL], "<u4")
+    return Stored(path, memory, pixels, np.arange(count), sums, again, memory[-32:].hex(), np.zeros(count, bool))
+
+
+def tail_of(count: int) -> int:
+    """Bytes behind the pixels of so many images."""
+    return 4 * count + TAIL
+
+
+def put(descriptor: int, offset: int, data: bytes) -> None:
+    while data:  # a full disk takes a part before it raises
+        done = os.pwrite(descriptor, data, offset)
+        data, offset = data[done:], offset + done
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """One process at a time makes ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
+    private_folder(path.parent)
+    lock = FileLock(path.with_suffix(".lock"), mode=0o600)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -117,31 +202,34 @@ def write(path: Path, shape: tuple[int, ...], fill: Callable[[Callable[[int, np.
     say(f"images: decoding {shape[0]:,} once, {size / 1e6:,.0f} MB, kept in {path}", style="dim")
     with replacing(path) as temporary:
         make_room(path.parent, size)
-        with temporary.open("wb", buffering=0) as file:
+        with os.fdopen(open_private(temporary, NEW), "wb", buffering=0) as file:
+            beginning = BytesIO()
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-            start, each = file.tell(), size // shape[0]
+            np.lib.format.write_array_header_1_0(beginning, header)  # type: ignore[arg-type]
+            start, each, sums = beginning.tell(), size // shape[0], np.zeros(shape[0], "<u4")
+            put(file.fileno(), 0, beginning.getvalue())
 
-            def put(row: int, pixels: np.ndarray) -> None:
-                data, offset = pixels.tobytes(), start + row * each
-                while data:  # a full disk takes a part before it raises
-                    done = os.pwrite(file.fileno(), data, offset)
-                    data, offset = data[done:], offset + done
+            def keep(row: int, pixels: np.ndarray) -> None:
+                data = pixels.tobytes()
+                sums[row] = zlib.crc32(data)
+                put(file.fileno(), start + row * each, data)
 
-            fill(put)
+            fill(keep)
+            tail = sums.tobytes() + shape[0].to_bytes(8, "little")
+            put(file.fileno(), start + size, tail + hashlib.sha256(beginning.getvalue() + tail).digest())
 
 
 def make_room(place: Path, need: int) -> None:
     """What was not used for a month is removed, then what was not used for the longest time until there is room; and
     what a killed process left. Raises OSError where that is not enough."""
-    for partial in place.glob(".partial-*.npy"):
-        lock = FileLock(place / f"{partial.stem.removeprefix('.partial-')}.lock")
+    for partial in place.glob(f".partial-{NAME}.npy"):
+        lock = FileLock(place / f"{partial.stem.removeprefix('.partial-')}.lock", mode=0o600)
         try:
             with lock.acquire(timeout=0):
                 partial.unlink(missing_ok=True)
         except Timeout:
             pass  # being written
-    files = {path: path.stat() for kind in ("npy", "json") for path in place.glob(f"[!.]*.{kind}")}
+    files = {path: path.lstat() for kind in ("npy", "json") for path in place.glob(f"{NAME}.{kind}")}
     free = shutil.disk_usage(place).free
     if free + sum(stat.st_size for stat in files.values()) < need + SPARE:
         raise OSError(errno.ENOSPC, f"{need / 2**30:.1f} GiB are needed and {free / 2**30:.1f} are free", str(place))
@@ -160,10 +248,16 @@ def remembered(name: str, made: Callable[[], Any]) -> Any:
     path = place / f"{name}.json"
     try:
         with alone(path):
-            if path.is_file():
-                os.utime(path)
-                return json.loads(path.read_text())
-            write_text(path, json.dumps(found := made()))
+            if path.is_symlink() or path.exists():
+                with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
+                    os.utime(file.fileno())
+                    kept = parsed(file.read())
+                if isinstance(kept, list) and len(kept) == 2 and kept[0] == content_hash(kept[1]):
+                    return kept[1]
+                say(f"images: {path} is damaged, and is made again", style="yellow")
+            found = made()
+            with replacing(path) as temporary, os.fdopen(open_private(temporary, NEW), "w") as text:
+                json.dump([content_hash(found), found], text)
             return found
     except OSError as error:
         say(f"images: {path} cannot be kept ({error.strerror or error})", style="yellow")

@@ -231,11 +231,11 @@ def described(labels: tuple[str, ...], splits: dict[str, Split]) -> tuple[tuple[
     def found() -> tuple[tuple[float, ...], tuple[float, ...], str]:
         return *statistics(splits["training"].images), source_hash(labels, splits.values())
 
-    key = hashlib.sha256(repr(("described", 1, labels)).encode())
+    key = hashlib.sha256(repr(("described", 2, labels)).encode())
     for split in splits.values():
         if not isinstance(split.images, Stored):
             return found()
-        for part in (split.images.path.stem.encode(), split.images.rows.data, split.labels.data):
+        for part in (split.images.hash.encode(), split.images.rows.data, split.labels.data):
             key.update(part)
     mean, std, digest = remembered(key.hexdigest(), found)
     return tuple(mean), tuple(std), digest

@@ -180,6 +180,8 @@ FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "html": as_html,
 }
 
+BEGINS = {"md": "# kdcompress bench", "csv": "label,", "json": '"kdcompress"', "html": "kdcompress bench"}
+
 
 def export_path(asked: str) -> Path:
     """The file that ``--export`` names: a path whose end tells the format, or a format alone for bench.FORMAT here.
@@ -191,6 +193,9 @@ def export_path(asked: str) -> Path:
         raise UsageError("This kind of file is not written.", where="--export", got=asked, allowed=", ".join(FORMATS))
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError("There is no such folder to write to.", where="--export", got=path)
+    if asked in FORMATS and path.exists() and BEGINS[asked] not in path.read_text(errors="replace")[:1000]:
+        hint = f"move it, or name it if it may go: --export ./{path}"
+        raise UsageError("The file is no measurement, and is not overwritten.", where=path, hint=hint)
     return path
 
 

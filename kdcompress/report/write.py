@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kdcompress.artifact import write_text
 from kdcompress.errors import UsageError
+from kdcompress.ours import Ours
 from kdcompress.report.html import html
 from kdcompress.report.markdown import markdown
 
@@ -27,14 +27,16 @@ def write_document(
     html: Callable[[Mapping[str, Any]], str],
 ) -> list[Path]:
     """Writes NAME.json, NAME.md and NAME.html; each appears whole or stays as it was. Numbers that are not finite
-    become null."""
+    become null. Raises UsageError where one is there that kdcompress did not write."""
     document = finite(document)
     texts = {
         "json": json.dumps(document, indent=1, allow_nan=False) + "\n",
         "md": markdown(document),
         "html": html(document),
     }
-    return [write_text(folder / f"{name}.{kind}", text) for kind, text in texts.items()]
+    ours = Ours(folder)
+    ours.check(f"{name}.{kind}" for kind in texts)
+    return [ours.write(f"{name}.{kind}", text) for kind, text in texts.items()]
 
 
 def load_report(path: Path) -> dict[str, Any]:

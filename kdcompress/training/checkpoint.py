@@ -29,10 +29,11 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        if not zipfile.is_zipfile(path):  # what torch.save writes is a whole zip archive, or damaged
-            raise RuntimeError("it is not whole")
+        with zipfile.ZipFile(path) as archive:  # torch looks at no checksum
+            if damaged := archive.testzip():
+                raise RuntimeError(f"{damaged} is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+    except (RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise KDCompressError(
             "The training's checkpoint cannot be read.",
             where=path,

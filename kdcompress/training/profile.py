@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import torch
 
-from kdcompress.artifact import write_text
+from kdcompress.artifact import sha256
+from kdcompress.ours import Ours
 from kdcompress.training.distillation import Distillation
 
+FILES = ("profile.json", "profile.md", "trace.json")
 TRACED = 5  # steps in the trace
 SETTLED = 20  # steps before them, where the training has as many
 OPERATORS = 15  # in the table
@@ -138,7 +141,10 @@ class Profiler(Clock):
             return
         self.tracer.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.tracer.export_chrome_trace(str(self.folder / "trace.json"))
+        made = self.folder / ".partial-trace.json"
+        self.tracer.export_chrome_trace(str(made))
+        Ours(self.folder).expect({"trace.json": sha256(made)})
+        os.replace(made, self.folder / "trace.json")
         on = "cuda" if self.device.type == "cuda" else "cpu"
         self.operators = self.tracer.key_averages().table(sort_by=f"self_{on}_time_total", row_limit=OPERATORS)
         self.charge()
@@ -160,10 +166,10 @@ class Profiler(Clock):
             "outside_step_percent": outside_step_percent(self.seconds),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "profile.json", json.dumps(document, indent=1))
+        Ours(self.folder).write("profile.json", json.dumps(document, indent=1))
         shown = table(self.seconds)
         operators = f"\nOperators in the {self.traced} steps of the trace:\n\n```\n{self.operators}\n```\n"
-        write_text(self.folder / "profile.md", f"# Time of the training: {title}\n\n{shown}{operators}")
+        Ours(self.folder).write("profile.md", f"# Time of the training: {title}\n\n{shown}{operators}")
         return shown
 
 

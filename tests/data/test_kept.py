@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from data_files import write_images
 
+from kdcompress import artifact
 from kdcompress.data import decode, kept
 from kdcompress.data.source import Split, load, source_hash, statistics
-from kdcompress.errors import UsageError
+from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.recipe import Data
 
 
@@ -90,11 +91,151 @@ def test_other_files_are_other_pixels(place, root, change):
     assert len(files(place)) == 2
 
 
-def test_another_place_of_the_same_files_is_not_decoded_again(place, root, monkeypatch):
+def same_names_sizes_and_times(root, copy, start):
+    """Other pixels in files that look alike from outside."""
+    for number, name in enumerate("ab"):
+        write_images(copy / name, 20, 8, 8, 3, start=number + start)
+    for path in sorted(copy.rglob("*.png")):
+        longest = max(path.stat().st_size, (root / path.relative_to(copy)).stat().st_size)
+        for each in (path, root / path.relative_to(copy)):
+            each.write_bytes(each.read_bytes().ljust(longest, b"\0"))  # what follows a PNG's end is not looked at
+            os.utime(each, ns=(10**18, 10**18))
+
+
+def test_two_sets_of_the_same_names_sizes_and_times_have_their_own_pixels(place, root, tmp_path, monkeypatch):
+    same_names_sizes_and_times(root, tmp_path / "other", 5)
+    found = [read(root), read(tmp_path / "other")]
+    monkeypatch.setenv("KDCOMPRESS_IMAGE_CACHE", "off")
+    assert [each.hash for each in found] == [read(root).hash, read(tmp_path / "other").hash]
+    assert found[0].hash != found[1].hash
+
+
+@pytest.mark.parametrize("how", ["in place", "another folder in its place", "what the system tells is always the same"])
+def test_files_changed_with_their_sizes_and_times_kept_are_other_pixels(place, root, tmp_path, monkeypatch, how):
+    other = tmp_path / "other"
+    same_names_sizes_and_times(root, other, 5)
+    if how == "what the system tells is always the same":  # of an archive that is mounted, say
+        fixed, stat = root.joinpath("a/000.png").stat(), os.stat
+        monkeypatch.setattr(os, "stat", lambda path, **k: fixed if str(path).endswith(".png") else stat(path, **k))
     one = read(root)
-    moved = root.rename(root.with_name("moved"))
+    if how == "another folder in its place":
+        root.rename(tmp_path / "gone")
+        other.rename(root)
+    else:
+        for path in root.rglob("*.png"):
+            path.write_bytes((other / path.relative_to(root)).read_bytes())
+            os.utime(path, ns=(10**18, 10**18))
+    two = read(root)
+    monkeypatch.setenv("KDCOMPRESS_IMAGE_CACHE", "off")
+    assert one.hash != two.hash == read(root).hash
+
+
+def damage(path, start, stop):
+    content = bytearray(path.read_bytes())
+    content[start:stop] = bytes(byte ^ 0x55 for byte in content[start:stop])
+    path.write_bytes(content)
+
+
+def test_damaged_images_are_decoded_again(place, root, monkeypatch, capsys):
+    one = read(root)
+    whole, rows = files(place)[0].read_bytes(), np.arange(len(one.train.images))
+    pixels = one.train.images[:]
+    damage(files(place)[0], 128 + 1000, 128 + 6000)
+    two = read(root)
+    capsys.readouterr()
+    for _ in range(2):
+        assert np.array_equal(two.train.images[np.append(rows, rows)][: len(rows)], pixels)
+    assert facts(two) == facts(one) == (source_hash(one.labels, [two.train, two.validation, two.test]), *facts(one)[1:])
+    assert capsys.readouterr().err.count("is damaged, what is wrong is decoded again") == 1
+    assert files(place)[0].read_bytes() == whole
     monkeypatch.setattr(decode, "decode", None)
-    assert facts(read(moved)) == facts(one)
+    assert np.array_equal(read(root).train.images[:], pixels)
+
+
+def test_a_damaged_image_that_has_changed_meanwhile_is_no_other_image(place, root, capsys):
+    source = read(root)
+    damage(files(place)[0], 128, 5000)
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    source.train.images.checked[:] = False
+    with pytest.raises(KDCompressError, match="cannot be decoded as it was(.|\n)*all of them"):
+        source.train.images[:]
+    assert not files(place)
+
+
+SPOILT = {
+    "empty": lambda content: b"",
+    "short": lambda content: content[:-100],
+    "cut in the header": lambda content: content[:50],
+    "longer": lambda content: content + b"0",
+    "another header": lambda content: content.replace(b"(40, 8, 8, 3)", b"(20, 8, 8, 6)"),
+    "a header that is none": lambda content: content.replace(b"descr", b"(((("),
+    "other checksums": lambda content: content[:-60] + b"1234" + content[-56:],
+    "zeros": lambda content: bytes(len(content)),
+    "as it was before": lambda content: content[: 128 + 40 * 192],
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_file_that_is_not_whole_is_made_again(place, root, capsys, how):
+    one = read(root)
+    pixels, file = one.train.images[:], files(place)[0]
+    whole = file.read_bytes()
+    file.write_bytes(SPOILT[how](whole))
+    assert file.read_bytes() != whole
+    two = read(root)
+    assert facts(two) == facts(one) and np.array_equal(two.train.images[:], pixels)
+    assert f"{file} is damaged, and is made again" in capsys.readouterr().err and file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[]", b"{}", b"1", b"\xff\x00", b"[" * 100_000, b'["x", [[0.5]]]', b"[[0.5], [0.2]"]
+)
+def test_a_damaged_fact_is_found_again(place, root, capsys, content):
+    one = read(root)
+    (file,) = place.glob("*.json")
+    whole = file.read_bytes()
+    for spoilt in (content, whole.replace(b"0.", b"0.1", 1), whole[:-3]):
+        file.write_bytes(spoilt)
+        assert facts(read(root)) == facts(one)
+        assert f"{file} is damaged, and is made again" in capsys.readouterr().err and file.read_bytes() == whole
+
+
+def test_what_is_kept_is_the_users_alone(place, root, monkeypatch, capsys):
+    before = os.umask(0)
+    try:
+        read(root)
+    finally:
+        os.umask(before)
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o600}
+    assert {path.suffix for path in place.iterdir()} == {".npy", ".json", ".lock"}
+    place.chmod(0o777)
+    assert isinstance(read(root).train.images, np.ndarray)
+    assert "not kept, anybody may write to the folder" in capsys.readouterr().err
+    place.chmod(0o700)
+    monkeypatch.setattr(artifact.os, "geteuid", lambda: os.getuid() + 1)
+    assert isinstance(read(root).train.images, np.ndarray)
+    assert "not kept, the folder is somebody else's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["npy", "json"])
+def test_no_link_is_followed(place, root, tmp_path, kind, capsys):
+    one = read(root)
+    (file,) = place.glob(f"*.{kind}")
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert facts(read(root)) == facts(one) and "it is a link" in capsys.readouterr().err
+
+
+def test_only_what_is_kept_is_removed(place, root):
+    place.mkdir()
+    own = [place / name for name in ("mine.npy", "mine.json", ".partial-mine.npy")]
+    for path in own:
+        path.write_bytes(b"mine")
+        os.utime(path, (1e9, 1e9))
+    read(root)
+    assert [path.read_bytes() for path in own] == [b"mine"] * 3
 
 
 def test_a_broken_image_leaves_nothing(place, root):
@@ -172,7 +313,7 @@ def test_what_was_not_used_for_a_month_and_what_a_killed_process_left_is_removed
     read(root)
     old = files(place)[0]
     os.utime(old, (1e9, 1e9))
-    left = place / ".partial-abc.npy"
+    left = place / f".partial-{'abc0' * 16}.npy"
     left.write_bytes(b"1234")
     read(root, size=16)
     assert not old.exists() and not left.exists() and len(files(place)) == 1

@@ -125,7 +125,8 @@ def test_a_run_that_has_no_report_yet_is_measured_by_its_stages(tmp_path):
     for name in ("student-fp32", "teacher-fp32", "student-x86-vnni"):
         stage = tmp_path / "run/stages" / name / "key"
         artifact = recorded(stage / f"{name}.onnx")
-        (stage / "stage.json").write_text(json.dumps({"stage": name, "result": {"artifact": artifact.to_json()}}))
+        record = {"stage": name, "result": {"artifact": artifact.to_json()}, "files": {}, "hash": "", "seconds": 0}
+        (stage / "stage.json").write_text(json.dumps(record))
     found, _ = measure.named_artifacts([tmp_path / "run"])
     assert list(found) == ["teacher-fp32", "student-fp32", "student-x86-vnni"]
 

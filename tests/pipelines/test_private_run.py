@@ -10,15 +10,18 @@ import torch
 import yaml
 from PIL import Image
 
+from kdcompress.artifact import files_of
 from kdcompress.data.source import load, load_parts
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.pate import SENSITIVITY
 from kdcompress.methods.privacy import epsilon
-from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.bundle import bundle
+from kdcompress.pipelines.compress import Compression, save_recipe
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.sweep import Sweep
 from kdcompress.recipe import Data, validate_recipe
+from kdcompress.report.write import write_report
 
 TRAIN = {"images": 64, "batch_size": 16, "precision": "fp32", "select": "last"}
 
@@ -143,7 +146,7 @@ def test_too_many_teachers_for_the_images(folder):
 
 
 def test_a_private_run_ships_the_student_and_says_what_it_promises(folder, tmp_path, capsys):
-    compression = Compression(recipe(folder), tmp_path)
+    compression = Compression(recipe(folder), tmp_path, f"kdcompress run private.yaml 'data.root={folder}'")
     compression.check()
     document = compression.run()
     assert "student: pate: at most 20 answers of 4 teachers, epsilon" in capsys.readouterr().err
@@ -154,6 +157,11 @@ def test_a_private_run_ships_the_student_and_says_what_it_promises(folder, tmp_p
     secret = [compression.done[role].hash for role in compression.parts] + [s.hash for s in compression.private]
     files = [path.read_bytes() for path in (tmp_path / "artifacts").iterdir()]
     assert not any(value.encode() in file for value in secret for file in files)
+    save_recipe(compression.recipe, tmp_path)
+    pages = write_report(document, tmp_path)
+    (bundled,) = bundle(tmp_path, ["student-fp32"])  # the run's own recipe says where the images are, and no page does
+    texts = [path.read_bytes() for path in (*pages, *files_of(bundled), *files_of(tmp_path / "artifacts"))]
+    assert not any(folder.name.encode() in text for text in texts) and document["confusion"] is None
     again = Compression(recipe(folder), tmp_path)
     again.train_only()
     assert all(done.reused for done in again.done.values())

@@ -39,6 +39,68 @@ def test_a_damaged_file_is_made_again(tmp_path):
     assert (run.run(stage(calls)).folder / "out.txt").read_text() == "one"
 
 
+DAMAGED = {
+    "empty": b"",
+    "null": b"null",
+    "a list": b"[]",
+    "an object": b"{}",
+    "a number": b"1e999",
+    "no text": b"\xff\xfe\x00",
+    "deep": b"[" * 100_000,
+}
+FIELDS = ("stage", "version", "params", "inputs", "result", "files", "hash", "seconds", "sha256")
+VALUES = (None, [], {}, "text", 10**30, -1.5, [[[]]], {"a": None}, {"../../out.txt": "x"}, True)
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_record_is_made_again(tmp_path, capsys, how):
+    run, calls = RunFolder(tmp_path), []
+    record = run.run(stage(calls)).folder / "stage.json"
+    record.write_bytes(DAMAGED[how])
+    assert run.finished(stage(calls)) is None and "write: its record is damaged" in capsys.readouterr().err
+    assert run.run(stage(calls)).result == {"text": "one"} and calls == ["one", "one"]
+    assert run.run(stage(calls)).reused
+
+
+def test_a_record_is_believed_only_as_it_was_written(tmp_path):
+    run, calls = RunFolder(tmp_path), []
+    record = run.run(stage(calls)).folder / "stage.json"
+    whole = record.read_bytes()
+    written = json.loads(whole)
+    for field in FIELDS:
+        for value in (value for value in VALUES if value != written[field]):
+            record.write_text(json.dumps({**written, field: value}))
+            assert run.finished(stage(calls)) is None or (field == "sha256" and value is None), (field, value)
+    for end in range(0, len(whole), 7):
+        record.write_bytes(whole[:end])
+        assert run.finished(stage(calls)) is None
+    record.unlink()
+    record.mkdir()
+    assert run.finished(stage(calls)) is None
+    assert not run.run(stage(calls)).reused and run.finished(stage(calls))
+
+
+def test_an_edited_result_is_noticed(tmp_path, capsys):
+    run, calls = RunFolder(tmp_path), []
+
+    def work(folder):
+        calls.append(1)
+        return {"accuracy": 91.5, "classes": {1: "a", 10: "b", 2: float("nan")}, "shape": (1, 2)}
+
+    record = run.run(Stage("check", work)).folder / "stage.json"
+    assert run.run(Stage("check", work)).reused
+    record.write_text(record.read_text().replace("91.5", "99.5"))
+    assert run.run(Stage("check", work)).result["accuracy"] == 91.5 and len(calls) == 2
+    assert "check: its record is damaged or was changed" in capsys.readouterr().err
+
+
+def test_a_record_from_before_they_had_a_hash_is_still_good(tmp_path):
+    run, calls = RunFolder(tmp_path), []
+    record = run.run(stage(calls)).folder / "stage.json"
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "sha256"}))
+    assert run.run(stage(calls)).reused
+
+
 def test_a_failed_stage_leaves_nothing_finished_and_a_resumable_one_keeps_its_files(tmp_path):
     run, seen = RunFolder(tmp_path), []
 

@@ -198,7 +198,7 @@ def test_write_and_load(document, tmp_path):
     document["training"][0]["history"][0]["loss"] = float("inf")
     paths = write_report(document, tmp_path / "new" / "run")
     assert [path.name for path in paths] == ["report.json", "report.md", "report.html"]
-    assert sorted(path.name for path in paths[0].parent.iterdir()) == ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in paths[0].parent.glob("[!.]*")) == ["report.html", "report.json", "report.md"]
     loaded = load_report(paths[0].parent)
     assert loaded == load_report(paths[0])
     assert loaded["rows"][0]["accuracy"] is None and loaded["training"][0]["history"][0]["loss"] is None

@@ -369,6 +369,76 @@ def test_too_many_views_are_not_kept_and_fewer_views_are(tmp_path, kept, capfd):
     assert "teacher's answers: 96 x 2 views, 0.0 MB, 0 % known" in said
 
 
+def filled(**options):
+    found = opened(**options)
+    for step in range(6):
+        found.answers(step, found.loader.batch_at(step).x)
+    found.flush()
+    return found
+
+
+@pytest.mark.parametrize("how", ["answers", "checksums", "cut", "cut and lengthened", "cut to nothing", "longer"])
+def test_damaged_answers_are_computed_again(kept, how, capfd):
+    first = filled()
+    answers, path = first.kept[0].answers, first.kept[0].answers.path
+    content = bytearray(path.read_bytes())
+    if how == "answers":
+        content[answers.start :: 7] = bytes(byte ^ 1 for byte in content[answers.start :: 7])
+    elif how == "checksums":
+        content[: 4 * answers.rows : 3] = b"\x07" * len(content[: 4 * answers.rows : 3])
+    elif how == "longer":
+        content += b"0"
+    else:
+        content = content[: answers.start + 100 if how != "cut to nothing" else 0]
+    path.write_bytes(content)
+    if how == "cut and lengthened":
+        os.truncate(path, answers.start + answers.rows * answers.width)
+    teacher = distillation(source(96)).teacher.eval()
+    capfd.readouterr()
+    for _ in range(2):
+        again = opened()
+        for step in range(6):
+            x = again.loader.batch_at(step).x
+            with torch.no_grad():
+                assert torch.equal(again.answers(step, x)[0].logits, teacher(x).logits)
+        again.flush()
+        said = capfd.readouterr().err
+        assert (again.misses > 0) == ("is damaged" in said or " 0 % known" in said)
+    assert again.misses == 0
+
+
+def test_a_damaged_answer_is_told_of_once_and_not_counted_for_ever(kept, capfd):
+    path = filled().kept[0].answers.path
+    path.write_bytes(path.read_bytes()[:-200])
+    found = opened()
+    assert cache.known_share([found.kept[0].answers]) == 0
+    assert capfd.readouterr().err.count("is damaged") == 1
+
+
+def test_answers_are_the_users_alone(tmp_path, kept, capfd):
+    before = os.umask(0)
+    try:
+        path = filled().kept[0].answers.path
+    finally:
+        os.umask(before)
+    assert [place.stat().st_mode & 0o777 for place in (kept, path)] == [0o700, 0o600]
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert opened() is None and "it is a link" in capfd.readouterr().err
+    path.unlink()
+    kept.chmod(0o777)
+    assert opened() is None and "anybody may write to the folder" in " ".join(capfd.readouterr().err.split())
+
+
+def test_only_answers_are_removed_to_make_room(kept):
+    path = filled().kept[0].answers.path
+    mine = path.with_name("mine.answers")
+    mine.write_bytes(bytes(10**6))
+    os.utime(mine, (1e9, 1e9))
+    opened(teacher_cache_gib=1e-4)
+    assert mine.exists()
+
+
 def test_a_folder_that_cannot_be_written(tmp_path, kept, monkeypatch, capfd):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("KDCOMPRESS_TEACHER_CACHE", str(tmp_path / "file" / "answers"))
@@ -414,7 +484,7 @@ found.keep(torch.arange(4).numpy(), torch.ones(4, 16, dtype=torch.uint8))
 found.flush()
 assert found.answers is answers and answers.known(torch.arange(4).numpy()).all()
 found.keep(torch.arange(4, 9).numpy(), torch.ones(5, 16, dtype=torch.uint8))
-assert found.answers is None and answers.marks.sum() == 4
+assert found.answers is None and (answers.sums != 0).sum() == 4
 """
     done = subprocess.run([sys.executable, "-c", code, str(kept)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from kdcompress.errors import KDCompressError
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Train
 from kdcompress.training import engine
+from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.schedule import lr_scale
 
@@ -208,6 +209,17 @@ def test_a_damaged_checkpoint_is_told_of(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"half of it")
     with pytest.raises(KDCompressError, match="checkpoint"):
         run(source(), tmp_path, Train(epochs=1, batch_size=32))
+
+
+def test_a_byte_of_a_checkpoint_that_has_changed_is_told_of(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint({"weights": torch.arange(1000.0)}, path)
+    assert torch.equal(load_checkpoint(path)["weights"], torch.arange(1000.0))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # among the weights
+    path.write_bytes(content)
+    with pytest.raises(KDCompressError, match="checkpoint cannot be read(.|\n)*is damaged"):
+        load_checkpoint(path)
 
 
 @pytest.mark.gpu

@@ -97,6 +97,10 @@ def test_run_with_profile(tmp_path, fashion_mnist_root):
     student = json.loads(found.stdout)["training"][1]
     assert "Outside the step" in found.stderr and "| teacher |" in found.stderr
     assert f"{student['outside_step_percent']:.1f} %" in found.stderr
-    assert {path.name for path in (tmp_path / "run/profile").iterdir()} == {"trace.json", "profile.json", "profile.md"}
+    assert {path.name for path in (tmp_path / "run/profile").glob("[!.]*")} == {
+        "trace.json",
+        "profile.json",
+        "profile.md",
+    }
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 2 and "--force student" in again.stderr

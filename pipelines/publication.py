@@ -1,0 +1,43 @@
+"""``artifacts/`` of a run folder: a copy of each file that the run made, under plain names, and its record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from kdcompress.artifact import remove, replacing, sha256
+from kdcompress.errors import UsageError
+from kdcompress.ours import Ours
+
+FOLDER = "artifacts"
+
+
+def check(folder: Path, stems: Iterable[str]) -> None:
+    """Raises UsageError where something of somebody else's has the name of what a run will publish: one of ``stems``,
+    with any suffix."""
+    there, stems = folder / FOLDER, set(stems)
+    if there.is_symlink() or (there.exists() and not there.is_dir()):
+        hint = "move it, or choose another --output"
+        raise UsageError("This is no folder, and it is not overwritten.", where=there, hint=hint)
+    wanted = [path.name for path in sorted(there.glob("*")) if any(f"{path.name}.".startswith(f"{s}.") for s in stems)]
+    Ours(folder).check(f"{FOLDER}/{name}" for name in wanted)
+
+
+def publish(folder: Path, wanted: Mapping[str, Path]) -> None:
+    """Copies ``wanted`` (name -> file or folder) and removes what an earlier publication put there and this one does
+    not. Raises UsageError, before anything is touched, where something of somebody else's stands in the way."""
+    ours, there = Ours(folder), folder / FOLDER
+    there.mkdir(parents=True, exist_ok=True)
+    hashes = {f"{FOLDER}/{name}": sha256(path) for name, path in wanted.items()}
+    ours.expect(hashes)
+    old = [name for name in ours.known() if name.startswith(f"{FOLDER}/") and name not in hashes]
+    kept = ours.foreign(old)  # changed since: somebody's own now
+    for name in old:
+        if name not in kept:
+            remove(folder / name)
+    ours.forget(old)
+    for name, path in wanted.items():
+        if not (there / name).exists() or sha256(there / name) != hashes[f"{FOLDER}/{name}"]:
+            with replacing(there / name) as temporary:
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
