@@ -7,6 +7,7 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 
 from kdcompress.data import decode
+from kdcompress.data.image import ORIENTATION
 from kdcompress.data.source import find, load
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
@@ -76,7 +77,7 @@ def test_resize_is_shorter_side_then_centre(tmp_path):
 def test_photographs_are_turned_as_their_exif_says(tmp_path):
     image = Image.fromarray(pixels(1, 8, 16)[0])
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(5):
@@ -92,7 +93,7 @@ def smooth(width, height, mode="RGB"):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_has_pillows_pixels(tmp_path, mode, orientation):
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     path = tmp_path / "image.jpg"
     smooth(61, 40, mode).save(path, exif=exif)
     with Image.open(path) as image:
@@ -129,7 +130,10 @@ def test_other_files_are_ignored_and_counted(tmp_path):
     (tmp_path / ".git").mkdir()
     source = read(tmp_path)
     assert source.labels == ("a", "b")
-    assert source.notes[0].startswith("2 files that are not images were ignored")
+    assert source.notes == (
+        f"passed over in {tmp_path}: hidden files and folders (1, .git); files outside the class folders (1, README); "
+        "files that are not images (1, a/notes.txt)",
+    )
 
 
 def test_images_below_a_class_folder_are_found(tmp_path):
