@@ -11,7 +11,7 @@ from kdcompress.data.decode import File, read_images
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.kept import chosen
 from kdcompress.data.listing import Passed, entries, files_below
-from kdcompress.data.source import SHOWN, Found, Raw, Split, some, sources
+from kdcompress.data.source import SHOWN, Found, Raw, Split, root_of, some, sources
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -33,9 +33,7 @@ class ImageFolder:
     """
 
     def find(self, data: Data) -> Found:
-        if data.root is None:
-            raise UsageError("The source image-folder needs data.root, the folder of the images.")
-        root = data.root.expanduser()
+        root = root_of(data, "the folder of the images")
         if not root.is_dir():
             raise UsageError("data.root is not a folder.", where=root)
         return Found(str(root), True)

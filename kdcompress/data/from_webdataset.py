@@ -19,7 +19,7 @@ from kdcompress.data.from_folder import SPLITS, split_folders
 from kdcompress.data.kept import chosen, remembered
 from kdcompress.data.listing import Passed, entries, foreign
 from kdcompress.data.shard import Sample, index
-from kdcompress.data.source import Found, Raw, Split, one_line, some, sources
+from kdcompress.data.source import Found, Raw, Split, one_line, root_of, short, some, sources
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -37,10 +37,9 @@ class WebDataset:
     """
 
     def find(self, data: Data) -> Found:
-        if data.root is None:
-            raise UsageError("The source webdataset needs data.root, the folder of the shards or a pattern.")
-        shards(data.root.expanduser())
-        return Found(str(data.root.expanduser()), True)
+        root = root_of(data, "the folder of the shards or a pattern")
+        shards(root)
+        return Found(str(root), True)
 
     def read(self, data: Data) -> Raw:
         root = Path(self.find(data).origin)
@@ -118,7 +117,10 @@ def expand(pattern: str) -> list[str]:
     """a{00..02,x} -> a00, a01, a02, ax. Raises UsageError for more than ``MOST_SHARDS`` names."""
     if pattern.count("{") > MOST_BRACES or len(found := list(islice(expanded(pattern), MOST_SHARDS + 1))) > MOST_SHARDS:
         raise UsageError(
-            "The pattern stands for too many shards.", where="data.root", got=pattern, allowed=f"{MOST_SHARDS:,} names"
+            "The pattern stands for too many shards.",
+            where="data.root",
+            got=short(pattern),
+            allowed=f"{MOST_SHARDS:,} names",
         )
     return found
 

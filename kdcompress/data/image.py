@@ -33,7 +33,7 @@ TOO_LARGE = f"more than {MOST_PIXELS:,} pixels, the most that an image may have:
 LARGE = 2**26  # pixels
 LONG = 8  # times as long as wide
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half as many pixels; those are decoded in turn
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of half as many pixels and broken EXIF: not for users
 
 
 class Header(NamedTuple):

@@ -46,12 +46,14 @@ def members_of(tar: tarfile.TarFile, shard: Path) -> list[tarfile.TarInfo]:
             found.append(member)
     except tarfile.ReadError as error:
         fault = str(error)
-    with shard.open("rb") as file:
-        file.seek(tar.offset)
-        end, padding = file.read(len(END)), file.read(PADDING)
-    if fault is None and end != END:
-        short = len(end) < len(END) and not any(end)
-        fault = "the blocks of zeros at its end are missing" if short else f"no file begins at byte {tar.offset:,}"
+    padding = b""
+    if fault is None:
+        with shard.open("rb") as file:
+            file.seek(tar.offset)
+            end, padding = file.read(len(END)), file.read(PADDING)
+        if end != END:
+            short = len(end) < len(END) and not any(end)
+            fault = "the blocks of zeros at its end are missing" if short else f"no file begins at byte {tar.offset:,}"
     if fault:
         keys = list(dict.fromkeys(key_of(member)[0] for member in found if wanted(member)))[:-1]
         raise UsageError(

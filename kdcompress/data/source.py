@@ -112,6 +112,23 @@ def default_root() -> Path:
     return Path(os.environ.get("KDCOMPRESS_DATA") or "datasets")
 
 
+def root_of(data: Data, what: str) -> Path:
+    """``data.root``, which is ``what``. Raises UsageError where it is not given, or cannot be looked at."""
+    if data.root is None:
+        raise UsageError(f"The source {data.source} needs data.root, {what}.")
+    try:
+        root = data.root.expanduser()
+        root.is_dir()
+    except (OSError, RuntimeError) as error:  # too long, in a closed folder, of an unknown user
+        got = error.strerror if isinstance(error, OSError) else error
+        raise UsageError("data.root cannot be looked at.", where=short(str(data.root)), got=got) from error
+    return root
+
+
+def short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
+
+
 def find(data: Data) -> Found:
     """Where the files would come from, without reading or downloading them.
 
