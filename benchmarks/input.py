@@ -148,7 +148,7 @@ def jpegs(n: int, width: int, height: int) -> list[bytes]:
 
 def by_pillow(data: bytes, draft: bool = False) -> np.ndarray:
     """The shorter side becomes 224, the middle is cut out; ``draft``: the decoder may leave out whole halvings."""
-    with Image.open(BytesIO(data)) as image:
+    with Image.open(BytesIO(data), formats=["JPEG"]) as image:
         if draft:
             image.draft("RGB", (SIDE, SIDE))
         width, height = image.size
@@ -158,7 +158,7 @@ def by_pillow(data: bytes, draft: bool = False) -> np.ndarray:
 
 
 def by_fit(data: bytes) -> np.ndarray:
-    with Image.open(BytesIO(data)) as image:
+    with Image.open(BytesIO(data), formats=["JPEG"]) as image:
         return np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BILINEAR))
 
 

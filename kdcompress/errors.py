@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -25,8 +26,13 @@ class KDCompressError(Exception):
     ):
         parts = {"where": where, "got": got, "allowed": allowed, "next": hint}
         lines = [what, *(f"  {name}: {part}" for name, part in parts.items() if part is not None)]
-        super().__init__("\n".join(lines))
+        super().__init__(without_addresses("\n".join(lines)))
         self.what, self.got, self.hint = what, got, hint
+
+
+def without_addresses(text: str) -> str:
+    """``<_io.BytesIO object at 0x7f...>`` as ``<_io.BytesIO object>``: the same message in each run."""
+    return re.sub(r" at 0x[0-9a-fA-F]{6,}(?=>)", "", text)
 
 
 class GateError(KDCompressError):

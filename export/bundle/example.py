@@ -7,12 +7,14 @@ import numpy as np
 from classifier import Classifier, softmax
 from PIL import Image, ImageOps
 
+KINDS = ["JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF"]  # Pillow hands other kinds to other programs
+
 folder = Path(__file__).resolve().parent
 classifier = Classifier(folder)
 spec = classifier.model["input"]
 
 for name in sys.argv[1:] or [str(folder / "sample.png")]:
-    image = ImageOps.exif_transpose(Image.open(name)).convert({1: "L", 3: "RGB"}[spec["channels"]])
+    image = ImageOps.exif_transpose(Image.open(name, formats=KINDS)).convert({1: "L", 3: "RGB"}[spec["channels"]])
     # The shorter side to the model's, the middle cut out: as the training images were made.
     image = ImageOps.fit(image, (spec["width"], spec["height"]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, np.uint8).reshape(1, spec["height"], spec["width"], spec["channels"])

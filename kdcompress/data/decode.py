@@ -12,26 +12,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Condition
 from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from kdcompress.console import say
-from kdcompress.data import kept
-from kdcompress.data.source import one_line
+from kdcompress.data import image, kept
+from kdcompress.data.image import MOST_PIXELS, Header, header
+from kdcompress.data.source import SHOWN, one_line, some
 from kdcompress.errors import UsageError
 
 T = TypeVar("T")
 U = TypeVar("U")
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are turned by a quarter
-SHOWN = 5  # names in an error
 AT_ONCE = 4096  # images that wait for a thread
 SAMPLED = 4096  # files
 PART = 4096  # bytes
+MOST_BYTES = 2**30  # of an image's file
+EACH = 2**24  # pixels that a thread may decode without a look at the others
 
 
 class File(NamedTuple):
@@ -43,7 +44,11 @@ class File(NamedTuple):
     size: int = 0
 
     def open(self) -> IO[bytes]:
+        """Raises ValueError for more bytes than any image has."""
         file = self.path.open("rb")
+        if (size := self.size if self.name else os.fstat(file.fileno()).st_size) > MOST_BYTES:
+            file.close()
+            raise ValueError(f"{size / 2**30:,.1f} GiB, where {MOST_BYTES / 2**30:.0f} is the most for an image")
         if not self.name:
             return file
         with file:
@@ -52,13 +57,6 @@ class File(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.name}" if self.name else str(self.path)
-
-
-class Header(NamedTuple):
-    width: int
-    height: int
-    grey: bool
-    jpeg: bool  # of a kind that torchvision decodes
 
 
 def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
@@ -151,20 +149,10 @@ def look(files: list[File], size: int | None, root: Path) -> tuple[list[Header],
 def read_header(file: File) -> Header | str:
     """What the header says, or why the file cannot be used."""
     try:
-        with file.open() as opened, Image.open(opened) as image:
-            check_mode(image)
-            width, height = image.size
-            if image.format == "JPEG" and image.getexif().get(ORIENTATION, 1) >= 5:
-                width, height = height, width
-            jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
-            return Header(width, height, image.mode in ("1", "L", "LA"), jpeg)
+        with file.open() as opened:
+            return header(opened)
     except Exception as error:  # Pillow's readers raise many kinds for a broken file
         return one_line(error)
-
-
-def check_mode(image: Image.Image) -> None:
-    if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode}, where 8 bits a channel are needed")
 
 
 def decode_all(
@@ -174,9 +162,12 @@ def decode_all(
     root: Path,
     put: Callable[[int, np.ndarray], None],
 ) -> None:
+    room = Room(max(MOST_PIXELS, EACH * (os.cpu_count() or 1)))
+
     def one(row: int) -> str | None:
         try:
-            pixels = decode(files[row], shape[1:], headers[row].jpeg)
+            with room.of(headers[row].width * headers[row].height):
+                pixels = decode(files[row], shape[1:], headers[row].jpeg)
         except Exception as error:  # as above
             return one_line(error)
         put(row, pixels)
@@ -188,6 +179,25 @@ def decode_all(
         raise broken_files(broken, root)
 
 
+class Room:
+    """So many pixels are decoded at a time, by however many threads: large images wait for each other."""
+
+    def __init__(self, pixels: int):
+        self.free, self.changed = pixels, Condition()
+
+    @contextmanager
+    def of(self, pixels: int) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+
 def decode(file: File, shape: tuple[int, ...], jpeg: bool) -> np.ndarray:
     """A file's pixels, uint8 of ``shape`` [H, W, C]; raises what its decoder raises."""
     height, width, channels = shape
@@ -195,7 +205,7 @@ def decode(file: File, shape: tuple[int, ...], jpeg: bool) -> np.ndarray:
         data = opened.read()
     pixels = decode_jpeg(data, channels) if jpeg else None
     if pixels is None:
-        pixels = decode_by_pillow(data, channels)
+        pixels = image.pixels(data, shape)
     return pixels if pixels.shape == shape else resized(pixels, height)
 
 
@@ -219,15 +229,6 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
 
     shorter = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), [size], antialias=True)
     return functional.center_crop(shorter, [size, size]).permute(1, 2, 0).numpy()
-
-
-def decode_by_pillow(data: bytes, channels: int) -> np.ndarray:
-    """uint8 [H, W, C]"""
-    with Image.open(BytesIO(data)) as image:
-        check_mode(image)
-        turned = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
-        pixels = np.array(turned.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def in_threads(function: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
@@ -258,8 +259,3 @@ def broken_files(broken: dict[File, str], root: Path) -> UsageError:
     return UsageError(
         f"{count} cannot be read.", where=root, got="".join(lines[:SHOWN] + more), hint="repair or remove them"
     )
-
-
-def some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

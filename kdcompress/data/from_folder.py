@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
-from kdcompress.data.decode import SUFFIXES, File, read_images, some
+from kdcompress.data.decode import File, read_images
+from kdcompress.data.image import SUFFIXES
 from kdcompress.data.kept import chosen
-from kdcompress.data.source import Found, Raw, Split, sources
+from kdcompress.data.listing import Passed, entries, files_below
+from kdcompress.data.source import SHOWN, Found, Raw, Split, root_of, some, sources
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
-SPLITS = ("train", "val", "validation", "test")  # names of folders
+SPLITS = {  # names of folders, in any case
+    "train": "train", "training": "train",
+    "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 
 
 class ImageFolder:
-    """Images are RGB, or one channel where all are grey; alpha is dropped. JPEG photographs are turned
-    as their EXIF says. Where ``data.size`` is given the shorter side is resized to it (bilinear) and the
-    middle is cut out. Decoded once, and kept.
+    """Images are RGB, or one channel where all are grey; alpha is dropped. They are turned as their EXIF says. Where
+    ``data.size`` is given the shorter side is resized to it (bilinear) and the middle is cut out. Decoded once, and
+    kept.
 
-    Without folders of their own, validation and test are cut from the training images.
+    The splits' folders are train or training; val, valid or validation; test or testing; in any case. Without folders
+    of their own, validation and test are cut from the training images. A class has images in its own folder, and may
+    have more in folders in it. Links are followed. Hidden files and folders and those of systems are passed over.
     """
 
     def find(self, data: Data) -> Found:
-        if data.root is None:
-            raise UsageError("The source image-folder needs data.root, the folder of the images.")
-        root = data.root.expanduser()
+        root = root_of(data, "the folder of the images")
         if not root.is_dir():
             raise UsageError("data.root is not a folder.", where=root)
         return Found(str(root), True)
 
     def read(self, data: Data) -> Raw:
         root = Path(self.find(data).origin)
-        folders = split_folders(root)
-        ignored: list[Path] = []
-        files = {split: class_files(folder, ignored) for split, folder in folders.items()}
+        passed = Passed()
+        folders = split_folders(root, passed=passed)
+        files = {split: class_files(folder, passed) for split, folder in folders.items()}
         labels = tuple(files["train"])
         if len(labels) < 2:
             raise UsageError(
@@ -54,48 +61,107 @@ class ImageFolder:
             classes_of = np.repeat(np.arange(len(labels), dtype=np.int64), counts)
             splits[split] = Split(chosen(images, slice(start, stop)), classes_of)
             start = stop
-        notes = [f"{len(ignored)} files that are not images were ignored, {ignored[0]} first"] if ignored else []
-        return Raw(labels, splits["train"], splits.get("validation"), splits.get("test"), str(root), notes=notes)
+        return Raw(
+            labels, splits["train"], splits.get("validation"), splits.get("test"), str(root),
+            notes=passed.notes(root), files=paths,
+        )  # fmt: skip
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """{"train": root/train, "validation": ..., "test": ...}, as far as they are there; else {"train": root}."""
-    there = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    if not there:
+def split_folders(root: Path, training: bool = True, passed: Passed | None = None) -> dict[str, Path]:
+    """{"train": root/train, "validation": ..., "test": ...}, as far as they are there; else {"train": root}. With
+    ``training``, "train" has to be among them.
+
+    One folder of images that is called like a split, beside others, is a class: "train" may be a vehicle.
+    """
+    own = Passed()
+    folders, _ = entries(root, own)
+    named: dict[str, list[Path]] = {}
+    for folder in folders:
+        if split := SPLITS.get(folder.name.casefold()):
+            named.setdefault(split, []).append(folder)
+    there = [folder for found in named.values() for folder in found]
+    others = [folder.name for folder in folders if folder not in there]
+    if not there or (others and len(there) == 1 and holds_images(there[0])):
         return {"train": root}
-    if "train" not in there:
+    if passed is not None:
+        passed.merge(own)
+    for split, found in named.items():
+        if len(found) > 1:
+            raise UsageError(
+                f"There are two folders of {'training' if split == 'train' else split} images.",
+                where=root,
+                got=", ".join(folder.name for folder in found),
+                hint="join them, or move one somewhere else",
+            )
+    if training and "train" not in named:
         raise UsageError(
             "The folder has no training images.",
             where=root,
-            got=", ".join(there),
+            got=", ".join(folder.name for folder in there),
             allowed="train, val (or validation) and test, or one folder a class",
         )
-    if "val" in there and "validation" in there:
-        raise UsageError("There are two folders of validation images.", where=root, got="val, validation")
-    extra = sorted(f.name for f in root.iterdir() if f.is_dir() and f.name not in there and f.name[0] != ".")
-    if extra:
+    if others:
         raise UsageError(
             "Folders of classes stand beside the train folder.",
             where=root,
-            got=some(extra),
+            got=some(others),
             hint="move them, or the folder of the splits, somewhere else",
         )
-    if "val" in there:
-        there["validation"] = there.pop("val")
-    return there
+    return {split: named[split][0] for split in ("train", "validation", "test") if split in named}
 
 
-def class_files(folder: Path, ignored: list[Path]) -> dict[str, list[Path]]:
-    """Class name -> its images at any depth, both sorted by name; other files are added to ``ignored``."""
+def holds_images(folder: Path) -> bool:
+    folders, files = entries(folder, Passed())
+    return not folders and any(file.suffix.lower() in SUFFIXES for file in files)
+
+
+def class_files(folder: Path, passed: Passed) -> dict[str, list[Path]]:
+    """Class name, in its Unicode form NFC, -> its images at any depth, both sorted by name; what else is there is added
+    to ``passed``.
+
+    Raises UsageError for names that are no text or the same twice, and for classes whose images are all in folders.
+    """
+    folders, files = entries(folder, passed)
+    for file in files:
+        passed.add("files outside the class folders", file)
+    named: dict[str, Path] = {}
+    for path in folders:
+        name = class_name(path)
+        if name in named:
+            raise UsageError("Two class folders have the same name in two Unicode forms.", where=folder, got=name)
+        named[name] = path
     classes: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        if path.is_dir() and not path.name.startswith("."):
-            files = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.as_posix())
-            classes[path.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
-            ignored += [file for file in files if file.suffix.lower() not in SUFFIXES]
-        elif path.is_file():
-            ignored.append(path)
+    for name in sorted(named):
+        classes[name] = []
+        for file in files_below(named[name], passed):
+            if file.suffix.lower() in SUFFIXES:
+                classes[name].append(file)
+            else:
+                passed.add("files that are not images", file)
+    nested = {
+        name: sorted({file.relative_to(named[name]).parts[0] for file in images})
+        for name, images in classes.items()
+        if images and all(file.parent != named[name] for file in images)
+    }
+    if nested:
+        first = next(iter(nested))
+        raise UsageError(
+            "Class folders hold folders, no images.",
+            where=folder,
+            got="".join(f"\n    - {name} holds {some(inner)}" for name, inner in list(nested.items())[:SHOWN]),
+            allowed="CLASS/image.jpg, or train/, val/ and test/ that hold such folders",
+            hint=f"give the folder that holds the classes as data.root ({named[first]}?), call folders of splits train,"
+            " val and test, or move the images into the classes' own folders",
+        )
     return classes
+
+
+def class_name(folder: Path) -> str:
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("A class folder's name is not UTF-8.", where=folder.parent, got=repr(folder.name)) from error
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def check_classes(folder: Path, classes: dict[str, list[Path]], labels: tuple[str, ...]) -> None:

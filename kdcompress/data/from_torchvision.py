@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import pickle
 import shutil
@@ -23,6 +24,7 @@ from kdcompress.recipe import Data
 
 SYSTEM = Path("/usr/share/datasets")
 TIMEOUT = 10.0  # seconds without an answer
+MOST_BYTES = 2**30  # of an unpacked file
 
 
 class TorchvisionSource:
@@ -199,22 +201,28 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises UsageError for a file that cannot be unpacked, is not IDX of bytes with so many dimensions,
     is shorter or longer than its header says, or is empty.
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise broken(path, one_line(error)) from error
     header = 4 + 4 * dimensions
     magic = bytes((0, 0, 8, dimensions))  # 8: unsigned bytes
-    if len(data) < header:
-        raise broken(path, f"{len(data)} bytes", f"a header of {header} bytes")
-    if data[:4] != magic:
-        raise broken(path, f"magic number {data[:4].hex()}", magic.hex())
-    shape = np.frombuffer(data, ">i4", dimensions, 4).tolist()
-    if min(shape) <= 0:
-        raise broken(path, f"an empty array, {' x '.join(map(str, shape))}")
-    if len(data) - header != int(np.prod(shape)):
-        raise broken(path, f"{len(data) - header} bytes after the header", f"{' x '.join(map(str, shape))} as it says")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.read(header)
+            if len(start) < header:
+                raise broken(path, f"{len(start)} bytes", f"a header of {header} bytes")
+            if start[:4] != magic:
+                raise broken(path, f"magic number {start[:4].hex()}", magic.hex())
+            shape = np.frombuffer(start, ">i4", dimensions, 4).tolist()
+            size, said = math.prod(shape), " x ".join(map(str, shape))
+            if min(shape) <= 0:
+                raise broken(path, f"an empty array, {said}")
+            if size > MOST_BYTES:
+                raise broken(path, f"{said}, more than a file of these data sets holds", f"{MOST_BYTES:,} bytes")
+            data = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise broken(path, one_line(error)) from error
+    if len(data) != size:
+        got = f"{len(data)} bytes after the header" if len(data) < size else f"more than {size} bytes after the header"
+        raise broken(path, got, f"{said} as it says")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def checked(images: np.ndarray, labels: np.ndarray, classes: int, where: Path) -> Split:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from kdcompress.console import say
 from kdcompress.data.kept import Images, Stored, chosen, remembered
-from kdcompress.errors import UsageError
+from kdcompress.errors import UsageError, without_addresses
 from kdcompress.recipe import Data
 from kdcompress.registry import Registry
 
@@ -24,13 +25,15 @@ class Split:
 
     images: Images
     labels: np.ndarray
+    rows: np.ndarray | None = None  # int64 [N]: which of the images that were read, counted through all splits
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> Split:
         """The samples at ``indices`` (int64 [M]), in that order, as a copy; those of a file are not read."""
-        return Split(chosen(self.images, indices), self.labels[indices])
+        rows = None if self.rows is None else self.rows[indices]
+        return Split(chosen(self.images, indices), self.labels[indices], rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +51,7 @@ class Source:
     hash: str  # SHA-256 of the labels' names and of the images and labels of the three splits
     origin: str  # where the files were found
     licence: str | None = None
-    notes: tuple[str, ...] = ()  # what a reader of the report should know: files that were passed over
+    notes: tuple[str, ...] = ()  # what a user should know: files that were passed over, images in two splits
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,24 @@ class Raw:
     origin: str
     licence: str | None = None
     notes: list[str] = field(default_factory=list)
+    files: Sequence[object] = ()  # where each image is from: those of train, then validation, then test
+
+    def __post_init__(self) -> None:
+        start = 0
+        for name in SPLITS:
+            if (split := getattr(self, name)) is not None:
+                setattr(self, name, replace(split, rows=np.arange(start, start := start + len(split))))
+
+    def name(self, row: int) -> str:
+        """What a reader knows an image by."""
+        if self.files:
+            return str(self.files[row])
+        for name in SPLITS:
+            if (split := getattr(self, name)) is not None:
+                if row < len(split):
+                    break
+                row -= len(split)
+        return f"image {row} of {name}"
 
 
 class Family(Protocol):
@@ -81,12 +102,31 @@ class Family(Protocol):
     def read(self, data: Data) -> Raw: ...
 
 
+SHOWN = 5  # names in an error
+SPLITS = ("train", "validation", "test")
 sources: Registry[Family] = Registry("data source", "kdcompress.data", prefix="from_")
 
 
 def default_root() -> Path:
     """Where data sets are looked for and downloaded to: $KDCOMPRESS_DATA, or ./datasets."""
     return Path(os.environ.get("KDCOMPRESS_DATA") or "datasets")
+
+
+def root_of(data: Data, what: str) -> Path:
+    """``data.root``, which is ``what``. Raises UsageError where it is not given, or cannot be looked at."""
+    if data.root is None:
+        raise UsageError(f"The source {data.source} needs data.root, {what}.")
+    try:
+        root = data.root.expanduser()
+        root.is_dir()
+    except (OSError, RuntimeError) as error:  # too long, in a closed folder, of an unknown user
+        got = error.strerror if isinstance(error, OSError) else error
+        raise UsageError("data.root cannot be looked at.", where=short(str(data.root)), got=got) from error
+    return root
+
+
+def short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text):,} characters)"
 
 
 def find(data: Data) -> Found:
@@ -153,13 +193,22 @@ def _splits(data: Data) -> tuple[Raw, dict[str, Split], Split]:
 def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
     train, validation, test = splits.values()
     _check(splits, raw, data)
-    mean, std, digest = described(raw.labels, splits)
+    mean, std, digest, twice = described(raw.labels, splits)
     if not all(std):
         raise UsageError("Every pixel of a channel has the same value.", where=raw.origin, got=f"mean {mean}")
+    notes = [*raw.notes, *(told_twice(name, found, raw, splits) for name, found in twice.items())]
+    for note in notes:
+        tell(note)
     return Source(
-        data.source, raw.labels, train, validation, test, mean, std,
-        digest, raw.origin, raw.licence, tuple(raw.notes),
-    )  # fmt: skip
+        data.source, raw.labels, train, validation, test, mean, std, digest, raw.origin, raw.licence, tuple(notes)
+    )
+
+
+@cache
+def tell(note: str) -> None:
+    """Once in a process, and in one of several that train together."""
+    if os.environ.get("RANK", "0") == "0":
+        say(f"data: {note}", style="yellow")
 
 
 def stratified_order(labels: np.ndarray, key: object) -> np.ndarray:
@@ -180,11 +229,14 @@ def stratified_order(labels: np.ndarray, key: object) -> np.ndarray:
 
 def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split]:
     """A stratified ``share`` of a split, and the rest; both keep the order of the files."""
-    counts = np.bincount(split.labels, minlength=len(raw.labels))
-    few = [f"{raw.labels[c]} ({counts[c]})" for c in np.flatnonzero(counts < 2)]
+    counts, read = (np.bincount(s.labels, minlength=len(raw.labels)) for s in (split, raw.train))
+    few = [f"{raw.labels[c]} ({read[c]})" for c in np.flatnonzero(counts < 2)]
     if few:
         raise UsageError(
-            "A class has too few images to be split.", where=raw.origin, got=", ".join(few), allowed="2 or more"
+            "A class has too few images to be split.",
+            where=raw.origin,
+            got=some(few),
+            allowed=f"{2 + (len(split) < len(raw.train))} or more",
         )
     order = stratified_order(split.labels, key)
     size = min(max(round(share * len(split)), 1), len(split) - 1)
@@ -209,7 +261,7 @@ def mislabelled(split: Split, share: float, key: object, classes: int) -> Split:
     noise): an image's label is wrong, or not, whatever the others are."""
     draws = own_draws(split.images, key) / share  # below 1 for those with a wrong label
     away = np.where(draws < 1, 1 + (draws * (classes - 1)).astype(np.int64), 0)
-    return Split(split.images, (split.labels + away) % classes)
+    return replace(split, labels=(split.labels + away) % classes)
 
 
 def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
@@ -225,11 +277,14 @@ def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
     return split.take(np.sort(stratified_order(split.labels, key)[:size]))
 
 
-def described(labels: tuple[str, ...], splits: dict[str, Split]) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """``statistics`` of the training images and ``source_hash``; of kept images computed once for the same splits."""
+def described(
+    labels: tuple[str, ...], splits: dict[str, Split]
+) -> tuple[tuple[float, ...], tuple[float, ...], str, dict[str, list[int]]]:
+    """``statistics`` of the training images, ``source_hash`` and ``in_training``; of kept images computed once for the
+    same splits."""
 
-    def found() -> tuple[tuple[float, ...], tuple[float, ...], str]:
-        return *statistics(splits["training"].images), source_hash(labels, splits.values())
+    def found() -> tuple[tuple[float, ...], tuple[float, ...], str, dict[str, list[int]]]:
+        return *statistics(splits["training"].images), source_hash(labels, splits.values()), in_training(splits)
 
     key = hashlib.sha256(repr(("described", 2, labels)).encode())
     for split in splits.values():
@@ -237,8 +292,33 @@ def described(labels: tuple[str, ...], splits: dict[str, Split]) -> tuple[tuple[
             return found()
         for part in (split.images.hash.encode(), split.images.rows.data, split.labels.data):
             key.update(part)
-    mean, std, digest = remembered(key.hexdigest(), found)
-    return tuple(mean), tuple(std), digest
+    mean, std, digest, twice = remembered(key.hexdigest(), found)
+    return tuple(mean), tuple(std), digest, twice
+
+
+def in_training(splits: dict[str, Split]) -> dict[str, list[int]]:
+    """Of the other splits' images those that are, pixel for pixel, training images as well: split -> [their number,
+    one's place in the split, the place in the training split of the same], for a split that has any."""
+    known = {fingerprint: row for row, fingerprint in enumerate(fingerprints(splits["training"].images))}
+    found: dict[str, list[int]] = {}
+    for name in ("validation", "test"):
+        same = [(row, known[f]) for row, f in enumerate(fingerprints(splits[name].images)) if f in known]
+        if same:
+            found[name] = [len(same), *same[0]]
+    return found
+
+
+def fingerprints(images: Images) -> Iterator[int]:
+    """64 bits of each image's pixels, the same within a process."""
+    return (hash(image.tobytes()) for block in blocks(images) for image in block)
+
+
+def told_twice(name: str, found: list[int], raw: Raw, splits: dict[str, Split]) -> str:
+    count, *places = found
+    rows = [split.rows[place] for split, place in zip((splits[name], splits["training"]), places)]  # type: ignore[index]
+    one, other = map(raw.name, rows)
+    whole = f"{count:,} of {len(splits[name]):,} {name} images"
+    return f"{whole} are training images too, pixel for pixel: {one} is {other}"
 
 
 def blocks(images: Images) -> Iterator[np.ndarray]:
@@ -273,7 +353,12 @@ def source_hash(labels: tuple[str, ...], splits: Iterable[Split]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return without_addresses(" ".join(str(error).split())) or type(error).__name__
+
+
+def some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
@@ -293,7 +378,7 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
         )
     counts = np.bincount(splits["training"].labels, minlength=len(raw.labels))
     if data.public is None and not counts.all():
-        names = ", ".join(raw.labels[c] for c in np.flatnonzero(counts == 0))
+        names = some([raw.labels[c] for c in np.flatnonzero(counts == 0)])
         raise UsageError(
             "A class has no image in the training split.",
             where=raw.origin,

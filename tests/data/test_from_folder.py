@@ -1,4 +1,7 @@
+import os
 import re
+import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -7,7 +10,8 @@ from PIL import Image, ImageOps
 from torchvision import transforms
 
 from kdcompress.data import decode
-from kdcompress.data.source import find, load
+from kdcompress.data.image import ORIENTATION
+from kdcompress.data.source import find, load, tell
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -16,9 +20,9 @@ def read(root, **rest):
     return load(Data(source="image-folder", root=root, **rest))
 
 
-def write_classes(root, n=10, *shape, names=("b", "a")):
+def write_classes(root, n=10, *shape, names=("b", "a"), start=0):
     for number, name in enumerate(names):
-        write_images(root / name, n, *(shape or (8, 8)), start=number)
+        write_images(root / name, n, *(shape or (8, 8)), start=start + number)
 
 
 def test_splits_of_their_own(tmp_path):
@@ -76,7 +80,7 @@ def test_resize_is_shorter_side_then_centre(tmp_path):
 def test_photographs_are_turned_as_their_exif_says(tmp_path):
     image = Image.fromarray(pixels(1, 8, 16)[0])
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(5):
@@ -92,7 +96,7 @@ def smooth(width, height, mode="RGB"):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_has_pillows_pixels(tmp_path, mode, orientation):
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     path = tmp_path / "image.jpg"
     smooth(61, 40, mode).save(path, exif=exif)
     with Image.open(path) as image:
@@ -122,6 +126,115 @@ def test_a_jpeg_that_torchvision_refuses_has_pillows_reason(tmp_path):
     raises("000.jpg: image file is truncated", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Training", "Testing"),
+        ("Train", "Val", "Test"),
+        ("TRAIN", "valid", "TESTING"),
+        ("training", "Validation", "test"),
+    ],
+)
+def test_splits_by_any_usual_name(tmp_path, names):
+    for number, name in enumerate(names):
+        write_classes(tmp_path / name, 20 + 2 * number, start=100 * number)
+    source = read(tmp_path)
+    assert source.labels == ("a", "b") and len(source.test) == 40 + 4 * (len(names) - 1)
+    assert len(source.train) + len(source.validation) == 40 + 44 * (len(names) == 3)
+
+
+def test_a_class_that_is_called_like_a_split(tmp_path):
+    write_classes(tmp_path, names=("bus", "car", "train"))
+    assert read(tmp_path).labels == ("bus", "car", "train")
+
+
+def test_class_folders_that_hold_only_folders(tmp_path):
+    for name in ("first", "second"):
+        write_classes(tmp_path / name)
+    text = raises("Class folders hold folders, no images", tmp_path)
+    assert "first holds a, b" in text and f"{tmp_path / 'first'}" in text and "train, val and test" in text
+    write_classes(tmp_path / "splits/train/archive")
+    raises("archive holds a, b", tmp_path / "splits")
+
+
+def test_what_systems_leave_in_a_folder_is_passed_over(tmp_path):
+    for split in ("train", "test"):
+        write_classes(tmp_path / split, start=100 * (split == "test"))
+    whole = read(tmp_path)
+    for place in (".git/a", "train/.ipynb_checkpoints", "train/a/.ipynb_checkpoints"):
+        write_images(tmp_path / place, 2, 9, 9)
+    for place in ("__MACOSX/train/a", "train/a/@eaDir", "test/b/lost+found", "test/$RECYCLE.BIN"):
+        write_images(tmp_path / place, 2, 9, 9)
+    (tmp_path / "train/a/._000.png").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "train/a/.000.png.part").write_bytes(b"\0")
+    (tmp_path / "train/b/Thumbs.db").write_bytes(b"\0")
+    os.mkfifo(tmp_path / "train/a/pipe.png")
+    (tmp_path / "train/a/null.png").symlink_to("/dev/null")
+    (tmp_path / "train/a/away.png").symlink_to("nowhere.png")
+    (tmp_path / "train/a/self.png").symlink_to("self.png")
+    source = read(tmp_path)
+    assert source.hash == whole.hash and whole.notes == ()
+    (note,) = source.notes
+    for part in (
+        "hidden files and folders (4, .git)",
+        "files and folders of systems (5, __MACOSX)",
+        "resource forks (1, train/a/._000.png)",
+        "pipes, devices or sockets (2, train/a/null.png)",
+        "links that lead nowhere (2, train/a/away.png)",
+    ):
+        assert part in note
+
+
+def test_links_are_followed_and_each_folder_is_read_once(tmp_path):
+    write_classes(tmp_path / "root")
+    write_images(tmp_path / "else", 5, 8, 8, start=9)
+    for name, target in (("more", tmp_path / "else"), ("again", "more"), ("itself", "."), ("up", tmp_path / "root")):
+        (tmp_path / "root/a" / name).symlink_to(target)
+    source = read(tmp_path / "root")
+    assert sum(len(s) for s in (source.train, source.validation, source.test)) == 25
+    assert "links to folders that are read already (3, a/itself)" in source.notes[0]
+
+
+def test_images_that_are_in_two_splits_are_told(tmp_path, capsys):
+    write_classes(tmp_path / "train", 20)
+    write_classes(tmp_path / "val", 10, start=1000)
+    write_classes(tmp_path / "test", 10, start=2000)
+    assert read(tmp_path).notes == ()
+    shutil.copy(tmp_path / "train/b/007.png", tmp_path / "test/a/555.png")
+    Image.open(tmp_path / "train/a/003.png").save(tmp_path / "test/a/444.bmp")  # the pixels count, not the file
+    tell.cache_clear()
+    for _ in range(2):  # found, and remembered
+        (note,) = read(tmp_path).notes
+        one, other = tmp_path / "test/a/444.bmp", tmp_path / "train/a/003.png"
+        assert note == f"2 of 22 test images are training images too, pixel for pixel: {one} is {other}"
+    assert " ".join(capsys.readouterr().err.split()).count("pixel for pixel") == 1
+
+
+def test_class_names_are_the_same_in_each_unicode_form(tmp_path):
+    forms = [unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")]
+    for split, name in zip(("train", "test"), forms):
+        write_classes(tmp_path / split, names=(name, "cafz"))
+    assert read(tmp_path).labels == ("cafz", forms[0])  # in the order of one form
+    write_classes(tmp_path / "both", names=forms)
+    raises("same name in two Unicode forms", tmp_path / "both")
+    write_classes(tmp_path / "bytes")
+    os.mkdir(os.fsencode(tmp_path / "bytes") + b"/caf\xe9")
+    raises(r"not UTF-8(.|\n)*caf\\udce9", tmp_path / "bytes")
+
+
+def test_too_few_images_are_counted_in_the_folder(tmp_path):
+    write_classes(tmp_path, 10)
+    write_images(tmp_path / "c", 2, 8, 8, start=5)
+    raises(r"too few images(.|\n)*got: c \(2\)\n.*3 or more", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read(tmp_path):
+    write_classes(tmp_path)
+    (tmp_path / "a/closed").mkdir(mode=0)
+    raises("folder cannot be read(.|\n)*a/closed", tmp_path)
+
+
 def test_other_files_are_ignored_and_counted(tmp_path):
     write_classes(tmp_path)
     (tmp_path / "a/notes.txt").write_text("hello")
@@ -129,7 +242,10 @@ def test_other_files_are_ignored_and_counted(tmp_path):
     (tmp_path / ".git").mkdir()
     source = read(tmp_path)
     assert source.labels == ("a", "b")
-    assert source.notes[0].startswith("2 files that are not images were ignored")
+    assert source.notes == (
+        f"passed over in {tmp_path}: hidden files and folders (1, .git); files outside the class folders (1, README); "
+        "files that are not images (1, a/notes.txt)",
+    )
 
 
 def test_images_below_a_class_folder_are_found(tmp_path):
@@ -148,6 +264,11 @@ def raises(message, root, **rest):
 def test_no_root_and_a_missing_root(tmp_path):
     raises("image-folder needs data.root", None)
     raises(rf"not a folder\.\n.*{re.escape(str(tmp_path / 'no'))}", tmp_path / "no")
+
+
+def test_roots_that_cannot_be_looked_at(tmp_path):
+    raises(r"cannot be looked at(.|\n)*\(3,000 characters\)", "x" * 3000)
+    raises("cannot be looked at", "~nobody-of-this-name/images")
 
 
 def test_sizes_that_differ(tmp_path):

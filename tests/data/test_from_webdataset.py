@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -93,3 +94,41 @@ def test_what_cannot_be_read_is_named(tmp_path):
     write_shard(tmp_path / "names/a.tar", samples(20))
     (tmp_path / "names/classnames.txt").write_text("cat\n")
     raises("not the classes' names(.|\n)*allowed: 2", tmp_path / "names")
+
+
+def test_the_words_of_a_shards_name_tell_its_split(tmp_path):
+    for number, name in enumerate(("cats-train-0", "cats-train-1", "cats-valid-0", "cats_Testing_0")):
+        write_shard(tmp_path / f"{name}.tar", samples(10 + number, number))
+    assert [len(s) for s in (lambda x: (x.train, x.validation, x.test))(read(tmp_path))] == [21, 12, 13]
+    assert len(read(tmp_path / "cats-{train-0,train-1,valid-0}.tar").validation) == 12
+    assert len(read(tmp_path / "cats-train-{0..1}.tar").test) == 4  # one split's alone: cut, as before
+    write_shard(tmp_path / "more.tar", samples(10))
+    raises(r"Some shards' names tell their split(.|\n)*more.tar \(no split\)", tmp_path)
+
+
+def test_patterns_and_class_numbers_are_bounded(tmp_path):
+    for pattern in ("{0..9999999999}.tar", "{a,b}" * 40, "{0..999}{0..999}.tar", "{}" * 100):
+        raises("too many shards", tmp_path / pattern)
+    image = encoded(pixels(1, 8, 8)[0])
+    write_shard(tmp_path / "high/a.tar", [*samples(20), ("k", {"png": image, "cls": b"200000000"})])
+    raises(r"number is too high(.|\n)*200,000,000", tmp_path / "high")
+    for label in (b'{"label": Infinity}', b'{"label": 1.5}', b"[" * 10**5, b'{"label": []}', b"\xff"):
+        write_shard(tmp_path / "odd/a.tar", [("k", {"png": image, "json": label})])
+        raises("class is not a number", tmp_path / "odd")
+
+
+def test_shards_that_are_no_files_or_compressed(tmp_path):
+    write_shard(tmp_path / "pipe/a.tar", samples(20))
+    os.mkfifo(tmp_path / "pipe/b.tar")
+    for root in (tmp_path / "pipe", tmp_path / "pipe/{a,b}.tar"):
+        raises(r"shard is no file(.|\n)*b\.tar", root)
+    write_shard(tmp_path / "packed/a.tar.gz", samples(20))
+    raises(r"Compressed shards are not read(.|\n)*a\.tar\.gz(.|\n)*gunzip", tmp_path / "packed")
+
+
+def test_class_names_are_utf_8_in_one_form(tmp_path):
+    write_shard(tmp_path / "a.tar", samples(20))
+    (tmp_path / "classnames.txt").write_bytes("\ufeffcafe\u0301\r\ndog\r\n".encode())
+    assert read(tmp_path).labels == ("caf\u00e9", "dog")
+    (tmp_path / "classnames.txt").write_bytes(b"caf\xe9\ndog\n")
+    raises("names are not UTF-8", tmp_path)
