@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+sys.dont_write_bytecode = True  # self_check.py wants nothing in this folder but what was shipped
+
 import numpy as np
 from classifier import Classifier, softmax
 from PIL import Image, ImageOps
