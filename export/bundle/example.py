@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # self_check.py wants nothing in this folder but what was shipped
 
-import numpy as np
-from classifier import Classifier, softmax
-from PIL import Image, ImageOps
+import numpy as np  # noqa: E402
+from classifier import Classifier, softmax  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
 
 folder = Path(__file__).resolve().parent
 classifier = Classifier(folder)
