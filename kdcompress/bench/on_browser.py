@@ -34,6 +34,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 import kdcompress
 from kdcompress.bench import onnxruntime_web, timing
 from kdcompress.bench.devices import Request, Session, devices, only
+from kdcompress.bench.messages import plain
 from kdcompress.bench.timing import Progress, Record
 from kdcompress.compare import TOLERANCES, Parity, compare_logits
 from kdcompress.console import err, say
@@ -104,12 +105,6 @@ def parse_address(address: str) -> tuple[str, int, str]:
 
 
 # What the page posts. Nothing of it is believed beyond what is checked here and in Measurement.
-
-
-def plain(text: object, most: int = 200) -> str:
-    """What somebody else sent, as it may be shown and written: of so many characters, none of which controls."""
-    given = text if isinstance(text, str) else "no reason given"
-    return "".join(c if c.isprintable() else "\ufffd" for c in given[:most])
 
 
 class Posted(BaseModel):
