@@ -24,7 +24,7 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, 
 from kdcompress.export import formats, graph
 from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.tensorrt_builder import engine_source, portability
-from kdcompress.pipelines import signing
+from kdcompress.pipelines import sbom, signing
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.pipelines.verify import SUMS
 from kdcompress.recipe import Data
@@ -115,6 +115,7 @@ KINDS = {
 }
 COMMON = {
     "model.json": "input, output, labels, runtime",
+    sbom.NAME: "bill of materials: what is here and what it needs, with hashes and licences (CycloneDX)",
     "sample.png": "an image of the test split",
     "sample.bin": "the same as plain bytes, row by row, channels last",
     "expected.json": "the model's logits for it",
@@ -285,6 +286,9 @@ def _write(
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     (folder / "sample.bin").write_bytes(image.tobytes())
     _save_png(image, folder / "sample.png")
+    web = onnxruntime_web.VERSION if "index.html" in kind.files else None
+    bill = sbom.document(folder, model, kind.licence, web, document["data"]["licence"])
+    (folder / sbom.NAME).write_text(_json(bill), encoding="utf-8", newline="\n")
     sums = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files_of(folder)]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
 
