@@ -5,7 +5,7 @@ DATA ?= datasets
 RUN := $(VENV)/bin
 export KDCOMPRESS_DATA ?= $(DATA)
 
-.PHONY: demo full test slow lint install runtimes data clean
+.PHONY: demo full test slow lint install runtimes hashes data clean
 
 demo: install data
 	$(RUN)/kdcompress run fashion-mnist-demo
@@ -26,10 +26,12 @@ lint: runtimes
 
 install: $(VENV)/.installed
 
-# The tested versions; setup.py itself allows a range.
+# The tested versions; setup.py itself allows a range. With HASHES=FILE, which `make hashes` wrote, what is not as it is
+# there is not installed; PyTorch's own packages are not in it.
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(if $(HASHES),$(RUN)/pip install --quiet --require-hashes --requirement $(HASHES))
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx]'
 	touch $@
 
@@ -40,6 +42,11 @@ $(VENV)/.installed-all: $(VENV)/.installed
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,all]'
 	$(RUN)/pip check
 	touch $@
+
+hashes: install
+	$(RUN)/pip install --quiet --dry-run --ignore-installed --constraint constraints.txt \
+		--report $(VENV)/report.json '.[dev,all]'
+	$(RUN)/python hashes.py $(VENV)/report.json >constraints-hashed.txt
 
 data: install
 	$(RUN)/python -m kdcompress.data.fetch fashion-mnist --root $(DATA)

@@ -26,7 +26,7 @@ extras = {
     "mnn": ["MNN>=3.6,<4"],
     "coreml": ["coremltools>=9,<10"],
     "pruning": ["torch-pruning>=1.6,<1.7"],
-    "cluster": ["distributed>=2024.8"],
+    "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
 }
 extras = {
@@ -34,18 +34,9 @@ extras = {
     "all": sorted({package for packages in extras.values() for package in packages}),
     "tensorrt": ["tensorrt>=10.12,<12"],  # on machines with an NVIDIA GPU, and not in `all`
     "dev": [
-        *(
-            "build",
-            "hypothesis",
-            "mypy",
-            "pytest>=8",
-            "pytest-xdist>=3.6",
-            "ruff",
-            "setuptools>=64",
-            "types-PyYAML",
-            "wheel",
-        ),
-        *("mlcommons-loadgen", "playwright>=1.50", "pytorch-lightning>=2.4"),
+        *("build", "hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=78.1.1"),
+        *("types-PyYAML", "wheel>=0.46.2", "cyclonedx-python-lib>=11", "jsonschema>=4.25"),
+        *("mlcommons-loadgen", "playwright>=1.55.1", "pytorch-lightning>=2.4"),
         *("tree-sitter>=0.23", "tree-sitter-cpp", "tree-sitter-kotlin", "tree-sitter-swift"),  # they parse examples
     ],
 }
@@ -67,14 +58,14 @@ setup(
         "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],
     },
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.10",
+        "torchvision>=0.25",
         "timm>=1.0.15",
         "accelerate>=1.2",
         "safetensors>=0.4.5",
         "numpy>=1.26",
-        "pillow>=10",
-        "onnx>=1.17",
+        "pillow>=12.1.1",
+        "onnx>=1.21",
         "onnxscript>=0.5",
         "onnxruntime>=1.20",
         "onnxconverter-common>=1.14",
@@ -82,8 +73,8 @@ setup(
         "rich>=13.9",
         "pydantic>=2.9",
         "PyYAML>=6",
-        "Jinja2>=3.1",
-        "filelock>=3.15",
+        "Jinja2>=3.1.6",
+        "filelock>=3.20.3",
         "psutil>=5.9",
     ],
     extras_require=extras,

@@ -1,8 +1,13 @@
 """kdcompress: distil a vision model, export it, and measure every file that ships."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime and huggingface_hub report to their makers unless these are set when they load. A user's value stays.
+for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "1")
 
 if TYPE_CHECKING:
     from kdcompress.training.distillation import Distillation, Member

@@ -550,8 +550,11 @@ def report(folder: Path, as_json: bool) -> None:
 @click.option("--target", "targets", multiple=True, help="May be repeated.  [default: what the report says ships]")
 @click.option("-o", "--output", type=PathArgument, help="Where its folder is put.  [default: FOLDER/bundle]")
 @click.option("--archive", is_flag=True, help="A .tar.gz beside it, the same bytes each time.")
+@click.option("--sign", "key", type=PathArgument, metavar="KEY", help="Sign it with this ssh key, by ssh-keygen.")
 @json_option
-def bundle(folder: Path, targets: tuple[str, ...], output: Path | None, archive: bool, as_json: bool) -> None:
+def bundle(
+    folder: Path, targets: tuple[str, ...], output: Path | None, archive: bool, key: Path | None, as_json: bool
+) -> None:
     """Pack an artefact of the run in FOLDER for those who use it.
 
     One folder with all that a device engineer needs and no need of kdcompress: the model, what goes in and comes out,
@@ -559,10 +562,11 @@ def bundle(folder: Path, targets: tuple[str, ...], output: Path | None, archive:
 
     \b
     kdcompress bundle runs/fashion-mnist-demo --target x86-vnni --archive
+    kdcompress bundle runs/fashion-mnist-demo --sign ~/.ssh/id_ed25519
     """
     from kdcompress.pipelines.bundle import bundle as write
 
-    written = [str(path) for path in write(folder, targets, output, archive)]
+    written = [str(path) for path in write(folder, targets, output, archive, key)]
     if as_json:
         return _print_json(written)
     click.echo("\n".join(written))
@@ -570,14 +574,18 @@ def bundle(folder: Path, targets: tuple[str, ...], output: Path | None, archive:
 
 @main.command()
 @click.argument("folder", metavar="BUNDLE", type=PathArgument)
-def verify(folder: Path) -> None:
+@click.option("--signer", type=PathArgument, help="Public key(s) of whoever must have signed it, or allowed signers.")
+@click.option("--no-run", is_flag=True, help="Check the files and the signature alone; no code of the bundle runs.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600, help="Seconds for the self-check.")
+def verify(folder: Path, signer: Path | None, no_run: bool, timeout: float) -> None:
     """Whether a BUNDLE is whole and its model runs here as it should.
 
-    Runs the bundle's own self-check in a process of its own.
+    Its list names every file and there is no other; then its own self-check runs in a process of its own. The list
+    shows what was damaged on the way, not who made it: a bundle from elsewhere wants --signer, or --no-run.
     """
-    from kdcompress.pipelines.bundle import verify as check
+    from kdcompress.pipelines.verify import verify as check
 
-    click.echo(check(folder))
+    click.echo(check(folder, signer, not no_run, timeout))
 
 
 @main.command()

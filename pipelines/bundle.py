@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import platform
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +25,15 @@ from kdcompress.export import formats, graph
 from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.ours import Ours
+from kdcompress.pipelines import sbom, signing
 from kdcompress.pipelines.measure import load_artifact
+from kdcompress.pipelines.verify import SUMS
 from kdcompress.recipe import Data, load_recipe
 from kdcompress.report.present import headline, significant
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
 
 TEMPLATES = Path(formats.__file__).parent / "bundle"
-SUMS = "SHA256SUMS"
 SAMPLE_OF = 64  # test images that the sample is chosen from
 # Of the largest logit: other CPUs and versions add up in another order, and int8 rounds at other places.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
@@ -118,6 +116,7 @@ KINDS = {
 }
 COMMON = {
     "model.json": "input, output, labels, runtime",
+    sbom.NAME: "bill of materials: what is here and what it needs, with hashes and licences (CycloneDX)",
     "sample.png": "an image of the test split",
     "sample.bin": "the same as plain bytes, row by row, channels last",
     "expected.json": "the model's logits for it",
@@ -128,12 +127,20 @@ COMMON = {
 }
 
 
-def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, archive: bool = False) -> list[Path]:
+def bundle(
+    run: Path,
+    names: Sequence[str] = (),
+    output: Path | None = None,
+    archive: bool = False,
+    key: Path | None = None,
+) -> list[Path]:
     """Write a folder for each of the run's targets named (none: for what the report says ships) below ``output``, and
-    an archive beside it where asked for. Returns what was written.
+    an archive beside it where asked for; signed where an ssh ``key`` is given. Returns what was written.
 
     Raises KDCompressError for an artefact that failed, UsageError for one that is damaged or not of this run.
     """
+    if key:
+        signing.check_key(key)
     document = load_report(run)
     rows = [_row(document, name) for name in names] if names else [_ships(document)]
     source = _source(run, document)
@@ -154,6 +161,8 @@ def bundle(run: Path, names: Sequence[str] = (), output: Path | None = None, arc
                 else _for_tensorrt(run, document, row, source, Path(scratch))
             )
             _write(temporary, run, document, row, artifact, source)
+            if key:
+                signing.sign(temporary / SUMS, key)
         written.append(folder)
         if archive:
             written.append(_archive(folder))
@@ -278,7 +287,7 @@ def _write(
         "licence": kind.licence,
         "ort_web": onnxruntime_web.VERSION,
         "workspace_mib": artifact.provenance.get("workspace_mib"),
-        "engine": "model.engine" if kind is ENGINE else artifact.path.name,
+        "engine": "../model.engine" if kind is ENGINE else artifact.path.name,
         "library": "tensorrt_rtx" if artifact.format == "tensorrt-rtx" else "nvinfer",
         "files": [
             (artifact.path.name, "the model"),
@@ -294,6 +303,9 @@ def _write(
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     (folder / "sample.bin").write_bytes(image.tobytes())
     _save_png(image, folder / "sample.png")
+    web = onnxruntime_web.VERSION if "index.html" in kind.files else None
+    bill = sbom.document(folder, model, kind.licence, web, document["data"]["licence"])
+    (folder / sbom.NAME).write_text(_json(bill), encoding="utf-8", newline="\n")
     sums = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files_of(folder)]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
 
@@ -491,44 +503,3 @@ def _archive(folder: Path) -> Path:
         file.flush()
         Ours(path.parent).expect({path.name: sha256(temporary)})
     return path
-
-
-# Checking one
-
-
-def verify(folder: Path) -> str:
-    """What the bundle's own self_check.py prints, run by this Python in a process of its own.
-
-    Raises UsageError where the folder is no bundle, KDCompressError where the check fails, RuntimeMissingError where
-    the model's runtime is not installed.
-    """
-    if not (folder / SUMS).is_file():
-        hint = "`tar xzf` it first" if folder.is_file() else "give the folder that `kdcompress bundle` wrote"
-        raise UsageError("This is no bundle.", where=folder, hint=hint)
-    if (damage := damaged(folder)) is not None:
-        raise KDCompressError("The bundle is damaged.", where=folder, got=damage, hint="copy it again")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, "-B", str((folder / "self_check.py").resolve())]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    said = done.stdout.strip() or done.stderr.strip()
-    if done.returncode == 3:
-        install = json.loads((folder / "model.json").read_text(encoding="utf-8"))["runtime"]["install"]
-        raise RuntimeMissingError("The files are whole; the model was not run.", where=folder, got=said, hint=install)
-    if done.returncode:
-        raise KDCompressError("The self-check failed.", where=folder, got=said)
-    return said
-
-
-def damaged(folder: Path) -> str | None:
-    """The files that are missing or not as in SHA256SUMS; None where there are none."""
-    found = []
-    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
-        path = folder / name
-        if not path.is_file():
-            found.append(f"missing: {name}")
-        elif sha256(path) != expected:
-            found.append(f"damaged: {name}")
-    if not (folder / "self_check.py").is_file():
-        found.append("missing: self_check.py")
-    return ", ".join(dict.fromkeys(found)) or None

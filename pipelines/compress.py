@@ -36,8 +36,8 @@ from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
-from kdcompress.own_code import located
 from kdcompress.ours import Ours
+from kdcompress.own_code import located
 from kdcompress.pipelines import publication
 from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of

@@ -1,5 +1,7 @@
 """The wheel and the sdist hold everything, and what is installed from the wheel works."""
 
+import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -57,3 +59,26 @@ def test_the_wheel_works_away_from_the_checkout(built, tmp_path):
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_version_with_a_known_hole_is_taken():
+    """The floors are those of the table in docs/packages.md, and the tested versions are above them."""
+    table = re.findall(r"^\| ([\w-]+) \| ([\d.]+) \| CVE", (ROOT / "docs/packages.md").read_text(), re.MULTILINE)
+    taken = (ROOT / "setup.py").read_text() + (ROOT / "pyproject.toml").read_text()
+    assert len(table) > 5
+    for name, least in table:
+        floors = re.findall(rf'"{name}>=([\d.]+)', taken, re.IGNORECASE)
+        assert floors and set(floors) == {least}, name
+
+
+def test_hashes_are_of_all_but_pytorch_s(tmp_path):
+    def item(name, version="1.0", **info):
+        return {"metadata": {"name": name, "version": version}, "download_info": info or {"dir_info": {}}}
+
+    hashed = {"archive_info": {"hashes": {"sha256": "0" * 64}}}
+    items = [item(name, **hashed) for name in ("ruamel.yaml", "torch", "nvidia-nccl-cu13", "torch-pruning")]
+    (tmp_path / "report.json").write_text(json.dumps({"install": [*items, item("kdcompress")]}))
+    command = [sys.executable, ROOT / "hashes.py", tmp_path / "report.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [f"{name}==1.0 --hash=sha256:{'0' * 64}\n" for name in ("ruamel-yaml", "torch-pruning")]
+    assert done.stdout == "".join(lines)

@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-import numpy as np
-from classifier import Classifier, softmax
-from PIL import Image, ImageOps
+sys.dont_write_bytecode = True  # self_check.py wants nothing in this folder but what was shipped
+
+import numpy as np  # noqa: E402
+from classifier import Classifier, softmax  # noqa: E402
+from PIL import Image, ImageOps  # noqa: E402
 
 KINDS = ["JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF"]  # Pillow hands other kinds to other programs
 

@@ -1,6 +1,10 @@
 """Runs the model with ONNX Runtime, by the execution providers that model.json names, else on the CPU."""
 
-import onnxruntime as ort
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it reports to its maker unless this is set when it loads
+
+import onnxruntime as ort  # noqa: E402
 
 
 def load(path, model, threads):

@@ -82,10 +82,10 @@ def heard(line: str) -> dict[str, Any] | None:
     if not line.startswith(MARK):
         return None
     try:
-        found: dict[str, Any] = json.loads(line[len(MARK) :])
-    except ValueError:
+        found = json.loads(line[len(MARK) :])
+    except (ValueError, RecursionError):
         return None
-    return found
+    return found if isinstance(found, dict) else None
 
 
 def start(folder: Path, options: str) -> None:

@@ -21,20 +21,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 import kdcompress
 from kdcompress.bench import onnxruntime_web, timing
 from kdcompress.bench.devices import Request, Session, devices, only
+from kdcompress.bench.messages import plain
 from kdcompress.bench.timing import Progress, Record
 from kdcompress.compare import TOLERANCES, Parity, compare_logits
 from kdcompress.console import err, say
@@ -48,6 +48,9 @@ COMPARED = 32  # images whose logits come back
 POOL_BYTES = 64 * 2**20  # of queries of one model, in the page
 STEPS = 20  # of the browser's clock that a sample takes at least: shorter queries are timed several at a time
 TOKEN_BYTES = 9
+HEAD_S = 15.0  # that a request's first line and headers may take
+CONNECTIONS = 64  # at a time
+NEWS = 50  # lines on the terminal that pages may cause
 PAGE = ("page.css", "page.js", "worker.js")
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -108,7 +111,7 @@ class Posted(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-Text = Annotated[str, Field(max_length=500)]
+Text = Annotated[str, Field(max_length=500), AfterValidator(lambda text: plain(text, 500))]
 Positive = Annotated[float, Field(gt=0, lt=1e9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 
@@ -162,6 +165,7 @@ class Measurement:
     last_sign: float | None = None  # of a page that measures or did, by time.monotonic
     share: tuple[float, str] = (0.0, "waiting for a browser")
     news: list[str] = field(default_factory=list)  # for the terminal, not said yet
+    told: int = 0  # lines of news so far
     session: Session | None = None
     error: str | None = None
 
@@ -233,6 +237,12 @@ class Measurement:
 
     # What a page may post: each returns what it is answered, or raises Refused.
 
+    def tell(self, text: str) -> None:
+        """On the terminal, by the thread that waits."""
+        self.told += 1
+        if self.told <= NEWS:
+            self.news.append(text if self.told < NEWS else "What pages say from here on is not shown.")
+
     def hello(self, posted: dict[str, Any], agent: str) -> dict[str, Any]:
         return {"browser": browser_name(agent), "busy": self.holder is not None}
 
@@ -243,14 +253,14 @@ class Measurement:
             if self.holder is not None:
                 raise Refused(HTTPStatus.CONFLICT, "Another device, or another page, is measuring.")
             self.holder, self.last_sign = secrets.token_urlsafe(TOKEN_BYTES), time.monotonic()
-            self.news.append(f"{browser_name(agent)} is measuring.")
+            self.tell(f"{browser_name(agent)} is measuring.")
             return {"page": self.holder}
 
     def progress(self, posted: dict[str, Any], agent: str) -> dict[str, Any]:
         self._held(posted)
         share, what = posted.get("share"), posted.get("what")
         if isinstance(share, int | float) and 0 <= share <= 1 and isinstance(what, str):
-            self.share = float(share), what[:100]
+            self.share = float(share), plain(what, 100)
         return {}
 
     def gone(self, posted: dict[str, Any], agent: str) -> dict[str, Any]:
@@ -258,17 +268,17 @@ class Measurement:
         self._held(posted)
         self.holder = None
         self.share = 0.0, "waiting for a browser"
-        self.news.append(f"The page was left in mid-run; open it again within {SILENCE_S:.0f} s.")
+        self.tell(f"The page was left in mid-run; open it again within {SILENCE_S:.0f} s.")
         return {}
 
     def unfit(self, posted: dict[str, Any], agent: str) -> dict[str, Any]:
         """A browser that cannot measure has opened the page; another may."""
-        self.news.append(f"{browser_name(agent)} cannot measure: {str(posted.get('why'))[:200]}")
+        self.tell(f"{browser_name(agent)} cannot measure: {plain(posted.get('why'))}")
         return {}
 
     def failed(self, posted: dict[str, Any], agent: str) -> dict[str, Any]:
         self._held(posted)
-        self.error = f"The browser could not measure: {str(posted.get('why'))[:500]}"
+        self.error = f"The browser could not measure: {plain(posted.get('why'), 500)}"
         return {}
 
     def result(self, posted: dict[str, Any], agent: str) -> dict[str, Any]:
@@ -279,9 +289,10 @@ class Measurement:
             self._check(result)
         except ValidationError as error:
             first = error.errors()[0]
-            self.error = f"What the page sent is not a result: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        except ValueError as error:
-            self.error = f"What the page sent cannot be: {error}"
+            place = plain(".".join(map(str, first["loc"])))
+            self.error = f"What the page sent is not a result: {place}: {plain(first['msg'])}"
+        except (ValueError, OverflowError) as error:
+            self.error = f"What the page sent cannot be: {plain(str(error), 500)}"
         if self.error:
             raise Refused(HTTPStatus.BAD_REQUEST, self.error)
         self.session = self._session(result, agent)
@@ -307,19 +318,25 @@ class Measurement:
             page = posted.get("page")
             if self.done.is_set() or self.holder is None or not isinstance(page, str):
                 raise Refused(HTTPStatus.GONE, "The computer has ended this measurement.")
-            if not secrets.compare_digest(page.encode(), self.holder.encode()):
+            if not secrets.compare_digest(page.encode(errors="replace"), self.holder.encode()):
                 raise Refused(HTTPStatus.CONFLICT, "Another device, or another page, is measuring.")
             self.last_sign = time.monotonic()
 
     def _check(self, result: PostedResult) -> None:
         """Raise ValueError for what no measurement by the protocol gives."""
         if list(result.subjects) != self.labels:
-            raise ValueError(f"results of {list(result.subjects)}, not {self.labels}")
+            raise ValueError(f"results of {list(result.subjects)[: len(self.labels) + 1]}, not {self.labels}")
         rounds = max(len(subject.samples_ms) for subject in result.subjects.values())
         took = 0.0
         for label, subject in result.subjects.items():
             n = len(subject.samples_ms)
             took += sum(subject.samples_ms) * subject.queries_a_sample / 1e3
+            shortest = min((t * subject.queries_a_sample for t in subject.samples_ms), default=result.resolution_us)
+            shortest = min(filter(None, (shortest, subject.load_ms, subject.first_call_ms)))
+            if shortest < 0.99 * result.resolution_us / 1e3:
+                raise ValueError(
+                    f"{label}: {shortest:.3g} ms is less than the step of the page's clock, {result.resolution_us:g} us"
+                )
             if not subject.failed and not subject.capped and (n != rounds or n < self.queries):
                 raise ValueError(f"{label}: {n} samples of {rounds} rounds; at least {self.queries} were asked for")
             if not subject.failed and len(self._logits(label, subject).ravel()) != self.expected[label].size:
@@ -336,7 +353,7 @@ class Measurement:
     def _session(self, result: PostedResult, agent: str) -> Session:
         device = result.device
         machine = {
-            "user_agent": agent[:500],
+            "user_agent": plain(agent, 500),
             "cpu": device.model,
             "threads": device.threads,
             "memory_gib": device.memory_gib,
@@ -401,12 +418,12 @@ class Measurement:
 def browser_name(agent: str) -> str:
     """The browser and its major version in a user agent string."""
     for pattern, name in (
-        (r"Edg(?:A|iOS)?/(\d+)", "Edge"),
-        (r"OPR/(\d+)", "Opera"),
-        (r"SamsungBrowser/(\d+)", "Samsung Internet"),
-        (r"(?:Firefox|FxiOS)/(\d+)", "Firefox"),
-        (r"(?:Chrome|CriOS)/(\d+)", "Chrome"),
-        (r"Version/(\d+).*Safari", "Safari"),
+        (r"Edg(?:A|iOS)?/(\d{1,5})", "Edge"),
+        (r"OPR/(\d{1,5})", "Opera"),
+        (r"SamsungBrowser/(\d{1,5})", "Samsung Internet"),
+        (r"(?:Firefox|FxiOS)/(\d{1,5})", "Firefox"),
+        (r"(?:Chrome|CriOS)/(\d{1,5})", "Chrome"),
+        (r"Version/(\d{1,5}).*Safari", "Safari"),
     ):
         if found := re.search(pattern, agent):
             return f"{name} {found[1]}"
@@ -426,15 +443,51 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     measurement: Measurement
 
+    def __init__(self, place: tuple[Any, ...], handler: type[BaseHTTPRequestHandler]):
+        super().__init__(place, handler)
+        self.free = threading.Semaphore(CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):  # which is: the browser has gone
-            super().handle_error(request, client_address)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # which is: the browser has gone
+            self.measurement.tell(f"A request could not be answered: {type(error).__name__}.")
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
     timeout = 30  # seconds for each read or write
     server_version, sys_version = "kdcompress", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.late = threading.Timer(HEAD_S, self._hang_up)
+        self.late.daemon = True
+        self.late.start()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def parse_request(self) -> bool:
+        found = super().parse_request()
+        self.late.cancel()
+        return found
+
+    def finish(self) -> None:
+        self.late.cancel()
+        super().finish()
 
     def do_GET(self) -> None:
         measurement = self.server.measurement
@@ -467,13 +520,16 @@ class Handler(BaseHTTPRequestHandler):
             status = HTTPStatus.OK
         except Refused as refused:
             answer, status = {"why": str(refused)}, refused.status
+        except (RecursionError, TypeError, KeyError, ArithmeticError) as error:
+            measurement.tell(f"What a page posted was not understood: {type(error).__name__}.")
+            answer, status = {"why": "That is not understood."}, HTTPStatus.BAD_REQUEST
         self._send(status, TYPES["json"], json.dumps(answer).encode())
         if measurement.session or measurement.error:
             measurement.done.set()  # after the answer is on its way
 
     def _path(self) -> str | None:
         """The path below the token; None, and answered, where the token is not the one."""
-        token, slash, path = urlsplit(self.path).path.removeprefix("/").partition("/")
+        token, slash, path = self.path.partition("?")[0].removeprefix("/").partition("/")
         if not secrets.compare_digest(token.encode(errors="replace"), self.server.measurement.token.encode()):
             what = "This address is not valid, or no longer."
             todo = "Open the whole address that is on the computer's terminal, or scan its code. Each is good for one "
@@ -489,8 +545,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _posted(self) -> dict[str, Any]:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        if not (length.isascii() and length.isdecimal()):
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "How long is it?")
+        length = length if len(length) < 20 else "9" * 19  # int() refuses thousands of digits
         if int(length) > self.server.measurement.most_bytes:
             self.close_connection = True
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "That is more than a result is.")
@@ -551,14 +608,15 @@ def serving(measurement: Measurement, host: str, port: int) -> Iterator[str]:
 
 
 def own_address(family: int) -> str:
-    """The address by which other machines reach this one, as far as its routes tell; nothing is sent."""
+    """The address by which other machines reach this one, as far as its routes tell; nothing is sent. Without any, the
+    loopback: the machine's name is nobody's business."""
     outside = "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1"  # kept for documentation
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((outside, 9))
             return str(probe.getsockname()[0])
         except OSError:
-            return socket.gethostname()
+            return "::1" if family == socket.AF_INET6 else "127.0.0.1"
 
 
 def announce(url: str, host: str) -> None:

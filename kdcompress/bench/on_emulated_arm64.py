@@ -7,7 +7,6 @@ keeps the arm64 system, by default $KDCOMPRESS_ARM64 or one in the user's cache;
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tarfile
@@ -56,11 +55,11 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
             said = (done.stderr or done.stdout).strip().splitlines()
             got = f"status {done.returncode}: {said[-1][:300] if said else 'no message'}"
             raise KDCompressError("The agent failed in the emulated system.", where=root, got=got)
-        answer = json.loads((folder / "result.json").read_text())
+        answer = remote.read_answer(folder / "result.json", name)
     found = remote.session(answer, request, f"{name} (qemu, {arm64.CPU})", left_out)
     found.notes.insert(0, "Emulated: outputs were compared; how long they took tells nothing of an ARM processor.")
     for label, artifact in request.artifacts.items():
-        outputs = answer["logits"].get(label, {})
+        outputs = answer.get("logits", {}).get(label, {})
         record = Record(label, request.effort, artifact.input.batch or 1, subjects=len(request.artifacts))
         record.failed, record.runtime = outputs.get("failed"), outputs.get("runtime", {})
         record.warmup_stable = True  # there is none

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import os
 import re
 import tarfile
@@ -70,13 +71,16 @@ def tarball() -> Path:
     if path.is_file() and integrity(path.read_bytes()) == INTEGRITY:
         return path
     url = f"{registry()}/onnxruntime-web/-/{path.name}"
+    shown = re.sub(r"//[^/@]*@", "//", url)  # a password may be in it
+    if "$" in url or not url.startswith(("http://", "https://")):
+        raise _missing("onnxruntime-web could not be downloaded: this is no registry.", shown, got="no http address")
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             content = response.read(BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: the registry is no URL
-        raise _missing("onnxruntime-web could not be downloaded.", url, got=error) from error
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: the registry is no URL
+        raise _missing("onnxruntime-web could not be downloaded.", shown, got=error) from error
     if (found := integrity(content)) != INTEGRITY:
-        raise _missing("The registry's onnxruntime-web is not the one that was pinned.", url, found, INTEGRITY)
+        raise _missing("The registry's onnxruntime-web is not the one that was pinned.", shown, found, INTEGRITY)
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
@@ -92,7 +96,8 @@ def integrity(content: bytes) -> str:
 
 
 def registry() -> str:
-    """npm's registry as npm would choose it: the environment, the folder's .npmrc, the user's, the public one."""
+    """npm's registry as npm would choose it: the environment, the folder's .npmrc, the user's, the public one. But a
+    folder may be somebody else's: its .npmrc puts no variable of the environment into an address."""
     for name, value in os.environ.items():
         if name.lower() == "npm_config_registry" and value:
             return value.rstrip("/")
@@ -100,6 +105,8 @@ def registry() -> str:
     for path in (Path(".npmrc"), Path(user).expanduser()):
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         if found := re.search(r"^\s*registry\s*=\s*[\"']?([^\s\"']+)", text, re.MULTILINE):
+            if path.resolve() != Path(user).expanduser().resolve():
+                return found[1].rstrip("/")
             return os.path.expandvars(found[1]).rstrip("/")
     return "https://registry.npmjs.org"
 

@@ -31,7 +31,8 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench import agent, timing
 from kdcompress.bench.devices import Request, Session
 from kdcompress.bench.machine import cpu_family
-from kdcompress.bench.timing import Progress, Record
+from kdcompress.bench.messages import Answer, Facts, Outputs, checked, plain, tidy
+from kdcompress.bench.timing import Progress
 from kdcompress.compare import TOLERANCES, compare_logits
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.runner import infer_all
@@ -42,6 +43,7 @@ PYTHON = (3, 10)  # at least, there
 BEAT_S = 2.0  # between signs of life
 SILENCE_S = 15.0  # without any from there: the connection is lost
 COMMAND_S = 60.0
+MOST_BYTES = 2**28  # of a line from there, the longest of which is the result
 SPARE_BYTES = 8 * 2**20  # for the result and what runtimes write
 
 
@@ -106,14 +108,15 @@ def bench(connection: Connection, request: Request, progress: Progress) -> Sessi
         folder = facts["folder"]
         request, left_out = suited(request, connection.name, facts)
         with tempfile.TemporaryFile() as job:
-            write_job(job, request, limit_s=connection.options.limit or _limit_s(request))
+            limit_s = connection.options.limit or _limit_s(request)
+            write_job(job, request, limit_s=limit_s)
             size = job.seek(0, io.SEEK_END)
             if size + SPARE_BYTES > facts["free_bytes"]:
                 raise _full(connection, f"{facts['free_bytes'] / timing.MIB:.1f} MiB free", size)
             job.seek(0)
             progress(0.0, f"sending {size / timing.MIB:.1f} MiB to {connection.name}")
             _run(connection, _agent(connection, "receive", folder), "received", job, COMMAND_S + size / 2e4)
-        answer = _follow(connection, folder, progress)
+        answer = _follow(connection, folder, progress, limit_s)
     except BaseException:
         if folder:
             _remove(connection, folder)
@@ -199,28 +202,45 @@ def _unsuited(
     return None
 
 
-def session(
-    answer: dict[str, Any], request: Request, device: str, left_out: dict[str, str], notes: Sequence[str] = ()
-) -> Session:
-    """What the agent answered, with its logits compared with those of the runtimes here."""
-    if error := answer.get("error"):
-        raise KDCompressError(error["what"], where=device, got=error.get("got"), hint=error.get("hint"))
-    records = {label: Record(**record) for label, record in answer.get("records", {}).items()}
-    for record in records.values():
-        record.batches = {int(size): rate for size, rate in record.batches.items()}  # JSON's keys are text
-    found = Session(device, records, answer["before"], answer.get("after", answer["before"]))
-    found.interrupted, found.left_out = bool(answer.get("interrupted")), left_out
-    not_measured = [f"{label} was not measured: {why}." for label, why in left_out.items()]
-    found.notes = [*answer.get("notes", []), *not_measured, *notes]
-    for label, outputs in answer.get("logits", {}).items():
-        _compare(found, label, outputs, request)
+def read_answer(path: Path, device: str) -> dict[str, Any]:
+    """The agent's answer in a file. Raises KDCompressError where it is none."""
+    try:
+        answer = tidy(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError):
+        answer = None
+    checked(Answer, answer, device)
+    found: dict[str, Any] = answer
     return found
 
 
-def _compare(found: Session, label: str, outputs: dict[str, Any], request: Request) -> None:
+def session(
+    answer: dict[str, Any], request: Request, device: str, left_out: dict[str, str], notes: Sequence[str] = ()
+) -> Session:
+    """What the agent answered, with its logits compared with those of the runtimes here. Raises KDCompressError where
+    measuring failed there, or the answer is none."""
+    told = checked(Answer, answer, device)
+    if told.error:
+        raise KDCompressError(told.error.what, where=device, got=told.error.got, hint=told.error.hint)
+    records = {label: told.records[label] for label in request.artifacts if label in told.records}
+    for label, record in records.items():
+        record.name, record.ratio = label, None
+    if request.baseline in records:  # as the agent has it: from the samples, with the same seed
+        timing.add_ratios(records, request.baseline, request.seed)
+    before = answer.get("before") or {}
+    found = Session(device, records, before, answer.get("after") or before)
+    found.interrupted, found.left_out = told.interrupted, left_out
+    not_measured = [f"{label} was not measured: {why}." for label, why in left_out.items()]
+    found.notes = [*told.notes, *not_measured, *notes]
+    for label in request.artifacts:
+        if label in told.logits:
+            _compare(found, label, told.logits[label], request)
+    return found
+
+
+def _compare(found: Session, label: str, outputs: Outputs, request: Request) -> None:
     artifact = request.artifacts[label]
-    if "failed" in outputs:
-        found.notes.append(f"{label} gives no outputs on {found.device}: {outputs['failed']}.")
+    if outputs.failed is not None:
+        found.notes.append(f"{label} gives no outputs on {found.device}: {outputs.failed}.")
         return
     try:
         with request.open(artifact, threads=request.threads) as runner:
@@ -229,7 +249,8 @@ def _compare(found: Session, label: str, outputs: dict[str, Any], request: Reque
         why = str(error).splitlines()[0]
         found.notes.append(f"The outputs of {label} could not be compared with any of this machine: {why}")
         return
-    got = np.array(outputs["logits"], np.float32)
+    with np.errstate(over="ignore"):  # infinite as float32: no parity
+        got = np.array(outputs.logits, np.float32)
     found.parity[label] = compare_logits(expected, got, TOLERANCES[artifact.precision]).to_json()
 
 
@@ -255,6 +276,7 @@ exit 5
         said, failure = _asked(connection, script, file, COMMAND_S)
     for message in said:
         if "folder" in message:
+            checked(Facts, message, connection.name)
             return message
         if "python" in message:
             raise RuntimeMissingError(
@@ -302,16 +324,29 @@ def _asked(
         return [], KDCompressError(
             "The device does not answer.", where=connection.name, got=f"nothing within {timeout:.0f} s"
         )
-    said = [m for line in done.stdout.decode(errors="replace").splitlines() if (m := agent.heard(line))]
+    said = [m for line in done.stdout.decode(errors="replace").splitlines() if (m := _heard(line))]
     if done.returncode == 0:
         return said, None
     words = done.stderr.decode(errors="replace").strip()
     if failure := connection.failure(done.returncode, words):
         return said, failure
-    got = next((m["error"]["what"] for m in said if "error" in m), words.splitlines()[-1] if words else "")
+    got = next((plain(_what(m["error"]), 1000) for m in said if "error" in m), words.splitlines()[-1] if words else "")
     if "No space left" in got or "File too large" in got:
         return said, _full(connection, got)
     return said, KDCompressError("A command failed on the device.", where=connection.name, got=got or done.returncode)
+
+
+def _heard(line: str) -> dict[str, Any] | None:
+    """As ``agent.heard``, its texts without what controls a terminal."""
+    try:
+        found: dict[str, Any] | None = tidy(agent.heard(line))
+    except ValueError:
+        return None
+    return found
+
+
+def _what(error: Any) -> Any:
+    return error.get("what") if isinstance(error, dict) else error
 
 
 def _full(connection: Connection, got: str, size: int | None = None) -> KDCompressError:
@@ -324,10 +359,12 @@ def _full(connection: Connection, got: str, size: int | None = None) -> KDCompre
     )
 
 
-def _follow(connection: Connection, folder: str, progress: Progress) -> dict[str, Any]:
+def _follow(connection: Connection, folder: str, progress: Progress, limit_s: float) -> dict[str, Any]:
     """The result, once it is there. A dropped connection is made again for as long as the agent waits for it; Ctrl-C
-    ends the measurement there and still brings back what was measured."""
+    ends the measurement there and still brings back what was measured. The agent ends within ``limit_s``: what goes on
+    for longer, with a connection that is always made again, is no agent."""
     share, lost, stopped = 0.0, None, None
+    ends = time.monotonic() + limit_s + connection.options.away + COMMAND_S
     place, follow = shlex.quote(folder), _agent(connection, "follow", folder)
     follow = f"if [ -d {place} ]; then {follow}; else {_said('gone', agent.REMOVED)}; fi"
     while True:
@@ -340,23 +377,25 @@ def _follow(connection: Connection, folder: str, progress: Progress) -> dict[str
                         break
                     lost = None
                     if "result" in message:
-                        if stopped is not None and "error" in message["result"]:
-                            raise KeyboardInterrupt
                         result: dict[str, Any] = message["result"]
+                        if checked(Answer, result, connection.name).error and stopped is not None:
+                            raise KeyboardInterrupt
                         return result
                     if "gone" in message:
                         raise KDCompressError(
                             "The measurement on the device has ended without a result.",
                             where=connection.name,
-                            got=message["gone"],
+                            got=plain(message["gone"], 1000),
                             hint="was that machine restarted, or short of memory? Measure again",
                         )
-                    if "share" in message:
-                        share = message["share"]
-                        progress(share, message["what"])
+                    if isinstance(found := message.get("share"), int | float) and 0 <= found <= 1:
+                        share = float(found)
+                        progress(share, plain(message.get("what")))
                     if stopped is not None and time.monotonic() - stopped > 2 * SILENCE_S:
                         raise KeyboardInterrupt
             now = time.monotonic()
+            if now > ends:
+                raise KDCompressError("The measurement on the device does not end.", where=connection.name)
             lost = lost if lost is not None else now
             if now - lost > connection.options.away:
                 raise KDCompressError(
@@ -391,7 +430,7 @@ def _lines(connection: Connection, script: str) -> Generator[dict[str, Any] | KD
         stack.callback(_end, process)
 
         def read() -> None:
-            for line in process.stdout or ():
+            for line in iter(lambda: process.stdout.readline(MOST_BYTES) if process.stdout else b"", b""):
                 lines.put(line.decode(errors="replace").rstrip("\r\n"))
             lines.put(None)
 
@@ -403,7 +442,7 @@ def _lines(connection: Connection, script: str) -> Generator[dict[str, Any] | KD
                 heard = time.monotonic()
                 if line is None:
                     break
-                yield agent.heard(line) or {}
+                yield _heard(line) or {}
             except queue.Empty:
                 if time.monotonic() - heard > SILENCE_S:
                     yield KDCompressError("nothing is heard")

@@ -11,8 +11,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from contextlib import contextmanager
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from threading import Condition

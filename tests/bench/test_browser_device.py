@@ -18,10 +18,12 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from importlib import resources
 
 import numpy as np
 import psutil
 import pytest
+from hostile import spoilt
 
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench import on_browser, onnxruntime_web, timing
@@ -457,6 +459,174 @@ def test_a_clock_that_stands_still(serve, artifacts, page):
 
 
 # By hand
+
+
+@pytest.fixture
+def measurement(artifacts):
+    """One that starts anew with each call of ``fresh``, and a page of it that has begun."""
+    made = on_browser.Measurement(request_of(artifacts, "fp32"), "wasm")
+
+    def fresh():
+        made.error = made.session = None
+        made.done.clear()
+        made.holder, made.told, made.news = "held", 0, []
+
+    made.fresh = fresh
+    return made
+
+
+def harmless(text):
+    text.encode()
+    return text.isprintable() and len(text) < 1500
+
+
+def test_results_with_each_field_spoilt(measurement, artifacts, capsys):
+    result, count = {"page": "held", **believable(artifacts["fp32"])}, 0
+    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+        for path, value, body in spoilt(result):
+            measurement.fresh()
+            status, answer = post(url, "result", json.dumps(body).encode())
+            assert status in (200, 400, 409, 410), (path, value)
+            if status == 400:
+                assert harmless(answer["why"]) and harmless(measurement.error), (path, value)
+            if status == 200:
+                session = measurement.session
+                kept = json.dumps([record.to_json() for record in session.records.values()] + [session.before])
+                assert "\\u001b" not in kept and session.records["fp32"].n == 64
+            assert not measurement.news
+            count += 1
+    assert count > 500 and "Traceback" not in capsys.readouterr().err
+
+
+def test_what_else_a_page_posts_with_each_field_spoilt(measurement, capsys):
+    message, count = {"page": "held", "share": 0.5, "what": "measuring", "why": "no memory"}, 0
+    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+        for path in ("hello", "claim", "progress", "gone", "unfit", "failed"):
+            for _, value, body in spoilt(message):
+                measurement.fresh()
+                status, _ = post(url, path, json.dumps(body).encode(), **{"User-Agent": "Firefox/" + "9" * 9999})
+                assert status in (200, 409, 410), (path, value)
+                said = [*measurement.news, measurement.error or "", measurement.share[1]]
+                assert all(map(harmless, said)) and len(said) < 4, (path, value)
+                count += 1
+    assert count > 500 and "Traceback" not in capsys.readouterr().err
+
+
+def test_requests_that_are_none(measurement, capsys):
+    """Of strangers and of those who have the address: an answer or none, and the page is served on."""
+    rng = np.random.default_rng(0)
+    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+        host, token = url.split("/")[2], url.split("/")[3]
+        posted = f"POST /{token}/result HTTP/1.1\r\n"
+        requests = [
+            *(b"", b"\n", b"\0" * 1000, b"\xff\xfe\r\n\r\n", b"x" * 100_000, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"),
+            *(
+                f"{method} /{token}/ HTTP/1.1\r\n\r\n".encode()
+                for method in ("PUT", "HEAD", "TRACE", "\x1b", "G" * 9999)
+            ),
+            *(
+                f"GET {path} HTTP/1.1\r\n\r\n".encode()
+                for path in ("//[x", "http://[::1", "/%", "/\xe9", "*", "/" * 9999)
+            ),
+            *(f"GET /{token}/{path} HTTP/1.0\r\n\r\n".encode() for path in ("//[x", "\xe9", "%00", "..", "?" * 999)),
+            *(
+                f"{posted}Content-Length: {n}\r\n\r\n".encode()
+                for n in ("-1", "1e3", "9" * 5000, "\xb2", "", "0x10", "2")
+            ),
+            f"{posted}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}".encode(),
+            f"{posted}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n".encode(),
+            f"{posted}{'X: y' * 20_000}\r\n\r\n".encode(),
+            (posted + "X: y\r\n" * 500 + "\r\n").encode(),
+            f"{posted}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{{}}".encode(),
+        ]
+        whole = f"{posted}User-Agent: x\r\nContent-Length: 20\r\n\r\n{{'page': 'held'}}".encode()
+        for _ in range(200):
+            damaged = bytearray(whole)
+            for at in rng.integers(0, len(damaged), rng.integers(1, 6)):
+                damaged[at] = rng.integers(256)
+            requests.append(bytes(damaged[: rng.integers(1, len(damaged) + 1)]))
+        name, port = host.split(":")
+        for request in requests:
+            measurement.fresh()
+            with socket.create_connection((name, int(port)), timeout=30) as wire, suppress(OSError):
+                wire.sendall(request)
+                wire.shutdown(socket.SHUT_WR)
+                while wire.recv(65536):
+                    pass
+            assert all(map(harmless, measurement.news)), request[:100]
+            assert not any("could not be answered" in line for line in measurement.news), request[:100]
+        assert post(url, "hello", {})[0] == 200
+    assert len(requests) > 200 and "Traceback" not in capsys.readouterr().err
+
+
+def test_requests_that_do_not_end(measurement, monkeypatch, capsys):
+    """They are ended, and so many at a time are heard that a page still is."""
+    monkeypatch.setattr(on_browser, "HEAD_S", 1.0)
+    monkeypatch.setattr(on_browser, "CONNECTIONS", 4)
+    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+        place = ("127.0.0.1", int(url.split("/")[2].split(":")[1]))
+        slow = [socket.create_connection(place, timeout=30) for _ in range(20)]
+        end = time.monotonic() + 30
+        while slow:
+            assert time.monotonic() < end
+            for wire in list(slow):
+                try:
+                    wire.sendall(b"G")  # a letter now and then
+                    wire.settimeout(0.01)
+                    ended = not wire.recv(100)
+                except TimeoutError:
+                    ended = False
+                except OSError:
+                    ended = True
+                if ended:
+                    slow.remove(wire)
+                    wire.close()
+        assert post(url, "hello", {})[0] == 200
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_samples_below_the_clock_s_step(serve, artifacts):
+    """Means of several are not: a clock of 1 ms times 50 queries of 0.5 ms well."""
+    run = serve(request_of(artifacts, "fp32"))
+    result = believable(artifacts["fp32"]) | {"resolution_us": 1000, "wall_s": 5}
+    page = post(run.url, "claim", {})[1]["page"]
+    status, answer = post(run.url, "result", {"page": page, **copy.deepcopy(result)})
+    assert status == 400 and "0.5 ms is less than the step of the page's clock, 1000 us" in answer["why"]
+    run.ended()
+    run = serve(request_of(artifacts, "fp32"))
+    result["subjects"]["fp32"]["queries_a_sample"] = 50
+    page = post(run.url, "claim", {})[1]["page"]
+    assert post(run.url, "result", {"page": page, **result})[0] == 200
+    assert run.ended().records["fp32"].median_ms == pytest.approx(0.5315)
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no Node.js")
+def test_a_mean_may_be_less_than_the_clock_s_step(tmp_path):
+    """The worker's rounds, on a clock of 1 ms and with a model of 0.3 ms."""
+    worker = (resources.files("kdcompress") / "bench/page/worker.js").read_text()
+    (tmp_path / "run.mjs").write_text(
+        "globalThis.self = { postMessage() {} }\nlet time = 0\n"
+        "Object.defineProperty(globalThis, 'performance', { value: { now: () => Math.floor(time += 1e-4) } })\n"
+        + worker
+        + "\nresolution = 1\n"
+        "const subject = { queries: [0, 1], count: 67, samples: [], used: 0, run: async () => (time += 0.3) }\n"
+        "const job = { seed: 0, seconds: 1, queries: 8, most: 8, cap: 9, subjects: [{ pool: [0, 1] }] }\n"
+        "await rounds(job, [subject], () => {})\nconsole.log(JSON.stringify(subject.samples))\n"
+    )
+    done = subprocess.run(["node", tmp_path / "run.mjs"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == pytest.approx([0.3] * 8, rel=0.1)
+
+
+def test_the_address_tells_nothing_of_the_machine(monkeypatch):
+    """Where it has no way to others, either."""
+
+    class Nowhere(socket.socket):
+        def connect(self, place):
+            raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "socket", Nowhere)
+    assert own_address(socket.AF_INET) == "127.0.0.1" and own_address(socket.AF_INET6) == "::1"
 
 
 def test_only_the_page_is_served_and_only_to_who_has_the_token(serve, artifacts):

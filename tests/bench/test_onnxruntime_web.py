@@ -97,15 +97,34 @@ def test_a_damaged_cache_is_not_used(alone, mirror, monkeypatch):
 
 def test_the_registry_is_npm_s(alone, monkeypatch):
     assert registry() == "https://registry.npmjs.org"
-    (alone / ".npmrc").write_text("audit=false\nregistry = https://user.example/npm/\n")
-    assert registry() == "https://user.example/npm"
+    monkeypatch.setenv("MIRROR", "mirror.example")
+    (alone / ".npmrc").write_text(
+        'audit=false\n@scope:registry=https://no.example\nregistry = "https://${MIRROR}/npm/"\n'
+    )
+    assert registry() == "https://mirror.example/npm"
     (alone / "project").mkdir()
     monkeypatch.chdir(alone / "project")
-    monkeypatch.setenv("MIRROR", "mirror.example")
-    (alone / "project/.npmrc").write_text('@scope:registry=https://no.example\nregistry="https://${MIRROR}"\n')
-    assert registry() == "https://mirror.example"
+    (alone / "project/.npmrc").write_text("registry=https://project.example\n")
+    assert registry() == "https://project.example"
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://variable.example/")
     assert registry() == "https://variable.example"
+
+
+def test_a_folder_s_settings_send_nothing_of_the_environment(alone, mirror, monkeypatch):
+    monkeypatch.setenv("SECRET", "a-password")
+    (alone / "project").mkdir()
+    monkeypatch.chdir(alone / "project")
+    for given in (
+        f"{mirror[0]}${{SECRET}}",
+        f"{mirror[0]}$SECRET",
+        "file:///etc",
+        "https://user:a-password@127.0.0.1:9",
+    ):
+        (alone / "project/.npmrc").write_text(f"registry={given}\n")
+        with pytest.raises(RuntimeMissingError, match="could not be downloaded") as caught:
+            files()
+        assert "a-password" not in str(caught.value)
+    assert not mirror[1]
 
 
 @pytest.mark.parametrize("below", ["", "dist", "node_modules/onnxruntime-web/dist"])

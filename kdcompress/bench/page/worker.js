@@ -202,7 +202,7 @@ async function rounds(job, subjects, say) {
       try {
         await subject.run(queries[(pick + 1) % queries.length])
         const ms = await timed(subject, queries[pick % queries.length], subject.count)
-        subject.samples.push(positive(ms))
+        subject.samples.push(positive(ms * subject.count) / subject.count)
         subject.used += ms * subject.count
       } catch (error) {
         subject.failed = `query ${done + 1}: ${reason(error)}`
