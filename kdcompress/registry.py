@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from kdcompress.errors import UsageError, unknown_name
+from kdcompress.errors import UsageError, place, unknown_name
 
 T = TypeVar("T")
 
@@ -71,10 +71,10 @@ def imported(kind: str, name: str) -> Any:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"The module {module_name!r} cannot be imported.",
-            where=name,
+            where=place(error) or name,
             got=f"{type(error).__name__}: {error}",
             hint="run from the folder that holds it, or install its package",
         ) from error
