@@ -96,7 +96,7 @@ def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
     except Exception as error:  # a user's model can fail in any way; the first cause says how
         raise KDCompressError(
             "PyTorch cannot export this model to ONNX.",
-            where=place(error) or f"{type(net).__name__}, input {list(example.shape)} {example.dtype}",
+            where=_where(net, example, error),
             got=cause(error),
             hint="the model's forward must be free of branches on tensor values and of operators without ONNX form",
         ) from error
@@ -106,15 +106,14 @@ def _expected(net: nn.Module, spec: InputSpec, x: np.ndarray, trained: bool) -> 
     """PyTorch's logits; whatever makes a model unfit to ship is found here, before the slow export."""
     import torch
 
-    where = f"{type(net).__name__}, input {list(x.shape)} {x.dtype}"
+    where = _where(net, x)
     try:
         with torch.inference_mode():
             first, second = (net(torch.from_numpy(x)).float().numpy() for _ in range(2))
     except Exception as error:  # a user's model can fail in any way
         hint = "where the forward uses the batch size as a number: use -1 in reshape, or give export.batch"
-        got = cause(error)
         raise KDCompressError(
-            "The model does not run in PyTorch.", where=place(error) or where, got=got, hint=hint
+            "The model does not run in PyTorch.", where=_where(net, x, error), got=cause(error), hint=hint
         ) from error
     if first.shape != (len(x), spec.classes):
         allowed = f"[{len(x)}, {spec.classes}], one logit a label"
@@ -151,6 +150,11 @@ def _check(spec: InputSpec, path: Path, examples: list[np.ndarray], expected: li
                 got=f"{worst:.3g}",
                 allowed=f"{allowed:.3g}",
             )
+
+
+def _where(net: nn.Module, x: Any, error: Exception | None = None) -> str:
+    at = place(error) if error else None
+    return f"{type(net).__name__}, input {list(x.shape)} {x.dtype}" + (f"; {at}" if at else "")
 
 
 def _example(spec: InputSpec, batch: int) -> np.ndarray:

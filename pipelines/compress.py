@@ -280,12 +280,20 @@ class Compression:
         states = dict(self.plan())
         self.done.clear()
         trains = any(part.train and states[role] == "to do" for role, part in self.parts.items())
-        roles = [role for role in self.shipped() if states[f"{role}-fp32"] == "to do"]
-        if not (trains and roles) or (key := exports_key(self, roles)) in passed(self.folder.path):
+        if not trains:
             return
-        problems += try_exports(self, roles, time.monotonic() + SECONDS)
+        known = passed(self.folder.path)
+        roles = [role for role in self.shipped() if states[f"{role}-fp32"] == "to do"]
+        keys = {role: key for role in roles if (key := exports_key(self, role)) not in known}
+        problems += try_exports(self, list(keys), time.monotonic() + SECONDS)
         if not problems:
-            self.passed.append(key)
+            self.passed += keys.values()
+
+    def remember(self) -> None:
+        """What the pre-flight let through, in the run's folder."""
+        if self.passed:
+            known = [*passed(self.folder.path), *self.passed]
+            write_text(self.folder.path / RECORD, json.dumps(list(dict.fromkeys(known))))
 
     # The steps
 
@@ -567,9 +575,7 @@ class Compression:
 
     def run(self, force: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Do what is not done yet and return the report's document. The folder must be held."""
-        if self.passed:
-            known = passed(self.folder.path)
-            write_text(self.folder.path / RECORD, json.dumps([*known, *self.passed]))
+        self.remember()
         for step in self.steps():
             if any(name in self.errors for name in step.after):
                 continue

@@ -8,6 +8,7 @@ conversion count, and no numbers: those of a network that nobody trained mean no
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import tempfile
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdcompress import __version__
 from kdcompress.artifact import content_hash
 from kdcompress.bench.machine import packages
 from kdcompress.console import say
@@ -49,7 +51,7 @@ SIZE_OPTIONS = ("img_size", "image_size", "input_size")  # of factories and of t
 @contextmanager
 def random_states_kept() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([device] if (device := _device()).type == "cuda" else []):
         try:
             yield
         finally:
@@ -57,12 +59,20 @@ def random_states_kept() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def _device() -> torch.device:
+    """That of this process's trainings."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
 # Every network
 
 
 def try_network(made: Compression, role: Role, network: Network, seed: int = 0) -> None:
     """Build it, run it, train it for a step where it is trained, and copy it. Raises UsageError."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net, trains = made.untrained(role, network, seed), made.parts[role].train is not None
     x = made.member(role, net, network).input(made.example())
     try:
@@ -86,7 +96,7 @@ def try_network(made: Compression, role: Role, network: Network, seed: int = 0) 
         )
     if trains:
         with told(f"{named(network)} runs, and a step of its training does not.", where=network.model):
-            logits_of(net.to(device).train()(x.to(device))).float().sum().backward()
+            logits_of(net.to(_device()).train()(x.to(_device()))).float().sum().backward()
     copied(net)
 
 
@@ -223,18 +233,17 @@ def settle(net: nn.Module, x: Tensor) -> None:
 # What has passed
 
 
-def exports_key(made: Compression, roles: Sequence[Role]) -> str:
-    """Of all that decides how ``try_exports`` ends."""
-    of = {role: made.parts[role] for role in roles}
-    models = {part.network.model for part in of.values()}
+def exports_key(made: Compression, role: Role) -> str:
+    """Of all that decides how ``try_exports`` ends for this one."""
+    part, student = made.parts[role], role == "student"
     return content_hash(
         {
-            "networks": {role: [described(part.network), part.method] for role, part in of.items()},
-            "code": {model: code_hash(model) for model in sorted(models) if ":" in model},
-            "specs": {role: asdict(made.spec(role)) for role in roles},
-            "export": made.recipe.export.model_dump(mode="json", include={"opset", "targets"}),
-            "targets": [target.model_dump(mode="json") for target in made.targets()],
-            "packages": packages(),
+            "network": [described(part.network), part.method],
+            "code": [code_hash(name) for name in (part.network.model, *part.method) if ":" in name],
+            "spec": asdict(made.spec(role)),
+            "opset": made.recipe.export.opset,
+            "targets": [target.model_dump(mode="json") for target in made.targets()] if student else [],
+            "packages": {"kdcompress": __version__, **packages()},
         }
     )
 
