@@ -201,6 +201,7 @@ def writers(monkeypatch):
     def write(job, target):
         raise acts[target.name]
 
+    formats.writers.entries()  # registered, before they are replaced
     for name in ("onnx-fp16", "onnx-int8", "openvino-fp16"):
         monkeypatch.setitem(formats.writers._entries, name, formats.Writer(write))
     return acts
