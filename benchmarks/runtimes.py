@@ -64,7 +64,7 @@ def build(role: str, model: str, folder: Path, targets: dict[str, Sequence[str]]
     from kdcompress.export.to_onnx import export_onnx
     from kdcompress.models.build import build as network
     from kdcompress.models.deployable import Deployable
-    from kdcompress.pipelines.plan import settle
+    from kdcompress.pipelines.preflight import settle
 
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (64, SPEC.height, SPEC.width, SPEC.channels), dtype=np.uint8)

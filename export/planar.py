@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +21,15 @@ def planar(module: nn.Module, spec: InputSpec) -> tuple[fx.GraphModule, Any]:
     """
     import torch
 
+    from kdcompress.models.copying import copied
+
     pixels = torch.randint(0, 256, (1, spec.channels, spec.height, spec.width), generator=torch.Generator()).float()
     floating = spec.layout == "float-nchw"
     example = pixels / 255 if floating else pixels.byte().permute(0, 2, 3, 1).contiguous()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensors that a forward keeps, as LeViT's does
-            program = torch.export.export(copy.deepcopy(module).cpu().eval(), (example,))
+            program = torch.export.export(copied(module).cpu().eval(), (example,))
     except Exception as error:  # a user's model can fail in any way
         raise KDCompressError(
             "PyTorch cannot trace this model for one image.",

@@ -6,7 +6,6 @@ as long an image or longer, and a program with a dynamic batch reserves the memo
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from importlib.metadata import version
@@ -60,9 +59,10 @@ def capture(module: nn.Module, spec: InputSpec, training: bool = False) -> Graph
     """
     import torch
 
+    from kdcompress.models.copying import copied
     from kdcompress.models.deployable import example
 
-    net = copy.deepcopy(module).cpu().train(training)
+    net = copied(module).cpu().train(training)
     shapes = None if spec.batch else ({0: torch.export.Dim("batch")},)
     with quiet():
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import zipfile
 from collections.abc import Iterator
@@ -105,6 +104,8 @@ def _named(module: nn.Module, spec: InputSpec) -> nn.Module:
     """A copy that takes and gives keyword arguments, which is where the converter gets the names from."""
     import torch
 
+    from kdcompress.models.copying import copied
+
     class Named(torch.nn.Module):
         def __init__(self, net: nn.Module):
             super().__init__()
@@ -113,7 +114,7 @@ def _named(module: nn.Module, spec: InputSpec) -> nn.Module:
         def forward(self, **images: torch.Tensor) -> dict[str, torch.Tensor]:
             return {spec.output: self.net(images[spec.name])}
 
-    return Named(_wide(copy.deepcopy(module), spec)).cpu().eval()
+    return Named(_wide(copied(module), spec)).cpu().eval()
 
 
 def _wide(module: nn.Module, spec: InputSpec) -> nn.Module:

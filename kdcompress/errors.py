@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class KDCompressError(Exception):
@@ -61,3 +65,46 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, where: object = 
         allowed=", ".join(known),
         hint=f"did you mean {near[0]!r}?" if near else None,
     )
+
+
+@contextmanager
+def told(what: str, *, where: object = None, allowed: object = None, hint: str | None = None) -> Iterator[None]:
+    """Whatever code that is not kdcompress's raises, or its call of sys.exit, as a UsageError; ``where`` is for what
+    comes from no file of the user's own."""
+    try:
+        yield
+    except KDCompressError:
+        raise
+    except (Exception, SystemExit) as error:
+        where = place(error) or where
+        raise UsageError(what, where=where, got=cause(error), allowed=allowed, hint=hint) from error
+
+
+def first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def cause(error: BaseException) -> str:
+    """The message of the first error in the chain, a few lines of it."""
+    error = first_cause(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    return f"{type(error).__name__}: " + " | ".join(lines[:3])[:400]
+
+
+def place(error: BaseException) -> str | None:
+    """File, line and function of the user's own code in which the error arose; None where only libraries had a part."""
+    if error.__cause__ is not None and (found := place(error.__cause__)):
+        return found
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _in_a_library(frame.filename)]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else None
+
+
+def _in_a_library(file: str) -> bool:
+    path = Path(file)
+    libraries = (Path(__file__).parent, sysconfig.get_path("stdlib"))
+    installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return file.startswith("<") or installed or any(path.is_relative_to(folder) for folder in libraries)

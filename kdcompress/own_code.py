@@ -19,7 +19,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from kdcompress.errors import UsageError, unknown_name
+from kdcompress.errors import UsageError, place, unknown_name
 
 # Packages whose functions take what they run or fetch from their arguments, and those that have names of their own.
 LIBRARIES = """
@@ -83,7 +83,7 @@ def imported(kind: str, name: str) -> Any:
 def _not_imported(name: str, error: BaseException) -> UsageError:
     return UsageError(
         f"The module {name.partition(':')[0]!r} cannot be imported.",
-        where=name,
+        where=place(error) or name,
         got=f"{type(error).__name__}: {error}",
         hint="keep it in the recipe's folder or in the one that you run from, or install its package",
     )
@@ -140,8 +140,8 @@ def _library_of(file: Path | None) -> str:
     path = file.resolve()
     for name in LOADERS:
         spec = sys.modules[name].__spec__ if name in sys.modules else PathFinder.find_spec(name)
-        for place in (spec.submodule_search_locations or ()) if spec else ():
-            if path.is_relative_to(Path(place).resolve()):
+        for home in (spec.submodule_search_locations or ()) if spec else ():
+            if path.is_relative_to(Path(home).resolve()):
                 return name
     for kind in ("stdlib", "platstdlib"):
         folder = Path(sysconfig.get_path(kind)).resolve()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 import yaml
+from torch.nn.parameter import is_lazy
 
 import kdcompress
 from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, sha256, write_text
@@ -24,14 +26,14 @@ from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
 from kdcompress.distributed import check_launch
-from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, told
 from kdcompress.export import formats
 from kdcompress.export.bisect import first_difference, steps, tolerance_of
 from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
-from kdcompress.models.build import build, count_parameters, largest_layer, macs, pretrained_facts
+from kdcompress.models.build import build, count_parameters, evaluating, largest_layer, macs, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.merge import merged
@@ -41,9 +43,19 @@ from kdcompress.own_code import located
 from kdcompress.pipelines import publication
 from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
+from kdcompress.pipelines.preflight import (
+    RECORD,
+    SECONDS,
+    exports_key,
+    passed,
+    random_states_kept,
+    try_exports,
+    try_network,
+)
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.stages import Done, RunFolder, Stage
 from kdcompress.pipelines.timed import conditions, time_files
+from kdcompress.pipelines.user_code import code_hash
 from kdcompress.pipelines.verdict import BYTES, budgets, check_budgets, gates, judge, margin, predictions, ratios
 from kdcompress.recipe import Network, Recipe, Student, code_of, load_recipe
 from kdcompress.report.rows import Row
@@ -81,6 +93,8 @@ class Compression:
         self.done: dict[str, Done] = {}
         self.errors: dict[str, Exception] = {}
         self.parts = parts(recipe)
+        self.tried: dict[str, UsageError | None] = {}  # networks that the check has run, and what is wrong with them
+        self.passed: list[str] = []  # what its pre-flight found to be exported and written well
 
     @cached_property
     def source(self) -> Source:
@@ -142,6 +156,10 @@ class Compression:
             _check_head(network, spec)
         torch.manual_seed(part.seed + seed)
         net = build(network.model, spec.classes, spec.channels, network.options, download)
+        if any(map(is_lazy, (*net.parameters(), *net.buffers()))):  # their shapes come with a first input
+            wrong = f"{network.model} does not run on these images."
+            with told(wrong, where=network.model), evaluating(net), torch.no_grad():
+                net(self.member(role, net, network).input(self.example()))
         if network.weights:
             load_weights(net, network.weights, network.weights_key)
         return net
@@ -199,8 +217,9 @@ class Compression:
             images=len(self.trained_on(role).train),
         )
 
-    def check(self) -> None:
-        """Everything that can be known to fail is found now, and all of it at once."""
+    def check(self, ships: bool = True) -> None:
+        """Everything that can be known to fail is found now, and all of it at once. ``ships``: whether networks are to
+        be exported and written for the targets."""
         problems: list[UsageError] = []
 
         def attempt(action: Callable[[], Any]) -> None:
@@ -231,11 +250,10 @@ class Compression:
                 attempt(partial(parse_options, name, options))
         attempt(lambda: self.source)
         if not problems:  # the networks are built for the source's images and classes
-            processes = int(os.environ.get("WORLD_SIZE", "1"))
-            for role, part in self.parts.items():
-                attempt(partial(self.distillation if part.train else self.network, role))
-                if part.train:
-                    attempt(partial(check_optimizer, part.train, part.kinds, processes))
+            with random_states_kept():
+                self._check_networks(problems, attempt)
+                if ships and not problems and is_main_process():
+                    self._check_exports(problems)
         if len(problems) == 1:
             raise problems[0]
         if problems:
@@ -252,6 +270,49 @@ class Compression:
         if profile:
             Ours(profile).check(FILES)
         publication.check(folder, ["teacher", "student", *(f"student-{target.name}" for target in self.targets())])
+
+    def _check_networks(self, problems: list[UsageError], attempt: Callable[[Callable[[], Any]], None]) -> None:
+        """Each is tried alone, and then with those that it learns from."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        broken: dict[str, list[Role]] = {}  # what is wrong, with whom
+        for role, part in self.parts.items():
+            for seed, network in enumerate([part.network, *part.company()]):
+                key = content_hash([described(network), network.weights, part.train is None, pruned_of(network)])
+                if key not in self.tried:
+                    self.tried[key] = None
+                    try:
+                        try_network(self, role, network, seed)
+                    except UsageError as error:
+                        self.tried[key] = error
+                if wrong := self.tried[key]:
+                    broken.setdefault(str(wrong), []).append(role)
+        problems += [UsageError(f"{', '.join(dict.fromkeys(roles))}: {text}") for text, roles in broken.items()]
+        out = {role for roles in broken.values() for role in roles}
+        for role, part in self.parts.items():
+            if out.isdisjoint((role, *part.after())):
+                attempt(partial(self.distillation if part.train else self.network, role))
+            if part.train:
+                attempt(partial(check_optimizer, part.train, part.kinds, processes))
+
+    def _check_exports(self, problems: list[UsageError]) -> None:
+        """What ships is exported before a training, once for a run's folder."""
+        states = dict(self.plan())
+        self.done.clear()
+        trains = any(part.train and states[role] == "to do" for role, part in self.parts.items())
+        if not trains:
+            return
+        known = passed(self.folder.path)
+        roles = [role for role in self.shipped() if states[f"{role}-fp32"] == "to do"]
+        keys = {role: key for role in roles if (key := exports_key(self, role)) not in known}
+        problems += try_exports(self, list(keys), time.monotonic() + SECONDS)
+        if not problems:
+            self.passed += keys.values()
+
+    def remember(self) -> None:
+        """What the pre-flight let through, in the run's folder."""
+        if self.passed:
+            known = [*passed(self.folder.path), *self.passed]
+            write_text(self.folder.path / RECORD, json.dumps(list(dict.fromkeys(known))))
 
     # The steps
 
@@ -330,6 +391,9 @@ class Compression:
             for index, network in enumerate([part.network, *part.company()]):
                 if network.weights:
                     inputs[f"weights-{index}"] = _file_hash(network.weights)
+                if ":" in network.model:
+                    inputs[f"code-{index}"] = code_hash(network.model)
+            inputs |= {f"code-{name}": code_hash(name) for name in part.method if ":" in name}
             packages = ("torch", "torchvision", "timm", *(["torch-pruning"] if pruned_of(part.network) else []))
             return Stage(role, work, params, inputs, packages, resumes=True, collective=True)
 
@@ -531,6 +595,7 @@ class Compression:
     def run(self, force: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Do what is not done yet and return the report's document. The folder must be held."""
         self.check_folder()
+        self.remember()
         for step in self.steps():
             if any(name in self.errors for name in step.after):
                 continue

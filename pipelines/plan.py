@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import yaml
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from kdcompress.artifact import Artifact, read_json, write_text
 from kdcompress.bench.devices import LOCAL
@@ -41,8 +41,10 @@ from kdcompress.models.merge import merge_branches
 from kdcompress.own_code import imported
 from kdcompress.pipelines.compress import Compression, provenance, reason
 from kdcompress.pipelines.parts import named
+from kdcompress.pipelines.preflight import settle
 from kdcompress.pipelines.stages import Done, Stage
 from kdcompress.pipelines.timed import conditions, time_files, timed, untimed
+from kdcompress.pipelines.user_code import code_hash
 from kdcompress.pipelines.verdict import BYTES, check_budgets
 from kdcompress.recipe import Candidate, Recipe, Search, Section, Student, validate_recipe
 from kdcompress.report.present import count, over, significant, size
@@ -204,7 +206,7 @@ class Planning:
         for target in self.targets:
             formats.writers[target.writer].check()
         check_budgets(self.recipe)
-        self.own.check()
+        self.own.check(ships=False)  # each candidate is built by the targets' writers
         _ = self.looks
 
     def _compression(self, student: Student) -> Compression:
@@ -235,7 +237,7 @@ class Planning:
                     net = made.untrained("student")
                     merge_branches(net)
                     return net, "meta"
-            except (NotImplementedError, RuntimeError):  # it computes with values as it is made
+            except (NotImplementedError, RuntimeError, UsageError):  # it computes with values as it is made
                 pass
         return made.as_it_ships("student", made.untrained("student")), "cpu"
 
@@ -355,6 +357,8 @@ class Planning:
         }
         packages = sorted({name for target in self.targets for name in formats.writers[target.writer].packages})
         inputs = {"data": self.source.hash}
+        if ":" in look.student.model:
+            inputs["code"] = code_hash(look.student.model)
         packages = ["torch", "timm", "onnx", "onnxruntime", *packages]
         return Stage(f"build-{_slug(look.name)}", work, params, inputs, tuple(packages))
 
@@ -525,24 +529,6 @@ def untrained_as_shipped(made: Compression) -> nn.Module:
     """The student with random weights, and with what its methods keep."""
     kept = any(kind.deploy == "keep" for kind in made.parts["student"].kinds)
     return made.distillation("student").deployable() if kept else made.untrained("student")
-
-
-@torch.no_grad()
-def settle(net: nn.Module, x: Tensor) -> None:
-    """Give a network that nobody has trained the batch-norm statistics of a normalised batch ``x`` [N, C, H, W]: its
-    activations then have the range that a quantiser expects. A normalisation that starts at zero, which would silence
-    its branch, is set to one."""
-    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches: here of one
-        if norm.weight is not None and not norm.weight.any():
-            nn.init.ones_(norm.weight)
-    net.train()(x)
-    net.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def asked_for(data: dict[str, Any], budgets: dict[str, Any], bench: dict[str, Any]) -> Recipe:

@@ -65,6 +65,7 @@ class Sweep:
     def __init__(self, recipe: Recipe, folder: Path, chosen: dict[str, dict[str, Any]], seeds: int, command: str = ""):
         self.recipe, self.folder, self.chosen, self.command = recipe, folder.resolve(), chosen, command
         self.seeds = range(recipe.seed, recipe.seed + seeds)
+        self.tried: dict[str, UsageError | None] = {}
         self.trials = [(label, seed) for seed in self.seeds for label in chosen]
 
     def compression(self, label: str, seed: int) -> Compression:
@@ -73,7 +74,7 @@ class Sweep:
             changed["co_teachers"] = ()
             changed["teacher"] = self.recipe.teacher and self.recipe.teacher.model_copy(update={"ensemble": 1})
         made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
-        made.source = self.source  # the same for all
+        made.source, made.tried = self.source, self.tried  # the same for all
         return made
 
     @cached_property
@@ -85,7 +86,7 @@ class Sweep:
         problems: dict[str, list[str]] = {}
         for label in self.chosen:
             try:
-                self.compression(label, self.seeds[0]).check()
+                self.compression(label, self.seeds[0]).check(ships=False)
             except UsageError as error:
                 problems.setdefault(str(error), []).append(label)
         if problems:

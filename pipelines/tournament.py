@@ -57,7 +57,7 @@ class Tournament:
             targets = self.recipe.budgets.target
             changed["export"] = self.recipe.export.model_copy(update={**AS_IT_FALLS, "targets": targets})
         made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
-        made.source = self.source  # the same for all
+        made.source, made.tried, made.passed = self.source, self.own.tried, self.own.passed  # the same for all
         if number is not None:
             part = made.parts["student"]
             assert part.train is not None

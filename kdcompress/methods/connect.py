@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcompress.models.copying import copied
 from kdcompress.models.taps import Stage
 
 
@@ -31,7 +30,7 @@ def exit_head(stage: Stage, classes: int, width: int = 128) -> nn.Sequential:
 
 def as_buffers(module: nn.Module) -> nn.Module:
     """A copy of a module, its parameters as buffers: in the state, and no optimizer's business."""
-    module = copy.deepcopy(module)
+    module = copied(module)
     for part in module.modules():
         for name, value in list(part.named_parameters(recurse=False)):
             delattr(part, name)

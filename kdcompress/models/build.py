@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcompress.errors import UsageError, unknown_name
+from kdcompress.errors import UsageError, told, unknown_name
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
 
@@ -43,8 +43,8 @@ def build(
     ``pretrained``: with the library's weights, downloaded where they are not in its cache; a classifier for another
     number of classes is a new one. torchvision's default ones, or those that ``options.weights`` names.
 
-    Raises UsageError for a name that is not known, options that do not fit, a callable that cannot be imported or
-    gives no nn.Module, and pretrained weights that there are none of or that cannot be downloaded.
+    Raises UsageError for a name that is not known, options that do not fit, a callable that cannot be imported, raises
+    anything or gives no nn.Module, and pretrained weights that there are none of or that cannot be downloaded.
     """
     options = dict(options or {})
     group, slash, rest = name.partition("/")
@@ -177,8 +177,10 @@ def _call(factory: Callable[..., nn.Module], name: str, fixed: dict[str, Any], o
     except TypeError as error:
         raise _bad_options(name, options, str(error), _parameters(factory)) from error
     except ValueError:  # compiled code may have no signature to check
+        pass
+    given = ", ".join(f"{key}={value!r:.80}" for key, value in {**fixed, **options}.items())
+    with told(f"{name} cannot be made.", where=name, hint=f"it was called with {given}"):
         return factory(**fixed, **options)
-    return factory(**fixed, **options)
 
 
 def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None) -> nn.Module:

@@ -7,13 +7,12 @@ how its blocks are merged, by a method of one of the three names in use.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from kdcompress.console import say
 from kdcompress.models.build import evaluating
+from kdcompress.models.copying import copied
 from kdcompress.models.deployable import logits_of
 
 NAMES = ("fuse", "reparameterize", "switch_to_deploy")
@@ -27,7 +26,7 @@ def merged(net: nn.Module, example: Tensor) -> nn.Module:
         return net
     kept = f"The branches of {type(net).__name__} are not merged"
     try:
-        ships = copy.deepcopy(net).eval()
+        ships = copied(net).eval()
         merge_branches(ships)
         with evaluating(net), torch.inference_mode():
             expected, got = logits_of(net(example)), logits_of(ships(example))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
 from kdcompress.models.build import evaluating
+from kdcompress.models.copying import copied
 from kdcompress.models.deployable import logits_of
 from kdcompress.optional import require
 
@@ -47,7 +47,7 @@ def prune(
     """
     pruning = require("torch_pruning", "pruning", "Pruning a network")
     kind, options = IMPORTANCE[importance]
-    net = copy.deepcopy(net).requires_grad_()  # the library reads the graph from autograd
+    net = copied(net).requires_grad_()  # the library reads the graph from autograd
     before = _size(net)
     attentions = [m for m in net.modules() if _has_heads(m)]
     try:
@@ -74,7 +74,7 @@ def prune(
             for attention in attentions:
                 _fit_heads(attention)
             logits = logits_of(net(example))
-        logits_of(copy.deepcopy(net).train()(example))  # heads that work in training alone were not seen
+        logits_of(copied(net).train()(example))  # heads that work in training alone were not seen
     except Exception as error:  # of any kind, from deep inside it
         raise UsageError(
             "torch-pruning cannot prune this network.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from kdcompress.distributed import gathered, processes
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
 from kdcompress.methods.base import Method, Needs, standardized
+from kdcompress.models.copying import copied
 from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
 from kdcompress.recipe import parse_methods
@@ -271,7 +271,7 @@ class Distillation(nn.Module):
     def deployable(self) -> nn.Module:
         """The student's network as it ships: a copy in eval mode, with no hooks, attached modules folded."""
         self.student.tapped.close()
-        ships = copy.deepcopy(self.student.net)
+        ships = copied(self.student.net)
         self.student.tapped.open()
         for kind in self.attached:
             kind.fold(ships)

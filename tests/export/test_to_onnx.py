@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import numpy as np
 import onnx
@@ -147,16 +148,9 @@ class FiveOutputs(nn.Module):
         return x.float().reshape(x.shape[0], -1)[:, :5]
 
 
-class Keeps(nn.Linear):
-    def __init__(self):
-        super().__init__(256, 4)
-        self.kept = self.weight * 2
-
-
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (Keeps(), "cannot be copied"),
         (Branching(), "cannot export"),
         (FixedBatch(), "does not run"),
         (Noisy(), "other logits for the same image"),
@@ -170,6 +164,38 @@ def test_a_model_that_cannot_be_exported_says_why(module, words, tmp_path):
     assert type(module).__name__ in str(caught.value)
     assert "Traceback" not in str(caught.value) and len(str(caught.value).splitlines()) <= 5
     assert not list(tmp_path.iterdir())
+
+
+def test_a_branch_on_a_value_is_named_by_its_line(tmp_path):
+    with pytest.raises(KDCompressError) as caught:
+        export_onnx(Branching(), grey_spec(), tmp_path / "net.onnx")
+    assert re.search(r"where: Branching, .*; .*test_to_onnx.py, line \d+, in forward", str(caught.value))
+
+
+@pytest.mark.parametrize("wrong", ["old weight norm", "kept"])
+def test_what_a_forward_leaves_on_the_model_does_not_matter(wrong, tmp_path):
+    layer = nn.Linear(256, 4)
+    net = nn.Sequential(nn.Flatten(), torch.nn.utils.weight_norm(layer) if wrong == "old weight norm" else layer)
+
+    class Floats(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            self.kept = self.net(x.float())
+            return self.kept
+
+    module = Floats()
+    assert module(torch.zeros(2, 16, 16, 1, dtype=torch.uint8)).requires_grad
+    export_onnx(module, grey_spec(), tmp_path / "net.onnx")
+    assert module.kept.requires_grad
+
+
+def test_the_numbers_of_a_network_that_nobody_trained_are_not_judged(tmp_path):
+    export_onnx(NotANumber(), grey_spec(), tmp_path / "net.onnx", trained=False)
+    with pytest.raises(KDCompressError, match="does not run"):
+        export_onnx(FixedBatch(), grey_spec(), tmp_path / "net.onnx", trained=False)
 
 
 def test_a_corrupt_file_is_a_usage_error(trained, tmp_path):

@@ -15,7 +15,8 @@ from kdcompress.cli import main
 from kdcompress.errors import UsageError
 from kdcompress.models.build import build, count_parameters, largest_layer, macs
 from kdcompress.pipelines import plan
-from kdcompress.pipelines.plan import Look, expand, ranked, settle
+from kdcompress.pipelines.plan import Look, expand, ranked
+from kdcompress.pipelines.preflight import settle
 from kdcompress.pipelines.tournament import Tournament
 from kdcompress.recipe import Student, load_recipe
 from kdcompress.report import present

@@ -1,0 +1,257 @@
+"""What can be known of a recipe's networks before anything trains.
+
+Each network is run at its real input size, trained for a step, and copied as at the end of its training. One that ships
+is exported untrained, and each target's writer is tried on the file, as long as a budget of time lasts. Errors of
+conversion count, and no numbers: those of a network that nobody trained mean nothing. Random states stay as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdcompress import __version__
+from kdcompress.artifact import content_hash
+from kdcompress.bench.machine import packages
+from kdcompress.console import say
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, cause, first_cause, place, told
+from kdcompress.export import formats
+from kdcompress.export.to_onnx import export_onnx
+from kdcompress.models.build import evaluating
+from kdcompress.models.copying import copied
+from kdcompress.models.deployable import logits_of
+from kdcompress.pipelines.parts import Role, described, named, pruned_of
+from kdcompress.pipelines.user_code import code_hash
+from kdcompress.recipe import Network
+
+if TYPE_CHECKING:
+    from kdcompress.pipelines.compress import Compression
+
+T = TypeVar("T")
+RECORD = "preflight.json"  # in a run's folder: what has passed
+SECONDS = 60.0  # no further writer is begun after so many
+IMAGES = 16  # for the quantisers' ranges
+SIZE_OPTIONS = ("img_size", "image_size", "input_size")  # of factories and of the networks that they make
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if (device := _device()).type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def _device() -> torch.device:
+    """That of this process's trainings."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+# Every network
+
+
+def try_network(made: Compression, role: Role, network: Network, seed: int = 0) -> None:
+    """Build it, run it, train it for a step where it is trained, and copy it. Raises UsageError."""
+    net, trains = made.untrained(role, network, seed), made.parts[role].train is not None
+    x = made.member(role, net, network).input(made.example())
+    try:
+        logits = _run(net, x)
+    except KDCompressError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{named(network)} does not run on these images.",
+            where=place(error) or network.model,
+            got=f"{cause(error)}; images [N, {', '.join(map(str, x.shape[1:]))}]",
+            hint=_remedy(made, role, network, net),
+        ) from error
+    classes = made.spec(role, network).classes
+    if logits.shape[1] != classes and (trains or role == "student"):
+        raise UsageError(
+            f"{named(network)} does not give a logit a label.",
+            where=network.model,
+            got=f"{logits.shape[1]} logits",
+            allowed=f"{classes}, what its callable is given as `classes`",
+        )
+    if trains:
+        with told(f"{named(network)} runs, and a step of its training does not.", where=network.model):
+            logits_of(net.to(_device()).train()(x.to(_device()))).float().sum().backward()
+    copied(net)
+
+
+def _run(net: nn.Module, x: Tensor) -> Tensor:
+    with evaluating(net), torch.no_grad():
+        return logits_of(net(x))
+
+
+def _remedy(made: Compression, role: Role, network: Network, net: nn.Module) -> str | None:
+    """The options with which it runs: each that is named was tried."""
+    if pruned_of(network):
+        return None
+    height, width, _ = made.source.train.images.shape[1:]
+    declared = [getattr(net, name, None) for name in SIZE_OPTIONS]
+    declared.append(getattr(net, "default_cfg", {}).get("input_size"))  # timm's
+    sides = [value[-1] if isinstance(value, (tuple, list)) else value for value in declared]
+    section, found = f"{_section(role, network, made)}", []
+    for side in dict.fromkeys([*(side for side in sides if isinstance(side, int)), 224]):
+        if _works(made, role, network.model_copy(update={"size": side})):
+            found.append(f"`{section}.size: {side}` resizes the images for it")
+            break
+    side = network.size or height
+    for option in SIZE_OPTIONS if side == (network.size or width) else ():
+        if _works(made, role, network.model_copy(update={"options": {**network.options, option: side}})):
+            found.append(f"`{section}.options: {{{option}: {side}}}` makes it for their size")
+            break
+    return ", or ".join(found) or "look at what the network asks of its input, and at `size` and `options`"
+
+
+def _section(role: Role, network: Network, made: Compression) -> str:
+    """Of the recipe."""
+    if network is not made.parts[role].network:
+        return "peers"
+    return {"generation": "student", "assistant": "assistants"}.get(kind := role.partition("-")[0], kind)
+
+
+def _works(made: Compression, role: Role, network: Network) -> bool:
+    try:
+        net = made.untrained(role, network)
+        _run(net, made.member(role, net, network).input(made.example()))
+        return True
+    except (Exception, SystemExit):
+        return False
+
+
+# Those that ship
+
+
+def try_exports(made: Compression, roles: Sequence[Role], until: float) -> list[UsageError]:
+    """Export each, and try the targets' writers on the student: the problems that would be found after the training. Of
+    a teacher, and of targets that only "auto" asks for, they stop nothing then and are told now."""
+    problems: list[UsageError] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for role in sorted(roles):  # the student first
+            what = f"{role} ({named(made.parts[role].network)})"
+            job, problem = _attempt(f"{what} cannot be exported", partial(_job, made, role, Path(folder)))
+            if problem and role != "teacher":
+                problems.append(problem)
+            elif problem:
+                say(f"{role}-fp32 will fail: {problem}", style="yellow")
+            if job and role == "student":
+                problems += _try_writers(made, what, job, until)
+    return problems
+
+
+def _job(made: Compression, role: Role, folder: Path) -> formats.ExportJob:
+    net = made.distillation(role).deployable() if made.parts[role].train else made.untrained(role)
+    images = made.calibration()[: max(IMAGES, made.recipe.export.batch or 0)]
+    settle(net, made.member(role, net).input(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    module, opset = made.deployable(role, net), made.recipe.export.opset
+    parent = export_onnx(module, module.spec, folder / f"{role}.onnx", opset=opset, trained=False)
+    return formats.ExportJob(module, parent, images, folder, role)
+
+
+def _try_writers(made: Compression, what: str, job: formats.ExportJob, until: float) -> list[UsageError]:
+    problems, late, begun = [], [], time.monotonic()
+    asked = {formats.target(name).name for name in made.recipe.export.targets if name != formats.AUTO}
+    here = [target for target in made.targets() if formats.availability(target)[0]]
+    for target in here:
+        if time.monotonic() > until:
+            late.append(target.name)
+            continue
+        wrong, instead = f"{what} cannot be written for the target {target.name}", "leave it out of export.targets"
+        _, problem = _attempt(wrong, partial(formats.build, job, target), instead, target.precision == "int8")
+        if problem and target.name in asked:
+            problems.append(problem)
+        elif problem:
+            say(f"student-{target.name} will fail: {problem}", style="yellow")
+    if here:
+        left = f"; not tried for time: {', '.join(late)}" if late else ""
+        took = f"{time.monotonic() - begun:.1f} s"
+        say(f"tried on the untrained student in {took}: {len(here) - len(late)} of {len(here)} writers{left}", "dim")
+    return problems
+
+
+def _attempt(
+    wrong: str, action: Callable[[], T], instead: str | None = None, doubtful: bool = False
+) -> tuple[T | None, UsageError | None]:
+    """(what it gave, what would go wrong after the training too). Of an error of the machine's, a time limit, and a
+    library's own error in what is ``doubtful`` nobody knows: they are told."""
+    try:
+        return action(), None
+    except RuntimeMissingError:
+        return None, None
+    except (Exception, SystemExit) as error:
+        ours = error if isinstance(error, KDCompressError) else None
+        why = ours.what if ours else cause(error)
+        unlucky = isinstance(first_cause(error), (OSError, MemoryError, subprocess.TimeoutExpired))
+        if unlucky or (doubtful and not ours):
+            say(f"{wrong} untrained, and perhaps not trained either: {why}", style="yellow")
+            return None, None
+        hint = "; or ".join(part for part in (ours and ours.hint, instead) if part)
+        return None, UsageError(f"{wrong}: {why}", where=place(error), got=ours and ours.got, hint=hint or None)
+
+
+@torch.no_grad()
+def settle(net: nn.Module, x: Tensor) -> None:
+    """Give a network that nobody has trained the batch-norm statistics of a normalised batch ``x`` [N, C, H, W]: its
+    activations then have the range that a quantiser expects. A normalisation that starts at zero, which would silence
+    its branch, is set to one."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches: here of one
+        if norm.weight is not None and not norm.weight.any():
+            nn.init.ones_(norm.weight)
+    net.train()(x)
+    net.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+# What has passed
+
+
+def exports_key(made: Compression, role: Role) -> str:
+    """Of all that decides how ``try_exports`` ends for this one."""
+    part, student = made.parts[role], role == "student"
+    return content_hash(
+        {
+            "network": [described(part.network), part.method],
+            "code": [code_hash(name) for name in (part.network.model, *part.method) if ":" in name],
+            "spec": asdict(made.spec(role)),
+            "opset": made.recipe.export.opset,
+            "targets": [target.model_dump(mode="json") for target in made.targets()] if student else [],
+            "packages": {"kdcompress": __version__, **packages()},
+        }
+    )
+
+
+def passed(folder: Path) -> list[str]:
+    """Keys of what has passed in this run's folder."""
+    try:
+        found = json.loads((folder / RECORD).read_text())
+        return [key for key in found if isinstance(key, str)]
+    except (OSError, ValueError, TypeError):  # none yet, or damaged: it is tried again
+        return []
