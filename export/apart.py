@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ def apart(work: Callable[..., Any], path: Path, *arguments: Any, limit_s: float 
     """
     limit_s = limit_s or LIMIT_S
     existing(path)
-    asked = {"work": f"{work.__module__}:{work.__qualname__}", "path": str(path), "arguments": arguments}
+    asked: dict[str, Any] = {
+        "work": f"{work.__module__}:{work.__qualname__}",
+        "path": str(path),
+        "arguments": arguments,
+    }
     asked["memory"] = MEMORY[0] + MEMORY[1] * size_of(path)
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "kdcompress.export.apart"]
@@ -72,23 +77,14 @@ def tried(described: Callable[[Path], Artifact], path: Path, here: bool = True) 
 
 
 def first_answer(path: Path, described: str, here: bool) -> dict[str, Any]:
-    """The artefact as ``to_json`` gives it, once it has answered where its runtime is on this machine."""
+    """The artefact as ``to_json`` gives it, once the runtime, where it is on this machine, has outlived a query."""
     artifact: Artifact = _named(described)(path)
-    try:
-        runner = open_runner(artifact)
-    except errors.RuntimeMissingError:
-        return artifact.to_json()
-    if not here:
-        return artifact.to_json()
-    spec = artifact.input
-    images = np.zeros((spec.batch or 1, spec.height, spec.width, spec.channels), np.uint8)
-    with runner:
-        try:
-            runner.infer(spec.prepare(images))
-        except KDCompressError:
-            raise
-        except Exception as error:  # a runtime's own errors have no common type
-            raise UsageError("The model does not run.", where=path, got=f"{type(error).__name__}: {error}") from error
+    with suppress(Exception):  # what a runtime says of a file is told by the command that runs it
+        if here:
+            spec = artifact.input
+            images = np.zeros((spec.batch or 1, spec.height, spec.width, spec.channels), np.uint8)
+            with open_runner(artifact) as runner:
+                runner.infer(spec.prepare(images))
     return artifact.to_json()
 
 

@@ -55,7 +55,7 @@ def recorded(path: Path) -> Artifact | None:
     try:
         artifact = Artifact.from_json(read_json(record, what), path.parent)
     except UsageError as error:
-        raise UsageError(error.what, **{**error.parts, "where": record}) from error
+        raise error.at(record) from error
     return replace(artifact, path=path).verified()
 
 
@@ -91,7 +91,7 @@ def artifact_of(path: Path) -> Artifact:
     except ValueError as error:
         raise UsageError("The file's metadata is damaged.", where=path, got=f"kdcompress.input: {error}") from error
     except UsageError as error:
-        raise UsageError(error.what, **{**error.parts, "where": path}) from error
+        raise error.at(path) from error
     return Artifact.of(path, "onnx", facts.get("kdcompress.precision", "unknown"), spec)
 
 
@@ -342,7 +342,7 @@ def _tflite(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             facts["files"] = archive.namelist()
             if "kdcompress.json" in facts["files"]:
-                facts["metadata"] = parse_json(archive.read("kdcompress.json").decode())
+                facts["metadata"] = parse_json(archive.read("kdcompress.json"))
     return facts
 
 
@@ -393,7 +393,7 @@ def _record(path: Path) -> dict[str, Any]:
     try:
         artifact = Artifact.from_json(record, path.parent)
     except UsageError as error:
-        raise UsageError(error.what, **{**error.parts, "where": path, "hint": hint}) from error
+        raise error.at(path) from error
     try:
         if artifact.path.exists():
             existing(artifact.path)

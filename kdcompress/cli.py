@@ -32,7 +32,7 @@ class Cli(click.Group):
         import traceback
         import warnings
 
-        warnings.formatwarning = lambda message, kind, file, line, _=None: shown(f"{kind.__name__}: {message}") + "\n"
+        warnings.formatwarning = lambda message, category, *_, **__: shown(f"{category.__name__}: {message}\n")
         sys.excepthook = lambda *error: echo("".join(traceback.format_exception(*error)).rstrip(), err=True)
         return super().main(*arguments, **options)
 
@@ -49,8 +49,8 @@ class Cli(click.Group):
             echo(f"  got: {error.strerror}\n  next: free some space, or choose another place", err=True)
             ctx.exit(1)
         except click.ClickException as error:
-            error.message = shown(cut(error.message))
-            raise
+            echo(f"Error: {cut(error.format_message())}", err=True)
+            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
             ctx.exit(130)

@@ -53,7 +53,7 @@ class KDCompressError(Exception):
         hint: str | None = None,
     ):
         parts = {"where": where, "got": got, "allowed": allowed, "hint": hint}
-        self.parts = {name: cut(str(part)) for name, part in parts.items() if part is not None}
+        self.parts: dict[str, Any] = {name: cut(str(part)) for name, part in parts.items() if part is not None}
         self.what, self.got, self.hint = cut(what), self.parts.get("got"), self.parts.get("hint")
         super().__init__(self.what)
 
@@ -62,6 +62,10 @@ class KDCompressError(Exception):
         # Lines that a part has itself are indented more: a file's name cannot look like a part of ours.
         parts = [f"  {titles.get(name, name)}: " + part.replace("\n", "\n    ") for name, part in self.parts.items()]
         return "\n".join([self.what, *parts])
+
+    def at(self, where: object) -> KDCompressError:
+        """The same, of what is in this file."""
+        return type(self)(self.what, **{**self.parts, "where": where})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (type(self), self.what, self.parts)

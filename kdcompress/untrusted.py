@@ -53,7 +53,7 @@ def read_json(path: Path, what: str, hint: str | None = None) -> Any:
             )
         if (size := path.stat().st_size) > MOST_BYTES:
             raise UsageError(what, where=path, got=f"{size:,} bytes", allowed=f"at most {MOST_BYTES:,}", hint=hint)
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except KDCompressError:
         raise
     except OSError as error:
@@ -62,10 +62,11 @@ def read_json(path: Path, what: str, hint: str | None = None) -> Any:
         raise UsageError(what, where=path, got=error, hint=hint) from error
 
 
-def parse_json(text: str) -> Any:
-    """As ``read_json``, of text. Raises ValueError."""
+def parse_json(written: bytes | str) -> Any:
+    """As ``read_json``, of text in UTF-8. Raises ValueError."""
     try:
-        document = json.loads(text, object_pairs_hook=_once, parse_float=_real, parse_constant=_real)
+        written = written if isinstance(written, str) else written.decode()
+        document = json.loads(written, object_pairs_hook=_once, parse_float=_real, parse_constant=_real)
     except RecursionError as error:
         raise ValueError("not valid JSON: nested too deeply") from error
     except ValueError as error:

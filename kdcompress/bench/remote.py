@@ -33,7 +33,7 @@ from kdcompress.bench.devices import Request, Session
 from kdcompress.bench.machine import cpu_family
 from kdcompress.bench.timing import Progress, Record
 from kdcompress.compare import TOLERANCES, compare_logits
-from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, ended
 from kdcompress.runner import infer_all
 
 SAMPLE = 64  # images that are sent
@@ -311,7 +311,9 @@ def _asked(
     got = next((m["error"]["what"] for m in said if "error" in m), words.splitlines()[-1] if words else "")
     if "No space left" in got or "File too large" in got:
         return said, _full(connection, got)
-    return said, KDCompressError("A command failed on the device.", where=connection.name, got=got or done.returncode)
+    return said, KDCompressError(
+        "A command failed on the device.", where=connection.name, got=got or ended(done.returncode)
+    )
 
 
 def _full(connection: Connection, got: str, size: int | None = None) -> KDCompressError:

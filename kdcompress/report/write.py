@@ -56,7 +56,8 @@ def load_report(path: Path) -> dict[str, Any]:
 def _row(row: Any, path: Path) -> dict[str, Any]:
     """With every field that a Row has. Raises UsageError where it is none, or its file is not one of the folder's."""
     found = {**NO_ROW, **row} if isinstance(row, dict) else {}
-    if not all(isinstance(found.get(key), str) for key in ("name", "role", "format", "precision", "status")):
+    texts = [found.get(key) for key in ("role", "format", "precision", "status", "target", "why", "next", "sha256")]
+    if not isinstance(found.get("name"), str) or not all(text is None or isinstance(text, str) for text in texts):
         raise UsageError("A row of the report is damaged.", where=path, got=reprlib.repr(row), hint="run again")
     if found["file"] is not None and not inside(found["file"]):
         raise UsageError("A row of the report names a file elsewhere.", where=path, got=found["file"])
