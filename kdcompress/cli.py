@@ -49,8 +49,8 @@ class Cli(click.Group):
             echo(f"  got: {error.strerror}\n  next: free some space, or choose another place", err=True)
             ctx.exit(1)
         except click.ClickException as error:
-            echo(f"Error: {cut(error.format_message())}", err=True)
-            ctx.exit(error.exit_code)
+            vars(error)["message"] = shown(cut(error.message))
+            raise
         except KeyboardInterrupt:
             echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
             ctx.exit(130)
