@@ -18,13 +18,13 @@ def shown(text: str) -> str:
     return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def cut(text: str) -> str:
-    """At most ``MOST_LINES`` lines and ``MOST_CHARACTERS`` characters, and how much more there is."""
-    lines = text.split("\n")
-    kept = "\n".join(lines[:MOST_LINES])
-    if len(kept) > MOST_CHARACTERS:
-        return f"{kept[:MOST_CHARACTERS]} ... and {len(text) - MOST_CHARACTERS:,} more characters"
-    return kept if len(lines) <= MOST_LINES else f"{kept}\n... and {len(lines) - MOST_LINES:,} more lines"
+def cut(text: str, times: int = 1) -> str:
+    """At most ``MOST_LINES`` lines and ``MOST_CHARACTERS`` characters, so many ``times``, and how much more there is."""
+    most, characters, lines = times * MOST_LINES, times * MOST_CHARACTERS, text.split("\n")
+    kept = "\n".join(lines[:most])
+    if len(kept) > characters:
+        return f"{kept[:characters]} ... and {len(text) - characters:,} more characters"
+    return kept if len(lines) <= most else f"{kept}\n... and {len(lines) - most:,} more lines"
 
 
 def ended(code: int) -> str:
@@ -54,7 +54,8 @@ class KDCompressError(Exception):
     ):
         parts = {"where": where, "got": got, "allowed": allowed, "hint": hint}
         self.parts: dict[str, Any] = {name: cut(str(part)) for name, part in parts.items() if part is not None}
-        self.what, self.got, self.hint = cut(what), self.parts.get("got"), self.parts.get("hint")
+        # What is wrong may be a list of problems, each with what is allowed.
+        self.what, self.got, self.hint = cut(what, 4), self.parts.get("got"), self.parts.get("hint")
         super().__init__(self.what)
 
     def __str__(self) -> str:

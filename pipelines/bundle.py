@@ -29,6 +29,7 @@ from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.recipe import Data
+from kdcompress.report.markdown import plain
 from kdcompress.report.present import headline, significant
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
@@ -440,7 +441,7 @@ def _filled(name: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
     )
     environment.filters["digits"] = significant
-    environment.filters["line"] = lambda text: " ".join(str(text).split()).replace("|", "/")
+    environment.filters["line"] = plain
     environment.filters["quoted"] = lambda text: json.dumps(" ".join(str(text).split()), ensure_ascii=False)
     return environment.get_template(f"{name}.j2").render(values)
 
