@@ -74,8 +74,9 @@ def first_difference(found: list[Step], tolerance: float) -> Step | None:
     return next((step for step in found if not step.after <= tolerance), None)
 
 
-def report(reference: Path, other: Path, tolerance: float | None = None) -> dict[str, Any]:
+def report(reference: Path, other: str | Path, tolerance: float | None = None) -> dict[str, Any]:
     """What `kdcompress inspect --bisect` says."""
+    other = Path(other)
     allowed = tolerance_of(artifact_of(other).precision) if tolerance is None else tolerance
     found = steps(reference, other)
     first, listed = first_difference(found, allowed), []

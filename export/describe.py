@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from kdcompress.artifact import Artifact, InputSpec, sha256, size_of
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import graph
+from kdcompress.export.apart import apart
 from kdcompress.export.formats import require_gpu
 from kdcompress.export.quiet import native_errors, quiet
 from kdcompress.optional import is_installed, require
+from kdcompress.untrusted import existing, parse_json, read_json
 
 Read = TypeVar("Read")
 
@@ -25,13 +28,42 @@ def describe(path: Path) -> dict[str, Any]:
     Raises UsageError for any other file and for one that is damaged, RuntimeMissingError where the package that reads
     it is not installed.
     """
-    if not path.exists():
-        raise UsageError("There is no such file.", where=path)
-    kind = reader_of(path, KINDS, FOLDERS)
-    if kind is None:
+    existing(path)
+    if reader_of(path, KINDS, FOLDERS) is None:
         allowed = "one with " + ", or with ".join(FOLDERS) if path.is_dir() else ", ".join(KINDS)
         raise UsageError(f"This kind of {_what(path)} cannot be inspected.", where=path, allowed=allowed)
-    return {"file": path.name, "bytes": size_of(path), "sha256": sha256(path), **kind(path)}
+    read = contents if path.suffix in PLAIN or _is_recorded(path) else partial(apart, contents)
+    return {"file": path.name, "bytes": size_of(path), "sha256": sha256(path), **read(path)}
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """What is in a file or folder that exists and is of a kind that is known."""
+    read = reader_of(path, KINDS, FOLDERS)
+    assert read is not None
+    return read(path)
+
+
+def recorded(path: Path) -> Artifact | None:
+    """The artefact that the record beside a file or folder is of, where there is a record.
+
+    Raises UsageError where that is no record, and where the file is not the one recorded.
+    """
+    record = path.with_name(path.name + ".json")
+    if not record.is_file():
+        return None
+    what = "This is no record of an artefact."
+    try:
+        artifact = Artifact.from_json(read_json(record, what), path.parent)
+    except UsageError as error:
+        raise error.at(record) from error
+    return replace(artifact, path=path).verified()
+
+
+def _is_recorded(path: Path) -> bool:
+    try:
+        return recorded(path) is not None
+    except UsageError:
+        return False
 
 
 def reader_of(path: Path, files: Mapping[str, Read], folders: Mapping[str, Read]) -> Read | None:
@@ -54,8 +86,13 @@ def artifact_of(path: Path) -> Artifact:
             where=path,
             hint="only files written by kdcompress carry that; `kdcompress inspect` shows the rest",
         )
-    spec = InputSpec.from_json(json.loads(facts["kdcompress.input"]))
-    return Artifact.of(path, "onnx", facts["kdcompress.precision"], spec)
+    try:
+        spec = InputSpec.from_json(parse_json(facts["kdcompress.input"]))
+    except ValueError as error:
+        raise UsageError("The file's metadata is damaged.", where=path, got=f"kdcompress.input: {error}") from error
+    except UsageError as error:
+        raise error.at(path) from error
+    return Artifact.of(path, "onnx", facts.get("kdcompress.precision", "unknown"), spec)
 
 
 def _onnx(path: Path) -> dict[str, Any]:
@@ -305,7 +342,7 @@ def _tflite(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             facts["files"] = archive.namelist()
             if "kdcompress.json" in facts["files"]:
-                facts["metadata"] = json.loads(archive.read("kdcompress.json"))
+                facts["metadata"] = parse_json(archive.read("kdcompress.json"))
     return facts
 
 
@@ -351,11 +388,15 @@ def _mlpackage(path: Path) -> dict[str, Any]:
 @_damaged
 def _record(path: Path) -> dict[str, Any]:
     """The record that `kdcompress run` writes beside an artefact, and whether the artefact is still that one."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or not {"sha256", "format", "input", "provenance"} <= set(record):
-        raise UsageError("This is no record of an artefact.", where=path, hint="give the model file itself")
-    artifact = Artifact.from_json(record, path.parent)
+    what, hint = "This is no record of an artefact.", "give the model file itself"
+    record = read_json(path, what, hint)
     try:
+        artifact = Artifact.from_json(record, path.parent)
+    except UsageError as error:
+        raise error.at(path) from error
+    try:
+        if artifact.path.exists():
+            existing(artifact.path)
         artifact.verified()
         state = "as recorded"
     except UsageError as error:
@@ -376,4 +417,5 @@ KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".mnn": _mnn,
     ".json": _record,
 }
+PLAIN = (".json", ".safetensors", ".pt", ".pth", ".engine", ".plan")  # read by nothing that a damaged file crashes
 FOLDERS = {"model.xml": _openvino, "model.ncnn.param": _ncnn, "Manifest.json": _mlpackage}  # by a file in them

@@ -9,8 +9,16 @@ from typing import Any
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
-from kdcompress.export.describe import reader_of
+from kdcompress.export.describe import artifact_of, reader_of
 from kdcompress.export.quiet import native_errors
+from kdcompress.untrusted import MOST_CLASSES, MOST_PIXELS
+
+
+def any_artifact_of(path: Path) -> Artifact:
+    """The artefact in a file that has no record beside it, of kdcompress's or from elsewhere."""
+    if path.suffix == ".onnx" and "kdcompress.input" in graph.metadata(graph.load(path)):
+        return artifact_of(path)
+    return foreign_artifact(path)
 
 
 def foreign_artifact(path: Path) -> Artifact:
@@ -65,6 +73,13 @@ def _image(path: Path, name: str, kind: str, shape: list[Any], output: str, _: s
             hint="fix it in the file: python -m onnxruntime.tools.make_dynamic_shape_fixed",
         )
     classes = shape_out[-1] if len(shape_out) > 1 and isinstance(shape_out[-1], int) and shape_out[-1] > 0 else 1
+    if height * width * channels * (batch or 1) > MOST_PIXELS or classes > MOST_CLASSES:
+        raise UsageError(
+            "The model's input or output is larger than that of any image classifier.",
+            where=path,
+            got=f"{name}: {kind} {shape}, {output}: {shape_out}",
+            allowed=f"{MOST_PIXELS:,} values a query, {MOST_CLASSES:,} classes",
+        )
     layout: Any = f"{types[kind]}-{order}"
     labels = tuple(map(str, range(classes)))
     return InputSpec(height, width, channels, (0.0,) * channels, (1.0,) * channels, labels, layout, batch, name, output)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcompress.artifact import Artifact, replacing
-from kdcompress.errors import KDCompressError
+from kdcompress.errors import KDCompressError, ended
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.optional import require_installed
 
@@ -66,7 +66,7 @@ def convert(format: str, source: Path, *options: str | Path) -> None:
         raise KDCompressError(
             "MNN cannot convert this model.",
             where=source,
-            got=" | ".join(failed or lines[-3:])[:400] or f"exit status {done.returncode}",
+            got=" | ".join(failed or [*lines[-3:], ended(done.returncode)])[:400],
             hint="change these operators in the model, or leave this target out",
         )
 

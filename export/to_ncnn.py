@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact, replacing
-from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.errors import KDCompressError, UsageError, ended
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.planar import planar
 from kdcompress.export.run_ncnn import BIN, PARAM, PIXELS
@@ -93,7 +93,7 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
         ) from error
     if done.returncode or not (folder / PARAM).is_file() or not (folder / BIN).is_file():
         said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        got = f"exit status {done.returncode}: {' | '.join(said[-3:])[:300]}"
+        got = f"{ended(done.returncode)}: {' | '.join(said[-3:])[:300]}"
         raise KDCompressError("pnnx cannot convert this model.", where=type(job.module).__name__, got=got)
 
 

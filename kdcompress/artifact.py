@@ -6,17 +6,19 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from kdcompress.errors import UsageError
+from kdcompress.untrusted import MOST_CLASSES, MOST_PIXELS, Rules, checked, finite, plain_name, text, whole
 
 # What kdcompress writes are the first two; files from elsewhere take the others too.
 Layout = Literal["uint8-nhwc", "float-nchw", "float-nhwc", "half-nchw", "half-nhwc", "uint8-nchw"]
@@ -61,9 +63,15 @@ class InputSpec:
         return np.ascontiguousarray(pixels if order == "nhwc" else pixels.transpose(0, 3, 1, 2), _TYPES[kind])
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> InputSpec:
-        lists = {k: tuple(v) for k, v in data.items() if isinstance(v, list)}
-        return cls(**{**data, **lists})
+    def from_json(cls, data: Any) -> InputSpec:
+        """Raises UsageError for what describes no input."""
+        what = "The description of the model's input is damaged."
+        data = checked(data, _INPUT, what, _INPUT_REST)
+        height, width, channels = data["height"], data["width"], data["channels"]
+        if height * width * channels > MOST_PIXELS or {len(data["mean"]), len(data["std"])} != {channels}:
+            got = f"{height} x {width} x {channels}, {len(data['mean'])} means, {len(data['std'])} deviations"
+            raise UsageError(what, got=got, allowed=f"a mean and a deviation a channel, at most {MOST_PIXELS:,} values")
+        return cls(**{**data, **{name: tuple(data[name]) for name in ("mean", "std", "labels")}})
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,10 @@ class Artifact:
         return {**asdict(self), "path": self.path.name}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any], folder: Path) -> Artifact:
-        spec = InputSpec.from_json(dict(data["input"]))
-        return cls(**{**data, "path": folder / data["path"], "input": spec})
+    def from_json(cls, data: Any, folder: Path) -> Artifact:
+        """What ``to_json`` gave, of a file in ``folder``. Raises UsageError for anything else."""
+        data = checked(data, _RECORD, "This is no record of an artefact.", _RECORD_REST)
+        return cls(**{**data, "path": folder / data["path"], "input": InputSpec.from_json(data["input"])})
 
     def verified(self) -> Artifact:
         """This artefact, once what is on the disk is shown to be what was recorded."""
@@ -107,6 +116,37 @@ class Artifact:
 
     def with_provenance(self, **facts: Any) -> Artifact:
         return replace(self, provenance={**self.provenance, **facts})
+
+
+# What a record may say: it can come from anywhere.
+_INPUT: Rules = {
+    "height": lambda value: whole(value, 1, 1 << 16),
+    "width": lambda value: whole(value, 1, 1 << 16),
+    "channels": lambda value: whole(value, 1, 1 << 16),
+    "mean": lambda values: isinstance(values, list | tuple) and all(map(finite, values)),
+    "std": lambda values: isinstance(values, list | tuple) and all(finite(value) and value > 0 for value in values),
+    "labels": lambda values: (
+        isinstance(values, list | tuple) and 1 <= len(values) <= MOST_CLASSES and all(map(text, values))
+    ),
+}
+_INPUT_REST: Rules = {
+    "layout": lambda value: isinstance(value, str) and value in get_args(Layout),
+    "batch": lambda value: value is None or whole(value, 1, 1 << 16),
+    "name": text,
+    "output": text,
+}
+_RECORD: Rules = {
+    "path": plain_name,
+    "format": text,
+    "precision": text,
+    "input": lambda value: isinstance(value, dict),
+    "sha256": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
+    "bytes": lambda value: whole(value, 0, 1 << 53),
+}
+_RECORD_REST: Rules = {
+    "target": lambda value: value is None or text(value),
+    "provenance": lambda value: isinstance(value, dict),
+}
 
 
 @contextmanager

@@ -13,36 +13,50 @@ from typing import Any
 import click
 
 from kdcompress import __version__
-from kdcompress.errors import KDCompressError, UsageError, unknown_name
+from kdcompress.errors import KDCompressError, UsageError, cut, shown, unknown_name
 
 PathArgument = click.Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 no_code_option = click.option("--no-code", is_flag=True, help="Refuse what names code of its own: package.module:NAME.")
 
 
-class Cli(click.Group):
-    """Errors meant for users are printed without a traceback and end with their own exit code."""
+def echo(text: object, err: bool = False) -> None:
+    """Prints a line; all that is not printed by kdcompress.console is printed here."""
+    click.echo(shown(str(text)), err=err)
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+
+class Cli(click.Group):
+    """Errors meant for users are printed without a traceback and end with their own exit code. What steers a terminal
+    is shown as escapes, also in a traceback and in a warning of a library's."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        import traceback
+        import warnings
+
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal may not have every character
-        return super().main(*args, **kwargs)
+        warnings.formatwarning = lambda message, category, *_, **__: shown(f"{category.__name__}: {message}\n")
+        sys.excepthook = lambda *error: echo("".join(traceback.format_exception(*error)).rstrip(), err=True)
+        return super().main(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KDCompressError as error:
-            click.echo(f"Error: {error}", err=True)
+            echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG):
                 raise
-            click.echo(f"Error: A file could not be written or read.\n  where: {error.filename}", err=True)
-            click.echo(f"  got: {error.strerror}\n  next: free some space, or choose another place", err=True)
+            echo(f"Error: A file could not be written or read.\n  where: {error.filename}", err=True)
+            echo(f"  got: {error.strerror}\n  next: free some space, or choose another place", err=True)
             ctx.exit(1)
+        except click.ClickException as error:
+            vars(error)["message"] = shown(cut(error.message))
+            raise
         except KeyboardInterrupt:
-            click.echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
+            echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
             ctx.exit(130)
 
 
@@ -150,7 +164,7 @@ def _run(
 
             student = next(each for each in document["training"] if each["role"] == "student")
             shown = table(student["sections"])
-            click.echo(f"\nTime of the student's training ({compression.profile}):\n\n{shown}", err=True)
+            echo(f"\nTime of the student's training ({compression.profile}):\n\n{shown}", err=True)
     if found := failures(document):
         raise KDCompressError("The run finished, and not all of it may ship:\n" + "\n".join(f"  - {f}" for f in found))
 
@@ -159,7 +173,7 @@ def _show_plan(plan: list[tuple[str, str]], as_json: bool) -> None:
     if as_json:
         return _print_json([{"stage": name, "state": state} for name, state in plan])
     for name, state in plan:
-        click.echo(f"{state:<8} {name}")
+        echo(f"{state:<8} {name}")
 
 
 def _write_and_show(document: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -168,7 +182,7 @@ def _write_and_show(document: dict[str, Any], folder: Path, as_json: bool) -> No
     written = write_report(document, folder)
     _show_report(document, as_json)
     if not as_json:
-        click.echo("Written: " + ", ".join(str(path) for path in written), err=True)
+        echo("Written: " + ", ".join(str(path) for path in written), err=True)
 
 
 def _show_report(document: dict[str, Any], as_json: bool) -> None:
@@ -181,7 +195,13 @@ def _show_report(document: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, default=str))
+    try:
+        text = json.dumps(value, indent=1, default=str, allow_nan=False)
+    except ValueError:
+        from kdcompress.report.write import finite
+
+        text = json.dumps(finite(value), indent=1, default=str)
+    click.echo(text.replace("\x7f", "\\u007f"))  # all others that are not ASCII are escapes already
 
 
 def find_recipe(name: str) -> Path:
@@ -257,7 +277,7 @@ def compare(
         from kdcompress.console import out
 
         print_comparison(document, out)
-        click.echo("Written: " + ", ".join(str(path) for path in written), err=True)
+        echo("Written: " + ", ".join(str(path) for path in written), err=True)
     if failed := [f"{t['label']} seed {t['seed']}: {t['error']}" for t in document["trials"] if "error" in t]:
         raise KDCompressError("Not every training succeeded:\n" + "\n".join(f"  - {f}" for f in failed))
 
@@ -352,13 +372,13 @@ def plan(
         print_plan(document, out, top)
     if document["proposed"]:
         write_recipe(data, planning, top, output)
-        click.echo(f"Written: {output}, {record}", err=True)
-        click.echo(f"Next: kdcompress run {shlex.quote(str(output))}", err=True)
+        echo(f"Written: {output}, {record}", err=True)
+        echo(f"Next: kdcompress run {shlex.quote(str(output))}", err=True)
     elif planning.limited:
         raise planning.nothing_fits()
     else:
-        click.echo(f"Written: {record}", err=True)
-        click.echo("Next: --max-latency or --max-size has a student proposed", err=True)
+        echo(f"Written: {record}", err=True)
+        echo("Next: --max-latency or --max-size has a student proposed", err=True)
 
 
 @main.command()
@@ -484,7 +504,7 @@ def bench(
     from rich.text import Text
 
     from kdcompress.console import err, out
-    from kdcompress.pipelines.measure import bench_files, load_session
+    from kdcompress.pipelines.measure import bench_files
     from kdcompress.report import latency
 
     if bool(files) == bool(compare):
@@ -492,7 +512,7 @@ def bench(
     if compare:
         if exports:
             raise UsageError("A comparison is printed, in JSON with --json; it is not exported.", where="--export")
-        return _compare_sessions(load_session(compare[0]), load_session(compare[1]), as_json)
+        return _compare_sessions(compare, as_json)
     paths = [latency.export_path(asked) for asked in exports]
     command = shlex.join(["kdcompress", *sys.argv[1:]])
     options: dict[str, Any] = {"scenario": scenario, "device": device, "baseline": baseline, "command": command}
@@ -511,23 +531,27 @@ def bench(
     else:
         latency.print_latency(document, out)
         for sentence in latency.sentences(document):
-            click.echo(sentence, err=True)
+            echo(sentence, err=True)
     if document["interrupted"]:
         raise KeyboardInterrupt
 
 
-def _compare_sessions(old: dict[str, Any], new: dict[str, Any], as_json: bool) -> None:
+def _compare_sessions(paths: tuple[Path, Path], as_json: bool) -> None:
     from kdcompress.bench.regression import compare
     from kdcompress.console import out
+    from kdcompress.pipelines.measure import load_session
     from kdcompress.report.latency import print_changes
+    from kdcompress.untrusted import what_it_says
 
-    found = compare(old, new)
-    if as_json:
-        _print_json(found)
-    else:
-        print_changes(found, out)
-        for line in found["notes"]:
-            click.echo(line, err=True)
+    old, new = (load_session(path) for path in paths)
+    with what_it_says(paths[1], "This is no measurement, or it is damaged; or the other file is."):
+        found = compare(old, new)
+        if as_json:
+            _print_json(found)
+        else:
+            print_changes(found, out)
+            for line in found["notes"]:
+                echo(line, err=True)
     if found["regressions"]:
         raise KDCompressError(f"Slower than before, by more than noise: {', '.join(found['regressions'])}.")
 
@@ -541,8 +565,11 @@ def report(folder: Path, as_json: bool) -> None:
     Its pages in FOLDER are written anew.
     """
     from kdcompress.report.write import load_report
+    from kdcompress.untrusted import what_it_says
 
-    _write_and_show(load_report(folder), folder, as_json)
+    document = load_report(folder)
+    with what_it_says(folder, "The report is damaged.", "`kdcompress run` makes it again"):
+        _write_and_show(document, folder, as_json)
 
 
 @main.command()
@@ -565,11 +592,13 @@ def bundle(
     kdcompress bundle runs/fashion-mnist-demo --sign ~/.ssh/id_ed25519
     """
     from kdcompress.pipelines.bundle import bundle as write
+    from kdcompress.untrusted import what_it_says
 
-    written = [str(path) for path in write(folder, targets, output, archive, key)]
+    with what_it_says(folder, "The report of this run is damaged.", "`kdcompress run` makes it again"):
+        written = [str(path) for path in write(folder, targets, output, archive, key)]
     if as_json:
         return _print_json(written)
-    click.echo("\n".join(written))
+    echo("\n".join(written))
 
 
 @main.command()
@@ -585,7 +614,7 @@ def verify(folder: Path, signer: Path | None, no_run: bool, timeout: float) -> N
     """
     from kdcompress.pipelines.verify import verify as check
 
-    click.echo(check(folder, signer, not no_run, timeout))
+    echo(check(folder, signer, not no_run, timeout))
 
 
 @main.command()
@@ -602,9 +631,10 @@ def inspect(file: Path, other: Path | None, tolerance: float | None, as_json: bo
     With --bisect: the first layer at which FILE differs from that other file, on random images.
     """
     if other:
+        from kdcompress.export.apart import apart
         from kdcompress.export.bisect import report
 
-        facts = report(other, file, tolerance)
+        facts = apart(report, other, str(file), tolerance)
     elif tolerance is not None:
         raise UsageError("A tolerance goes with --bisect.", where="--tolerance")
     else:
@@ -614,20 +644,25 @@ def inspect(file: Path, other: Path | None, tolerance: float | None, as_json: bo
     if as_json:
         return _print_json(facts)
     for line in _lines(facts):
-        click.echo(line)
+        echo(line)
 
 
 def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
-    for key, item in value.items():
+    for key, item in ((_inline(key), item) for key, item in value.items()):
         if isinstance(item, dict):
             lines += [f"{indent}{key}:", *_lines(item, indent + "  ")]
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             lines.append(f"{indent}{key}:")
-            lines += [f"{indent}  " + ", ".join(f"{k} {v}" for k, v in entry.items()) for entry in item]
+            lines += [f"{indent}  " + _inline(", ".join(f"{k} {v}" for k, v in entry.items())) for entry in item]
         else:
-            lines.append(f"{indent}{key}: {', '.join(map(str, item)) if isinstance(item, list) else item}")
+            lines.append(f"{indent}{key}: {_inline(', '.join(map(str, item)) if isinstance(item, list) else item)}")
     return lines
+
+
+def _inline(value: object) -> str:
+    """On one line: what a file says cannot look like a line of ours."""
+    return str(value).replace("\n", "\\n")
 
 
 @main.command("list")
@@ -660,7 +695,7 @@ def init(recipe: str, output: Path | None) -> None:
         raise UsageError("The file exists already.", where=output, hint="choose another with --output") from error
     except OSError as error:
         raise UsageError("The recipe cannot be written.", where=output, got=error.strerror) from error
-    click.echo(output)
+    echo(output)
 
 
 @main.command()
@@ -673,11 +708,10 @@ def doctor(as_json: bool) -> None:
     if as_json:
         return _print_json(facts)
     for line in _lines(facts):
-        click.echo(line)
+        echo(line)
 
 
 def _print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from kdcompress.console import out
@@ -687,7 +721,7 @@ def _print_table(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
         table.add_column(title or key, overflow="fold")
     for row in rows:
         cells = [row.get(key) for key in columns]
-        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else "-" if c is None else escape(str(c)) for c in cells))
+        table.add_row(*(f"{c:.3f}" if isinstance(c, float) else "-" if c is None else str(c) for c in cells))
     out.print(table)
 
 

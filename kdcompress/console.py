@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
+from typing import Any
 
-from rich.console import Console
+from rich import console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from kdcompress.errors import shown
+
+
+class Console(console.Console):
+    """Shows text as it is: no markup, no emoji, and no control character that is not the console's own."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        for segment in super().render(*arguments, **options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
 
 out = Console()  # data: tables, reports
 if not out.is_terminal and "COLUMNS" not in os.environ:
@@ -15,7 +32,7 @@ err = Console(stderr=True, highlight=False)
 
 
 def say(text: str, style: str | None = None) -> None:
-    err.print(text, style=style, markup=False, soft_wrap=True)
+    err.print(text, style=style, soft_wrap=True)
 
 
 class TrainingProgress:
@@ -26,10 +43,10 @@ class TrainingProgress:
         self.title = title
         self.bar = (
             Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[facts]}"),
+                TextColumn("{task.fields[facts]}", markup=False),
                 TimeRemainingColumn(),
                 console=err,
                 transient=True,

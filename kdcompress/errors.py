@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+# Controls but tab and newline, marks of direction, separators of lines, and what is no character.
+CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+MOST_CHARACTERS, MOST_LINES = 1000, 20  # of a part of an error: together they are a screen at most
+
+
+def shown(text: str) -> str:
+    """``text`` as a terminal may have it: what would steer it, such as ESC, is an escape that can be read."""
+    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def cut(text: str, times: int = 1) -> str:
+    """At most ``MOST_LINES`` lines and ``MOST_CHARACTERS`` characters, so many times, and how much more there is."""
+    most, characters, lines = times * MOST_LINES, times * MOST_CHARACTERS, text.split("\n")
+    kept = "\n".join(lines[:most])
+    if len(kept) > characters:
+        return f"{kept[:characters]} ... and {len(text) - characters:,} more characters"
+    return kept if len(lines) <= most else f"{kept}\n... and {len(lines) - most:,} more lines"
+
+
+def ended(code: int) -> str:
+    """How a process ended, by its return code: "exit status 1", "signal 11 (SIGSEGV)"."""
+    if code >= 0:
+        return f"exit status {code}"
+    known = {each.value: f" ({each.name})" for each in signal.Signals}
+    return f"signal {-code}{known.get(-code, '')}"
 
 
 class KDCompressError(Exception):
     """A failure that the user can act on; the command line prints it without a traceback.
 
-    ``what`` is one sentence; the other parts are printed below it, one a line, where given.
+    ``what`` is one sentence; the other parts are printed below it, where given. Each is cut where it is long.
     """
 
     exit_code = 1
@@ -28,10 +56,31 @@ class KDCompressError(Exception):
         allowed: object = None,
         hint: str | None = None,
     ):
-        parts = {"where": where, "got": got, "allowed": allowed, "next": hint}
-        lines = [what, *(f"  {name}: {part}" for name, part in parts.items() if part is not None)]
-        super().__init__(without_addresses("\n".join(lines)))
-        self.what, self.got, self.hint = what, got, hint
+        parts = {"where": where, "got": got, "allowed": allowed, "hint": hint}
+        self.parts: dict[str, Any] = {
+            name: cut(without_addresses(str(part))) for name, part in parts.items() if part is not None
+        }
+        # What is wrong may be a list of problems, each with what is allowed.
+        self.what, self.got, self.hint = cut(without_addresses(what), 4), self.parts.get("got"), self.parts.get("hint")
+        super().__init__(self.what)
+
+    def __str__(self) -> str:
+        titles = {"hint": "next"}
+        # Lines that a part has itself are indented more: a file's name cannot look like a part of ours.
+        parts = [f"  {titles.get(name, name)}: " + part.replace("\n", "\n    ") for name, part in self.parts.items()]
+        return "\n".join([self.what, *parts])
+
+    def at(self, where: object) -> KDCompressError:
+        """The same, of what is in this file."""
+        return type(self)(self.what, **{**self.parts, "where": where})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.what, self.parts)
+
+
+def _again(kind: type[KDCompressError], what: str, parts: dict[str, Any]) -> KDCompressError:
+    """The error in another process."""
+    return kind(what, **parts)
 
 
 def without_addresses(text: str) -> str:

@@ -29,6 +29,7 @@ from kdcompress.pipelines import sbom, signing
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.pipelines.verify import SUMS
 from kdcompress.recipe import Data, load_recipe
+from kdcompress.report.markdown import plain
 from kdcompress.report.present import headline, significant
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
@@ -469,7 +470,7 @@ def _filled(name: str, values: Mapping[str, Any]) -> str:
         trim_blocks=True,
     )
     environment.filters["digits"] = significant
-    environment.filters["line"] = lambda text: " ".join(str(text).split()).replace("|", "/")
+    environment.filters["line"] = plain
     environment.filters["quoted"] = lambda text: json.dumps(" ".join(str(text).split()), ensure_ascii=False)
     return environment.get_template(f"{name}.j2").render(values)
 

@@ -26,7 +26,7 @@ from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
 from kdcompress.data.source import Source, load, load_parts
 from kdcompress.distributed import check_launch
-from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, told
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, cut, told
 from kdcompress.export import formats
 from kdcompress.export.bisect import first_difference, steps, tolerance_of
 from kdcompress.export.calibrate import calibration_images
@@ -835,7 +835,7 @@ def _recorded(artifact: Artifact) -> dict[str, Any]:
 def reason(error: Exception) -> tuple[str, str | None]:
     """Why, and what to do next."""
     if not isinstance(error, KDCompressError):
-        return f"{type(error).__name__}: {error}", None
+        return cut(f"{type(error).__name__}: {error}"), None
     return error.what + (f" ({error.got})" if error.got is not None else ""), error.hint
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,43 +19,25 @@ from kdcompress.bench.timing import Progress
 from kdcompress.data.kept import Images
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
-from kdcompress.export import graph
-from kdcompress.export.describe import artifact_of
-from kdcompress.export.foreign import foreign_artifact
+from kdcompress.export.apart import tried
+from kdcompress.export.describe import artifact_of, recorded
+from kdcompress.export.foreign import any_artifact_of
 from kdcompress.export.formats import cpus_of, open_runner, targets
 from kdcompress.pipelines.stages import read_record
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
+from kdcompress.untrusted import existing, read_json
 
 
 def load_artifact(path: Path) -> Artifact:
     """An artefact that kdcompress made: by the record beside it, or from the ONNX file itself."""
-    if not path.exists():
-        raise UsageError("There is no such file.", where=path)
-    return _recorded(path) or artifact_of(path)
+    return recorded(existing(path)) or tried(artifact_of, path)
 
 
-def _recorded(path: Path) -> Artifact | None:
-    record = path.with_name(path.name + ".json")
-    if not record.is_file():
-        return None
-    try:
-        artifact = Artifact.from_json(json.loads(record.read_text(encoding="utf-8")), path.parent)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError("This is no record of an artefact.", where=record, got=f"{error!r:.200}") from error
-    return artifact.verified()
-
-
-def any_artifact(path: Path) -> Artifact:
+def any_artifact(path: Path, here: bool = True) -> Artifact:
     """An artefact of kdcompress, or a file from elsewhere, for what only needs to know what goes in."""
-    if not path.exists():
-        raise UsageError("There is no such file.", where=path)
-    if found := _recorded(path):
-        return found
-    if path.suffix == ".onnx" and "kdcompress.input" in graph.metadata(graph.load(path)):
-        return artifact_of(path)
-    return foreign_artifact(path)
+    return recorded(existing(path)) or tried(any_artifact_of, path, here)
 
 
 def load_source(name: str, root: Path | None, size: int | None) -> Source:
@@ -93,7 +75,7 @@ def evaluate_files(
     results, first = [], None
     for artifact in artifacts:
         begun = time.monotonic()
-        with open_runner(artifact, threads=threads) as runner:
+        with _answering(artifact), open_runner(artifact, threads=threads) as runner:
             predictions = infer_all(runner, source.test.images, artifact.input).argmax(1)
             details = runner.details()
         first = predictions if first is None else first
@@ -109,6 +91,18 @@ def evaluate_files(
             }
         )
     return results
+
+
+@contextmanager
+def _answering(artifact: Artifact) -> Iterator[None]:
+    """What a runtime raises is the file's fault: a runtime's own errors have no common type."""
+    try:
+        yield
+    except (KDCompressError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise KDCompressError("The file does not run.", where=artifact.path, got=got) from error
 
 
 def bench_files(
@@ -199,7 +193,7 @@ def named_artifacts(paths: Sequence[Path], here: bool = True) -> tuple[dict[str,
             else:
                 found.append((label, artifact))
         if not members:
-            artifact = any_artifact(path)
+            artifact = any_artifact(path, here)
             if here:
                 open_runner(artifact)
             found.append((_shortest(path, paths), artifact))
@@ -216,7 +210,7 @@ def run_artifacts(folder: Path) -> dict[str, Artifact]:
     """The artefacts of a run folder, teacher first, by their names in its report; those of its finished stages where
     it has none yet. Empty for what is no run folder. Raises UsageError for a damaged one."""
     if (folder / "report.json").is_file():
-        rows = [row for row in load_report(folder)["rows"] if row.get("file") and (folder / row["file"]).exists()]
+        rows = [row for row in load_report(folder)["rows"] if row["file"] and (folder / row["file"]).exists()]
         return {row["name"]: load_artifact(folder / row["file"]) for row in rows}
     if not (folder / "stages").is_dir():
         return {}
@@ -281,12 +275,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
 
 def load_session(path: Path) -> dict[str, Any]:
     """What `kdcompress bench --json` or `--export x.json` wrote. Raises UsageError for anything else."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError("The file cannot be read.", where=path, got=error.strerror) from error
-    except ValueError as error:
-        raise UsageError("The file is not valid JSON.", where=path, got=error) from error
+    document = read_json(path, "The file is no measurement.")
     if not isinstance(document, dict) or not {"records", "artifacts", "machine"} <= set(document):
         raise UsageError(
             "The file is no measurement.", where=path, hint="`kdcompress bench FILES --export old.json` writes one"

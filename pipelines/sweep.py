@@ -8,13 +8,15 @@ split is looked at when a training is over.
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import cached_property, partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from kdcompress import console
 from kdcompress.artifact import sha256
 from kdcompress.console import say
 from kdcompress.data.source import Source, load
-from kdcompress.errors import KDCompressError, UsageError, unknown_name
+from kdcompress.errors import KDCompressError, UsageError, cut, ended, unknown_name
 from kdcompress.methods import methods
 from kdcompress.optional import require
 from kdcompress.pipelines.compress import Compression, provenance
@@ -142,8 +144,9 @@ class Sweep:
                 yield trial, attempt(partial(train_trial, self.compression(*trial), None))
             return
         jobs = {pool.submit(train_trial, self.compression(*trial), threads): trial for trial in self.trials}
+        workers = active_children()
         for job in as_completed(jobs):
-            yield jobs[job], attempt(job.result)
+            yield jobs[job], elsewhere(job.result, workers)
 
 
 def train_trial(compression: Compression, threads: int | None) -> dict[str, Any]:
@@ -241,6 +244,20 @@ def attempt(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return job()
     except KDCompressError as error:
         return {"error": error.what}
+
+
+def elsewhere(job: Callable[[], dict[str, Any]], workers: Sequence[BaseProcess]) -> dict[str, Any]:
+    """As ``attempt``, of a training in another process, which may have died."""
+    try:
+        return attempt(job)
+    except BrokenExecutor:
+        for worker in workers:
+            worker.join(10)
+        codes = [worker.exitcode for worker in workers if worker.exitcode]
+        codes.sort(key=lambda code: code == -signal.SIGTERM)  # with which the others are ended then
+        return {"error": f"A process that trains ended with {ended(codes[0]) if codes else 'no word'}."}
+    except Exception as error:  # Dask's own, where a worker died or cannot be reached, have no common type
+        return {"error": cut(f"{type(error).__name__}: {error}")}
 
 
 def end_with_parent() -> None:

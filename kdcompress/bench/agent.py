@@ -34,7 +34,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kdcompress.errors import KDCompressError, RuntimeMissingError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, ended
 from kdcompress.optional import is_installed
 
 MARK = "@kdcompress "
@@ -236,7 +236,9 @@ def supervise(folder: Path, away_s: str) -> None:
             child.kill()
         time.sleep(POLL_S)
     if not (folder / "result.json").exists():
-        why = why or f"its process ended with {child.returncode}: {'; '.join(_last_words(folder)) or 'no message'}"
+        why = (
+            why or f"its process ended with {ended(child.returncode)}: {'; '.join(_last_words(folder)) or 'no message'}"
+        )
         _answer(folder, {"error": {"what": "Measuring failed on the device.", "got": why}})
     while True:
         away.check()

@@ -27,6 +27,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench import timing
 from kdcompress.bench.machine import cpu_seconds, cpu_use, thread_settings
 from kdcompress.bench.timing import Interrupted, Progress, Record
+from kdcompress.errors import ended
 from kdcompress.runner import Runner
 
 QUERIES = {"rapid": 11, "quick": 32, "normal": 64}  # of each artefact, by effort
@@ -115,7 +116,9 @@ def _start(starts: _Starts) -> None:
         return
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines()
-        starts.record.failed = f"the process ended with {done.returncode}: {words[-1] if words else 'no message'}"
+        starts.record.failed = (
+            f"the process ended with {ended(done.returncode)}: {words[-1] if words else 'no message'}"
+        )
         return
     lines = done.stdout.decode(errors="replace").splitlines()
     said = json.loads(next(line for line in reversed(lines) if line.startswith('{"load_ms"')))  # runtimes print too

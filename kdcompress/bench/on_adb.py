@@ -16,7 +16,7 @@ from typing import Any
 from kdcompress.bench import remote
 from kdcompress.bench.devices import Request, Session, devices, probes
 from kdcompress.bench.timing import Progress
-from kdcompress.errors import KDCompressError, RuntimeMissingError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, ended
 from kdcompress.runner import Runner
 
 FOLDER = "/data/local/tmp"  # where Android lets a shell write and run; a Linux device has none
@@ -81,7 +81,7 @@ def _chosen(serial: str) -> str:
         raise RuntimeMissingError("adb's server does not answer.", got=f"nothing within {LIST_S:.0f} s") from error
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise RuntimeMissingError("adb's server does not answer.", got=said[-1] if said else done.returncode)
+        raise RuntimeMissingError("adb's server does not answer.", got=said[-1] if said else ended(done.returncode))
     rows = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
     states = {row[0]: row[1] for row in rows}
     listed = ", ".join(f"{name} ({state})" for name, state in states.items()) or "no device"

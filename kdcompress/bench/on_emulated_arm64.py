@@ -18,7 +18,7 @@ from kdcompress.artifact import user_cache
 from kdcompress.bench import agent, arm64, remote
 from kdcompress.bench.devices import Request, Session, devices, only
 from kdcompress.bench.timing import Progress, Record, check
-from kdcompress.errors import KDCompressError
+from kdcompress.errors import KDCompressError, ended
 
 FORMATS = ("onnx", "ort", "litert", "ncnn", "mnn")
 
@@ -53,7 +53,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
         done = arm64.run(root, folder / "agent.pyz", "measure", folder, environment={"PYTHONPATH": path})
         if not (folder / "result.json").exists():
             said = (done.stderr or done.stdout).strip().splitlines()
-            got = f"status {done.returncode}: {said[-1][:300] if said else 'no message'}"
+            got = f"{ended(done.returncode)}: {said[-1][:300] if said else 'no message'}"
             raise KDCompressError("The agent failed in the emulated system.", where=root, got=got)
         answer = remote.read_answer(folder / "result.json", name)
     found = remote.session(answer, request, f"{name} (qemu, {arm64.CPU})", left_out)

@@ -34,7 +34,7 @@ from kdcompress.bench.machine import cpu_family
 from kdcompress.bench.messages import Answer, Facts, Outputs, checked, plain, tidy
 from kdcompress.bench.timing import Progress
 from kdcompress.compare import TOLERANCES, compare_logits
-from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, ended
 from kdcompress.runner import infer_all
 
 SAMPLE = 64  # images that are sent
@@ -333,7 +333,9 @@ def _asked(
     got = next((plain(_what(m["error"]), 1000) for m in said if "error" in m), words.splitlines()[-1] if words else "")
     if "No space left" in got or "File too large" in got:
         return said, _full(connection, got)
-    return said, KDCompressError("A command failed on the device.", where=connection.name, got=got or done.returncode)
+    return said, KDCompressError(
+        "A command failed on the device.", where=connection.name, got=got or ended(done.returncode)
+    )
 
 
 def _heard(line: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kdcompress.data.from_torchvision import SYSTEM, TorchvisionSource
 from kdcompress.data.source import default_root, one_line, sources
-from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.errors import KDCompressError, UsageError, ended
 from kdcompress.recipe import Data
 
 APT_TIMEOUT = 180.0  # seconds a command
@@ -92,7 +92,7 @@ def command(*words: str, cwd: Path) -> None:
     )
     if run.returncode:
         errors = [line for line in run.stderr.splitlines() if line.startswith("E:")] or run.stderr.splitlines()
-        raise RuntimeError(f"{words[0]} ended with {run.returncode}: {' '.join(errors)}")
+        raise RuntimeError(f"{words[0]} ended with {ended(run.returncode)}: {' '.join(errors)}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from kdcompress.report import charts, present, terminal
 from kdcompress.report.html import render
-from kdcompress.report.markdown import table
+from kdcompress.report.markdown import fence, plain, table
 from kdcompress.report.write import write_document
 
 COLUMNS = {
@@ -70,8 +70,12 @@ def columns(document: Mapping[str, Any]) -> dict[str, str]:
 def markdown(document: Mapping[str, Any]) -> str:
     shown = columns(document)
     body = [[cells(row)[key] for key in shown] for row in document["summary"]]
-    parts = [f"# {document['name']}", notes(document), table(list(shown.values()), body, range(1, len(shown)))]
-    parts += [f"    {document['command']}"] if document.get("command") else []
+    parts = [
+        f"# {plain(document['name'])}",
+        plain(notes(document)),
+        table(list(shown.values()), body, range(1, len(shown))),
+    ]
+    parts += [fence(document["command"], "sh")] if document.get("command") else []
     return "\n\n".join(parts) + "\n"
 
 

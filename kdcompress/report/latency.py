@@ -16,7 +16,7 @@ from kdcompress.artifact import write_text
 from kdcompress.errors import UsageError
 from kdcompress.report import charts, facts, present, terminal
 from kdcompress.report.html import render
-from kdcompress.report.markdown import table
+from kdcompress.report.markdown import fence, listed, table
 from kdcompress.report.write import finite
 
 COLUMNS = {
@@ -130,11 +130,11 @@ def as_markdown(document: Mapping[str, Any]) -> str:
     parts = [
         "# kdcompress bench",
         table(list(shown.values()), cells, range(1, len(shown) - 1)),
-        "\n".join(f"- {line}" for line in sentences(document)),
+        listed(sentences(document)),
         "## Machine",
         table(["what", "value"], facts.machine({**document, "packages": None}).items()),
     ]
-    parts += [f"    {document['command']}"] if document.get("command") else []
+    parts += [fence(document["command"], "sh")] if document.get("command") else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -149,8 +149,13 @@ def as_csv(document: Mapping[str, Any]) -> str:
     written = io.StringIO()
     writer = csv.DictWriter(written, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows({key: _cell(value) for key, value in line.items()} for line in flat)
     return written.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula begins with an apostrophe; a number stays one."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def as_json(document: Mapping[str, Any]) -> str:

@@ -6,12 +6,13 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kdcompress.errors import shown
 from kdcompress.report import facts, present
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """The whole report but its samples and curves."""
-    parts = [f"# {_text(document.get('name') or 'kdcompress report')}", _lines(present.sentences(document))]
+    parts = [f"# {plain(document.get('name') or 'kdcompress report')}", listed(present.sentences(document))]
     gates = present.gates(document)
     if gates:
         parts += ["## Limits", table(["limit", "asked", "value", "met"],
@@ -20,21 +21,22 @@ def markdown(document: Mapping[str, Any]) -> str:
     if rows:
         body = [list(present.cells(row).values()) for row in rows]
         numbers = [i for i, column in enumerate(present.COLUMNS) if column in present.NUMBERS]
-        parts += ["## Artefacts", table(list(present.COLUMNS.values()), body, numbers), present.column_notes(document)]
+        parts += ["## Artefacts", table(list(present.COLUMNS.values()), body, numbers)]
+        parts.append(plain(present.column_notes(document)))
     notes = present.notes(document)
     if notes:
         lines = []
         for note in notes:
             why, todo = (f": {note['why']}" if note["why"] else ""), (f"; next: {note['next']}" if note["next"] else "")
             lines.append(f"{note['name']} ({note['status']}){why}{todo}")
-        parts.append(_lines(lines))
+        parts.append(listed(lines))
     for name, rungs in present.ladders(document):
-        parts += [f"## Quantisation ladder of {_text(name)}", table(present.LADDER, rungs, [2, 3, 4, 5])]
+        parts += [f"## Quantisation ladder of {plain(name)}", table(present.LADDER, rungs, [2, 3, 4, 5])]
     if document.get("advice"):
-        parts += ["## Worth knowing", _lines(document["advice"])]
+        parts += ["## Worth knowing", listed(document["advice"])]
     for training in document.get("training") or []:
         title = f"{training.get('role') or ''} training".strip().capitalize()
-        parts += [f"## {_text(title)}", table(["what", "value"], facts.training(training).items())]
+        parts += [f"## {plain(title)}", table(["what", "value"], facts.training(training).items())]
     changes = present.confusion_changes(document)
     if changes and changes["pairs"]:
         keys = ("true", "predicted", "teacher", "student", "change", "verdict")
@@ -50,33 +52,33 @@ def markdown(document: Mapping[str, Any]) -> str:
         parts += ["## Files", table(["file", "SHA-256"], hashes)]
     parts += ["## Machine and versions", table(["what", "value"], facts.machine(document).items())]
     if document.get("command"):
-        parts += ["## To reproduce", _fence(document["command"], "sh")]
+        parts += ["## To reproduce", fence(document["command"], "sh")]
     if document.get("recipe_yaml"):
-        parts.append(_fence(document["recipe_yaml"], "yaml"))
+        parts.append(fence(document["recipe_yaml"], "yaml"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> str:
     """A Markdown table; the columns ``numbers`` are aligned right."""
-    lines = [list(map(_text, head)), ["--:" if i in numbers else "---" for i in range(len(head))]]
-    lines += [[_text(cell) for cell in line] for line in body]
+    lines = [list(map(plain, head)), ["--:" if i in numbers else "---" for i in range(len(head))]]
+    lines += [[plain(cell) for cell in line] for line in body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _text(value: Any) -> str:
-    """A value on one line, in which nothing is Markdown or HTML."""
-    text = html.escape(" ".join(str(present.NONE if value is None else value).split()), quote=False)
-    for mark in "\\|`*_[]":
+def plain(value: Any) -> str:
+    """A value on one line, in which nothing is Markdown, a link or HTML, and no character steers a terminal."""
+    text = html.escape(shown(" ".join(str(present.NONE if value is None else value).split())), quote=False)
+    for mark in "\\|`*_[]~#":
         text = text.replace(mark, "\\" + mark)
-    return text
+    return text.replace("://", ":&#47;/").replace("www.", "www&#46;")
 
 
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {_text(line)}" for line in lines)
+def listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {plain(line)}" for line in lines)
 
 
-def _fence(text: str, language: str) -> str:
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+def fence(text: str, language: str) -> str:
+    marks = "```"
+    while marks in text:
+        marks += "`"
+    return f"{marks}{language}\n{shown(text.rstrip())}\n{marks}"

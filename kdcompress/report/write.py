@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from kdcompress.errors import UsageError
 from kdcompress.ours import Ours
 from kdcompress.report.html import html
 from kdcompress.report.markdown import markdown
+from kdcompress.report.rows import Row
+from kdcompress.untrusted import inside, read_json
+
+NO_ROW = {field.name: None for field in fields(Row)}
 
 
 def write_report(document: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -43,17 +49,21 @@ def load_report(path: Path) -> dict[str, Any]:
     """The document in a report.json, or in that of a run folder."""
     if path.is_dir():
         path = path / "report.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            "The report cannot be read.", where=path, got=error.strerror, hint="`kdcompress run` writes it"
-        ) from error
-    except ValueError as error:
-        raise UsageError("The report is not valid JSON.", where=path, got=error, hint="run again") from error
+    document = read_json(path, "The report cannot be read.", "`kdcompress run` writes it")
     if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
         raise UsageError("The file is not a kdcompress report.", where=path, allowed="an object with a list of `rows`")
-    return document
+    return {**document, "rows": [_row(row, path) for row in document["rows"]]}
+
+
+def _row(row: Any, path: Path) -> dict[str, Any]:
+    """With every field that a Row has. Raises UsageError where it is none, or its file is not one of the folder's."""
+    found = {**NO_ROW, **row} if isinstance(row, dict) else {}
+    texts = [found.get(key) for key in ("role", "format", "precision", "status", "target", "why", "next", "sha256")]
+    if not isinstance(found.get("name"), str) or not all(text is None or isinstance(text, str) for text in texts):
+        raise UsageError("A row of the report is damaged.", where=path, got=reprlib.repr(row), hint="run again")
+    if found["file"] is not None and not inside(found["file"]):
+        raise UsageError("A row of the report names a file elsewhere.", where=path, got=found["file"])
+    return found
 
 
 def finite(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Cold starts are real processes, with a real runtime."""
 
 import json
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +39,13 @@ def artifact(tmp_path_factory):
     return tiny(tmp_path_factory.mktemp("cold") / "tiny.onnx")
 
 
+def test_the_signal_that_ended_a_process_is_told(artifact, monkeypatch):
+    died = subprocess.CompletedProcess([], -11, b"", b"")
+    monkeypatch.setattr(cold.subprocess, "run", lambda *_, **__: died)
+    records = cold.measure({"tiny": artifact}, IMAGES, open_runner, 1, "rapid")
+    assert records["tiny"].failed == "the process ended with signal 11 (SIGSEGV): no message"
+
+
 def test_each_query_is_a_process_that_imports_loads_and_answers(artifact, monkeypatch, tmp_path):
     monkeypatch.setitem(cold.QUERIES, "rapid", 2)
     text = tmp_path / "text.onnx"
@@ -55,7 +63,7 @@ def test_each_query_is_a_process_that_imports_loads_and_answers(artifact, monkey
     assert tiny.process_ms > tiny.load_ms + tiny.first_call_ms
     assert tiny.peak_rss_mib > tiny.load_rss_mib > 1
     assert tiny.runtime["runtime"] == "onnxruntime-cpu"
-    assert records["broken"].n == 0 and "ended with 1" in records["broken"].failed
+    assert records["broken"].n == 0 and "ended with exit status 1" in records["broken"].failed
     assert shares.count("cold start 1 of tiny") == 1
 
 

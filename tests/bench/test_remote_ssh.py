@@ -187,7 +187,7 @@ def test_what_is_ended_on_the_device_is_said(sshd, request_of, python, there):
         ]
         os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(KDCompressError, match="its process ended with -9"):
+    with pytest.raises(KDCompressError, match="its process ended with signal 9"):
         run(sshd.port, request_of(), Told("measuring", lambda: end("measure")), python=python, folder=there)
     assert nothing_left(there)
     with pytest.raises(KDCompressError, match="ended without a result"):

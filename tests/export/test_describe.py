@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from kdcompress import optional
 from kdcompress.artifact import files_of
 from kdcompress.errors import RuntimeMissingError, UsageError
-from kdcompress.export.describe import artifact_of, describe
+from kdcompress.export.describe import artifact_of, contents, describe
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 
 
@@ -149,7 +149,7 @@ def test_without_the_package_that_reads_it(name, built, monkeypatch):
 
     monkeypatch.setattr(optional.importlib, "import_module", absent)
     with pytest.raises(RuntimeMissingError, match="pip install 'kdcompress"):
-        describe(path)
+        contents(path)
 
 
 def test_the_record_beside_an_artefact(trained, tmp_path):

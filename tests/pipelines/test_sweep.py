@@ -1,10 +1,13 @@
 """`kdcompress compare`: methods x seeds on one teacher."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import psutil
@@ -14,7 +17,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from kdcompress.cli import main
-from kdcompress.pipelines.sweep import choose, interval, summary
+from kdcompress.pipelines.sweep import choose, elsewhere, interval, summary
 from kdcompress.recipe import load_recipe
 from kdcompress.training.evaluation import calibration_error
 
@@ -157,3 +160,18 @@ def test_calibration_error_by_hand():
     # two images at confidence 0.9 of which one is right, one at 0.6 that is right: (|1 - 1.8| + |1 - 0.6|) / 3
     logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]).log()
     assert calibration_error(logits, torch.tensor([0, 1, 0])) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-4)
+
+
+def test_a_worker_that_dies_is_told_with_its_signal():
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        jobs = [pool.submit(os.abort), pool.submit(time.sleep, 60)]
+        workers = active_children()
+        found = [elsewhere(job.result, workers) for job in jobs]
+    assert found == 2 * [{"error": "A process that trains ended with signal 6 (SIGABRT)."}]
+
+
+def test_what_a_scheduler_raises_is_the_trainings_error():
+    def lost():
+        raise OSError("the worker is gone")
+
+    assert elsewhere(lost, []) == {"error": "OSError: the worker is gone"}
