@@ -286,7 +286,7 @@ def described(
     def found() -> tuple[tuple[float, ...], tuple[float, ...], str, dict[str, list[int]]]:
         return *statistics(splits["training"].images), source_hash(labels, splits.values()), in_training(splits)
 
-    key = hashlib.sha256(repr(("described", 2, labels)).encode())
+    key = hashlib.sha256(repr(("described", 3, labels)).encode())
     for split in splits.values():
         if not isinstance(split.images, Stored):
             return found()
