@@ -121,13 +121,15 @@ class RunFolder:
             return None
         record = read_record(folder)
         if record is None or record["hash"] != _hash(record["files"], stage):
-            return self._damaged(stage, RECORD)
+            self._tell(stage, RECORD)
+            return None
         for name, digest in record["files"].items():
             if not (folder / name).is_file() or sha256(folder / name) != digest:
-                return self._damaged(stage, name)
+                self._tell(stage, name)
+                return None
         return Done(stage.name, stage.key, folder, record["result"], record["hash"], record["seconds"], reused=True)
 
-    def _damaged(self, stage: Stage, name: str) -> None:
+    def _tell(self, stage: Stage, name: str) -> None:
         path = self._folder(stage) / name
         if path not in self._told:
             say(f"{stage.name}: {path} is damaged or was changed, and the step is done again", style="yellow")
