@@ -80,6 +80,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._told: set[Path] = set()
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
@@ -120,13 +121,19 @@ class RunFolder:
             return None
         record = read_record(folder)
         if record is None or record["hash"] != _hash(record["files"], stage):
-            say(f"{stage.name}: its record is damaged or was changed, and it is done again", style="yellow")
+            self._tell(stage, RECORD)
             return None
         for name, digest in record["files"].items():
             if not (folder / name).is_file() or sha256(folder / name) != digest:
-                say(f"{stage.name}: {name} is damaged or was changed, and it is done again", style="yellow")
+                self._tell(stage, name)
                 return None
         return Done(stage.name, stage.key, folder, record["result"], record["hash"], record["seconds"], reused=True)
+
+    def _tell(self, stage: Stage, name: str) -> None:
+        path = self._folder(stage) / name
+        if path not in self._told:
+            say(f"{stage.name}: {path} is damaged or was changed, and the step is done again", style="yellow")
+        self._told.add(path)
 
     def run(self, stage: Stage, force: bool = False) -> Done:
         """Do the stage, or return what was done. ``force`` does it again from the beginning."""

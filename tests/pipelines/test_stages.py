@@ -57,8 +57,8 @@ def test_a_damaged_record_is_made_again(tmp_path, capsys, how):
     run, calls = RunFolder(tmp_path), []
     record = run.run(stage(calls)).folder / "stage.json"
     record.write_bytes(DAMAGED[how])
-    assert run.finished(stage(calls)) is None and "write: its record is damaged" in capsys.readouterr().err
     assert run.run(stage(calls)).result == {"text": "one"} and calls == ["one", "one"]
+    assert " ".join(capsys.readouterr().err.split()).count("is damaged or was changed, and the step is done again") == 1
     assert run.run(stage(calls)).reused
 
 
@@ -91,7 +91,7 @@ def test_an_edited_result_is_noticed(tmp_path, capsys):
     assert run.run(Stage("check", work)).reused
     record.write_text(record.read_text().replace("91.5", "99.5"))
     assert run.run(Stage("check", work)).result["accuracy"] == 91.5 and len(calls) == 2
-    assert "check: its record is damaged or was changed" in capsys.readouterr().err
+    assert "is damaged or was changed" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_record_from_before_they_had_a_hash_is_still_good(tmp_path):
