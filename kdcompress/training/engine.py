@@ -35,6 +35,7 @@ from kdcompress.training.evaluation import accuracy
 from kdcompress.training.memory import freed_memory_kept
 from kdcompress.training.profile import Clock, Profiler, outside_step_percent
 from kdcompress.training.schedule import lr_scale
+from kdcompress.training.strided import subsample_first
 
 CHECK_EVERY = 25  # steps between looks at the losses: each look waits for the device
 CHECKPOINT_SECONDS = 30.0
@@ -203,6 +204,7 @@ def train(
     if options.channels_last:
         distillation = distillation.to(memory_format=torch.channels_last)
     distillation = distillation.to(device)
+    subsampling = subsample_first(distillation) if options.channels_last else []
     share_state(distillation)
     module, optimizer = accelerator.prepare(distillation, make_optimizer(distillation, options))
     student = distillation.student
@@ -396,6 +398,8 @@ def train(
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
             vars(distillation).pop(name, None)  # autocast out where the same module is trained again
         leave_uncompiled(distillation)
+        for handle in subsampling:
+            handle.remove()
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     if cache:
