@@ -438,24 +438,46 @@ def export(
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=PathArgument)
-@click.option("--data", "source", required=True, help="Data set whose test split is used: `kdcompress list data`.")
+@click.option("--data", "source", required=True, help="Data set whose images are used: `kdcompress list data`.")
 @click.option("--root", type=PathArgument, help="Where the data set's files are.")
-@click.option("--size", type=int, help="Resize images to this square (image-folder, webdataset).")
+@click.option("--size", type=int, help="Resize images to this square.  [default: what the file takes]")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation", "train", "all"]),
+    help="[default: test where the data have it, else validation, else all images]",
+)
 @click.option("--threads", type=click.IntRange(1), default=1)
 @json_option
 def evaluate(
-    files: tuple[Path, ...], source: str, root: Path | None, size: int | None, threads: int, as_json: bool
+    files: tuple[Path, ...],
+    source: str,
+    root: Path | None,
+    size: int | None,
+    split: str | None,
+    threads: int,
+    as_json: bool,
 ) -> None:
-    """Accuracy of exported FILES on a test split.
+    """Accuracy of exported FILES on the test images of a data set.
 
-    Each runs in its own runtime. Agreement is the share of images on which a file answers as the first one does.
+    Each runs in its own runtime. Classes are matched by name. Agreement is the share of images on which a file answers
+    as the first one does.
+
+    A folder with test/ alone will do; one of classes alone is scored whole. A split that the data lack is the one that
+    a run cuts from the training images.
+
+    \b
+    kdcompress evaluate student.onnx --data image-folder --root photographs
     """
     from kdcompress.pipelines.measure import evaluate_files
 
-    results = evaluate_files(files, source, root, size, threads)
+    results = evaluate_files(files, source, root, size, threads, split)
     if as_json:
         return _print_json(results)
-    _print_table(results, {"file": "", "n": "", "accuracy": "accuracy %", "agreement": "agreement %", "seconds": "s"})
+    rows = [{**row, "images": f"{row['n']:,} images of {row['of']}"} for row in results]
+    columns = {"file": "", "images": "scored on", "accuracy": "accuracy %", "agreement": "agreement %", "seconds": "s"}
+    _print_table(rows, columns)
+    for note in dict.fromkeys(note for row in results for note in row["notes"]):
+        click.echo(f"Note: {note}.", err=True)
 
 
 @main.command()

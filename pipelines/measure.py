@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 import kdcompress
-from kdcompress.artifact import Artifact
+from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench.devices import Request, add_memory, parse_device
 from kdcompress.bench.machine import advice
 from kdcompress.bench.timing import Progress
 from kdcompress.data.kept import Images
-from kdcompress.data.source import Source, load
+from kdcompress.data.labels import match_labels
+from kdcompress.data.scored import FOLDERS, Recoloured, Scored, as_taken, load_scored
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export.apart import tried
 from kdcompress.export.describe import artifact_of, recorded
@@ -40,54 +41,72 @@ def any_artifact(path: Path, here: bool = True) -> Artifact:
     return recorded(existing(path)) or tried(any_artifact_of, path, here)
 
 
-def load_source(name: str, root: Path | None, size: int | None) -> Source:
-    """A data set by name, through the recipe's own validation."""
-    data = {"source": name, "root": root, "size": size}
-    return load(validate_recipe({"name": "measure", "data": data, "student": {"model": "resnet8"}}).data)
+def load_images(name: str, root: Path | None, size: int | None, split: str | None, spec: InputSpec) -> Scored:
+    """The images of a data set by name, through the recipe's own validation, in the size that the file takes."""
+    given = {"source": name, "root": root, "size": size}
+    data = validate_recipe({"name": "measure", "data": given, "student": {"model": "resnet8"}}).data
+    if size is None and name in FOLDERS and spec.height == spec.width:
+        data = data.model_copy(update={"size": spec.height})
+    return load_scored(data, split)
 
 
-def _fits(artifact: Artifact, images: Images, source: str) -> None:
+def _taken(artifact: Artifact, images: Images, source: str) -> tuple[Images | Recoloured, str | None]:
+    """The images in the file's colours, and a note where they were converted. Raises UsageError for another size."""
+    taken, note = as_taken(images, artifact.input.channels)
     expected = (artifact.input.height, artifact.input.width, artifact.input.channels)
-    if images.shape[1:] != expected:
+    if taken.shape[1:] != expected:
         raise UsageError(
             f"The images of {source} do not fit the model.",
             where=artifact.path,
             got="x".join(map(str, images.shape[1:])),
             allowed="x".join(map(str, expected)) + " (height, width, channels)",
         )
+    return taken, note
 
 
 def evaluate_files(
-    files: tuple[Path, ...], name: str, root: Path | None, size: int | None, threads: int
+    files: tuple[Path, ...],
+    name: str,
+    root: Path | None,
+    size: int | None,
+    threads: int,
+    split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Accuracy (per cent) of each file on the test split, and agreement with the first file."""
-    artifacts = [load_artifact(path) for path in files]
-    source = load_source(name, root, size)
-    for artifact in artifacts:
-        _fits(artifact, source.test.images, name)
-        if artifact.input.classes != len(source.labels):
-            raise UsageError(
-                f"The classes of {name} are not the model's.",
-                where=artifact.path,
-                got=len(source.labels),
-                allowed=f"{artifact.input.classes} classes",
-            )
+    """Accuracy (per cent) of each file on what ``load_scored`` finds, and agreement with the first file. Classes are
+    those of the data set: a file's are matched with them by name."""
+    sets: dict[tuple[int, int], Scored] = {}  # one for each size of input
+    checked = []
+    for artifact in map(load_artifact, files):
+        spec = artifact.input
+        found = sets.get((spec.height, spec.width)) or load_images(name, root, size, split, spec)
+        sets[spec.height, spec.width] = found
+        numbers, note = match_labels(spec.labels, found.labels, artifact.path, found.of)
+        taken = [_taken(artifact, part.images, found.of) for part in found.parts]
+        notes = [*found.notes, note, *(note for _, note in taken)]
+        checked.append((artifact, found, numbers, [images for images, _ in taken], notes))
     results, first = [], None
-    for artifact in artifacts:
+    for artifact, found, numbers, parts, notes in checked:
         begun = time.monotonic()
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
-            predictions = infer_all(runner, source.test.images, artifact.input).argmax(1)
+            logits = np.concatenate([infer_all(runner, images, artifact.input) for images in parts])
             details = runner.details()
+        if logits.shape[1] != len(numbers):
+            got, allowed = f"{logits.shape[1]} logits", f"{len(numbers)}, one a label"
+            raise KDCompressError("The labels are not the model's.", where=artifact.path, got=got, allowed=allowed)
+        predictions = numbers[logits.argmax(1)]
         first = predictions if first is None else first
+        truth = np.concatenate([part.labels for part in found.parts])
         results.append(
             {
                 "file": str(artifact.path),
                 "sha256": artifact.sha256,
                 "n": len(predictions),
-                "accuracy": 100.0 * float((predictions == source.test.labels).mean()),
+                "of": found.of,
+                "accuracy": 100.0 * float((predictions == truth).mean()),
                 "agreement": 100.0 * float((predictions == first).mean()),
                 "seconds": round(time.monotonic() - begun, 2),
                 "runtime": details,
+                "notes": list(dict.fromkeys(filter(None, notes))),
             }
         )
     return results
@@ -125,14 +144,12 @@ def bench_files(
     """
     bench, address = parse_device(device)
     artifacts, notes = named_artifacts(files, here=device == "local")
-    source = load_source(name, root, None) if name else None
     shapes = {(a.input.height, a.input.width, a.input.channels) for a in artifacts.values()}
     if len(shapes) > 1:
         raise UsageError("The files take images of different sizes.", got=sorted(shapes), hint="bench them apart")
-    if source:
-        for artifact in artifacts.values():
-            _fits(artifact, source.test.images, source.name)
-        images = source.test.images[:1024]
+    if name:
+        images, said = _queries(artifacts, load_images(name, root, None, None, next(iter(artifacts.values())).input))
+        notes += said
     else:
         images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (256, *shapes.pop()), dtype=np.uint8)
     first = _label(baseline, artifacts) if baseline else next(iter(artifacts))
@@ -172,6 +189,20 @@ def bench_files(
             *(_elsewhere(artifacts) if device == "local" else []),
         ],
     }
+
+
+def _queries(artifacts: Mapping[str, Artifact], source: Scored) -> tuple[np.ndarray, list[str]]:
+    """Up to 1024 images for files that all take the same, and what is to be said of them. What a class is called is
+    of no matter to a latency, nor to parity, which compares a file with itself: other classes are only told."""
+    notes = [*source.notes]
+    for label, artifact in artifacts.items():
+        images, note = _taken(artifact, source.parts[0].images, source.of)
+        notes += [note] if note else []
+        try:
+            match_labels(artifact.input.labels, source.labels, label, source.of)
+        except UsageError:
+            notes.append(f"The classes of {source.of} are not those of {label}: its answers mean nothing there.")
+    return images[:1024], list(dict.fromkeys(notes))
 
 
 def named_artifacts(paths: Sequence[Path], here: bool = True) -> tuple[dict[str, Artifact], list[str]]:

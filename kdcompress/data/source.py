@@ -369,13 +369,7 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
     if len(set(shapes.values())) > 1:
         got = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
         raise UsageError("The splits' images differ in size.", where=raw.origin, got=got)
-    height, width, _ = shapes["training"]
-    if data.size is not None and (height, width) != (data.size, data.size):
-        raise UsageError(
-            f"data.size resizes image folders; the images of {data.source} have one size.",
-            got=data.size,
-            allowed=f"{height} x {width}: leave data.size out",
-        )
+    check_size(data, splits["training"].images.shape)
     counts = np.bincount(splits["training"].labels, minlength=len(raw.labels))
     if data.public is None and not counts.all():
         names = some([raw.labels[c] for c in np.flatnonzero(counts == 0)])
@@ -384,4 +378,15 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
             where=raw.origin,
             got=names,
             hint="lower data.validation, or give the class more images",
+        )
+
+
+def check_size(data: Data, shape: tuple[int, ...]) -> None:
+    """Raises UsageError where a size was asked for that images [N, H, W, C] have not: those of a source of one size."""
+    _, height, width, _ = shape
+    if data.size is not None and (height, width) != (data.size, data.size):
+        raise UsageError(
+            f"data.size resizes image folders; the images of {data.source} have one size.",
+            got=data.size,
+            allowed=f"{height} x {width}: leave data.size out",
         )

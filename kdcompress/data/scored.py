@@ -1,0 +1,115 @@
+"""The images that a finished file is scored on: every one that is given, in the size and colours that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcompress.data.from_folder import split_folders
+from kdcompress.data.kept import Images
+from kdcompress.data.source import Split, check_size, load, sources
+from kdcompress.errors import UsageError
+from kdcompress.recipe import Data
+
+FOLDERS = ("image-folder", "webdataset")  # sources whose root may hold a folder for each split
+SPLITS = ("test", "validation", "train")  # by preference
+LUMINANCE = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601-2 in parts of 2^16, as Pillow has it
+
+Part = tuple[tuple[str, ...], Split, list[str]]  # the classes' names, the images, notes
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """``parts`` are scored together; ``of`` says what they are: "d2/test"."""
+
+    labels: tuple[str, ...]
+    parts: tuple[Split, ...]
+    of: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[H, W, C] of an image."""
+        return self.parts[0].images.shape[1:]
+
+
+def load_scored(data: Data, split: str | None = None) -> Scored:
+    """The test images of ``data`` where it has some of its own, else its validation images, else all that there are.
+
+    ``split``: "test", "validation" or "train", whole where the data have it and otherwise as a run cuts it from the
+    training images; or "all". Neither training images nor their statistics are needed.
+
+    Raises UsageError as ``load`` does, for a split that cannot be had and for splits of other classes.
+    """
+    root = data.root.expanduser() if data.root and data.source in FOLDERS else None
+    name = (root.resolve().name if root.is_dir() else str(root)) if root else data.source
+    there = _folders(data, root) if root and root.is_dir() else _read(data)
+    wanted = split or next(each for each in SPLITS if each in there)
+    if wanted != "all" and wanted not in there:
+        source = load(data)
+        notes = (*source.notes, f"{name} has no {wanted} images of its own: these are those that a run keeps apart")
+        return Scored(source.labels, (getattr(source, wanted),), f"{name}/{wanted}", notes)
+    chosen = list(there) if wanted == "all" else [wanted]
+    parts = [there[each]() for each in chosen]
+    labels = max((part[0] for part in parts), key=len)
+    if any(part[0] != labels[: len(part[0])] for part in parts):
+        raise UsageError("The splits have not the same classes.", where=root, got=", ".join(chosen))
+    notes = tuple(dict.fromkeys(note for part in parts for note in part[2]))
+    whole = wanted == "all" or (split is None and wanted == "train")
+    if whole and split is None:
+        notes = (*notes, f"{name} is scored whole; --split test scores what a run on it keeps apart for its test")
+    return Scored(labels, tuple(part[1] for part in parts), name if whole else f"{name}/{wanted}", notes)
+
+
+def _folders(data: Data, root: Path) -> dict[str, Callable[[], Part]]:
+    """The splits of a folder, each read as a folder of its own and not before it is asked for."""
+
+    def read(folder: Path) -> Part:
+        raw = sources[data.source].read(data.model_copy(update={"root": folder}))
+        return raw.labels, raw.train, raw.notes
+
+    return {name: partial(read, folder) for name, folder in split_folders(root, training=False).items()}
+
+
+def _read(data: Data) -> dict[str, Callable[[], Part]]:
+    raw = sources[data.source].read(data)
+    check_size(data, raw.train.images.shape)
+    splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
+    found: dict[str, Part] = {n: (raw.labels, each, raw.notes) for n, each in splits.items() if each is not None}
+    return {name: partial(found.__getitem__, name) for name in found}
+
+
+@dataclass(frozen=True, eq=False)
+class Recoloured:
+    """``images`` with ``channels``, converted as they are read: grey becomes RGB, and RGB its luminance."""
+
+    images: Images
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return *self.images.shape[:-1], self.channels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        pixels = self.images[key]
+        if self.channels == 3:
+            return np.repeat(pixels, 3, axis=-1)
+        return ((pixels @ LUMINANCE + 2**15) >> 16).astype(np.uint8)[..., None]
+
+
+def as_taken(images: Images, channels: int) -> tuple[Images | Recoloured, str | None]:
+    """The images in the colours that a file takes, and a note where they were converted; others stay as they are."""
+    converted = {(1, 3): "grey images are given as RGB", (3, 1): "colour images are given as their luminance"}
+    note = converted.get((images.shape[-1], channels))
+    return (Recoloured(images, channels), note) if note else (images, None)
