@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdcompress import strict_yaml
+from kdcompress.artifact import Artifact, plain_name
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export.runtimes import open_runner as open_runner
 from kdcompress.export.runtimes import require_gpu as require_gpu
@@ -23,8 +24,6 @@ from kdcompress.registry import Registry
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
-
-    from kdcompress.artifact import Artifact
 
 TARGETS = Path(__file__).parent / "targets"
 CALIBRATION_BATCH = 32
@@ -95,7 +94,7 @@ class Options(Section):
 class Target(Section):
     """Where the artefact will run and how."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str
     format: str = Field(description="what is written: onnx, openvino, litert, tensorrt-rtx and so on")
     precision: Literal["fp32", "fp16", "int8"]
@@ -194,7 +193,7 @@ def load_target(path: Path) -> Target:
     """The target in a YAML file; its name is the file's. Raises UsageError that lists every problem."""
     data = strict_yaml.read(path, "target")
     try:
-        found = Target.model_validate({"name": path.stem, **data})
+        found = Target.model_validate({"name": plain_name(path.stem), **data})
     except ValidationError as error:
         problems = listed([_problem(e) for e in error.errors()])
         raise UsageError(f"The target cannot be used:\n{problems}", where=path) from error

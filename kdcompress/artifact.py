@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -252,6 +253,17 @@ def parsed(content: bytes) -> Any:
         return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
+
+
+def plain_name(text: str) -> str:
+    """``text`` as a name for a recipe, a folder or a file: ASCII letters, digits, ".", "_" and "-", at most 100 of
+    them. What is one already stays as it is; a part of the hash is added where letters are lost."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        return text
+    letters = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", "".join(letters)).strip("-._")
+    lost = len(name) > 100 or any(letter.isalnum() and not letter.isascii() for letter in letters)
+    return f"{name[:80]}-{content_hash(text)[:8]}".lstrip("-") if lost or not name else name
 
 
 def sha256(path: Path) -> str:

@@ -388,6 +388,10 @@ def plan(
 @click.option("--data", "source", required=True, help="Data set for calibration and accuracy: `kdcompress list data`.")
 @click.option("--root", type=PathArgument, help="Where the data set's files are.")
 @click.option("--size", type=int, help="Resize images to this square (image-folder, webdataset).")
+@click.option(
+    "--mean", help="Of pixels in 0..1: 0.485,0.456,0.406, or one number; none: the network takes 0..255 as they are."
+)
+@click.option("--std", help="The same. Pixels of 0..1 as they are: --mean 0 --std 1.")
 @click.option("--target", "targets", multiple=True, help="May be repeated: `kdcompress list targets`.")
 @click.option("--layout", type=click.Choice(["uint8-nhwc", "float-nchw"]), default="uint8-nhwc")
 @click.option("--batch", type=int, help="Fixed batch size.  [default: dynamic]")
@@ -403,6 +407,8 @@ def export(
     source: str,
     root: Path | None,
     size: int | None,
+    mean: str | None,
+    std: str | None,
     targets: tuple[str, ...],
     layout: str,
     batch: int | None,
@@ -414,18 +420,26 @@ def export(
 ) -> None:
     """Export a trained network without distilling it.
 
-    Every file is checked and measured as in a run.
+    Every file is checked and measured as in a run. The normalisation goes into the files: without --mean and --std it
+    is what the weights' file says, else the statistics of the training images.
 
     \b
     kdcompress export student.safetensors --model resnet8 --data fashion-mnist --target x86-vnni
     """
+    from kdcompress.artifact import plain_name
     from kdcompress.recipe import validate_recipe
 
     recipe = validate_recipe(
         {
-            "name": f"export-{weights.stem}",
+            "name": plain_name(f"export-{weights.stem}"),
             "data": {"source": source, "root": root, "size": size},
-            "student": {"model": model, "weights": weights, "weights_key": weights_key},
+            "student": {
+                "model": model,
+                "weights": weights,
+                "weights_key": weights_key,
+                "mean": mean,
+                "std": std,
+            },
             "train": None,
             "export": {"targets": targets, "layout": layout, "batch": batch, "opset": opset},
         },

@@ -148,6 +148,24 @@ class Network(Section):
     taps: tuple[Name, ...] = Field((), max_length=100, description="module paths of the stages; default: discovered")
     size: int | None = Field(None, ge=8, le=1024, description="side of its input; default: the data's")
 
+    @model_validator(mode="before")
+    @classmethod
+    def pixels(cls, data: Any) -> Any:
+        """`none` for pixels of 0..255 as they are; numbers may be text with commas, or one for every channel."""
+        if not isinstance(data, dict):
+            return data
+        given = {key: data[key] for key in ("mean", "std") if data.get(key) is not None}
+        if "none" in (words := [str(value).strip().lower() for value in given.values()]):
+            if set(words) != {"none"}:
+                raise ValueError("`none`, for pixels of 0..255 as they are, is for `mean` and `std` alike")
+            given = {"mean": (0.0,), "std": (1 / 255,)}
+        for key, value in given.items():
+            if isinstance(value, str):
+                given[key] = [part.strip() for part in value.split(",")]
+            elif isinstance(value, (int, float)):
+                given[key] = (value,)
+        return {**data, **given}
+
     @model_validator(mode="after")
     def one_origin(self) -> Network:
         if self.weights is not None and self.pretrained:
@@ -382,6 +400,21 @@ class Recipe(Section):
             raise ValueError("`co_teachers`, `assistants` and `generations` come after a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):
             raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
+        return self
+
+    @model_validator(mode="after")
+    def normalisations(self) -> Recipe:
+        roles = {"teacher": (self.teacher,), "student": (self.student,), "co_teachers": self.co_teachers}
+        for role, networks in {**roles, "assistants": self.assistants, "peers": self.peers}.items():
+            for mean, std in ((network.mean, network.std) for network in networks if network):
+                if (mean is None) != (std is None):
+                    raise ValueError(f"give both `mean` and `std` of {role}, or neither")
+                if mean and std and max(*mean, *std) > 1:
+                    scaled = [", ".join(f"{value / 255:.4g}" for value in values) for values in (mean, std)]
+                    raise ValueError(
+                        f"`mean` and `std` of {role} are of pixels scaled to 0..1: where these are of 0..255, divide "
+                        f"them by 255 (mean {scaled[0]}, std {scaled[1]}); 0 and 1 stand for pixels of 0..1 as they are"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.artifact import Artifact, files_of, replacing, sha256
+from kdcompress.artifact import Artifact, files_of, plain_name, replacing, sha256
 from kdcompress.bench import onnxruntime_web
 from kdcompress.bench.machine import machine
+from kdcompress.data.labels import match_labels
 from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import formats, graph
@@ -147,7 +148,7 @@ def bundle(
     source = _source(run, document)
     written = []
     for row in rows:
-        folder = (output or run / "bundle") / f"{document['name']}-{row['target'] or row['name']}"
+        folder = (output or run / "bundle") / plain_name(f"{document['name']}-{row['target'] or row['name']}")
         if folder.exists() and not (folder / SUMS).is_file():
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
         if folder.exists() and (others := _others(folder)):
@@ -402,11 +403,12 @@ def _sample(
         raise KDCompressError("The labels are not the model's.", where=by.path, got=got, allowed=f"{spec.classes}")
     ranked = np.sort(logits, axis=1)
     margin = ranked[:, -1] - (ranked[:, -2] if spec.classes > 1 else 0)
-    best = int(np.where(logits.argmax(1) == truth, margin, -np.inf).argmax())
+    numbers = match_labels(spec.labels, source.labels, artifact.path, source.name).numbers
+    best = int(np.where(numbers[logits.argmax(1)] == truth, margin, -np.inf).argmax())
     expected = {
         "logits": [float(value) for value in logits[best]],
         "label": spec.labels[int(logits[best].argmax())],
-        "true_label": spec.labels[int(truth[best])],
+        "true_label": source.labels[int(truth[best])],
         "tolerance": TOLERANCE[artifact.precision],
         "tolerance_is": "the largest difference of a logit, as a share of the largest logit",
         "by": f"{by.path.name}" if by is artifact else f"{by.path.name}, for {artifact.path.name} does not run here",

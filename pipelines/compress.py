@@ -24,6 +24,7 @@ from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say
+from kdcompress.data.labels import match_labels
 from kdcompress.data.source import Source, load, load_parts
 from kdcompress.distributed import check_launch
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, cut, told
@@ -34,7 +35,8 @@ from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.methods import methods
 from kdcompress.models.build import build, count_parameters, evaluating, largest_layer, macs, pretrained_facts
-from kdcompress.models.checkpoint import load_weights, save_weights
+from kdcompress.models.checkpoint import facts_of, load_weights, save_weights
+from kdcompress.models.classes import reorder_classes
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
@@ -95,6 +97,7 @@ class Compression:
         self.parts = parts(recipe)
         self.tried: dict[str, UsageError | None] = {}  # networks that the check has run, and what is wrong with them
         self.passed: list[str] = []  # what its pre-flight found to be exported and written well
+        self.told: set[str] = set()
 
     @cached_property
     def source(self) -> Source:
@@ -127,21 +130,43 @@ class Compression:
         if pruned := pruned_of(network):
             return self.spec(pruned)
         _, height, width, channels = source.train.images.shape
-        seen = source if self.parts[role].private else self.trained_on(role)  # private pixels give no statistics
-        mean, std = seen.mean, seen.std
-        if network.pretrained and channels == 3:  # the statistics that its weights are used to
-            known = pretrained_facts(network.model, network.options)
-            mean, std = known.mean, known.std
+        mean, std, _ = self.normalisation(role, network)
         return InputSpec(
             height=height,
             width=width,
             channels=channels,
-            mean=network.mean or mean,
-            std=network.std or std,
+            mean=mean,
+            std=std,
             labels=source.labels,
             layout=export.layout,
             batch=export.batch,
         )
+
+    def normalisation(
+        self, role: Role, network: Network | None = None
+    ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+        """(mean, std, where they are from): the statistics that the network's weights are used to, one a channel."""
+        network, channels = network or self.parts[role].network, self.source.train.images.shape[-1]
+        if pruned := pruned_of(network):
+            return self.normalisation(pruned)
+        if network.mean and network.std:
+            mean, std = (values * channels if len(values) == 1 else values for values in (network.mean, network.std))
+            if {len(mean), len(std)} != {channels}:
+                got, allowed = (
+                    f"mean {list(mean)}, std {list(std)}",
+                    f"{channels} numbers, one a channel, or one for all",
+                )
+                raise UsageError("The normalisation does not fit the images.", where=role, got=got, allowed=allowed)
+            return mean, std, "as given"
+        said = facts_of(network.weights) if network.weights else {}
+        if len(said.get("mean", ())) == channels:
+            return said["mean"], said["std"], "what the weights' file says"
+        if network.pretrained and channels == 3:
+            known = pretrained_facts(network.model, network.options)
+            return known.mean, known.std, "those of its pretraining"
+        seen = self.source if self.parts[role].private else self.trained_on(role)  # private pixels give no statistics
+        unsaid = "; the weights' file says nothing of it" if network.weights else ""
+        return seen.mean, seen.std, f"statistics of the training images{unsaid}"
 
     def untrained(self, role: Role, network: Network | None = None, seed: int = 0) -> torch.nn.Module:
         """The role's network, or a peer's, with its seed's initial weights or those of its checkpoint."""
@@ -162,7 +187,32 @@ class Compression:
                 net(self.member(role, net, network).input(self.example()))
         if network.weights:
             load_weights(net, network.weights, network.weights_key)
+            self._in_our_classes(role, network, net)
         return net
+
+    def _in_our_classes(self, role: Role, network: Network, net: torch.nn.Module) -> None:
+        """The outputs of weights that name their classes become the source's, by name. Raises UsageError where they are
+        others and nothing trains the network further."""
+        named, source = facts_of(network.weights).get("labels") if network.weights else None, self.source
+        if not named:
+            return
+        try:
+            matched = match_labels(named, source.labels, network.weights, source.name)
+        except UsageError:
+            if self.parts[role].train is None:
+                raise
+            return self._tell(f"{role}: {network.weights} were trained on other classes: they are a start alone")
+        if matched.reordered:
+            order = np.argsort(matched.numbers).tolist()
+            reorder_classes(net, order, self.member(role, net, network).input(self.example()))
+        if matched.note:
+            self._tell(f"{role}: {matched.note}")
+
+    def _tell(self, note: str) -> None:
+        """Once, however often a network is made."""
+        if is_main_process() and note not in self.told:
+            self.told.add(note)
+            say(note, style="yellow")
 
     def pruned(self, network: Student) -> torch.nn.Module:
         """What is left of the network that it is pruned of. Before that one is trained this shows whether it can be
@@ -342,7 +392,8 @@ class Compression:
             if part.train is None:
                 net = self.untrained(role)
                 if is_main_process():
-                    save_weights(net, folder / "weights.safetensors", {"role": role, "model": model})
+                    metadata = {"role": role, "model": model} | self.kept_facts(role)
+                    save_weights(net, folder / "weights.safetensors", metadata)
                 return {"role": role, "model": model, "parameters": count_parameters(net), "history": []}
             distillation = self.distillation(role)
             facts: dict[str, Any] = {
@@ -360,7 +411,7 @@ class Compression:
                 trained = train(distillation, source, part.train, augment, seed, folder, progress, profile)
             if not is_main_process():
                 return facts
-            metadata = {key: facts[key] for key in ("role", "model", "method")}
+            metadata = {key: facts[key] for key in ("role", "model", "method")} | self.kept_facts(role)
             other = "last" if trained.selected == "best" else "best"
             net = distillation.student.net.cpu()
             for kind, name in ((other, other), (trained.selected, "weights")):
@@ -399,6 +450,11 @@ class Compression:
 
         return Step(role, after, stage)
 
+    def kept_facts(self, role: Role) -> dict[str, str]:
+        """What a file of weights says of what goes into its network and comes out."""
+        spec = self.spec(role)
+        return {key: json.dumps(getattr(spec, key), ensure_ascii=False) for key in ("labels", "mean", "std")}
+
     def deployable(self, role: Role, net: torch.nn.Module | None = None) -> Deployable:
         """``net``, else the trained network of a finished step, on the CPU, as it ships."""
         net = self.as_it_ships(role, self.network(role) if net is None else net)
@@ -418,6 +474,7 @@ class Compression:
                 "role": role,
                 "model": named(self.parts[role].network),
                 "source_hash": self.source.hash,
+                "normalisation": self.normalisation(role)[2],
                 # of the file alone: the stage's hash is one of the teachers' data too
                 "weights": sha256(self.done[role].folder / "weights.safetensors"),
             }
@@ -500,10 +557,12 @@ class Compression:
         net = distillation.student.net.cpu()
         net.load_state_dict(getattr(trained, f"{trained.selected}_weights"))
         learnt = distillation.deployable()
-        save_weights(learnt, job.folder / QAT_WEIGHTS, {"role": "student", "model": student.network.model})
+        facts = {"role": "student", "model": student.network.model} | self.kept_facts("student")
+        save_weights(learnt, job.folder / QAT_WEIGHTS, facts)
         module = self.deployable("student", learnt)
         path = folder / job.parent.path.name
         metadata = {"recipe": self.recipe.name, "source_hash": self.source.hash}
+        metadata["normalisation"] = self.normalisation("student")[2]
         parent = export_onnx(module, module.spec, path, opset=self.recipe.export.opset, metadata=metadata)
         return replace(job, module=module, parent=parent)
 
@@ -744,6 +803,10 @@ class Compression:
                 "images": {s: len(getattr(self.source, s)) for s in ("train", "validation", "test")},
             },
             "rows": [row.to_json() for row in rows],
+            "normalisation": {
+                role: dict(zip(("mean", "std", "from"), self.normalisation(role), strict=True))
+                for role in self.shipped()
+            },
             "training": [self.done[role].result for role in self.parts],
             "confusion": self._confusion(),
             "margin": margin(rows),

@@ -1,10 +1,11 @@
 """What ships, on the disk: files and folders appear whole, and are known by their content."""
 
 import json
+import re
 
 import pytest
 
-from kdcompress.artifact import Artifact, InputSpec, replacing, sha256
+from kdcompress.artifact import Artifact, InputSpec, plain_name, replacing, sha256
 from kdcompress.errors import UsageError
 
 SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b"))
@@ -54,3 +55,26 @@ def test_a_folder_is_replaced_whole_or_not_at_all(pair):
         (temporary / "new").touch()
     assert [p.name for p in pair.path.iterdir()] == ["new"]
     assert [p.name for p in pair.path.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("student", "student"),
+        ("x86-vnni_v1.2", "x86-vnni_v1.2"),
+        ("my student (best) é", "my-student-best-e"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("a/b\\c\x1b]52;c;\x07", "a-b-c-52-c"),
+        (".hidden", "hidden"),
+        ("--option", "option"),
+    ],
+)
+def test_any_text_becomes_a_plain_name(text, name):
+    assert plain_name(text) == name
+
+
+@pytest.mark.parametrize("text", ["", "...", "学生", "x" * 5000, "é" * 300, "/", "\ud800"])
+def test_a_plain_name_is_never_empty_long_or_another_ones(text):
+    name = plain_name(text)
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) and plain_name(name) == name
+    assert name != plain_name(text + "生")

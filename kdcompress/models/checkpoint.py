@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import pathlib
 import pickle
 from collections.abc import Mapping, Sequence
@@ -249,3 +250,25 @@ def _described(data: Any) -> str:
     if isinstance(data, Mapping):
         return f"a mapping with keys {_first([str(key) for key in data])}"
     return type(data).__name__
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a .safetensors file of weights says of itself, as far as it does: ``labels`` (names of the classes),
+    ``mean`` and ``std`` (of pixels in 0..1, one a channel). Empty for other files, and for one that cannot be read."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError):
+        return {}
+    found: dict[str, tuple[Any, ...]] = {}
+    for key, kind in (("labels", str), ("mean", (int, float)), ("std", (int, float))):
+        try:
+            value = json.loads(said.get(key, ""))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, list) and value and all(isinstance(part, kind) for part in value):  # type: ignore[arg-type]
+            found[key] = tuple(value)
+    mean, std = found.get("mean", ()), found.get("std", ())
+    if len(mean) != len(std) or not all(map(math.isfinite, mean + std)) or not all(part > 0 for part in std):
+        return {key: value for key, value in found.items() if key == "labels"}
+    return found

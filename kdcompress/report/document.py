@@ -74,6 +74,7 @@ class Document(TypedDict, total=False):
     packages: dict[str, str]
     device: dict[str, Any]  # what timed the rows: name ("local", "ssh:user@host"), machine as above
     rows: list[dict[str, Any]]  # Row.to_json()
+    normalisation: dict[str, Any]  # role -> mean and std of pixels in 0..1, inside the files, and where they are from
     training: list[Training]
     confusion: Confusion | None
     gates: list[Gate]

@@ -172,7 +172,29 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     said = " and ".join(part for part in against if part)
     if said:
         second += f"; {said} than {head['against_name']}" + (" in the same runtime" if head["same_runtime"] else "")
-    return [first, second, *lead(document), *timed_elsewhere(document), *tournament(document), *predictions(document)]
+    return [
+        first,
+        second,
+        *normalisation(document),
+        *lead(document),
+        *timed_elsewhere(document),
+        *tournament(document),
+        *predictions(document),
+    ]
+
+
+def normalisation(document: Mapping[str, Any]) -> list[str]:
+    """What the student's files do to pixels first, and who says so."""
+    known = (document.get("normalisation") or {}).get("student")
+    if not known:
+        return []
+    mean, std = known["mean"], known["std"]
+    if not any(mean) and len(set(std)) == 1 and std[0] in (1, 1 / 255):
+        does = "none, its network takes pixels of " + ("0..1" if std[0] == 1 else "0..255 as they are")
+    else:
+        shown = [", ".join(map(significant, values)) for values in (mean, std)]
+        does = f"mean {shown[0]} and std {shown[1]} of pixels in 0..1"
+    return [f"Normalisation inside the files: {does} ({known['from']})."]
 
 
 def lead(document: Mapping[str, Any]) -> list[str]:
