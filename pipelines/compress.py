@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -97,7 +97,6 @@ class Compression:
         self.parts = parts(recipe)
         self.tried: dict[str, UsageError | None] = {}  # networks that the check has run, and what is wrong with them
         self.passed: list[str] = []  # what its pre-flight found to be exported and written well
-        self.told: set[str] = set()
 
     @cached_property
     def source(self) -> Source:
@@ -201,18 +200,12 @@ class Compression:
         except UsageError:
             if self.parts[role].train is None:
                 raise
-            return self._tell(f"{role}: {network.weights} were trained on other classes: they are a start alone")
+            return _tell(f"{role}: {network.weights} were trained on other classes: they are a start alone")
         if matched.reordered:
             order = np.argsort(matched.numbers).tolist()
             reorder_classes(net, order, self.member(role, net, network).input(self.example()))
         if matched.note:
-            self._tell(f"{role}: {matched.note}")
-
-    def _tell(self, note: str) -> None:
-        """Once, however often a network is made."""
-        if is_main_process() and note not in self.told:
-            self.told.add(note)
-            say(note, style="yellow")
+            _tell(f"{role}: {matched.note}")
 
     def pruned(self, network: Student) -> torch.nn.Module:
         """What is left of the network that it is pruned of. Before that one is trained this shows whether it can be
@@ -828,6 +821,13 @@ def _check_head(network: Network, spec: InputSpec) -> None:
             allowed=f"{known.classes} classes, images of {len(known.mean)} channels",
             hint="train the network on these data (`train`), or give `weights` that were",
         )
+
+
+@cache
+def _tell(note: str) -> None:
+    """Once, however often a network is made."""
+    if is_main_process():
+        say(note, style="yellow")
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

@@ -81,6 +81,15 @@ def test_a_target_from_a_file(job, tmp_path):
     assert artifact.provenance["calibration_images"] == 64
 
 
+def test_a_target_has_a_plain_name(tmp_path):
+    path = tmp_path / "my target (1) é.yaml"
+    path.write_text(GOOD)
+    assert target(str(path)).name == "my-target-1-e"  # of folders and files
+    path.write_text(GOOD + "name: ../../up")
+    with pytest.raises(UsageError, match="name: .*should match pattern"):
+        target(str(path))
+
+
 def test_an_unknown_target_names_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'x86-vnni'"):
         target("x86-vni")

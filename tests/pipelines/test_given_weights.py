@@ -17,6 +17,8 @@ from kdcompress.cli import main
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
 from kdcompress.models.checkpoint import save_weights
+from kdcompress.pipelines import compress
+from kdcompress.pipelines.bundle import bundle
 from kdcompress.pipelines.compress import Compression
 from kdcompress.recipe import validate_recipe
 
@@ -46,6 +48,7 @@ def place(tmp_path, monkeypatch):
                 Image.fromarray(noise + np.uint8(level)).save(tmp_path / "d" / split / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDCOMPRESS_IMAGE_CACHE", "off")
+    compress._tell.cache_clear()  # what is told once in a process is told once in a test
     yield tmp_path
     sys.modules.pop("own_levels", None)
 
@@ -92,6 +95,21 @@ def test_a_network_of_plain_pixels_is_exported_as_such(place, monkeypatch):
     shown = CliRunner().invoke(main, ["report", str(folder)]).stdout
     said = "Normalisation inside the files: none, its network takes pixels of 0..255 as they are (as given)."
     assert said in " ".join(shown.split()) and said in (folder / "report.md").read_text()
+
+    # its bundle: names that a report from elsewhere has stay below the folder, and classes are matched by name
+    (folder / "report.json").write_text(json.dumps(document | {"name": "../../up"}))
+    (made,) = bundle(folder, ["student-fp32"], place / "out")
+    assert made == place / "out" / "up-student-fp32"
+    record = folder / "artifacts/student.onnx.json"
+    facts = json.loads(record.read_text())
+    turned, wrong = ["cat", "bee", "ant"], ["ant", "bee", "wasp"]
+    record.write_text(json.dumps(facts | {"input": facts["input"] | {"labels": turned}}))
+    (made,) = bundle(folder, ["student-fp32"], place / "out")  # what the record calls cat is an ant
+    expected = json.loads((made / "expected.json").read_text())
+    assert expected["label"] == expected["true_label"] == "bee"
+    record.write_text(json.dumps(facts | {"input": facts["input"] | {"labels": wrong}}))
+    with pytest.raises(UsageError, match="only here: wasp"):
+        bundle(folder, ["student-fp32"], place / "out")
 
 
 @pytest.mark.parametrize(
