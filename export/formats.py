@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdcompress import strict_yaml
-from kdcompress.artifact import Artifact, plain_name
+from kdcompress.artifact import Artifact, clean_name
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export.runtimes import open_runner as open_runner
 from kdcompress.export.runtimes import require_gpu as require_gpu
@@ -193,7 +193,7 @@ def load_target(path: Path) -> Target:
     """The target in a YAML file; its name is the file's. Raises UsageError that lists every problem."""
     data = strict_yaml.read(path, "target")
     try:
-        found = Target.model_validate({"name": plain_name(path.stem), **data})
+        found = Target.model_validate({"name": clean_name(path.stem), **data})
     except ValidationError as error:
         problems = listed([_problem(e) for e in error.errors()])
         raise UsageError(f"The target cannot be used:\n{problems}", where=path) from error

@@ -255,7 +255,7 @@ def parsed(content: bytes) -> Any:
         return None
 
 
-def plain_name(text: str) -> str:
+def clean_name(text: str) -> str:
     """``text`` as a name for a recipe, a folder or a file: ASCII letters, digits, ".", "_" and "-", at most 100 of
     them. What is one already stays as it is; a part of the hash is added where letters are lost."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):

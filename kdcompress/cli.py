@@ -426,12 +426,12 @@ def export(
     \b
     kdcompress export student.safetensors --model resnet8 --data fashion-mnist --target x86-vnni
     """
-    from kdcompress.artifact import plain_name
+    from kdcompress.artifact import clean_name
     from kdcompress.recipe import validate_recipe
 
     recipe = validate_recipe(
         {
-            "name": plain_name(f"export-{weights.stem}"),
+            "name": clean_name(f"export-{weights.stem}"),
             "data": {"source": source, "root": root, "size": size},
             "student": {
                 "model": model,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.artifact import Artifact, files_of, plain_name, replacing, sha256
+from kdcompress.artifact import Artifact, clean_name, files_of, replacing, sha256
 from kdcompress.bench import onnxruntime_web
 from kdcompress.bench.machine import machine
 from kdcompress.data.labels import match_labels
@@ -148,7 +148,7 @@ def bundle(
     source = _source(run, document)
     written = []
     for row in rows:
-        folder = (output or run / "bundle") / plain_name(f"{document['name']}-{row['target'] or row['name']}")
+        folder = (output or run / "bundle") / clean_name(f"{document['name']}-{row['target'] or row['name']}")
         if folder.exists() and not (folder / SUMS).is_file():
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
         if folder.exists() and (others := _others(folder)):

@@ -27,7 +27,7 @@ import yaml
 from pydantic import ValidationError
 from torch import nn
 
-from kdcompress.artifact import Artifact, plain_name, read_json, write_text
+from kdcompress.artifact import Artifact, clean_name, read_json, write_text
 from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine
 from kdcompress.console import say
@@ -571,7 +571,7 @@ def write_recipe(data: dict[str, Any], planning: Planning, most: int, path: Path
     """``data``, the recipe as it was written, with the proposed student and what the plan found in its budgets."""
     candidates = planning.planned(most)
     written = json.loads(json.dumps(data, default=str))  # where YAML's anchors shared a mapping there are two
-    written["name"] = plain_name(path.stem)
+    written["name"] = clean_name(path.stem)
     written["student"] = _given(candidates[0].student)
     written["budgets"] = _given(planning.budgets.model_copy(update={"candidates": candidates}))
     search = _search(data.get("search"))

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from kdcompress.artifact import Artifact, InputSpec, plain_name, replacing, sha256
+from kdcompress.artifact import Artifact, InputSpec, clean_name, replacing, sha256
 from kdcompress.errors import UsageError
 
 SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b"))
@@ -69,12 +69,12 @@ def test_a_folder_is_replaced_whole_or_not_at_all(pair):
         ("--option", "option"),
     ],
 )
-def test_any_text_becomes_a_plain_name(text, name):
-    assert plain_name(text) == name
+def test_any_text_becomes_a_clean_name(text, name):
+    assert clean_name(text) == name
 
 
 @pytest.mark.parametrize("text", ["", "...", "学生", "x" * 5000, "é" * 300, "/", "\ud800"])
-def test_a_plain_name_is_never_empty_long_or_another_ones(text):
-    name = plain_name(text)
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) and plain_name(name) == name
-    assert name != plain_name(text + "生")
+def test_a_clean_name_is_never_empty_long_or_another_ones(text):
+    name = clean_name(text)
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) and clean_name(name) == name
+    assert name != clean_name(text + "生")
