@@ -491,18 +491,16 @@ def _json(value: Any) -> str:
 def _archive(folder: Path) -> Path:
     """FOLDER.tar.gz, the same bytes for the same files."""
     path = folder.with_name(folder.name + ".tar.gz")
-    with (
-        replacing(path) as temporary,
-        temporary.open("wb") as file,
-        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-    ):
-        for part in files_of(folder):
-            entry = tarfile.TarInfo(f"{folder.name}/{part.relative_to(folder).as_posix()}")
-            entry.size, entry.mode = part.stat().st_size, 0o644  # owner 0, group 0 and time 0 are its defaults
-            with part.open("rb") as content:
-                tar.addfile(entry, content)
-        packed.close()
-        file.flush()
+    with replacing(path) as temporary:
+        with (
+            temporary.open("wb") as file,
+            gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for part in files_of(folder):
+                entry = tarfile.TarInfo(f"{folder.name}/{part.relative_to(folder).as_posix()}")
+                entry.size, entry.mode = part.stat().st_size, 0o644  # owner 0, group 0 and time 0 are its defaults
+                with part.open("rb") as content:
+                    tar.addfile(entry, content)
         Ours(path.parent).expect({path.name: sha256(temporary)})
     return path

@@ -195,6 +195,19 @@ def test_an_archive_has_the_same_bytes_twice(run, tmp_path):
     assert "tar xzf" in invoke("verify", archives[0]).stderr
 
 
+def test_it_is_written_again_and_nothing_of_somebody_elses_is_lost(run, tmp_path):
+    arguments = ["bundle", run, "--target", "student-fp32", "--archive", "-o", tmp_path, "--json"]
+    folder, archive = map(Path, json.loads(invoke(*arguments).stdout))
+    assert invoke(*arguments).exit_code == 0
+    for mine in (folder / "notes.txt", folder / "MODEL_CARD.md", archive):
+        before = mine.read_bytes() if mine.exists() else None
+        mine.write_text("mine")
+        refused = invoke(*arguments)
+        assert refused.exit_code == 2 and mine.name in refused.stderr and mine.read_text() == "mine"
+        mine.write_bytes(before) if before else mine.unlink()
+    assert invoke(*arguments).exit_code == 0
+
+
 # Faults
 
 
