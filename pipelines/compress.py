@@ -90,7 +90,7 @@ class Compression:
     """One run of a recipe in a folder."""
 
     def __init__(self, recipe: Recipe, folder: Path, command: str = ""):
-        self.recipe, self.folder, self.command = recipe, RunFolder(folder), command
+        self.recipe, self.folder, self.command = recipe, RunFolder(Path(folder)), command
         self.profile: Path | None = None  # a folder for where the time of the student's training goes
         self.done: dict[str, Done] = {}
         self.errors: dict[str, Exception] = {}

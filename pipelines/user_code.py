@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from kdcompress.artifact import content_hash, sha256
-from kdcompress.registry import imported
-
-IN_THE_KEY = {"torch", "torchvision", "timm"}  # by their versions
+from kdcompress.own_code import located
 
 
 def code_hash(name: str) -> str:
     """Hash of the source of ``package.module:callable`` and of all that it imports from its own package, or from the
-    folder that the package or module lies in, recursively. What it imports by a computed name is not seen.
+    folder that the package or module lies in, recursively; none of it is run. What it imports by a computed name is not
+    seen.
 
-    Raises UsageError where it cannot be imported.
+    Raises UsageError where it cannot be found.
     """
-    imported("model", name)
-    return content_hash(sources(name.partition(":")[0]))
+    file = located("callable", name)
+    return content_hash(sources(name.partition(":")[0], file) if file else {})
 
 
-def sources(module: str) -> dict[str, str]:
-    """{module: SHA-256 of its file}."""
-    top, file = module.partition(".")[0], getattr(sys.modules[module], "__file__", None)
-    if file is None or top in IN_THE_KEY:
-        return {}
-    path = Path(file).resolve()
+def sources(module: str, path: Path) -> dict[str, str]:
+    """{module: SHA-256 of its file} of the module in the file ``path`` and of those that it is made of."""
+    top = module.partition(".")[0]
     root = path.parents[len(module.split(".")) - (path.stem != "__init__")]
     installed = not {"site-packages", "dist-packages"}.isdisjoint(root.parts)
     found: dict[str, str] = {}
@@ -57,10 +52,12 @@ def _file(root: Path, module: str) -> Path | None:
 
 def _imports(file: Path, module: str) -> Iterator[str]:
     """Names that may be those of modules, wherever in the file they are imported."""
-    if file.suffix != ".py":
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, RecursionError):  # compiled, or not imported after all: its own hash is all
         return
     package = module.split(".") if file.stem == "__init__" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
