@@ -491,7 +491,7 @@ def evaluate(
     columns = {"file": "", "images": "scored on", "accuracy": "accuracy %", "agreement": "agreement %", "seconds": "s"}
     _print_table(rows, columns)
     for note in dict.fromkeys(note for row in results for note in row["notes"]):
-        click.echo(f"Note: {note}.", err=True)
+        echo(f"Note: {note}.", err=True)
 
 
 @main.command()

@@ -92,3 +92,12 @@ def test_the_project_names_no_path_of_a_machine():
         path = ROOT / name
         if path.is_file() and path.suffix in {".py", ".md", ".yaml", ".toml", ".txt", ".json", ""}:
             assert str(ROOT) + "/" not in path.read_text(), name
+
+
+def test_text_reaches_a_terminal_through_one_place():
+    """Where what steers it is shown as escapes: `echo` of the command line, and the console's."""
+    text = (ROOT / "kdcompress/cli.py").read_text()
+    assert text.count("click.echo(") == 2 and "print(" not in text.replace(".print(", "")  # echo, and JSON in ASCII
+    for path in FILES:
+        if path.name != "console.py":
+            assert "Console(" not in path.read_text(), path

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kdcompress.artifact import write_text
-from kdcompress.errors import UsageError
+from kdcompress.errors import UsageError, shown
 from kdcompress.report import charts, facts, present, terminal
 from kdcompress.report.html import render
 from kdcompress.report.markdown import fence, listed, table
@@ -155,7 +155,9 @@ def as_csv(document: Mapping[str, Any]) -> str:
 
 def _cell(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula begins with an apostrophe; a number stays one."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    return ("'" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else "") + shown(value)
 
 
 def as_json(document: Mapping[str, Any]) -> str:

@@ -1,9 +1,12 @@
 """Whatever is put into the JSON that kdcompress reads: an answer or one error, never a traceback, nothing elsewhere."""
 
 import copy
+import csv
+import io
 import json
 import os
 import random
+import re
 
 import onnx
 import pytest
@@ -16,6 +19,9 @@ from kdcompress.cli import main
 from kdcompress.errors import CONTROLS, KDCompressError
 from kdcompress.export.describe import artifact_of
 from kdcompress.pipelines.measure import run_artifacts
+from kdcompress.report.html import html
+from kdcompress.report.latency import as_csv
+from kdcompress.report.markdown import markdown
 
 DEEP = json.loads("[" * 90 + "]" * 90)
 VALUES = [
@@ -171,3 +177,34 @@ def test_what_is_no_document(text, tmp_path):
     answered("bundle", tmp_path / "run")
     answered("inspect", "a.onnx.json")
     answered("bench", "--compare", "report.json", "a.onnx.json")
+
+
+FORMULA = '=HYPERLINK("http://x")'
+MARKUP = '<script>alert(1)</script>`|[a](http://x)![b](www.x.org)\n# c\x1b]52;c;x\x07" onload=alert(1) ]]></style>'
+
+
+def test_names_are_text_in_every_form(document):
+    for row in document["rows"]:
+        row["name"] = MARKUP
+    document |= {"name": MARKUP, "advice": [MARKUP], "command": f"kdcompress run {MARKUP}", "recipe_yaml": MARKUP}
+    document["confusion"]["labels"] = [f"{MARKUP}{i}" for i in range(10)]
+    written = markdown(document)
+    prose = "".join(part for i, part in enumerate(written.split("```")) if i % 2 == 0)
+    assert (
+        "<script" not in prose
+        and "\n# c" not in prose
+        and not re.search(r"(?<!\\)\]\(", prose)
+        and "www.x" not in prose
+    )
+    assert not CONTROLS.search(written)
+    page = html(document)
+    assert "<script" not in page and '" onload' not in page and page.count("</style>") == 1
+
+
+def test_a_spreadsheet_has_no_formulas():
+    records = {
+        name: {"n": 1, "failed": name, "median_ms": -1.5} for name in (FORMULA, "+1", "-1", "@a", "\tb", "\rc", "d")
+    }
+    rows = list(csv.DictReader(io.StringIO(as_csv({"records": records}))))
+    assert [row["label"][0] for row in rows] == ["'"] * 6 + ["d"] and {row["median_ms"] for row in rows} == {"-1.5"}
+    assert all(row["failed"] == row["label"] for row in rows)
