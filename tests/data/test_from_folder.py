@@ -291,7 +291,7 @@ def test_all_broken_files_are_named(tmp_path):
     for file in (tmp_path / "a").iterdir():
         file.write_bytes(b"")
     text = raises("12 images cannot be read", tmp_path)
-    assert text.count("\n    - ") == 6 and "and 7 more" in text
+    assert text.count("\n        - ") == 6 and "and 7 more" in text
     for file in (tmp_path / "b").iterdir():
         file.write_bytes(b"")
     raises("20 images cannot be read", tmp_path)
