@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcompress.errors import UsageError
+from kdcompress.export import external_data
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -25,7 +26,10 @@ def load(path: Path, *, full_check: bool = False) -> Any:
     except FileNotFoundError as error:
         raise UsageError("There is no such ONNX file.", where=path) from error
     except Exception as error:  # protobuf, the checker and the external-data reader share no base class
-        raise UsageError("The file is not a valid ONNX model.", where=path, got=_first(error), hint=hint) from error
+        told = external_data.problem(path)
+        raise told or UsageError(
+            "The file is not a valid ONNX model.", where=path, got=_first(error), hint=hint
+        ) from error
     if not model.graph.output:
         raise UsageError("The file is not a valid ONNX model.", where=path, got="a graph without outputs", hint=hint)
     return model

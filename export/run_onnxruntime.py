@@ -11,6 +11,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.export import external_data
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import is_installed
 
@@ -147,7 +148,8 @@ def open_session(
             disabled_optimizers=list(without),
         )
     except Exception as error:  # onnxruntime's exceptions share no base class of its own
-        raise UsageError(
+        told = external_data.problem(path) if path.suffix == ".onnx" else None
+        raise told or UsageError(
             "ONNX Runtime cannot load this file.",
             where=path,
             got=str(error).strip().splitlines()[0][:300],

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, told, unknown_name
+from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
 
@@ -167,7 +168,7 @@ def _from_callable(name: str, classes: int, channels: int, options: dict[str, An
         raise UsageError(
             "The callable gave no network.", where=name, got=type(model).__name__, allowed="a torch.nn.Module"
         )
-    return model
+    return bare_inside(model)
 
 
 def _call(factory: Callable[..., nn.Module], name: str, fixed: dict[str, Any], options: dict[str, Any]) -> nn.Module:

@@ -22,6 +22,7 @@ from kdcompress.artifact import replacing
 from kdcompress.console import say
 from kdcompress.errors import UsageError
 from kdcompress.models.state_dicts import Found, choose, differing, look, mappings
+from kdcompress.models.wrapped import bare, bare_names
 
 SHOWN = 5
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
@@ -30,17 +31,18 @@ PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar")
 def save_weights(
     module_or_state_dict: nn.Module | Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a state dict as safetensors, with text ``metadata``; the folder must be there.
+    """Writes a state dict as safetensors, with text ``metadata``; the folder must be there. The names are those of the
+    bare network, of one that is compiled or wrapped for data parallelism.
 
     The file appears whole, under its name, or not at all. Tensors that share memory are written once each.
     Raises UsageError for an entry that is no tensor.
     """
     state = module_or_state_dict
     if isinstance(state, nn.Module):
-        state = state.state_dict()
+        state = bare(state).state_dict()
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for key, value in state.items():
+    for key, value in bare_names(state).items():
         if not isinstance(value, Tensor):
             raise UsageError("Only tensors can be saved as weights.", where=key, got=type(value).__name__)
         tensor = value.detach().cpu().contiguous()
@@ -91,8 +93,10 @@ def load_weights(module: nn.Module, path: Path, key: str | None = None) -> dict[
             got=path.suffix or "no suffix",
             allowed=", ".join((".safetensors", *PICKLED)),
         )
-    wanted = module.state_dict()
-    found = _chosen(look(data, wanted), data, wanted, path, key, f"this {type(module).__name__}", metadata)
+    net = bare(module)
+    names = bare_names({name: name for name in net.state_dict()})
+    wanted = bare_names(net.state_dict())
+    found = _chosen(look(data, wanted), data, wanted, path, key, f"this {type(net).__name__}", metadata)
     state = {name: _dense(value) for name, value in found.state.items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
@@ -100,7 +104,8 @@ def load_weights(module: nn.Module, path: Path, key: str | None = None) -> dict[
     if found.place or found.prefix or found.left_out:
         rest = f"; left out: {_first(found.left_out)}" if found.left_out else ""
         _say_once(f"weights: {path}{_place(found)}{rest}")
-    module.load_state_dict(state, strict=False)  # the only keys that may be missing are batch counters
+    state = {names[name]: value for name, value in state.items()}
+    net.load_state_dict(state, strict=False)  # the only keys that may be missing are batch counters
     return metadata
 
 

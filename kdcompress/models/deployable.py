@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdcompress.artifact import InputSpec
 from kdcompress.errors import UsageError
+from kdcompress.models.wrapped import bare
 
 
 class Normalize(nn.Module):
@@ -64,7 +65,7 @@ class Deployable(nn.Module):
                 allowed=f"{spec.channels}, one a channel",
             )
         self.normalize = Normalize(spec.mean, spec.std)
-        self.net = net
+        self.net = bare(net)
         self.spec = spec
         self.size = size
 

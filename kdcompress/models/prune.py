@@ -12,6 +12,7 @@ from kdcompress.errors import UsageError
 from kdcompress.models.build import evaluating
 from kdcompress.models.copying import copied
 from kdcompress.models.deployable import logits_of
+from kdcompress.models.wrapped import bare_inside
 from kdcompress.optional import require
 
 # name -> torch-pruning's class and its options. All are a channel's mean over the layers that lose it together.
@@ -47,7 +48,7 @@ def prune(
     """
     pruning = require("torch_pruning", "pruning", "Pruning a network")
     kind, options = IMPORTANCE[importance]
-    net = copied(net).requires_grad_()  # the library reads the graph from autograd
+    net = bare_inside(copied(net)).requires_grad_()  # the library reads the graph from autograd
     before = _size(net)
     attentions = [m for m in net.modules() if _has_heads(m)]
     try:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from kdcompress.errors import unknown_name
+from kdcompress.models.wrapped import bare_names
 
 DEPTH = 3  # how deep below the top of a file mappings are looked for
-COMPILED = "_orig_mod"  # what torch.compile puts between the names of modules
 
 
 @dataclass
@@ -55,7 +55,7 @@ def look(data: Mapping[Any, Any], wanted: Mapping[str, Tensor]) -> list[Found]:
     those of other networks the one with the plainest names."""
     found = []
     for place, state in mappings(data):
-        plain = {_uncompiled(name): value for name, value in state.items()}
+        plain = bare_names(state)
         found += [_compared(place, prefix, plain, wanted) for prefix in _prefixes(plain, wanted)]
     return sorted(
         found, key=lambda each: (each.problems if 2 * each.problems < len(wanted) else len(wanted), len(each.prefix))
@@ -89,10 +89,6 @@ def mappings(data: Mapping[Any, Any], place: tuple[str, ...] = ()) -> Iterator[t
         for key, value in data.items():
             if isinstance(key, str) and isinstance(value, Mapping):
                 yield from mappings(value, (*place, key))
-
-
-def _uncompiled(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
 def _prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

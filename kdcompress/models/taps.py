@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from kdcompress.errors import UsageError
 from kdcompress.models.build import evaluating
 from kdcompress.models.deployable import logits_of
+from kdcompress.models.wrapped import bare
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,
                nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Softplus)  # fmt: skip
@@ -91,7 +92,8 @@ class Tapped:
     """A network whose intermediate outputs are returned with its logits.
 
     ``tapped(x)`` runs one plain forward of ``model`` on normalised float [N, C, H, W] and returns Taps; the hooks
-    do nothing in any other forward. The model's modules, parameters, buffers and modes are as they were.
+    do nothing in any other forward. The model's modules, parameters, buffers and modes are as they were. A model that
+    is compiled or in DataParallel is run as it is without; paths are those of the bare one, in any wrapper.
 
     model: any nn.Module that gives logits (see ``logits_of``).
     example: normalised float [N, C, H, W]; its size is that of ``shapes``. N = 2 tells batches from other axes best.
@@ -120,7 +122,8 @@ class Tapped:
         both: bool = False,
         last: bool = False,
     ):
-        self.model = model
+        self.model = bare(model)
+        self._whole = bare(model, keep=(nn.parallel.DistributedDataParallel,))  # it has gradients averaged
         self.pre_found: list[bool] = []
         self._frame = _Frame()
         self._handles: list[Any] = []
@@ -129,6 +132,7 @@ class Tapped:
         self._pooled: _Point | None = None
         self._last: _Tap | None = None
 
+        model = self.model
         parameter = next(model.parameters(), example)
         dtype = parameter.dtype if parameter.is_floating_point() else example.dtype
         trace = _Trace(model, example.to(parameter.device, dtype), model)
@@ -162,7 +166,7 @@ class Tapped:
         frame = self._frame
         frame.start()
         try:
-            logits = logits_of(self.model(x))
+            logits = logits_of(self._whole(x))
             maps, before = ([tap.read(frame.taken(tap.point), x) for tap in of] for of in (self._taps, self._pre_taps))
             pooled = None if self._pooled is None else frame.taken(self._pooled).flatten(1)
             last = None if self._last is None else self._last.read(frame.taken(self._last.point), x)

@@ -19,6 +19,7 @@ from kdcompress.methods.base import Method, Needs, standardized
 from kdcompress.models.copying import copied
 from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
+from kdcompress.models.wrapped import bare, bare_inside
 from kdcompress.recipe import parse_methods
 
 
@@ -29,6 +30,8 @@ class Member(nn.Module):
     ``size`` resizes the images to a square first, for a teacher of another resolution. ``paths`` name the stages.
     """
 
+    given: nn.Module
+
     def __init__(
         self,
         net: nn.Module,
@@ -38,7 +41,8 @@ class Member(nn.Module):
         size: int | None = None,
     ):
         super().__init__()
-        self.net = net
+        self.net = bare(net)
+        self.__dict__["given"] = net  # it may be in DistributedDataParallel, and is run by that then
         self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.paths = tuple(paths)
         self.size = size
@@ -57,7 +61,7 @@ class Member(nn.Module):
         """Find the taps that ``needs`` names by one dry forward on ``example`` [N, C, H, W], a batch."""
         stages = any(need.startswith("stages") for need in needs)
         self.tapped = Tapped(
-            self.net,
+            self.given,
             self.input(example),
             self.paths,
             stages=stages,
@@ -271,7 +275,7 @@ class Distillation(nn.Module):
     def deployable(self) -> nn.Module:
         """The student's network as it ships: a copy in eval mode, with no hooks, attached modules folded."""
         self.student.tapped.close()
-        ships = copied(self.student.net)
+        ships = bare_inside(copied(self.student.net))
         self.student.tapped.open()
         for kind in self.attached:
             kind.fold(ships)

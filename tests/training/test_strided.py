@@ -91,7 +91,7 @@ def test_the_values_and_gradients_are_the_same(size, stride):
 
 
 def test_networks_without_such_a_layer_are_left_alone():
-    for name in ("resnet8x4", "resnet20", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1"):
+    for name in ("resnet8x4", "resnet20", "wrn_16_1", "vgg8", "mobilenetv2", "shufflenetv1"):
         assert subsample_first(build(name, 10, 3)) == [], name
     assert len(subsample_first(build("resnet8x0.5", 10, 3))) == 2
 
