@@ -30,9 +30,12 @@ class Cli(click.Group):
     is shown as escapes, also in a traceback and in a warning of a library's."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
+        import faulthandler
         import traceback
         import warnings
 
+        if sys.__stderr__ is not None and not faulthandler.is_enabled():  # a library's crash is not silent
+            faulthandler.enable(sys.__stderr__)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal may not have every character

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import signal
 import subprocess
 import sys
 
@@ -274,3 +275,11 @@ def test_a_run_that_another_process_writes(tmp_path, fashion_mnist_root):
         arguments = map(str, run(tmp_path, "train.epochs=0.01"))
         found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert found.returncode == 2 and "Another process" in found.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_crash_inside_a_library_is_not_silent():
+    code = "import os, signal, click; from kdcompress.cli import main\n"
+    code += "main.command('die')(lambda: os.kill(os.getpid(), signal.SIGSEGV)); main(['die'])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == -signal.SIGSEGV and "Segmentation fault" in found.stderr
