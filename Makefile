@@ -46,7 +46,7 @@ $(VENV)/.installed-all: $(VENV)/.installed
 hashes: install
 	$(RUN)/pip install --quiet --dry-run --ignore-installed --constraint constraints.txt \
 		--report $(VENV)/report.json '.[dev,all]'
-	$(RUN)/python hashes.py $(VENV)/report.json >constraints-hashed.txt
+	$(RUN)/python .ci/hashes.py $(VENV)/report.json >constraints-hashed.txt
 
 data: install
 	$(RUN)/python -m kdcompress.data.fetch fashion-mnist --root $(DATA)

@@ -64,7 +64,7 @@ setup(
         "accelerate>=1.2",
         "safetensors>=0.4.5",
         "numpy>=1.26",
-        "pillow>=12.1.1",
+        "pillow>=12.2",
         "onnx>=1.21",
         "onnxscript>=0.5",
         "onnxruntime>=1.20",

@@ -78,7 +78,7 @@ def test_hashes_are_of_all_but_pytorch_s(tmp_path):
     hashed = {"archive_info": {"hashes": {"sha256": "0" * 64}}}
     items = [item(name, **hashed) for name in ("ruamel.yaml", "torch", "nvidia-nccl-cu13", "torch-pruning")]
     (tmp_path / "report.json").write_text(json.dumps({"install": [*items, item("kdcompress")]}))
-    command = [sys.executable, ROOT / "hashes.py", tmp_path / "report.json"]
+    command = [sys.executable, ROOT / ".ci/hashes.py", tmp_path / "report.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [f"{name}==1.0 --hash=sha256:{'0' * 64}\n" for name in ("ruamel-yaml", "torch-pruning")]
     assert done.stdout == "".join(lines)
