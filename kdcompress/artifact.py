@@ -239,7 +239,7 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> Any:
+def kept_json(path: Path) -> Any:
     """What a file that we keep holds; None where it is not there, or damaged."""
     try:
         return parsed(path.read_bytes())

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kdcompress.artifact import read_json, sha256, write_text
+from kdcompress.artifact import kept_json, sha256, write_text
 from kdcompress.errors import UsageError
 
 LIST = ".kdcompress.json"
@@ -25,7 +25,7 @@ class Ours:
     def known(self) -> dict[str, list[str]]:
         """name -> hashes. Of a run folder without a list, from before there were any: its pages and its recipe, and
         what its stages have a copy of."""
-        listed = read_json(self.folder / LIST)
+        listed = kept_json(self.folder / LIST)
         if isinstance(listed, dict):
             return {name: hashes for name, hashes in listed.items() if isinstance(hashes, list)}
         if not (self.folder / "stages").is_dir():

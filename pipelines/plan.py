@@ -27,7 +27,7 @@ import yaml
 from pydantic import ValidationError
 from torch import nn
 
-from kdcompress.artifact import Artifact, clean_name, read_json, write_text
+from kdcompress.artifact import Artifact, clean_name, kept_json, write_text
 from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine
 from kdcompress.console import say
@@ -600,7 +600,7 @@ def check_output(path: Path, record: Path) -> None:
     """Raise UsageError where a recipe that no plan wrote, or a record, would be written over."""
     if path.exists() and (not path.is_file() or not path.read_text(errors="replace").startswith(MARK)):
         raise UsageError("The file exists, and no plan wrote it.", where=path, hint="choose another with --output")
-    kept = read_json(record)
+    kept = kept_json(record)
     if record.exists() and not (isinstance(kept, dict) and {"kdcompress", "candidates", "proposed"} <= set(kept)):
         raise UsageError("The file exists, and no plan wrote it.", where=record, hint="choose another with --output")
     if not path.parent.is_dir():

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from kdcompress.artifact import content_hash, read_json, sha256, write_text
+from kdcompress.artifact import content_hash, kept_json, sha256, write_text
 from kdcompress.console import say
 from kdcompress.distributed import loss_of_a_process_told
 from kdcompress.errors import KDCompressError, UsageError
@@ -199,7 +199,7 @@ class RunFolder:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of the stage that was finished in ``folder``; None where there is none, or it is not as it was
     written. One from before records had a hash of their own has none to be compared."""
-    record = read_json(folder / RECORD)
+    record = kept_json(folder / RECORD)
     if not isinstance(record, dict) or record.pop("sha256", None) not in (None, content_hash(record)):
         return None
     kinds: dict[str, Any] = {"stage": str, "result": dict, "files": dict, "hash": str, "seconds": (int, float)}
