@@ -125,7 +125,7 @@ def test_a_network_of_plain_pixels_is_exported_as_such(place, monkeypatch):
 def test_a_recipe_says_it_too(place, given, mean, std, origin, right):
     torch.save(levels(), "w.pt")
     found = Compression(recipe("w.pt", **given), place / "run")
-    found.check()
+    found.check(ships=False)
     got = found.normalisation("student")
     assert got[2] == origin and (mean is None or got[:2] == ((mean,), (std,)))
     assert (scores_of(found) == 100) is right
@@ -182,18 +182,18 @@ def test_classes_of_weights_are_matched_by_name(place, role, capsys):
     facts = {"labels": json.dumps(["cat", "ant", "bee"]), "mean": "[0.0]", "std": json.dumps([1 / 255])}
     save_weights(levels(order=(2, 0, 1)), place / "w.safetensors", facts)
     found = Compression(recipe("w.safetensors", role), place / "run")
-    found.check()
+    found.check(ships=False)
     assert capsys.readouterr().err.count("in another order: they are matched by name") == 1
     found.network = lambda role: found.untrained(role)
     assert scores(found, role) == 100
 
     save_weights(levels(), place / "w.safetensors", facts | {"labels": json.dumps(["ant", "bee", "wasp"])})
     with pytest.raises(UsageError, match="only here: wasp"):
-        Compression(recipe("w.safetensors", role), place / "run").check()
+        Compression(recipe("w.safetensors", role), place / "run").check(ships=False)
 
     save_weights(levels(), place / "w.safetensors", facts | {"labels": json.dumps(["0", "1", "2"])})
     found = Compression(recipe("w.safetensors", role), place / "run")
-    found.check()
+    found.check(ships=False)
     assert "matched by number" in capsys.readouterr().err
 
 
@@ -202,7 +202,7 @@ def test_other_classes_are_a_start_for_what_is_trained_further(place, capsys):
     data = {"source": "image-folder", "root": "d"}
     student = {"model": "own_levels:Levels", "weights": "w.safetensors"}
     made = validate_recipe({"name": "x", "data": data, "student": student, "train": {"batch_size": 8}})
-    Compression(made, place / "run").check()
+    Compression(made, place / "run").check(ships=False)
     assert capsys.readouterr().err.count("trained on other classes: they are a start alone") == 1
 
 
@@ -210,7 +210,7 @@ def test_other_classes_are_a_start_for_what_is_trained_further(place, capsys):
 def test_what_other_tools_write_into_a_file_is_passed_over(place, said):
     save_weights(levels(), place / "w.safetensors", {"labels": said, "mean": said, "std": said})
     found = Compression(recipe("w.safetensors"), place / "run")
-    found.check()
+    found.check(ships=False)
     assert "statistics" in found.normalisation("student")[2]
 
 
