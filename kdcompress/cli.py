@@ -631,10 +631,8 @@ def bundle(
     kdcompress bundle runs/fashion-mnist-demo --sign ~/.ssh/id_ed25519
     """
     from kdcompress.pipelines.bundle import bundle as write
-    from kdcompress.untrusted import what_it_says
 
-    with what_it_says(folder, "The report of this run is damaged.", "`kdcompress run` makes it again"):
-        written = [str(path) for path in write(folder, targets, output, archive, key)]
+    written = [str(path) for path in write(folder, targets, output, archive, key)]
     if as_json:
         return _print_json(written)
     echo("\n".join(written))

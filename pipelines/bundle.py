@@ -34,6 +34,7 @@ from kdcompress.report.markdown import plain
 from kdcompress.report.present import headline, significant
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
+from kdcompress.untrusted import what_it_says
 
 TEMPLATES = Path(formats.__file__).parent / "bundle"
 SAMPLE_OF = 64  # test images that the sample is chosen from
@@ -144,11 +145,14 @@ def bundle(
     if key:
         signing.check_key(key)
     document = load_report(run)
-    rows = [_row(document, name) for name in names] if names else [_ships(document)]
-    source = _source(run, document)
+    damage = (run, "The report of this run is damaged.", "`kdcompress run` makes it again")
+    with what_it_says(*damage):
+        rows = [_row(document, name) for name in names] if names else [_ships(document)]
+        source = _source(run, document)
+        called = [clean_name(f"{document['name']}-{row['target'] or row['name']}") for row in rows]
     written = []
-    for row in rows:
-        folder = (output or run / "bundle") / clean_name(f"{document['name']}-{row['target'] or row['name']}")
+    for row, name in zip(rows, called, strict=True):
+        folder = (output or run / "bundle") / name
         if folder.exists() and not (folder / SUMS).is_file():
             raise UsageError("This is no bundle, and it is not overwritten.", where=folder, hint="choose another -o")
         if folder.exists() and (others := _others(folder)):
@@ -156,7 +160,7 @@ def bundle(
             raise UsageError("It holds files that kdcompress did not write.", where=folder, got=others, hint=hint)
         if archive:
             Ours(folder.parent).check([f"{folder.name}.tar.gz"])
-        with TemporaryDirectory() as scratch, replacing(folder) as temporary:
+        with what_it_says(*damage), TemporaryDirectory() as scratch, replacing(folder) as temporary:
             artifact = (
                 _artifact(run, document, row)
                 if row["file"]
