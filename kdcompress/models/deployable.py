@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdcompress.artifact import InputSpec
 from kdcompress.errors import UsageError
-from kdcompress.models.wrapped import bare
+from kdcompress.models.wrapped import bare_inside
 
 
 class Normalize(nn.Module):
@@ -65,7 +65,7 @@ class Deployable(nn.Module):
                 allowed=f"{spec.channels}, one a channel",
             )
         self.normalize = Normalize(spec.mean, spec.std)
-        self.net = bare(net)
+        self.net = bare_inside(net)
         self.spec = spec
         self.size = size
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from kdcompress.errors import UsageError
 from kdcompress.models.build import evaluating
 from kdcompress.models.deployable import logits_of
-from kdcompress.models.wrapped import bare
+from kdcompress.models.wrapped import bare, bare_inside
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,
                nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Softplus)  # fmt: skip
@@ -92,8 +92,9 @@ class Tapped:
     """A network whose intermediate outputs are returned with its logits.
 
     ``tapped(x)`` runs one plain forward of ``model`` on normalised float [N, C, H, W] and returns Taps; the hooks
-    do nothing in any other forward. The model's modules, parameters, buffers and modes are as they were. A model that
-    is compiled or in DataParallel is run as it is without; paths are those of the bare one, in any wrapper.
+    do nothing in any other forward. The model's modules, parameters, buffers and modes are as they were. What
+    torch.compile did with it is taken back, also inside, for compiled code sees no hooks, and DataParallel is left out;
+    paths are those of the network without wrappers.
 
     model: any nn.Module that gives logits (see ``logits_of``).
     example: normalised float [N, C, H, W]; its size is that of ``shapes``. N = 2 tells batches from other axes best.
@@ -122,8 +123,11 @@ class Tapped:
         both: bool = False,
         last: bool = False,
     ):
-        self.model = bare(model)
-        self._whole = bare(model, keep=(nn.parallel.DistributedDataParallel,))  # it has gradients averaged
+        parallel: Any = bare(model, keep=(nn.parallel.DistributedDataParallel,))
+        self.model = bare_inside(model)
+        self._whole = self.model
+        if isinstance(parallel, nn.parallel.DistributedDataParallel):  # run by that, it has gradients averaged
+            parallel.module, self._whole = self.model, parallel
         self.pre_found: list[bool] = []
         self._frame = _Frame()
         self._handles: list[Any] = []

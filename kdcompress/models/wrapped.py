@@ -25,8 +25,10 @@ def bare(net: nn.Module, keep: tuple[type[nn.Module], ...] = ()) -> nn.Module:
 
 
 def bare_inside(net: nn.Module) -> nn.Module:
-    """``bare``, and the same of every module inside, in place."""
+    """``bare``, and the same of every module inside, in place; nor is any compiled in place any more."""
     net = bare(net)
+    if net._compiled_call_impl is not None:
+        net._compiled_call_impl = None
     for name, child in net._modules.items():
         if child is not None and (inner := bare_inside(child)) is not child:
             net._modules[name] = inner

@@ -19,7 +19,7 @@ from kdcompress.methods.base import Method, Needs, standardized
 from kdcompress.models.copying import copied
 from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
-from kdcompress.models.wrapped import bare, bare_inside
+from kdcompress.models.wrapped import bare_inside
 from kdcompress.recipe import parse_methods
 
 
@@ -41,7 +41,7 @@ class Member(nn.Module):
         size: int | None = None,
     ):
         super().__init__()
-        self.net = bare(net)
+        self.net = bare_inside(net)
         self.__dict__["given"] = net  # it may be in DistributedDataParallel, and is run by that then
         self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.paths = tuple(paths)

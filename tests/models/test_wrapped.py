@@ -1,5 +1,7 @@
 """Networks that are compiled or in parallel: what ships and what is saved is the network itself."""
 
+from functools import cache, partial
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -61,10 +63,7 @@ def trained(wrap, method):
 
 @pytest.fixture(scope="module")
 def plain():
-    kept = {}
-    return lambda method: (
-        kept.setdefault(method, None) or kept.update({method: trained(lambda net: net, method)}) or kept[method]
-    )
+    return cache(partial(trained, lambda net: net))
 
 
 @pytest.mark.parametrize("method", ["kd", "reviewkd"])
