@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress import errors
+from kdcompress import child, errors
 from kdcompress.artifact import Artifact, size_of
 from kdcompress.errors import KDCompressError, UsageError, ended
 from kdcompress.export.runtimes import open_runner
@@ -42,7 +42,7 @@ def apart(work: Callable[..., Any], path: Path, *arguments: Any, limit_s: float 
     }
     asked["memory"] = MEMORY[0] + MEMORY[1] * size_of(path)
     with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "kdcompress.export.apart"]
+        command = child.command("kdcompress.export.apart")
         try:
             code = subprocess.run(
                 command, input=json.dumps(asked).encode(), stdout=answer, stderr=log, timeout=limit_s, check=False

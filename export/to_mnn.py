@@ -25,7 +25,12 @@ from kdcompress.optional import require_installed
 
 # The native module, not MNN.tools.mnnconvert: that one installs a logging package by pip when it is imported (and
 # downgrades protobuf with it), and reports what was converted to its vendor. A process of its own, for it may crash.
-CONVERT = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+CONVERT = """
+import sys
+sys.path[:] = filter(None, sys.path)  # without the current folder
+import _tools
+_tools.mnnconvert(['mnnconvert', *sys.argv[1:]])
+"""
 CONVERT_LIMIT_S = 300
 CONVOLUTIONS = ("Convolution", "ConvolutionDepthwise", "Deconvolution", "DeconvolutionDepthwise")
 FROM_MATMUL = "__matmul_converted"  # a matrix product with fixed weights becomes a 1x1 convolution of this name

@@ -182,8 +182,8 @@ def _show_plan(plan: list[tuple[str, str]], as_json: bool) -> None:
 def _write_and_show(document: dict[str, Any], folder: Path, as_json: bool) -> None:
     from kdcompress.report.write import write_report
 
-    written = write_report(document, folder)
     _show_report(document, as_json)
+    written = write_report(document, folder)
     if not as_json:
         echo("Written: " + ", ".join(str(path) for path in written), err=True)
 
@@ -601,14 +601,17 @@ def _compare_sessions(paths: tuple[Path, Path], as_json: bool) -> None:
 def report(folder: Path, as_json: bool) -> None:
     """Show the report of a finished run again.
 
-    Its pages in FOLDER are written anew.
+    Its pages in FOLDER are written anew where they are as kdcompress left them.
     """
     from kdcompress.report.write import load_report
     from kdcompress.untrusted import what_it_says
 
     document = load_report(folder)
     with what_it_says(folder, "The report is damaged.", "`kdcompress run` makes it again"):
-        _write_and_show(document, folder, as_json)
+        try:
+            _write_and_show(document, folder, as_json)
+        except UsageError as error:  # it has been shown
+            echo(f"The pages were not written anew: {error}", err=True)
 
 
 @main.command()

@@ -122,9 +122,9 @@ def told(what: str, *, where: object = None, allowed: object = None, hint: str |
     comes from no file of the user's own."""
     try:
         yield
-    except KDCompressError:
+    except (KDCompressError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # some libraries' own errors are no Exception
         where = place(error) or where
         raise UsageError(what, where=where, got=cause(error), allowed=allowed, hint=hint) from error
 

@@ -50,7 +50,7 @@ class Ours:
                 "What is there was not written by kdcompress, or was changed since, and is not overwritten.",
                 where=self.folder,
                 got=", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
-                hint="move or remove it, or choose another folder with --output",
+                hint="move or remove it, and it is made anew; or choose another folder",
             )
 
     def write(self, name: str, text: str) -> Path:

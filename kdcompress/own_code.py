@@ -48,7 +48,9 @@ def located(kind: str, name: str) -> Path | None:
     module_name, _, attribute = name.partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise UsageError(f"A {kind} of your own is written package.module:NAME.", where=kind, got=name[:200])
-    _refuse(name, module_name.partition(".")[0])
+    top = module_name.partition(".")[0]
+    if top in sys.stdlib_module_names or top in sys.builtin_module_names:
+        _refuse(name, top)
     for folder in ("", *map(str, _folders)):  # a console script has its own folder there, not the current one
         if folder not in sys.path:
             sys.path.append(folder)
@@ -57,25 +59,35 @@ def located(kind: str, name: str) -> Path | None:
         file = _file(module_name)
     except Exception as error:  # of a finder
         raise _not_imported(name, error) from error
-    if library := _library_of(file):
-        _refuse(name, library)
+    _refuse(name, _library_of(file) or ("" if _is_the_users(file) else top))
     return file
+
+
+def _is_the_users(file: Path | None) -> bool:
+    """Whether it lies in the current or a recipe's folder, whatever its name, and is not installed there."""
+    if file is None or not {"site-packages", "dist-packages"}.isdisjoint(file.parts):
+        return False
+    return any(file.is_relative_to(folder) for folder in (Path.cwd(), *_folders))
 
 
 def imported(kind: str, name: str) -> Any:
     """The callable that ``package.module:NAME`` names, a ``kind`` (model, method); where its code is is told once.
     Raises UsageError as ``located`` does, and where the module cannot be imported or has none of that name."""
-    _tell(f"{kind}: {name}, code of {located(kind, name) or 'a module without a file'}")
+    file = located(kind, name)
+    _tell(f"{kind}: {name}, code of {file or 'a module without a file'}")
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also a call of sys.exit
         raise _not_imported(name, error) from error
     found = getattr(module, attribute, None)
     if not callable(found):
         callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown_name(f"callable in {module_name}", attribute, callables, where=name)
-    for library in _libraries(found) - {"kdcompress"}:  # whose classes are built upon
+    own = {module_name.partition(".")[0]} if _is_the_users(file) else set()
+    for library in _libraries(found) - {"kdcompress"} - own:  # kdcompress's classes are built upon
         _refuse(name, library)
     return found
 

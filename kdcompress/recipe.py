@@ -167,6 +167,13 @@ class Network(Section):
         return {**data, **given}
 
     @model_validator(mode="after")
+    def keywords(self) -> Network:
+        if wrong := [key for key in self.options if not key.isidentifier()]:
+            why = ": a space goes after the colon" if ":" in wrong[0] else ""
+            raise ValueError(f"`options` are keyword arguments, and {wrong[0]!r} is no name of one{why}")
+        return self
+
+    @model_validator(mode="after")
     def one_origin(self) -> Network:
         if self.weights is not None and self.pretrained:
             raise ValueError("give either `weights` or `pretrained`: both say where the weights come from")

@@ -28,7 +28,7 @@ from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.ours import Ours
 from kdcompress.pipelines import sbom, signing
 from kdcompress.pipelines.measure import load_artifact
-from kdcompress.pipelines.verify import SUMS
+from kdcompress.pipelines.verify import SIGNATURE, SUMS
 from kdcompress.recipe import Data, load_recipe
 from kdcompress.report.markdown import plain
 from kdcompress.report.present import headline, significant
@@ -179,7 +179,9 @@ def _others(folder: Path) -> str:
     """The files of a bundle that are not as its list says, some of them."""
     listed = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     names = {part.relative_to(folder).as_posix(): part for part in files_of(folder)}
-    found = [name for name, part in names.items() if name != SUMS and f"{sha256(part)}  {name}" not in listed]
+    known = (SUMS, SIGNATURE)
+    foreign = {name: part for name, part in names.items() if name not in known and "__pycache__" not in name}
+    found = [name for name, part in foreign.items() if f"{sha256(part)}  {name}" not in listed]
     return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 

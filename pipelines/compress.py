@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -47,7 +46,6 @@ from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.parts import Role, described, named, parts, pruned_of
 from kdcompress.pipelines.preflight import (
     RECORD,
-    SECONDS,
     exports_key,
     passed,
     random_states_kept,
@@ -333,9 +331,14 @@ class Compression:
         out = {role for roles in broken.values() for role in roles}
         for role, part in self.parts.items():
             if out.isdisjoint((role, *part.after())):
-                attempt(partial(self.distillation if part.train else self.network, role))
+                attempt(partial(self._with_company if part.train else self.network, role))
             if part.train:
                 attempt(partial(check_optimizer, part.train, part.kinds, processes))
+
+    def _with_company(self, role: Role) -> None:
+        for method in self.distillation(role).auxiliary().values():
+            if method.note:
+                _tell(f"{role}: {method.note}")
 
     def _check_exports(self, problems: list[UsageError]) -> None:
         """What ships is exported before a training, once for a run's folder."""
@@ -347,7 +350,7 @@ class Compression:
         known = passed(self.folder.path)
         roles = [role for role in self.shipped() if states[f"{role}-fp32"] == "to do"]
         keys = {role: key for role in roles if (key := exports_key(self, role)) not in known}
-        problems += try_exports(self, list(keys), time.monotonic() + SECONDS)
+        problems += try_exports(self, list(keys))
         if not problems:
             self.passed += keys.values()
 
@@ -395,9 +398,6 @@ class Compression:
                 "method": " + ".join(part.method),
                 "auxiliary_parameters": count_parameters(distillation.methods),
             }
-            for method in distillation.auxiliary().values():
-                if method.note:
-                    say(f"{role}: {method.note}")
             with TrainingProgress(role) as progress:
                 profile = self.profile if role == "student" else None
                 source, seed = self.trained_on(role), part.seed

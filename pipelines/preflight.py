@@ -77,9 +77,9 @@ def try_network(made: Compression, role: Role, network: Network, seed: int = 0) 
     x = made.member(role, net, network).input(made.example())
     try:
         logits = _run(net, x)
-    except KDCompressError:
+    except (KDCompressError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise UsageError(
             f"{named(network)} does not run on these images.",
             where=place(error) or network.model,
@@ -145,7 +145,7 @@ def _works(made: Compression, role: Role, network: Network) -> bool:
 # Those that ship
 
 
-def try_exports(made: Compression, roles: Sequence[Role], until: float) -> list[UsageError]:
+def try_exports(made: Compression, roles: Sequence[Role]) -> list[UsageError]:
     """Export each, and try the targets' writers on the student: the problems that would be found after the training. Of
     a teacher, and of targets that only "auto" asks for, they stop nothing then and are told now."""
     problems: list[UsageError] = []
@@ -158,7 +158,7 @@ def try_exports(made: Compression, roles: Sequence[Role], until: float) -> list[
             elif problem:
                 say(f"{role}-fp32 will fail: {problem}", style="yellow")
             if job and role == "student":
-                problems += _try_writers(made, what, job, until)
+                problems += _try_writers(made, what, job)
     return problems
 
 
@@ -171,12 +171,12 @@ def _job(made: Compression, role: Role, folder: Path) -> formats.ExportJob:
     return formats.ExportJob(module, parent, images, folder, role)
 
 
-def _try_writers(made: Compression, what: str, job: formats.ExportJob, until: float) -> list[UsageError]:
+def _try_writers(made: Compression, what: str, job: formats.ExportJob) -> list[UsageError]:
     problems, late, begun = [], [], time.monotonic()
     asked = {formats.target(name).name for name in made.recipe.export.targets if name != formats.AUTO}
     here = [target for target in made.targets() if formats.availability(target)[0]]
     for target in here:
-        if time.monotonic() > until:
+        if target is not here[0] and time.monotonic() > begun + SECONDS:
             late.append(target.name)
             continue
         wrong, instead = f"{what} cannot be written for the target {target.name}", "leave it out of export.targets"
@@ -201,7 +201,9 @@ def _attempt(
         return action(), None
     except RuntimeMissingError:
         return None, None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         ours = error if isinstance(error, KDCompressError) else None
         why = ours.what if ours else cause(error)
         unlucky = isinstance(first_cause(error), (OSError, MemoryError, subprocess.TimeoutExpired))

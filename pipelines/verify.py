@@ -43,7 +43,7 @@ def verify(folder: Path, signers: Path | None = None, run: bool = True, timeout_
         said.append("its signature was not checked: --signer")
     if wrong := differences(folder):
         shown = wrong[:SHOWN] + ([f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else [])
-        hint = "unpack it again into an empty folder; what was made in it, or put there, belongs elsewhere"
+        hint = "unpack it again into an empty folder, or remove what was made there, such as Python's __pycache__"
         raise KDCompressError("The bundle is not as it was packed.", where=folder, got=", ".join(shown), hint=hint)
     said.append(_self_check(folder, timeout_s) if run else "every file is as listed; the model was not run")
     return "\n".join(said)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A room may import those in its own row or an earlier one.
 ROWS = [
-    {"errors", "optional", "console", "own_code", "strict_yaml", "registry"},
+    {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry"},
     {"untrusted", "recipe", "artifact", "ours", "runner", "distributed"},
     {"data", "models", "methods", "training", "compare", "bench", "report"},
     {"export"},

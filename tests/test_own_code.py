@@ -188,3 +188,12 @@ def test_every_place_of_a_recipe_that_names_code_is_known():
     assert code_of(recipe) == [
         f"m.{letter}" for letter in ("a:f", "b:f", "c:f", "d:f", "e:M", "g:f", "h:f", "i:M", "j:M")
     ]
+
+
+def test_a_module_of_ones_own_may_have_a_librarys_name(tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text("from torch import nn\ndef net(classes, channels): return nn.Identity()\n")
+    monkeypatch.chdir(tmp_path)
+    assert imported("model", "wandb:net").__name__ == "net"  # no such library is installed
+    (tmp_path / "torch.py").write_text("def net(classes, channels): ...")
+    with pytest.raises(UsageError, match="What is in torch is not taken by name"):  # this one is, and it is found first
+        imported("model", "torch:net")

@@ -210,3 +210,9 @@ def test_budgets_are_of_something_that_is_built():
     ):
         with pytest.raises(UsageError, match=told):
             validate_recipe({**MINIMAL, **own})
+
+
+def test_an_option_without_a_space_after_its_colon():
+    student = {"model": "resnet8", "options": {"img_size:32": None}}  # as YAML reads {img_size:32}
+    with pytest.raises(UsageError, match="a space goes after the colon"):
+        validate_recipe({"name": "x", "data": {"source": "mnist"}, "train": None, "student": student})

@@ -79,16 +79,21 @@ def main():
         print("\n".join(problems))
         print("FAILED: the folder is not what was shipped; unpack it again into an empty folder")
         return 1
-    model = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
+    try:
+        model = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
+        install, made_on = model["runtime"]["install"], model["made_on"]
+        made = f"{model['runtime']['name']} {model['runtime']['version']} on {made_on}"
+    except Exception as error:
+        print(f"FAILED: model.json is damaged: {type(error).__name__}: {error}")
+        return 1
     try:
         problem = wrong()
     except ImportError as error:
-        print(f"{error}\nNOT RUN: the files are whole; the model needs: {model['runtime']['install']}")
+        print(f"{error}\nNOT RUN: the files are whole; the model needs: {install}")
         return 3
     except Exception as error:  # runtimes raise what they like
         problem = f"the model cannot be loaded or run: {type(error).__name__}: {error}"
     if problem:
-        made = f"{model['runtime']['name']} {model['runtime']['version']} on {model['made_on']}"
         print(f"FAILED on {platform.machine()}: {problem}\n  made with {made}")
         return 1
     print(f"OK: {model['file']} is whole and runs as it should")

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from kdcompress import child
 from kdcompress.artifact import Artifact
 from kdcompress.bench import timing
 from kdcompress.bench.machine import cpu_seconds, cpu_use, thread_settings
@@ -107,7 +108,7 @@ def _request(artifact: Artifact, images: np.ndarray, size: int, open: Callable[.
 
 
 def _start(starts: _Starts) -> None:
-    command = [sys.executable, "-m", "kdcompress.bench.cold"]
+    command = child.command("kdcompress.bench.cold")
     begun = perf_counter_ns()
     try:
         done = subprocess.run(command, input=starts.request, capture_output=True, timeout=LIMIT_S, check=False)

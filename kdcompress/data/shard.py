@@ -18,7 +18,7 @@ from kdcompress.errors import UsageError
 
 Sample = tuple[str, int, int, int]  # name of the image, where in the shard it begins, its bytes, its class
 END = bytes(2 * tarfile.BLOCKSIZE)
-PADDING = 2**20  # bytes after the end that are looked at: writers fill a record of some kB with zeros
+PADDING = 2**16  # bytes of zeros after the end, at most: writers fill a record, of 10 kB where nobody chose another
 MOST_TEXT = 2**22  # bytes of a .cls or .json
 
 
@@ -46,14 +46,17 @@ def members_of(tar: tarfile.TarFile, shard: Path) -> list[tarfile.TarInfo]:
             found.append(member)
     except tarfile.ReadError as error:
         fault = str(error)
-    padding = b""
+    padding, beyond = b"", 0
     if fault is None:
         with shard.open("rb") as file:
             file.seek(tar.offset)
             end, padding = file.read(len(END)), file.read(PADDING)
+            beyond = size - file.tell()
         if end != END:
             short = len(end) < len(END) and not any(end)
             fault = "the blocks of zeros at its end are missing" if short else f"no file begins at byte {tar.offset:,}"
+        elif beyond and not any(padding):  # as a download leaves it that has its file made as large as it will be
+            fault = f"zeros from byte {tar.offset:,} on, {size - tar.offset:,} of them"
     if fault:
         keys = list(dict.fromkeys(key_of(member)[0] for member in found if wanted(member)))[:-1]
         raise UsageError(

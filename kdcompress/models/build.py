@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -162,12 +163,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+_given: WeakSet[nn.Module] = WeakSet()  # networks of users' callables
+
+
 def _from_callable(name: str, classes: int, channels: int, options: dict[str, Any]) -> nn.Module:
     model = _call(imported("model", name), name, {"classes": classes, "channels": channels}, options)
     if not isinstance(model, nn.Module):
         raise UsageError(
             "The callable gave no network.", where=name, got=type(model).__name__, allowed="a torch.nn.Module"
         )
+    if model in _given:
+        raise UsageError(
+            "The callable gave a network that it gave before.",
+            where=name,
+            allowed="a new one at each call: a teacher and a student, and a training and its resumption, are apart",
+            hint="take functools.cache or the like off it",
+        )
+    _given.add(model)
     return bare_inside(model)
 
 

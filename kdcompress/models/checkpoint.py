@@ -186,8 +186,8 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
             where=path,
             got=reason,
             allowed="a .pt file of tensors alone, or .safetensors",
-            hint="where you trust the file, save its state dict alone: "
-            "torch.save(torch.load(path, weights_only=False)['model'], 'weights.pt')",
+            hint="where you trust the file, load it with torch.load(path, weights_only=False), and save the network's "
+            "state dict alone: torch.save(net.state_dict(), 'weights.pt')",
         ) from error
     except Exception as error:  # damaged files end in errors of every kind
         raise _damaged(path, error) from error

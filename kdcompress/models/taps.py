@@ -125,6 +125,12 @@ class Tapped:
     ):
         parallel: Any = bare(model, keep=(nn.parallel.DistributedDataParallel,))
         self.model = bare_inside(model)
+        if scripted := [path for path, part in self.model.named_modules() if isinstance(part, torch.jit.ScriptModule)]:
+            raise UsageError(
+                f"{type(self.model).__name__} holds TorchScript, inside which nothing can be looked at.",
+                got=scripted[0] or "the whole network",
+                hint="give the network itself, as it was before torch.jit",
+            )
         self._whole = self.model
         if isinstance(parallel, nn.parallel.DistributedDataParallel):  # run by that, it has gradients averaged
             parallel.module, self._whole = self.model, parallel

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from kdcompress.data.batch import Batch, Pairing
 from kdcompress.distributed import gathered, processes
@@ -19,7 +20,7 @@ from kdcompress.methods.base import Method, Needs, standardized
 from kdcompress.models.copying import copied
 from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
-from kdcompress.models.wrapped import bare_inside
+from kdcompress.models.wrapped import bare, bare_inside
 from kdcompress.recipe import parse_methods
 
 
@@ -126,7 +127,7 @@ class Distillation(nn.Module):
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
         _check_company(kinds, teachers, peers)
         self.student = _member(student)
-        _check_apart([("student", self.student), *(("peer", peer) for peer in peers)], teachers)
+        _check_apart(self.student, peers, teachers)
         self.student.tap(example, needs["student"])
         # Not submodules: never trained, never saved, never synchronised.
         self.__dict__["teachers"] = [_member(t) for t in teachers] if needs["teacher"] else []
@@ -282,27 +283,61 @@ class Distillation(nn.Module):
         return ships.eval()
 
 
-def _check_apart(trained: Sequence[tuple[str, nn.Module]], teachers: Sequence[nn.Module]) -> None:
-    """Raises UsageError where a teacher shares parameters with a network that is trained: as they are frozen with the
-    teacher, they would not be, and those that share memory alone would change the teacher."""
+def _check_apart(student: nn.Module, peers: Sequence[nn.Module], teachers: Sequence[nn.Module]) -> None:
+    """Raises UsageError where a teacher shares parameters, statistics or a module that has modes with a network that is
+    trained, and where two of those are one: what is frozen with a teacher is not trained, and what is trained, or only
+    run, would change the teacher."""
+    trained = [("student", student), *(("peer", peer) for peer in peers)]
+    if len({id(bare(_net(net))) for _, net in trained}) < len(trained):
+        raise UsageError("The student and its peers are one network, or two peers are.", hint="give each its own")
     for role, net in trained:
         for teacher in teachers:
-            theirs = set(_memory(teacher).values())
-            shared = [name.removeprefix("net.") for name, place in _memory(net).items() if place in theirs]
+            mine, theirs = _state(_net(net)), _state(_net(teacher))
+            shared = [name for name, span in mine.items() if any(_overlap(span, other) for other in theirs.values())]
+            modes = {id(part) for part in _net(teacher).modules() if _has_modes(part)}
+            shared += [path for path, part in _net(net).named_modules() if id(part) in modes]
             if shared:
                 listed = ", ".join(shared[:5]) + (f" and {len(shared) - 5:,} more" if len(shared) > 5 else "")
                 raise UsageError(
-                    f"The {role} and a teacher share parameters.",
-                    got="they are one network" if len(shared) == len(_memory(net)) else listed,
+                    f"The {role} and a teacher share parameters or other state.",
+                    got="they are one network" if len(shared) >= len(mine) else listed,
                     allowed="networks that have nothing in common: a teacher is frozen, and what it teaches is trained",
                     hint="give one of them a copy: copy.deepcopy(teacher)",
                 )
 
 
-def _memory(net: nn.Module) -> dict[str, int]:
-    """Name of each parameter -> the address of its values; those that have none yet are left out."""
-    known = {n: p for n, p in net.named_parameters() if not isinstance(p, nn.UninitializedParameter) and not p.is_meta}
-    return {name: place for name, p in known.items() if (place := p.untyped_storage().data_ptr())}
+def _net(net: nn.Module) -> nn.Module:
+    return net.net if isinstance(net, Member) else net
+
+
+def _has_modes(part: nn.Module) -> bool:
+    """Whether it does something else in training without having any parameter or buffer."""
+    return isinstance(part, nn.modules.dropout._DropoutNd)
+
+
+def _state(net: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name of each parameter, and of each buffer that trainings change -> where its values begin and end in memory;
+    those that have none yet are left out."""
+    found = {}
+    statistics = {f"{path}.{name}".lstrip(".") for path, part in net.named_modules() for name in _statistics(part)}
+    for name, value in [*net.named_parameters(), *net.named_buffers()]:
+        counts = isinstance(value, nn.Parameter) or name in statistics
+        if counts and not is_lazy(value) and not value.is_meta and value.numel():
+            found[name] = value.data_ptr(), value.data_ptr() + value.element_size() * _extent(value)
+    return found
+
+
+def _statistics(part: nn.Module) -> list[str]:
+    return ["running_mean", "running_var"] if isinstance(part, nn.modules.batchnorm._NormBase) else []
+
+
+def _extent(value: Tensor) -> int:
+    """Values of memory from its first to its last."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride()))
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def _check_standardized(options: Mapping[str, Any], classes: int) -> None:

@@ -79,6 +79,13 @@ def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path):
     raises(tmp_path / "a.tar", "goes on after its end")
 
 
+def test_a_shard_that_is_cut_and_filled_with_zeros_is_refused(tmp_path):
+    """As a download leaves it whose file was made as large as it will be."""
+    whole = made(tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: end_of(tmp_path / "a.tar") // 2 // 512 * 512] + bytes(2**17))
+    assert "the last sample that is whole for certain is" in raises(tmp_path / "a.tar", "zeros from byte")
+
+
 def test_a_damaged_header_is_no_end(tmp_path):
     whole = bytearray(made(tmp_path / "a.tar").read_bytes())
     whole[4 * 1024 + 148] ^= 1  # the third sample's checksum

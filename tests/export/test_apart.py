@@ -44,7 +44,9 @@ def answer(path, number):
 
 @pytest.fixture(autouse=True)
 def found_by_the_other(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
+    )
 
 
 @pytest.fixture
@@ -52,6 +54,13 @@ def file(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"hello")
     return path
+
+
+def test_a_file_of_the_current_folder_is_no_package(file, monkeypatch):
+    """One that came with a model, say."""
+    (file.parent / "numpy.py").write_text("raise SystemExit('not the package')")
+    monkeypatch.chdir(file.parent)
+    assert apart(answer, file, 3) == {"name": "a.onnx", "number": 3}
 
 
 def test_an_answer_comes_back(file):

@@ -195,3 +195,23 @@ def test_macs_of_a_network_that_hands_a_class_token_on():
     model = Tokens()
     assert macs(model, torch.randn(3, 8)) == 3 * 8 * 8
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_callable_that_gives_one_network_twice_is_refused(tmp_path, monkeypatch):
+    """A student would begin as the trained teacher."""
+    code = (
+        "import functools\nfrom torch import nn\n@functools.cache\ndef net(classes, channels): return nn.Identity()\n"
+    )
+    (tmp_path / "giving_twice.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    build("giving_twice:net", 3, 1)
+    with pytest.raises(UsageError, match="a network that it gave before"):
+        build("giving_twice:net", 3, 1)
+
+
+def test_errors_that_are_no_exceptions_are_told(tmp_path, monkeypatch):
+    code = "class Panic(BaseException): pass\ndef net(classes, channels): raise Panic('rust')\n"
+    (tmp_path / "panicking.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="Panic: rust"):
+        build("panicking:net", 3, 1)

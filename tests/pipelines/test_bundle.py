@@ -195,6 +195,22 @@ def test_an_archive_has_the_same_bytes_twice(run, tmp_path):
     assert "tar xzf" in invoke("verify", archives[0]).stderr
 
 
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen")
+def test_a_signed_one_is_written_again(run, tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "us", "-f", tmp_path / "key"], check=True)
+    arguments = ["bundle", run, "--target", "student-fp32", "-o", tmp_path / "made"]
+    for more in (["--sign", tmp_path / "key"], ["--sign", tmp_path / "key"], []):
+        made = invoke(*arguments, *more, "--json")
+        assert made.exit_code == 0, made.stderr
+        (folder,) = map(Path, json.loads(made.stdout))
+        (folder / "__pycache__").mkdir()  # as Python leaves it where somebody imports classifier.py
+        (folder / "__pycache__/classifier.pyc").write_bytes(b"")
+        assert "remove what was made there" in invoke("verify", folder).stderr
+        shutil.rmtree(folder / "__pycache__")
+        if more:
+            assert "signed by us" in invoke("verify", folder, "--signer", tmp_path / "key.pub").stdout
+
+
 def test_it_is_written_again_and_nothing_of_somebody_elses_is_lost(run, tmp_path):
     arguments = ["bundle", run, "--target", "student-fp32", "--archive", "-o", tmp_path, "--json"]
     folder, archive = map(Path, json.loads(invoke(*arguments).stdout))

@@ -115,6 +115,40 @@ def test_shared_parameters_are_named(how):
         Distillation(build("resnet8", 4, 3), teacher, ["kd", "dml"], batch()[0], peers=[peer])
 
 
+@pytest.mark.parametrize("how", ["statistics", "dropout"])
+def test_other_state_that_is_shared(how):
+    student, teacher = networks()
+    if how == "statistics":
+        student.bn1.running_mean = teacher[0].bn1.running_mean
+    else:
+        student = nn.Sequential(student, teacher[1])
+    with pytest.raises(UsageError, match="share parameters or other state") as caught:
+        Distillation(student, teacher, "kd", batch()[0])
+    assert f"got: {'bn1.running_mean' if how == 'statistics' else '1'}\n" in str(caught.value)
+
+
+def test_parameters_in_one_block_of_memory_are_not_shared():
+    student, teacher = nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
+    block = torch.randn(2, 4, 768)
+    student[1].weight.data, teacher[1].weight.data = block
+    Distillation(student, teacher, "kd", batch()[0])
+
+
+def test_a_student_is_not_its_own_peer():
+    student, peer = build("resnet8", 4, 3), build("resnet8", 4, 3)
+    for peers in ([student], [peer, peer]):
+        with pytest.raises(UsageError, match="one network"):
+            Distillation(student, None, "dml", batch()[0], peers=peers)
+
+
+def test_a_network_with_torchscript_is_refused():
+    _, teacher = networks()
+    student = nn.Sequential(torch.jit.script(nn.Flatten()), nn.Linear(768, 4))
+    with pytest.raises(UsageError, match="holds TorchScript") as caught:
+        Distillation(student, teacher, "kd", batch()[0])
+    assert "got: 0\n" in str(caught.value)
+
+
 def test_teachers_may_share_and_so_may_modules_without_parameters():
     student, teacher = networks()
     other = copy.deepcopy(teacher)
