@@ -224,6 +224,21 @@ def test_it_is_written_again_and_nothing_of_somebody_elses_is_lost(run, tmp_path
     assert invoke(*arguments).exit_code == 0
 
 
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen")
+def test_a_signed_one(run, tmp_path):
+    """Its archive has the signature too."""
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "us", "-f", key], check=True)
+    options = ("--target", "student-fp32", "--sign", key, "--archive", "-o", tmp_path / "made", "--json")
+    found = invoke("bundle", run, *options)
+    assert found.exit_code == 0, found.output
+    folder, archive = map(Path, json.loads(found.stdout))
+    shutil.rmtree(folder)
+    subprocess.run(["tar", "xzf", archive], cwd=folder.parent, check=True)
+    found = invoke("verify", folder, "--signer", f"{key}.pub")
+    assert found.exit_code == 0 and "signed by us" in found.stdout and "OK: " in found.stdout, found.output
+
+
 # Faults
 
 
