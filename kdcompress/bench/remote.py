@@ -43,6 +43,7 @@ PYTHON = (3, 10)  # at least, there
 BEAT_S = 2.0  # between signs of life
 SILENCE_S = 15.0  # without any from there: the connection is lost
 COMMAND_S = 60.0
+SPARE_S = 60.0  # beyond the limit, for the agent to end in order
 MOST_BYTES = 2**28  # of a line from there, the longest of which is the result
 SPARE_BYTES = 8 * 2**20  # for the result and what runtimes write
 
@@ -366,7 +367,7 @@ def _follow(connection: Connection, folder: str, progress: Progress, limit_s: fl
     ends the measurement there and still brings back what was measured. The agent ends within ``limit_s``: what goes on
     for longer, with a connection that is always made again, is no agent."""
     share, lost, stopped = 0.0, None, None
-    ends = time.monotonic() + limit_s + connection.options.away + COMMAND_S
+    ends = time.monotonic() + limit_s + connection.options.away + SPARE_S
     place, follow = shlex.quote(folder), _agent(connection, "follow", folder)
     follow = f"if [ -d {place} ]; then {follow}; else {_said('gone', agent.REMOVED)}; fi"
     while True:
@@ -456,7 +457,11 @@ def _lines(connection: Connection, script: str) -> Generator[dict[str, Any] | KD
                     process.stdin.flush()
                 except OSError:
                     break
-        status = process.wait(COMMAND_S)
+        try:
+            status = process.wait(COMMAND_S)
+        except subprocess.TimeoutExpired:
+            yield KDCompressError("it says no more and does not end")
+            return
         words.seek(0)
         said = words.read().decode(errors="replace").strip()
         yield connection.failure(status, said) or KDCompressError(said.splitlines()[-1] if said else "it ended")

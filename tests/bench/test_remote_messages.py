@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 
@@ -146,9 +147,18 @@ def test_messages_while_it_measures_with_each_field_spoilt(measured, replayed):
 
 
 def test_a_device_that_says_nothing_of_use_for_ever(replayed, monkeypatch):
-    monkeypatch.setattr(remote, "COMMAND_S", 0.0)
+    monkeypatch.setattr(remote, "SPARE_S", 0.0)
     with pytest.raises(KDCompressError, match="does not end"):
         remote._follow(replayed({"well": "yes"}), "/tmp/k", lambda share, what: None, 0.5)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
+def test_a_connection_that_says_no_more_and_does_not_end(monkeypatch):
+    monkeypatch.setattr(remote, "COMMAND_S", 0.1)
+    connection = Replayed(None)
+    monkeypatch.setattr(Replayed, "command", lambda self, script: ["sh", "-c", "exec >&- 2>&-; exec sleep 60"])
+    (said,) = remote._lines(connection, "")
+    assert isinstance(said, KDCompressError) and "does not end" in said.what
 
 
 def test_lines_that_are_no_messages():
