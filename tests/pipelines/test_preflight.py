@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from kdcompress.cli import main
-from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
 from kdcompress.pipelines import compress, preflight
 from kdcompress.pipelines.compress import Compression
@@ -221,6 +221,7 @@ def test_a_writer_that_cannot_take_the_network_is_told_before_the_training(place
 
 def test_no_further_writer_is_begun_when_the_time_is_over(place, writers, capsys, monkeypatch):
     monkeypatch.setattr(preflight, "SECONDS", -1.0)
+    writers["onnx-fp16"] = RuntimeMissingError("It is not here.")
     made = compression(place, export={"targets": ["onnx-fp16", "x86-avx2"]})
     assert try_exports(made, ["student"]) == []
     assert "1 of 2 writers; not tried for time: x86-avx2" in capsys.readouterr().err
