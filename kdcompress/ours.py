@@ -37,15 +37,20 @@ class Ours:
                 found[f"artifacts/{path.name}"] = [sha256(path)]
         return found
 
-    def foreign(self, names: Iterable[str]) -> list[str]:
-        """Those of ``names`` that are there, and are not as kdcompress wrote them."""
+    def foreign(self, names: Iterable[str], changed: bool = True) -> list[str]:
+        """Those of ``names`` that are there, and are not as kdcompress wrote them: those that it never wrote, and with
+        ``changed`` those that became others since."""
         known = self.known()
         there = [name for name in names if os.path.lexists(self.folder / name)]
-        return [name for name in there if not self._as(known.get(name, []), name)]
+        return [name for name in there if name not in known or (changed and not self._as(known[name], name))]
 
-    def check(self, names: Iterable[str]) -> None:
+    def check(self, names: Iterable[str], changed: bool = True) -> None:
         """Raises UsageError where something of somebody else's stands where ``names`` are to be written."""
-        if found := self.foreign(names):
+        self.refuse(self.foreign(names, changed))
+
+    def refuse(self, found: list[str]) -> None:
+        """Raises UsageError where any is somebody else's."""
+        if found:
             raise UsageError(
                 "What is there was not written by kdcompress, or was changed since, and is not overwritten.",
                 where=self.folder,
@@ -58,9 +63,9 @@ class Ours:
         self.expect({name: hashlib.sha256(text.encode()).hexdigest()})
         return write_text(self.folder / name, text)
 
-    def expect(self, hashes: Mapping[str, str]) -> None:
+    def expect(self, hashes: Mapping[str, str], changed: bool = True) -> None:
         """Files of these hashes are about to be written. Raises UsageError as ``check`` does."""
-        self.check(hashes)
+        self.check(hashes, changed)
         known = self.known()
         for name, new in hashes.items():
             path = self.folder / name

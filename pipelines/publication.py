@@ -21,7 +21,7 @@ def check(folder: Path, stems: Iterable[str]) -> None:
         hint = "move it, or choose another --output"
         raise UsageError("This is no folder, and it is not overwritten.", where=there, hint=hint)
     wanted = [path.name for path in sorted(there.glob("*")) if any(f"{path.name}.".startswith(f"{s}.") for s in stems)]
-    Ours(folder).check(f"{FOLDER}/{name}" for name in wanted)
+    Ours(folder).refuse(_somebodys(folder, {name: list(folder.glob(f"stages/*/*/{name}")) for name in wanted}))
 
 
 def publish(folder: Path, wanted: Mapping[str, Path]) -> None:
@@ -30,7 +30,8 @@ def publish(folder: Path, wanted: Mapping[str, Path]) -> None:
     ours, there = Ours(folder), folder / FOLDER
     there.mkdir(parents=True, exist_ok=True)
     hashes = {f"{FOLDER}/{name}": sha256(path) for name, path in wanted.items()}
-    ours.expect(hashes)
+    ours.refuse(_somebodys(folder, {name: [path] for name, path in wanted.items()}))
+    ours.expect(hashes, changed=False)  # what was damaged there is made whole
     old = [name for name in ours.known() if name.startswith(f"{FOLDER}/") and name not in hashes]
     kept = ours.foreign(old)  # changed since: somebody's own now
     for name in old:
@@ -41,3 +42,15 @@ def publish(folder: Path, wanted: Mapping[str, Path]) -> None:
         if not (there / name).exists() or sha256(there / name) != hashes[f"{FOLDER}/{name}"]:
             with replacing(there / name) as temporary:
                 (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
+
+
+def _somebodys(folder: Path, copies: Mapping[str, list[Path]]) -> list[str]:
+    """What no publication put there, and folders of one in which there is more than in the copies of it."""
+    ours, names = Ours(folder), {f"{FOLDER}/{name}": found for name, found in copies.items()}
+    changed = [name for name in ours.foreign(names) if (folder / name).is_dir() and not (folder / name).is_symlink()]
+    more = [name for name in changed if _files(folder / name) - set().union(*map(_files, names[name]))]
+    return list(dict.fromkeys([*ours.foreign(names, changed=False), *more]))
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
