@@ -28,6 +28,12 @@ def image_cache(tmp_path_factory):
     os.environ["KDCOMPRESS_IMAGE_CACHE"] = str(tmp_path_factory.mktemp("images"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_code(tmp_path_factory):
+    """Nor what torch.compile makes: two processes of the tests would write to one folder at once."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture(autouse=True)
 def teacher_cache(teacher_caches, request, monkeypatch):
     """and each test has one of its own."""

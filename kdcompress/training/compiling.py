@@ -37,7 +37,7 @@ def compile_members(
                 torch.stack([output.float().mean() for output in outputs if output is not None]).sum().backward()
         except Exception as error:
             leave_uncompiled(distillation)
-            why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+            why = f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
             say(f"torch.compile: not used, {why}", style="yellow")
             return why
         finally:
