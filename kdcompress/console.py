@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from rich import console
@@ -33,6 +34,13 @@ err = Console(stderr=True, highlight=False)
 
 def say(text: str, style: str | None = None) -> None:
     err.print(text, style=style, soft_wrap=True)
+
+
+@cache
+def say_once(text: str, style: str | None = None) -> None:
+    """Once in a process, and in one of several that train together."""
+    if os.environ.get("RANK", "0") == "0":
+        say(text, style)
 
 
 class TrainingProgress:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +22,7 @@ from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, sha25
 from kdcompress.bench.devices import LOCAL
 from kdcompress.bench.machine import advice, machine, packages
 from kdcompress.compare import parity
-from kdcompress.console import TrainingProgress, say
+from kdcompress.console import TrainingProgress, say, say_once
 from kdcompress.data.labels import match_labels
 from kdcompress.data.source import Source, load, load_parts
 from kdcompress.distributed import check_launch
@@ -198,12 +198,14 @@ class Compression:
         except UsageError:
             if self.parts[role].train is None:
                 raise
-            return _tell(f"{role}: {network.weights} were trained on other classes: they are a start alone")
+            return say_once(
+                f"{role}: {network.weights} were trained on other classes: they are a start alone", "yellow"
+            )
         if matched.reordered:
             order = np.argsort(matched.numbers).tolist()
             reorder_classes(net, order, self.member(role, net, network).input(self.example()))
         if matched.note:
-            _tell(f"{role}: {matched.note}")
+            say_once(f"{role}: {matched.note}", "yellow")
 
     def pruned(self, network: Student) -> torch.nn.Module:
         """What is left of the network that it is pruned of. Before that one is trained this shows whether it can be
@@ -338,7 +340,7 @@ class Compression:
     def _with_company(self, role: Role) -> None:
         for method in self.distillation(role).auxiliary().values():
             if method.note:
-                _tell(f"{role}: {method.note}")
+                say_once(f"{role}: {method.note}", "yellow")
 
     def _check_exports(self, problems: list[UsageError]) -> None:
         """What ships is exported before a training, once for a run's folder."""
@@ -821,13 +823,6 @@ def _check_head(network: Network, spec: InputSpec) -> None:
             allowed=f"{known.classes} classes, images of {len(known.mean)} channels",
             hint="train the network on these data (`train`), or give `weights` that were",
         )
-
-
-@cache
-def _tell(note: str) -> None:
-    """Once, however often a network is made."""
-    if is_main_process():
-        say(note, style="yellow")
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

@@ -6,13 +6,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from kdcompress.console import say
+from kdcompress.console import say_once
 from kdcompress.data.kept import Images, Stored, chosen, remembered
 from kdcompress.errors import UsageError, without_addresses
 from kdcompress.recipe import Data
@@ -198,17 +198,10 @@ def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
         raise UsageError("Every pixel of a channel has the same value.", where=raw.origin, got=f"mean {mean}")
     notes = [*raw.notes, *(told_twice(name, found, raw, splits) for name, found in twice.items())]
     for note in notes:
-        tell(note)
+        say_once(f"data: {note}", "yellow")
     return Source(
         data.source, raw.labels, train, validation, test, mean, std, digest, raw.origin, raw.licence, tuple(notes)
     )
-
-
-@cache
-def tell(note: str) -> None:
-    """Once in a process, and in one of several that train together."""
-    if os.environ.get("RANK", "0") == "0":
-        say(f"data: {note}", style="yellow")
 
 
 def stratified_order(labels: np.ndarray, key: object) -> np.ndarray:

@@ -8,7 +8,6 @@ import math
 import pathlib
 import pickle
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.artifact import replacing
-from kdcompress.console import say
+from kdcompress.console import say_once
 from kdcompress.errors import UsageError
 from kdcompress.models.state_dicts import Found, choose, differing, look, mappings
 from kdcompress.models.wrapped import bare, bare_names
@@ -103,7 +102,7 @@ def load_weights(module: nn.Module, path: Path, key: str | None = None) -> dict[
         raise UsageError("Some weights are not finite numbers.", where=path, got=_first(broken))
     if found.place or found.prefix or found.left_out:
         rest = f"; left out: {_first(found.left_out)}" if found.left_out else ""
-        _say_once(f"weights: {path}{_place(found)}{rest}")
+        say_once(f"weights: {path}{_place(found)}{rest}", "dim")
     state = {names[name]: value for name, value in state.items()}
     net.load_state_dict(state, strict=False)  # the only keys that may be missing are batch counters
     return metadata
@@ -140,11 +139,6 @@ def _place(found: Found) -> str:
     below = f", below {found.place!r}" if found.place else ""
     prefix = f", without {found.prefix!r} before each name" if found.prefix else ""
     return below + prefix
-
-
-@cache
-def _say_once(text: str) -> None:
-    say(text, style="dim")
 
 
 def _dense(value: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ from data_files import pixels, write_images
 from PIL import Image, ImageOps
 from torchvision import transforms
 
+from kdcompress.console import say_once
 from kdcompress.data import decode
 from kdcompress.data.image import ORIENTATION
-from kdcompress.data.source import find, load, tell
+from kdcompress.data.source import find, load
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -202,7 +203,7 @@ def test_images_that_are_in_two_splits_are_told(tmp_path, capsys):
     assert read(tmp_path).notes == ()
     shutil.copy(tmp_path / "train/b/007.png", tmp_path / "test/a/555.png")
     Image.open(tmp_path / "train/a/003.png").save(tmp_path / "test/a/444.bmp")  # the pixels count, not the file
-    tell.cache_clear()
+    say_once.cache_clear()
     for _ in range(2):  # found, and remembered
         (note,) = read(tmp_path).notes
         one, other = tmp_path / "test/a/444.bmp", tmp_path / "train/a/003.png"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from kdcompress import console
 from kdcompress.errors import UsageError
-from kdcompress.models import checkpoint
 from kdcompress.models.build import build
 from kdcompress.models.checkpoint import load_weights, save_weights
 from kdcompress.recipe import validate_recipe
@@ -28,7 +28,7 @@ def load(tmp_path, capsys):
 
     def loaded(data, name="w.pt", key=None):
         torch.save(data, tmp_path / name)
-        checkpoint._say_once.cache_clear()
+        console.say_once.cache_clear()
         net = build("resnet8", 10, 1)
         load_weights(net, tmp_path / name, key)
         return net.state_dict(), " ".join(capsys.readouterr().err.replace("\n", "").split())

@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
+from kdcompress import console
 from kdcompress.bench import timing
 from kdcompress.cli import main
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
 from kdcompress.models.checkpoint import save_weights
-from kdcompress.pipelines import compress
 from kdcompress.pipelines.bundle import bundle
 from kdcompress.pipelines.compress import Compression
 from kdcompress.recipe import validate_recipe
@@ -48,7 +48,7 @@ def place(tmp_path, monkeypatch):
                 Image.fromarray(noise + np.uint8(level)).save(tmp_path / "d" / split / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KDCOMPRESS_IMAGE_CACHE", "off")
-    compress._tell.cache_clear()  # what is told once in a process is told once in a test
+    console.say_once.cache_clear()  # what is told once in a process is told once in a test
     yield tmp_path
     sys.modules.pop("own_levels", None)
 
