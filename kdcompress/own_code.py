@@ -123,7 +123,10 @@ def _file(module_name: str) -> Path | None:
     parts = module_name.split(".")
     for length in range(1, len(parts) + 1):
         inner = ".".join(parts[:length])
-        spec = importlib.util.find_spec(inner) if length == 1 else PathFinder.find_spec(inner, folders)
+        if inner in sys.modules and length == 1:
+            spec = importlib.util.find_spec(inner)
+        else:  # other finders are asked last: setuptools' own, asked for pip, leaves distutils broken in this process
+            spec = PathFinder.find_spec(inner, folders) or (importlib.util.find_spec(inner) if length == 1 else None)
         if spec is None:
             raise ModuleNotFoundError(f"No module named {inner!r}")
         folders = spec.submodule_search_locations

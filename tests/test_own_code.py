@@ -1,6 +1,7 @@
 """Code that a recipe names comes from its folder, the current one or an installed package, and is told before it runs;
 what could load any code by name is refused before anything is imported."""
 
+import subprocess
 import sys
 
 import pytest
@@ -78,6 +79,18 @@ def test_what_could_load_any_code_is_no_model(name, folders):
     with pytest.raises(UsageError):
         imported("model", name)
     assert set(sys.modules) == before, "something was imported"
+
+
+def test_a_refused_library_is_looked_for_without_a_trace():
+    script = """if 1:
+        from kdcompress.errors import UsageError
+        from kdcompress.own_code import located
+        try:
+            located("model", "pip:main")
+        except UsageError:
+            import setuptools"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
