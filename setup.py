@@ -11,6 +11,8 @@ folders = {
     "kdcompress": "kdcompress",
     "kdcompress.export": "export",
     "kdcompress.pipelines": "pipelines",
+    "kdcompress.pipelines.plan": "pipelines/plan",
+    "kdcompress.pipelines.steps": "pipelines/steps",
     **{
         f"kdcompress.{name}": f"kdcompress/{name}"
         for name in ("bench", "data", "methods", "models", "report", "training")

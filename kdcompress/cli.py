@@ -80,7 +80,7 @@ def main() -> None:
 @click.argument("overrides", nargs=-1)
 @click.option("-o", "--output", type=PathArgument, help="Run folder.  [default: runs/RECIPE'S NAME]")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing.")
-@click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again although it is done.")
+@click.option("--force", multiple=True, metavar="STEP", help="Do this step again although it is done.")
 @click.option("--profile", is_flag=True, help="Where the time of the student's training goes: a table and a trace.")
 @no_code_option
 @json_option
@@ -131,26 +131,30 @@ def _run(
     profile: bool = False,
 ) -> None:
     """What `run` and `export` share: check, do, report, and the exit code of what was found."""
-    from kdcompress.pipelines.compress import Compression, is_main_process, save_recipe
+    from kdcompress.distributed import is_main_process
+    from kdcompress.pipelines.checks import check_folder
+    from kdcompress.pipelines.compress import Compression
+    from kdcompress.pipelines.provenance import save_recipe
     from kdcompress.pipelines.verdict import failures
 
     compression = Compression(recipe, output, command)
     compression.check()
-    compression.check_folder(output / "profile" if profile else None)
+    profiled = output / "profile" if profile else None
+    check_folder(recipe, output, profiled)
     tournament = None
     if recipe.search.candidates:
         from kdcompress.pipelines.tournament import Tournament
 
         tournament = Tournament(recipe, output, command)
         tournament.check()
-    names = [*(step.name for step in compression.steps()), "latency"]
     for name in force:
-        if name not in names:
-            raise unknown_name("stage", name, names, where="--force")
+        if name not in compression.names():
+            raise unknown_name("step", name, compression.names(), where="--force")
     if dry_run:
-        return _show_plan([*(tournament.plan() if tournament else []), *compression.plan()], as_json)
+        states = {str(name): state for name, state in compression.states().items()}
+        return _show_plan({**(tournament.states() if tournament else {}), **states}, as_json)
     if not is_main_process():
-        return compression.train_only(frozenset(force))
+        return compression.train(force)
     with compression.folder.locked():
         save_recipe(recipe, output)
         search = {}
@@ -158,24 +162,23 @@ def _run(
             winner, search["search"] = tournament.run()
             compression = tournament.compression(winner)
         if profile:
-            compression.check_profile(frozenset(force))
-            compression.profile = output / "profile"
-        document = compression.run(frozenset(force)) | search
+            compression.check_profile(force)
+        document = compression.run(force, profiled) | search
         _write_and_show(document, output, as_json)
-        if compression.profile:
+        if profiled:
             from kdcompress.training.profile import table
 
             student = next(each for each in document["training"] if each["role"] == "student")
             shown = table(student["sections"])
-            echo(f"\nTime of the student's training ({compression.profile}):\n\n{shown}", err=True)
+            echo(f"\nTime of the student's training ({profiled}):\n\n{shown}", err=True)
     if found := failures(document):
         raise KDCompressError("The run finished, and not all of it may ship:\n" + "\n".join(f"  - {f}" for f in found))
 
 
-def _show_plan(plan: list[tuple[str, str]], as_json: bool) -> None:
+def _show_plan(states: dict[str, str], as_json: bool) -> None:
     if as_json:
-        return _print_json([{"stage": name, "state": state} for name, state in plan])
-    for name, state in plan:
+        return _print_json([{"step": name, "state": state} for name, state in states.items()])
+    for name, state in states.items():
         echo(f"{state:<8} {name}")
 
 
@@ -270,7 +273,7 @@ def compare(
     sweep.check()
     Ours(folder).check(f"compare.{kind}" for kind in ("json", "md", "html"))
     if dry_run:
-        return _show_plan(sweep.plan(), as_json)
+        return _show_plan(sweep.states(), as_json)
     with sweep.compression(*sweep.trials[0]).folder.locked():
         document = sweep.run(workers, scheduler)
         written = write_comparison(document, folder)
@@ -336,7 +339,8 @@ def plan(
     kdcompress plan fashion-mnist --target x86-vnni --max-latency 2ms --max-size 500kB --max-drop 1.0
     """
     from kdcompress.artifact import write_text
-    from kdcompress.pipelines.plan import Planning, asked_for, check_output, write_recipe
+    from kdcompress.pipelines.plan.planning import Planning
+    from kdcompress.pipelines.plan.write import asked_for, check_output, write_recipe
     from kdcompress.recipe import apply_override, read_recipe
 
     data = read_recipe(find_recipe(recipe))
@@ -358,13 +362,12 @@ def plan(
     check_output(output, record)
     planning.check()
     if dry_run:
-        rows = [
-            {"candidate": each.name, "state": each.out or "to be built", **each.counts()} for each in planning.looks
-        ]
+        rows = [each.row() for each in planning.candidates]
         columns = {"candidate": "", "macs": "MACs", "parameters": "", "state": ""}
         return _print_json(rows) if as_json else _print_table(rows, columns)
     with planning.folder.locked():
-        document = planning.run()
+        found = planning.run()
+    document = found.document()
     write_text(record, json.dumps(document, indent=1, default=str))
     if as_json:
         _print_json(document)
@@ -374,11 +377,11 @@ def plan(
 
         print_plan(document, out, top)
     if document["proposed"]:
-        write_recipe(data, planning, top, output)
+        write_recipe(data, loaded, found.inside()[:top], output, command)
         echo(f"Written: {output}, {record}", err=True)
         echo(f"Next: kdcompress run {shlex.quote(str(output))}", err=True)
-    elif planning.limited:
-        raise planning.nothing_fits()
+    elif found.limited:
+        raise found.nothing_fits()
     else:
         echo(f"Written: {record}", err=True)
         echo("Next: --max-latency or --max-size has a student proposed", err=True)

@@ -24,6 +24,11 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_main_process() -> bool:
+    """False in the further processes that torchrun or `accelerate launch` starts."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def check_launch() -> None:
     """Raises UsageError where the launcher was asked for several processes and this one would train on its own."""
     if "WORLD_SIZE" in os.environ:

@@ -157,3 +157,10 @@ def _in_a_library(file: str) -> bool:
     libraries = (Path(__file__).parent, sysconfig.get_path("stdlib"))
     installed = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
     return file.startswith("<") or installed or any(path.is_relative_to(folder) for folder in libraries)
+
+
+def reason(error: Exception) -> tuple[str, str | None]:
+    """Why something failed, and what to do next."""
+    if not isinstance(error, KDCompressError):
+        return cut(f"{type(error).__name__}: {error}"), None
+    return error.what + (f" ({error.got})" if error.got is not None else ""), error.hint

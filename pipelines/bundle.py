@@ -28,6 +28,7 @@ from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.ours import Ours
 from kdcompress.pipelines import sbom, signing
 from kdcompress.pipelines.measure import load_artifact
+from kdcompress.pipelines.runs import STEPS
 from kdcompress.pipelines.verify import SIGNATURE, SUMS
 from kdcompress.recipe import Data, load_recipe
 from kdcompress.report.markdown import plain
@@ -432,9 +433,9 @@ def _by_class(
     run: Path, document: Mapping[str, Any], row: Mapping[str, Any], source: Source
 ) -> list[dict[str, Any]] | None:
     """Accuracy of each class, by this very file on the test split; None where its answers were not kept."""
-    stages = {stage["name"]: stage["key"] for stage in document.get("stages") or []}
+    keys = {step["name"]: step["key"] for step in document.get("steps") or []}
     name = f"check-{row['name']}"
-    found = sorted(run.glob(f"stages/{name}/{stages[name]}*/predictions.npy")) if name in stages else []
+    found = sorted(run.glob(f"{STEPS}/{name}/{keys[name]}*/predictions.npy")) if name in keys else []
     if not found or row["accuracy"] is None:
         return None
     right, truth = np.load(found[0]) == source.test.labels, source.test.labels

@@ -24,7 +24,7 @@ from kdcompress.export.apart import tried
 from kdcompress.export.describe import artifact_of, recorded
 from kdcompress.export.foreign import any_artifact_of
 from kdcompress.export.formats import cpus_of, open_runner, targets
-from kdcompress.pipelines.stages import read_record
+from kdcompress.pipelines.runs import RECORD, STEPS, read_record
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all
@@ -238,18 +238,18 @@ def named_artifacts(paths: Sequence[Path], here: bool = True) -> tuple[dict[str,
 
 
 def run_artifacts(folder: Path) -> dict[str, Artifact]:
-    """The artefacts of a run folder, teacher first, by their names in its report; those of its finished stages where
+    """The artefacts of a run folder, teacher first, by their names in its report; those of its finished steps where
     it has none yet. Empty for what is no run folder. Raises UsageError for a damaged one."""
     if (folder / "report.json").is_file():
         rows = [row for row in load_report(folder)["rows"] if row["file"] and (folder / row["file"]).exists()]
         return {row["name"]: load_artifact(folder / row["file"]) for row in rows}
-    if not (folder / "stages").is_dir():
+    if not (folder / STEPS).is_dir():
         return {}
     found: dict[str, Artifact] = {}
-    for file in sorted(folder.glob("stages/*/*/stage.json"), key=lambda file: file.stat().st_mtime):
+    for file in sorted(folder.glob(f"{STEPS}/*/*/{RECORD}"), key=lambda file: file.stat().st_mtime):
         record = read_record(file.parent)
         if record and "artifact" in record["result"]:
-            found[record["stage"]] = Artifact.from_json(record["result"]["artifact"], file.parent).verified()
+            found[record["step"]] = Artifact.from_json(record["result"]["artifact"], file.parent).verified()
     order = sorted(found, key=lambda name: (not name.startswith("teacher"), not name.endswith("-fp32"), name))
     if not order:
         raise UsageError("The run has made no artefact yet.", where=folder, hint="`kdcompress run` goes on with it")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
@@ -11,6 +12,8 @@ from kdcompress.recipe import Assistant, Network, Recipe, Student, Train
 
 Role = str
 """teacher, teacher-2 and so on (further ones), assistant-1 and so on, generation-1 and so on, student"""
+
+Shipped = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Part:
         return (self.peers or own) if least else ()
 
 
-def parts(recipe: Recipe) -> dict[Role, Part]:
+def parts_of(recipe: Recipe) -> dict[Role, Part]:
     """The networks that the recipe names, in the order in which they are trained."""
     found: dict[Role, Part] = {}
     asked = [teacher for teacher in (recipe.teacher, *recipe.co_teachers) if teacher]
@@ -80,6 +83,17 @@ def parts(recipe: Recipe) -> dict[Role, Part]:
         peers=recipe.peers,
     )
     return found
+
+
+def is_private(parts: Mapping[Role, Part]) -> bool:
+    """Whether the teachers know private images."""
+    return any(kind.private for kind in parts["student"].kinds)
+
+
+def shipped(parts: Mapping[Role, Part]) -> list[Shipped]:
+    """The networks that are exported and measured. A teacher that knows private images is not."""
+    private = is_private(parts)
+    return [role for role in get_args(Shipped) if role in parts and not (private and role == "teacher")]
 
 
 def pruned_of(network: Network) -> Role | None:

@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdcompress import __version__
-from kdcompress.artifact import content_hash
+from kdcompress.artifact import content_hash, write_text
 from kdcompress.bench.machine import packages
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, cause, first_cause, place, told
@@ -34,12 +34,10 @@ from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import evaluating
 from kdcompress.models.copying import copied
 from kdcompress.models.deployable import logits_of
+from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.user_code import code_hash
 from kdcompress.recipe import Network
-
-if TYPE_CHECKING:
-    from kdcompress.pipelines.compress import Compression
 
 T = TypeVar("T")
 RECORD = "preflight.json"  # in a run's folder: what has passed
@@ -71,10 +69,10 @@ def _device() -> torch.device:
 # Every network
 
 
-def try_network(made: Compression, role: Role, network: Network, seed: int = 0) -> None:
+def try_network(networks: Networks, role: Role, network: Network, seed: int = 0) -> None:
     """Build it, run it, train it for a step where it is trained, and copy it. Raises UsageError."""
-    net, trains = made.untrained(role, network, seed), made.parts[role].train is not None
-    x = made.member(role, net, network).input(made.example())
+    net, trains = networks.untrained(role, network, seed), networks.parts[role].train is not None
+    x = networks.member(role, net, network).input(networks.example())
     try:
         logits = _run(net, x)
     except (KDCompressError, KeyboardInterrupt):
@@ -84,9 +82,9 @@ def try_network(made: Compression, role: Role, network: Network, seed: int = 0) 
             f"{named(network)} does not run on these images.",
             where=place(error) or network.model,
             got=f"{cause(error)}; images [N, {', '.join(map(str, x.shape[1:]))}]",
-            hint=_remedy(made, role, network, net),
+            hint=_remedy(networks, role, network, net),
         ) from error
-    classes = made.spec(role, network).classes
+    classes = networks.spec(role, network).classes
     if logits.shape[1] != classes and (trains or role == "student"):
         raise UsageError(
             f"{named(network)} does not give a logit a label.",
@@ -105,38 +103,38 @@ def _run(net: nn.Module, x: Tensor) -> Tensor:
         return logits_of(net(x))
 
 
-def _remedy(made: Compression, role: Role, network: Network, net: nn.Module) -> str | None:
+def _remedy(networks: Networks, role: Role, network: Network, net: nn.Module) -> str | None:
     """The options with which it runs: each that is named was tried."""
     if pruned_of(network):
         return None
-    height, width, _ = made.source.train.images.shape[1:]
+    height, width, _ = networks.source.train.images.shape[1:]
     declared = [getattr(net, name, None) for name in SIZE_OPTIONS]
     declared.append(getattr(net, "default_cfg", {}).get("input_size"))  # timm's
     sides = [value[-1] if isinstance(value, (tuple, list)) else value for value in declared]
-    section, found = f"{_section(role, network, made)}", []
+    section, found = f"{_section(role, network, networks)}", []
     for side in dict.fromkeys([*(side for side in sides if isinstance(side, int)), 224]):
-        if _works(made, role, network.model_copy(update={"size": side})):
+        if _works(networks, role, network.model_copy(update={"size": side})):
             found.append(f"`{section}.size: {side}` resizes the images for it")
             break
     side = network.size or height
     for option in SIZE_OPTIONS if side == (network.size or width) else ():
-        if _works(made, role, network.model_copy(update={"options": {**network.options, option: side}})):
+        if _works(networks, role, network.model_copy(update={"options": {**network.options, option: side}})):
             found.append(f"`{section}.options: {{{option}: {side}}}` makes it for their size")
             break
     return ", or ".join(found) or "look at what the network asks of its input, and at `size` and `options`"
 
 
-def _section(role: Role, network: Network, made: Compression) -> str:
+def _section(role: Role, network: Network, networks: Networks) -> str:
     """Of the recipe."""
-    if network is not made.parts[role].network:
+    if network is not networks.parts[role].network:
         return "peers"
     return {"generation": "student", "assistant": "assistants"}.get(kind := role.partition("-")[0], kind)
 
 
-def _works(made: Compression, role: Role, network: Network) -> bool:
+def _works(networks: Networks, role: Role, network: Network) -> bool:
     try:
-        net = made.untrained(role, network)
-        _run(net, made.member(role, net, network).input(made.example()))
+        net = networks.untrained(role, network)
+        _run(net, networks.member(role, net, network).input(networks.example()))
         return True
     except (Exception, SystemExit):
         return False
@@ -145,36 +143,36 @@ def _works(made: Compression, role: Role, network: Network) -> bool:
 # Those that ship
 
 
-def try_exports(made: Compression, roles: Sequence[Role]) -> list[UsageError]:
+def try_exports(networks: Networks, roles: Sequence[Role]) -> list[UsageError]:
     """Export each, and try the targets' writers on the student: the problems that would be found after the training. Of
     a teacher, and of targets that only "auto" asks for, they stop nothing then and are told now."""
     problems: list[UsageError] = []
     with tempfile.TemporaryDirectory() as folder:
         for role in sorted(roles):  # the student first
-            what = f"{role} ({named(made.parts[role].network)})"
-            job, problem = _attempt(f"{what} cannot be exported", partial(_job, made, role, Path(folder)))
+            what = f"{role} ({named(networks.parts[role].network)})"
+            job, problem = _attempt(f"{what} cannot be exported", partial(_job, networks, role, Path(folder)))
             if problem and role != "teacher":
                 problems.append(problem)
             elif problem:
                 say(f"{role}-fp32 will fail: {problem}", style="yellow")
             if job and role == "student":
-                problems += _try_writers(made, what, job)
+                problems += _try_writers(networks, what, job)
     return problems
 
 
-def _job(made: Compression, role: Role, folder: Path) -> formats.ExportJob:
-    net = made.distillation(role).deployable() if made.parts[role].train else made.untrained(role)
-    images = made.calibration()[: max(IMAGES, made.recipe.export.batch or 0)]
-    settle(net, made.member(role, net).input(torch.from_numpy(images).permute(0, 3, 1, 2)))
-    module, opset = made.deployable(role, net), made.recipe.export.opset
+def _job(networks: Networks, role: Role, folder: Path) -> formats.ExportJob:
+    net = networks.distillation(role).deployable() if networks.parts[role].train else networks.untrained(role)
+    images = networks.calibration()[: max(IMAGES, networks.recipe.export.batch or 0)]
+    settle(net, networks.member(role, net).input(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    module, opset = networks.deployable(role, net), networks.recipe.export.opset
     parent = export_onnx(module, module.spec, folder / f"{role}.onnx", opset=opset, trained=False)
     return formats.ExportJob(module, parent, images, folder, role)
 
 
-def _try_writers(made: Compression, what: str, job: formats.ExportJob) -> list[UsageError]:
+def _try_writers(networks: Networks, what: str, job: formats.ExportJob) -> list[UsageError]:
     problems, late, begun = [], [], time.monotonic()
-    asked = {formats.target(name).name for name in made.recipe.export.targets if name != formats.AUTO}
-    here = [target for target in made.targets() if formats.availability(target)[0]]
+    asked = {formats.target(name).name for name in networks.recipe.export.targets if name != formats.AUTO}
+    here = [target for target in formats.chosen(networks.recipe.export.targets) if formats.availability(target)[0]]
     for target in here:
         if target is not here[0] and time.monotonic() > begun + SECONDS:
             late.append(target.name)
@@ -235,16 +233,17 @@ def settle(net: nn.Module, x: Tensor) -> None:
 # What has passed
 
 
-def exports_key(made: Compression, role: Role) -> str:
+def exports_key(networks: Networks, role: Role) -> str:
     """Of all that decides how ``try_exports`` ends for this one."""
-    part, student = made.parts[role], role == "student"
+    part, student = networks.parts[role], role == "student"
+    targets = [target.model_dump(mode="json") for target in formats.chosen(networks.recipe.export.targets)]
     return content_hash(
         {
             "network": [described(part.network), part.method],
             "code": [code_hash(name) for name in (part.network.model, *part.method) if ":" in name],
-            "spec": asdict(made.spec(role)),
-            "opset": made.recipe.export.opset,
-            "targets": [target.model_dump(mode="json") for target in made.targets()] if student else [],
+            "spec": asdict(networks.spec(role)),
+            "opset": networks.recipe.export.opset,
+            "targets": targets if student else [],
             "packages": {"kdcompress": __version__, **packages()},
         }
     )
@@ -257,3 +256,8 @@ def passed(folder: Path) -> list[str]:
         return [key for key in found if isinstance(key, str)]
     except (OSError, ValueError, TypeError):  # none yet, or damaged: it is tried again
         return []
+
+
+def remember(folder: Path, keys: Sequence[str]) -> None:
+    """Adds to what has passed in this run's folder."""
+    write_text(folder / RECORD, json.dumps(list(dict.fromkeys([*passed(folder), *keys]))))

@@ -1,6 +1,6 @@
 """Methods x seeds on one recipe: what does each method give, and is it more than noise?
 
-Every training is a stage of one run folder, so an interrupted sweep goes on where it was, the teacher is trained once,
+Every training is a step of one run folder, so an interrupted sweep goes on where it was, the teacher is trained once,
 and a method or a seed that is added later is all that is trained then. Best weights are chosen by validation; the test
 split is looked at when a training is over.
 """
@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,13 +27,18 @@ import torch
 from kdcompress import console
 from kdcompress.artifact import sha256
 from kdcompress.console import say
-from kdcompress.data.source import Source, load
+from kdcompress.data.source import Source
 from kdcompress.errors import KDCompressError, UsageError, cut, ended, unknown_name
 from kdcompress.methods import methods
 from kdcompress.optional import require
-from kdcompress.pipelines.compress import Compression, provenance
+from kdcompress.pipelines.checks import Tried
+from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Part, Role
-from kdcompress.pipelines.stages import Done, Stage
+from kdcompress.pipelines.provenance import provenance
+from kdcompress.pipelines.runs import Done, Inputs, Key, Step
+from kdcompress.pipelines.sources import Sources
+from kdcompress.pipelines.steps.names import trained, weights_of
 from kdcompress.recipe import Recipe, parse_methods
 from kdcompress.training.evaluation import calibration_error, per_cent, predict
 
@@ -67,7 +73,7 @@ class Sweep:
     def __init__(self, recipe: Recipe, folder: Path, chosen: dict[str, dict[str, Any]], seeds: int, command: str = ""):
         self.recipe, self.folder, self.chosen, self.command = recipe, folder.resolve(), chosen, command
         self.seeds = range(recipe.seed, recipe.seed + seeds)
-        self.tried: dict[str, UsageError | None] = {}
+        self.sources, self.tried = Sources(recipe.data), Tried()  # the same for all
         self.trials = [(label, seed) for seed in self.seeds for label in chosen]
 
     def compression(self, label: str, seed: int) -> Compression:
@@ -75,13 +81,11 @@ class Sweep:
         if not any(methods[name].needs.several for name in self.chosen[label]):
             changed["co_teachers"] = ()
             changed["teacher"] = self.recipe.teacher and self.recipe.teacher.model_copy(update={"ensemble": 1})
-        made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
-        made.source, made.tried = self.source, self.tried  # the same for all
-        return made
+        return Compression(self.recipe.model_copy(update=changed), self.folder, self.command, self.sources, self.tried)
 
-    @cached_property
+    @property
     def source(self) -> Source:
-        return load(self.recipe.data)
+        return self.sources.main
 
     def check(self) -> None:
         """Raises UsageError with what every method's check finds."""
@@ -95,13 +99,12 @@ class Sweep:
             listed = "\n".join(f"- {', '.join(labels)}: {text}" for text, labels in problems.items())
             raise UsageError(f"Not every method can be compared:\n{listed}", hint="leave them out with --methods")
 
-    def plan(self) -> list[tuple[str, str]]:
-        """(training, "done" or "to do"), with nothing run or written."""
-        found = []
-        for label, seed in self.trials:
-            state = dict(self.compression(label, seed).plan())
-            found.append((f"{label} seed {seed}", state["student"]))
-        return found
+    def states(self) -> dict[str, str]:
+        """ "done" or "to do" of each training, with nothing run or written."""
+        return {
+            f"{label} seed {seed}": self.compression(label, seed).states()[trained("student")]
+            for label, seed in self.trials
+        }
 
     def run(self, workers: int = 1, scheduler: str | None = None) -> dict[str, Any]:
         """Train what is not trained yet and return the document. A training that fails is reported as such.
@@ -130,9 +133,10 @@ class Sweep:
         found: list[tuple[dict[Role, Part], Compression]] = []
         for label in self.chosen:
             compression = self.compression(label, self.seeds[0])
-            teachers = {role: part for role, part in compression.parts.items() if role.startswith("teacher")}
+            parts = compression.networks.parts
+            teachers = {role: part for role, part in parts.items() if role.startswith("teacher")}
             if all(teachers != known for known, _ in found):
-                compression.train_only(roles=teachers)
+                compression.train(roles=teachers)
                 found.append((teachers, compression))
         teachers, first = found[0]
         return score(first, "teacher") if teachers else None
@@ -154,45 +158,62 @@ def train_trial(compression: Compression, threads: int | None) -> dict[str, Any]
     if threads:
         torch.set_num_threads(threads)
         console.err.quiet = True  # several at once: the parent tells how they went
-    compression.train_only()
+    compression.train()
     return score(compression, "student")
 
 
 def score(compression: Compression, role: Role) -> dict[str, Any]:
     """What a finished training gave."""
-    scored, recorded = _score(compression, role), compression.done[role].result
+    done = compression.done
+    teacher = _score(compression, "teacher", None) if role != "teacher" and trained("teacher") in done else None
+    scored, recorded = _score(compression, role, teacher), done[trained(role)].result
     return {**{key: recorded.get(key) for key in RECORDED}, **scored.result}
 
 
-def _score(compression: Compression, role: Role) -> Done:
-    """The weights looked at on the test split: a stage of its own, done once."""
-    done, split = compression.done[role], compression.source.test
-    inputs = {"weights": done.hash, "data": compression.source.hash}
-    teacher = _score(compression, "teacher") if role != "teacher" and "teacher" in compression.done else None
-    if teacher:
-        inputs["teacher"] = teacher.hash
+def _score(compression: Compression, role: Role, teacher: Done | None) -> Done:
+    return compression.folder.run(ScoreStep(compression.networks, role, teacher), compression.done)
 
-    def logits(file: str) -> torch.Tensor:
-        member = compression.member(role, compression.network(role, file))
-        member.tap(compression.example(), frozenset())
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return predict(member.to(device), split, device).cpu()
 
-    def work(folder: Path) -> dict[str, Any]:
-        labels = torch.from_numpy(split.labels)
-        kept, other = logits("weights"), "best" if done.result.get("selected") == "last" else "last"
-        both = [(done.folder / f"{file}.safetensors") for file in ("weights", other)]
+@dataclass(frozen=True)
+class ScoreStep(Step):
+    """The weights of a finished training, looked at on the test split."""
+
+    networks: Networks
+    role: Role
+    teacher: Done | None  # its score
+
+    @property
+    def name(self) -> str:
+        return f"score-{self.role}"
+
+    def key(self, inputs: Inputs) -> Key:
+        hashes = {"weights": inputs[trained(self.role)].hash, "data": self.networks.source.hash}
+        if self.teacher:
+            hashes["teacher"] = self.teacher.hash
+        return Key({}, hashes, ("torch",))
+
+    def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
+        training, labels = inputs[trained(self.role)], torch.from_numpy(self.networks.source.test.labels)
+        kept = self._logits(inputs, "weights")
+        other = "best" if training.result.get("selected") == "last" else "last"
+        both = [training.folder / f"{file}.safetensors" for file in ("weights", other)]
         same = not both[1].exists() or sha256(both[0]) == sha256(both[1])
-        found = {"best": kept, "last": kept, other: kept if same else logits(other)}
+        found = {"best": kept, "last": kept, other: kept if same else self._logits(inputs, other)}
         np.save(folder / "predictions.npy", kept.argmax(1).numpy())
         facts = {f"test_{kind}": per_cent(found[kind].argmax(1) == labels) for kind in ("best", "last")}
         facts["calibration_error"] = calibration_error(kept, labels)
-        if teacher:
-            theirs = torch.from_numpy(np.load(teacher.folder / "predictions.npy"))
+        if self.teacher:
+            theirs = torch.from_numpy(np.load(self.teacher.folder / "predictions.npy"))
             facts["agreement"] = per_cent(kept.argmax(1) == theirs)
         return facts
 
-    return compression.folder.run(Stage(f"score-{role}", work, {}, inputs, ("torch",)))
+    def _logits(self, inputs: Inputs, file: str) -> torch.Tensor:
+        """Of the test images, float32 [N, classes]."""
+        networks, role = self.networks, self.role
+        member = networks.member(role, networks.network(role, weights_of(inputs), file))
+        member.tap(networks.example(), frozenset())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return predict(member.to(device), networks.source.test, device).cpu()
 
 
 def summary(

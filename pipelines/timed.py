@@ -48,7 +48,7 @@ def time_files(
 
 
 def conditions(bench: Bench) -> dict[str, Any]:
-    """What else a latency depends on, for a stage's key: how it is measured, and by which processor, where known."""
+    """What else a latency depends on, for a step's key: how it is measured, and by which processor, where known."""
     return {**bench.model_dump(), "cpu": machine().get("cpu") if bench.device == LOCAL else None}
 
 

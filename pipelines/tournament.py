@@ -1,30 +1,52 @@
 """The candidates of a plan against each other: successive halving (Jamieson and Talwalkar, AISTATS 2016).
 
 All are trained shortly, each with a whole schedule; the best by validation images go on to a training ``reduction``
-times as long, until one is left, which the run then trains in full. A plain bracket over the run's own stages, not
+times as long, until one is left, which the run then trains in full. A plain bracket over the run's own steps, not
 Optuna's pruners: those stop trainings of one long schedule by what came before them, so that the first one is never
-stopped and the outcome hangs on their order, while the candidates here are few and known, and stages resume.
+stopped and the outcome hangs on their order, while the candidates here are few and known, and steps resume.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdcompress.artifact import Artifact
 from kdcompress.console import say
 from kdcompress.data.source import Source
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import formats
+from kdcompress.pipelines.checks import Tried
 from kdcompress.pipelines.compress import Compression
-from kdcompress.pipelines.parts import named
-from kdcompress.pipelines.stages import Stage
+from kdcompress.pipelines.parts import named, parts_of
+from kdcompress.pipelines.runs import Inputs, Key, RunFolder, Step
+from kdcompress.pipelines.sources import Sources
+from kdcompress.pipelines.steps.names import exported, trained
 from kdcompress.pipelines.timed import time_files, timed
-from kdcompress.recipe import Candidate, Recipe
+from kdcompress.recipe import Bench, Candidate, Recipe
 
 AS_IT_FALLS: dict[str, Any] = {"qat": None, "max_drop": 100.0}  # the first int8 file: its latency is all that is asked
+
+
+@dataclass(frozen=True)
+class TimeTrained(Step):
+    """The latency of the trained candidates, in turns."""
+
+    sources: Sources
+    bench: Bench
+    artifacts: Mapping[str, Artifact]
+    name = "search-latency"
+
+    def key(self, inputs: Inputs) -> Key:
+        return Key(self.bench.model_dump(), {label: artifact.sha256 for label, artifact in self.artifacts.items()})
+
+    def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
+        session = time_files(self.artifacts, self.sources.images, self.bench)
+        return {name: record.to_json() for name, record in session.records.items()}
 
 
 class Tournament:
@@ -32,7 +54,7 @@ class Tournament:
 
     def __init__(self, recipe: Recipe, folder: Path, command: str = ""):
         self.recipe, self.folder, self.command = recipe, folder, command
-        self.own = Compression(recipe, folder, command)
+        self.sources, self.tried = Sources(recipe.data), Tried()  # the same for all
         self.entries = list(recipe.budgets.candidates[: recipe.search.candidates])
         # rounds until one is left: those that go on are rounded up
         self.rounds, left = 0, len(self.entries)
@@ -41,13 +63,13 @@ class Tournament:
 
     @property
     def source(self) -> Source:
-        return self.own.source
+        return self.sources.main
 
     def images(self, number: int) -> int:
         """Seen by each training of a round, from 0 up."""
         train = self.recipe.train
         assert train is not None  # a recipe with a search has one
-        full = train.images or round(train.epochs * len(self.own.trained_on("student").train))
+        full = train.images or round(train.epochs * len(self.sources.of(parts_of(self.recipe)["student"]).train))
         return max(train.batch_size, full // self.recipe.search.reduction ** (self.rounds - number))
 
     def compression(self, entry: Candidate, number: int | None = None) -> Compression:
@@ -56,14 +78,14 @@ class Tournament:
         if number is not None:
             targets = self.recipe.budgets.target
             changed["export"] = self.recipe.export.model_copy(update={**AS_IT_FALLS, "targets": targets})
-        made = Compression(self.recipe.model_copy(update=changed), self.folder, self.command)
-        made.source, made.tried, made.passed = self.source, self.own.tried, self.own.passed  # the same for all
+        recipe = self.recipe.model_copy(update=changed)
+        parts = parts_of(recipe)
         if number is not None:
-            part = made.parts["student"]
+            part = parts["student"]
             assert part.train is not None
             short = part.train.model_copy(update={"images": self.images(number)})
-            made.parts["student"] = replace(part, train=short)
-        return made
+            parts["student"] = replace(part, train=short)
+        return Compression(recipe, self.folder, self.command, self.sources, self.tried, parts)
 
     def check(self) -> None:
         """Raises UsageError with what the check of each candidate finds."""
@@ -83,12 +105,12 @@ class Tournament:
             listed = "\n".join(f"- {', '.join(names)}: {text}" for text, names in problems.items())
             raise UsageError(f"Not every candidate of the search can be trained:\n{listed}", where="budgets.candidates")
 
-    def plan(self) -> list[tuple[str, str]]:
-        """(training, "done" or "to do") of the first round, whose outcome decides the others."""
-        return [
-            (f"round 1: {named(entry.student)}", dict(self.compression(entry, 0).plan())["student"])
+    def states(self) -> dict[str, str]:
+        """ "done" or "to do" of each training of the first round, whose outcome decides the others."""
+        return {
+            f"round 1: {named(entry.student)}": self.compression(entry, 0).states()[trained("student")]
             for entry in self.entries
-        ]
+        }
 
     def run(self) -> tuple[Candidate, dict[str, Any]]:
         """The winner, and the document of how it won: accuracies in per cent of the validation images, ``noise`` the
@@ -103,12 +125,12 @@ class Tournament:
                 made = self.compression(entry, number)
                 facts: dict[str, Any] = {"name": named(entry.student)}
                 try:
-                    made.train_only()
+                    made.train()
                 except KDCompressError as error:  # one that diverges is out
                     facts["why"] = error.what
                 else:
                     last[entry.student.model_dump_json()] = made
-                    result = made.done["student"].result
+                    result = made.done[trained("student")].result
                     facts |= {"accuracy": result["best"]["accuracy"], "seconds": result["seconds"]}
                 say(f"  {facts['name']}: {facts.get('why') or format(facts['accuracy'], '.2f') + ' %'}")
                 found.append((facts, entry))
@@ -119,8 +141,8 @@ class Tournament:
             share = ranked[0][0]["accuracy"] / 100
             noise = 196 * math.sqrt(2 * share * (1 - share) / len(self.source.validation))
             rounds.append({"images": images, "noise": noise, "entries": [facts for facts, _ in found]})
-        trained = [last[key] for entry in self.entries if (key := entry.student.model_dump_json()) in last]
-        document = {"rounds": rounds, "winner": named(left[0].student), "predictions": self._predictions(trained)}
+        winners = [last[key] for entry in self.entries if (key := entry.student.model_dump_json()) in last]
+        document = {"rounds": rounds, "winner": named(left[0].student), "predictions": self._predictions(winners)}
         return left[0], document
 
     def _predictions(self, made: list[Compression]) -> list[dict[str, Any]]:
@@ -128,26 +150,19 @@ class Tournament:
         training, timed in turns."""
         targets = formats.chosen(self.recipe.budgets.target)
         there = timed(self.recipe.bench.device, targets)
-        predicted, artifacts, inputs = {}, {}, {}
+        predicted, artifacts = {}, {}
         for compression in made:
             planned = self.recipe.budgets.planned(compression.recipe.student)
             for target in there:
                 if planned is None or target.name not in planned.latency_ms:
                     continue
-                compression.make(f"student-{target.name}")
+                compression.make(exported("student", target.name))
                 label = f"{named(compression.recipe.student)} {target.name}"
                 predicted[label] = planned.latency_ms[target.name]
-                artifacts[label] = compression.artifact(f"student-{target.name}")
-                inputs[label] = artifacts[label].sha256
+                artifacts[label] = compression.artifact(exported("student", target.name))
         if not artifacts:
             return []
-        bench = self.recipe.bench
-
-        def work(folder: Path) -> dict[str, Any]:
-            session = time_files(artifacts, self.source.test.images[:1024], bench)
-            return {name: record.to_json() for name, record in session.records.items()}
-
-        done = self.own.folder.run(Stage("search-latency", work, bench.model_dump(), inputs))
+        done = RunFolder(self.folder).run(TimeTrained(self.sources, self.recipe.bench, artifacts))
         return [
             {
                 "name": label,

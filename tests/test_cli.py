@@ -219,7 +219,7 @@ BAD = {
         lambda t: run(t, **folder_data(image_folder(t, sizes=((16, 16), (20, 16))))),
         "data.size",
     ),
-    "an unknown stage to force": (lambda t: run(t, "--force", "studnet"), "did you mean 'student'"),
+    "an unknown step to force": (lambda t: run(t, "--force", "studnet"), "did you mean 'student'"),
     "a file where the run folder should be": (
         lambda t: ["run", recipe(t), "-o", text_file(t, "file") / "run"],
         "cannot be written",
@@ -259,7 +259,7 @@ def test_bad_input_is_answered(kind, tmp_path, fashion_mnist_root, capfd):
     assert found.exit_code == 2, found.output
     assert message in found.stderr and found.stdout == ""
     assert "Traceback" not in found.stderr and "this ran" not in found.output
-    assert not (tmp_path / "run" / "stages").exists()  # nothing was begun
+    assert not (tmp_path / "run" / "steps").exists()  # nothing was begun
 
 
 def test_several_mistakes_are_told_at_once(tmp_path):

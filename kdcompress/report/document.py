@@ -55,9 +55,9 @@ class Gate(TypedDict, total=False):
     met: bool
 
 
-class Stage(TypedDict, total=False):
+class Step(TypedDict, total=False):
     name: str
-    key: str  # SHA-256 of what the stage depends on
+    key: str  # SHA-256 of what the step depends on
     seconds: float
     reused: bool
 
@@ -78,5 +78,5 @@ class Document(TypedDict, total=False):
     training: list[Training]
     confusion: Confusion | None
     gates: list[Gate]
-    stages: list[Stage]
+    steps: list[Step]
     advice: list[str]

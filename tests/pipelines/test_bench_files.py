@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from onnx import TensorProto as Kind
 from onnx import helper
 
-from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.artifact import Artifact, InputSpec, content_hash
 from kdcompress.bench import cold, devices, timing
 from kdcompress.cli import main
 from kdcompress.pipelines import measure
@@ -121,12 +121,12 @@ def test_what_another_device_answers_is_in_the_table():
     assert "parity" not in latency.rows({"records": {"fp32": record}})[0]
 
 
-def test_a_run_that_has_no_report_yet_is_measured_by_its_stages(tmp_path):
+def test_a_run_that_has_no_report_yet_is_measured_by_its_steps(tmp_path):
     for name in ("student-fp32", "teacher-fp32", "student-x86-vnni"):
-        stage = tmp_path / "run/stages" / name / "key"
-        artifact = recorded(stage / f"{name}.onnx")
-        record = {"stage": name, "result": {"artifact": artifact.to_json()}, "files": {}, "hash": "", "seconds": 0}
-        (stage / "stage.json").write_text(json.dumps(record))
+        step = tmp_path / "run/steps" / name / "key"
+        artifact = recorded(step / f"{name}.onnx")
+        record = {"step": name, "result": {"artifact": artifact.to_json()}, "files": {}, "hash": "", "seconds": 0}
+        (step / "step.json").write_text(json.dumps(record | {"sha256": content_hash(record)}))
     found, _ = measure.named_artifacts([tmp_path / "run"])
     assert list(found) == ["teacher-fp32", "student-fp32", "student-x86-vnni"]
 
@@ -190,7 +190,7 @@ REFUSED = {
     "files and a comparison": (lambda t: [model(t / "a.onnx"), "--compare", t / "a", t / "b"], "Give files"),
     "a file that is not there": (lambda t: [t / "none.onnx"], "none.onnx"),
     "a folder that is no run": (lambda t: [t], "does not say what its input is"),
-    "a run that made nothing yet": (lambda t: [(t / "stages").mkdir() or t], "no artefact yet"),
+    "a run that made nothing yet": (lambda t: [(t / "steps").mkdir() or t], "no artefact yet"),
     "a damaged report": (lambda t: [text(t / "report.json", "{").parent], "not valid JSON"),
     "a record that is none": (lambda t: [text(t / "a.onnx.json", "[]") and model(t / "a.onnx")], "no record"),
     "a file that is not the one recorded": (

@@ -20,6 +20,7 @@ from kdcompress.export import graph
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.pipelines.bundle import bundle
 from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.steps.names import trained
 from kdcompress.recipe import validate_recipe
 
 NAMES = ("ant", "bee", "cat")
@@ -68,10 +69,12 @@ def recipe(weights, role="student", **student):
 
 
 def scores(compression, role="student"):
-    images = torch.from_numpy(compression.source.test.images[:])
+    """Of the network as it is before its step."""
+    networks = compression.networks
+    images = torch.from_numpy(networks.source.test.images[:])
     with torch.no_grad():
-        answers = compression.deployable(role)(images).argmax(1).numpy()
-    return 100 * float((answers == compression.source.test.labels).mean())
+        answers = networks.deployable(role, networks.untrained(role))(images).argmax(1).numpy()
+    return 100 * float((answers == networks.source.test.labels).mean())
 
 
 def export(*arguments):
@@ -126,15 +129,9 @@ def test_a_recipe_says_it_too(place, given, mean, std, origin, right):
     torch.save(levels(), "w.pt")
     found = Compression(recipe("w.pt", **given), place / "run")
     found.check(ships=False)
-    got = found.normalisation("student")
+    got = found.networks.normalisation("student")
     assert got[2] == origin and (mean is None or got[:2] == ((mean,), (std,)))
-    assert (scores_of(found) == 100) is right
-
-
-def scores_of(compression):
-    """Of the network as it is before its step."""
-    compression.network = lambda role: compression.untrained(role)
-    return scores(compression)
+    assert (scores(found) == 100) is right
 
 
 def test_one_number_counts_for_every_channel():
@@ -166,15 +163,15 @@ def test_weights_keep_what_goes_in_and_what_comes_out(place):
     step = found.steps()[0]
     with found.folder.locked():
         found.make(step.name)
-    kept = found.done["student"].folder / "weights.safetensors"
+    kept = found.done[trained("student")].folder / "weights.safetensors"
     with safe_open(kept, "pt") as file:
         said = {key: json.loads(file.metadata()[key]) for key in ("labels", "mean", "std")}
     assert said == {"labels": list(NAMES), "mean": [0.0], "std": [1 / 255]}
     again = Compression(recipe(kept), place / "again")  # which says nothing of it
-    assert again.normalisation("student") == ((0.0,), (1 / 255,), "what the weights' file says")
-    assert scores_of(again) == 100
+    assert again.networks.normalisation("student") == ((0.0,), (1 / 255,), "what the weights' file says")
+    assert scores(again) == 100
     other = Compression(recipe(kept, mean=0, std=1), place / "again")
-    assert other.normalisation("student")[2] == "as given"
+    assert other.networks.normalisation("student")[2] == "as given"
 
 
 @pytest.mark.parametrize("role", ["student", "teacher"])
@@ -184,7 +181,6 @@ def test_classes_of_weights_are_matched_by_name(place, role, capsys):
     found = Compression(recipe("w.safetensors", role), place / "run")
     found.check(ships=False)
     assert capsys.readouterr().err.count("in another order: they are matched by name") == 1
-    found.network = lambda role: found.untrained(role)
     assert scores(found, role) == 100
 
     save_weights(levels(), place / "w.safetensors", facts | {"labels": json.dumps(["ant", "bee", "wasp"])})
@@ -211,7 +207,7 @@ def test_what_other_tools_write_into_a_file_is_passed_over(place, said):
     save_weights(levels(), place / "w.safetensors", {"labels": said, "mean": said, "std": said})
     found = Compression(recipe("w.safetensors"), place / "run")
     found.check(ships=False)
-    assert "statistics" in found.normalisation("student")[2]
+    assert "statistics" in found.networks.normalisation("student")[2]
 
 
 def test_the_rows_of_a_network_without_a_last_layer_stay(place):

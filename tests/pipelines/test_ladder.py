@@ -19,6 +19,7 @@ from kdcompress.models.deployable import Deployable
 from kdcompress.pipelines import compress, ladder
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.ladder import climb
+from kdcompress.pipelines.steps.names import exported
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.html import html
 from kdcompress.report.markdown import markdown
@@ -213,13 +214,13 @@ def test_a_student_learns_to_be_quantised_when_all_else_loses_too_much(tmp_path,
     assert kept["rung"] == "quantisation-aware distillation" and kept["drop"] < -5
     assert row["parity"]["passed"], row["why"]  # with the student that learnt, not with the one before
     assert row["accuracy"] > 5 + next(r["accuracy"] for r in document["rows"] if r["name"] == "student-fp32")
-    folder = run.done["student-x86-vnni"].folder
+    folder = run.done[exported("student", "x86-vnni")].folder
     assert {path.name for path in folder.iterdir()} == {
         "student-x86-vnni.onnx",
         "student-x86-vnni.onnx.json",
         "qat.safetensors",
-        "stage.json",
+        "step.json",
     }
     for text in (markdown(document), html(document)):
         assert "Quantisation ladder of student-x86-vnni" in text and "quantisation-aware distillation" in text
-    assert dict(Compression(run.recipe, tmp_path / "run").plan())["student-x86-vnni"] == "done"
+    assert Compression(run.recipe, tmp_path / "run").states()[exported("student", "x86-vnni")] == "done"

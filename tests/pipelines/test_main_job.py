@@ -75,7 +75,7 @@ def test_reports_are_written(job):
 def test_again_does_nothing_and_the_effective_recipe_gives_the_same_run(job):
     run, folder, document = job
     again = json.loads(run("--json").stdout)
-    assert all(stage["reused"] for stage in again["stages"])
+    assert all(step["reused"] for step in again["steps"])
     assert again["rows"] == document["rows"]
     plan = CliRunner().invoke(main, ["run", str(folder / "recipe.yaml"), "-o", str(folder), "--dry-run", "--json"])
     assert {step["state"] for step in json.loads(plan.stdout)} <= {"done", "not here"}
@@ -84,11 +84,11 @@ def test_again_does_nothing_and_the_effective_recipe_gives_the_same_run(job):
 def test_changing_one_target_makes_that_target_alone(job):
     run, folder, _ = job
     plan = run("export.targets=[x86-vnni, tensorrt-rtx]", "--dry-run", "--json")
-    states = {step["stage"]: step["state"] for step in json.loads(plan.stdout)}
+    states = {step["step"]: step["state"] for step in json.loads(plan.stdout)}
     assert states.pop("latency") == "to do"  # the files left are compared anew
     assert set(states.values()) <= {"done", "not here"}
     plan = run("export.calibration_images=64", "--dry-run", "--json")
-    to_do = {step["stage"] for step in json.loads(plan.stdout) if step["state"] == "to do"}
+    to_do = {step["step"] for step in json.loads(plan.stdout) if step["state"] == "to do"}
     assert "student-x86-vnni" in to_do and not to_do & {"teacher", "student", "student-fp32", "teacher-fp32"}
 
 
@@ -140,10 +140,10 @@ def start(folder, root):
 
 def weights(folder):
     found = {}
-    for path in sorted(folder.glob("stages/*/*/stage.json")):
+    for path in sorted(folder.glob("steps/*/*/step.json")):
         record = json.loads(path.read_text())
-        if record["stage"] in ("teacher", "student"):
-            found[record["stage"]] = record["files"]
+        if record["step"] in ("teacher", "student"):
+            found[record["step"]] = record["files"]
     return found
 
 
@@ -158,7 +158,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashio
         deadline = time.monotonic() + 600
         training = rng.choice(["teacher", "student"]) if kills else "teacher"
         while process.poll() is None and time.monotonic() < deadline:
-            if list(folder.glob(f"stages/{training}/*.partial/checkpoint.pt")):
+            if list(folder.glob(f"steps/{training}/*.partial/checkpoint.pt")):
                 time.sleep(rng.uniform(0, 1.0))
                 process.send_signal(signal.SIGKILL)
                 break
@@ -183,8 +183,8 @@ def test_a_disk_that_is_full_is_told_of_and_nothing_finished_is_lost(tmp_path, f
     command = [sys.executable, "-c", code, *arguments, "-o", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "The stage 'teacher' could not write its files" in done.stderr and "too large" in done.stderr
-    assert not list((tmp_path / "run").glob("stages/*/*/stage.json"))
+    assert "The step 'teacher' could not write its files" in done.stderr and "too large" in done.stderr
+    assert not list((tmp_path / "run").glob("steps/*/*/step.json"))
 
 
 @pytest.mark.slow

@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from kdcompress.bench import timing
 from kdcompress.cli import main
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, count_parameters, largest_layer, macs
-from kdcompress.pipelines import plan
-from kdcompress.pipelines.plan import Look, expand, ranked
+from kdcompress.export import formats
+from kdcompress.models.build import build, count_parameters, largest_layer, macs, names
+from kdcompress.pipelines.plan import measure
+from kdcompress.pipelines.plan.candidates import MOBILE, expand
+from kdcompress.pipelines.plan.records import Counted, Judged, ranked
 from kdcompress.pipelines.preflight import settle
 from kdcompress.pipelines.tournament import Tournament
 from kdcompress.recipe import Student, load_recipe
@@ -99,13 +101,13 @@ def test_what_cannot_be_exported_or_is_too_large_is_listed_and_stops_nothing(pla
     assert found["own_candidate:net"]["out"].startswith("not built: ") and not found["own_candidate:net"]["bytes"]
     assert (
         "weights alone" in found["vgg8"]["out"]
-        and not (folder / "runs/plan-fashion-mnist-demo/stages/build-vgg8").exists()
+        and not (folder / "runs/plan-fashion-mnist-demo/steps/build-vgg8").exists()
     )
 
 
 def test_the_recipe_is_the_users_but_for_student_and_budgets(planned, fashion_mnist_root):
     _, folder, document = planned
-    mine = load_recipe(plan.formats.TARGETS.parents[1] / "pipelines/recipes/fashion-mnist-demo.yaml")
+    mine = load_recipe(formats.TARGETS.parents[1] / "pipelines/recipes/fashion-mnist-demo.yaml")
     written = load_recipe(folder / "small.yaml")
     assert written.student == Student(model=document["proposed"]) and written.name == "small"
     for key in ("teacher", "method", "train", "bench", "seed"):
@@ -120,11 +122,11 @@ def test_the_recipe_is_the_users_but_for_student_and_budgets(planned, fashion_mn
 def test_again_measures_nothing_and_what_is_gone_is_made_anew(planned):
     invoke, folder, document = planned
     again = json.loads(invoke(*BUDGETS, "-o", "small.yaml", "--json").stdout)
-    assert all(stage["reused"] for stage in again["stages"])
+    assert all(step["reused"] for step in again["steps"])
     assert again["candidates"] == document["candidates"]
-    shutil.rmtree(folder / "runs/plan-fashion-mnist-demo/stages/build-resnet8x0.5")
+    shutil.rmtree(folder / "runs/plan-fashion-mnist-demo/steps/build-resnet8x0.5")
     once_more = json.loads(invoke(*BUDGETS, "-o", "small.yaml", "--json").stdout)
-    assert [stage["name"] for stage in once_more["stages"] if not stage["reused"]][:1] == ["build-resnet8x0.5"]
+    assert [step["name"] for step in once_more["steps"] if not step["reused"]][:1] == ["build-resnet8x0.5"]
 
 
 def test_an_interrupted_plan_keeps_what_it_built(asked, monkeypatch):
@@ -135,11 +137,11 @@ def test_an_interrupted_plan_keeps_what_it_built(asked, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(plan, "time_files", stop)
+        patched.setattr(measure, "time_files", stop)
         assert invoke(*more, candidates="resnet8x0.5").exit_code == 130
     assert not (folder / "other.yaml").exists()
     document = json.loads(invoke(*more, "--json", candidates="resnet8x0.5").stdout)
-    reused = {stage["name"]: stage["reused"] for stage in document["stages"]}
+    reused = {step["name"]: step["reused"] for step in document["steps"]}
     assert reused == {"build-resnet8": True, "build-resnet8x0.5": True, "latency-1": False}
 
 
@@ -200,16 +202,16 @@ def test_names_stand_for_what_they_say():
     assert expand(["resnet8", "resnet8"], 28) == ["resnet8"]
     assert set(expand(["resnet8x*"], 28)) == {"resnet8x0.5", "resnet8x2", "resnet8x4"}
     assert "timm/lcnet_050" not in expand([], 28) and "timm/lcnet_050" in expand([], 224)
-    known = plan.names()
-    assert set(plan.MOBILE) <= set(known["timm"])
+    known = names()
+    assert set(MOBILE) <= set(known["timm"])
     with pytest.raises(UsageError, match="did you mean"):
         expand(["resnet7"], 28)
 
 
 def test_the_most_capacity_inside_comes_first():
-    looks = [Look(Student(model=name), macs=n, missed=m, out=o) for name, n, m, o in (
-        ("a", 3, [], None), ("b", 9, ["latency"], None), ("c", 5, [], None), ("d", 8, [], "not built"))]  # fmt: skip
-    assert [look.student.model for look in ranked(looks)] == ["c", "a"]
+    found = [Judged(Counted(Student(model=name), macs=n), missed=m, out=o) for name, n, m, o in (
+        ("a", 3, (), None), ("b", 9, ("latency",), None), ("c", 5, (), None), ("d", 8, (), "not built"))]  # fmt: skip
+    assert [each.student.model for each in ranked(found)] == ["c", "a"]
 
 
 def test_capacity_is_what_goes_with_published_accuracy():
@@ -295,7 +297,7 @@ def test_a_search_trains_the_best_of_the_plan_and_holds_the_budgets(searched):
     page = (folder / "run/report.md").read_text()
     assert "won the tournament" in page and "the plan predicted" in page and "student-onnx-fp16: median latency" in page
     again = json.loads(run("--json").stdout)
-    assert all(stage["reused"] for stage in again["stages"]) and again["search"] == document["search"]
+    assert all(step["reused"] for step in again["steps"]) and again["search"] == document["search"]
 
 
 def test_a_budget_that_is_not_met_ends_with_1_and_says_by_how_much(searched):

@@ -18,10 +18,12 @@ from kdcompress.bench import timing
 from kdcompress.cli import main
 from kdcompress.errors import UsageError
 from kdcompress.export import formats, graph, to_onnx_fp16
-from kdcompress.pipelines import compress
 from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.steps import onnx as onnx_step
+from kdcompress.pipelines.steps.names import exported
 from kdcompress.pipelines.verdict import judge, not_as_asked
 from kdcompress.recipe import validate_recipe
+from kdcompress.report.rows import Row
 
 TRAIN = {"images": 1600, "batch_size": 32, "precision": "fp32", "lr": 0.05}
 TINTS = np.array([[90, 0, 0], [0, 90, 0], [0, 0, 90], [70, 70, 0]])
@@ -68,14 +70,14 @@ def recipe(photos, targets):
 
 @pytest.fixture
 def again(sound, tmp_path, monkeypatch):
-    """Run a copy of the sound run once more, with these stages made anew; returns its rows by name."""
+    """Run a copy of the sound run once more, with these steps made anew; returns its rows by name."""
     monkeypatch.setitem(timing.EFFORTS, "rapid", (64, 0.2))
     shutil.copytree(sound[0].folder.path, tmp_path / "run")
 
     def run(*force, targets=TARGETS):
         found = Compression(recipe(sound[0].recipe.data.root, targets), tmp_path / "run")
         with found.folder.locked():
-            return {row["name"]: row for row in found.run(frozenset(force))["rows"]}
+            return {row["name"]: row for row in found.run(force)["rows"]}
 
     return run
 
@@ -91,7 +93,7 @@ def test_without_a_fault_every_file_may_ship(sound):
 
 def exporting_with(monkeypatch, change):
     """Every fp32 export has ``change(model)`` done to it."""
-    export = compress.export_onnx
+    export = onnx_step.export_onnx
 
     def faulty(*args, **options):
         artifact = export(*args, **options)
@@ -100,7 +102,7 @@ def exporting_with(monkeypatch, change):
         onnx.save(model, artifact.path)
         return Artifact.of(artifact.path, "onnx", "fp32", artifact.input, provenance=artifact.provenance)
 
-    monkeypatch.setattr(compress, "export_onnx", faulty)
+    monkeypatch.setattr(onnx_step, "export_onnx", faulty)
 
 
 def constants_of(model, nodes):
@@ -178,7 +180,7 @@ def test_logits_in_another_order(again, monkeypatch):
     row = again("student-onnx-fp16")["student-onnx-fp16"]
     assert row["status"] == "failed" and row["drop"] > 50 and row["parity"]["same_argmax"] < 0.5
     assert "first at Gemm" in row["next"] and "(tensor logits)" in row["next"]
-    found = compress.Row(**{**row, "status": "measured", "parity": None, "why": None})
+    found = Row(**{**row, "status": "measured", "parity": None, "why": None})
     judge(found, max_drop=2)
     assert found.status == "failed" and "points less accurate than its parent; 2 are allowed" in found.why
 
@@ -313,8 +315,8 @@ def test_a_file_that_is_damaged_once_it_is_checked(again, monkeypatch, tmp_path)
 
     def finish_and_damage(self, step, *rest):
         finish(self, step, *rest)
-        if step == f"check-{name}":
-            damage("truncated")(self.artifact(name).path)
+        if str(step.name) == f"check-{name}":
+            damage("truncated")(self.artifact(exported("student", "onnx-fp16")).path)
 
     monkeypatch.setattr(Compression, "_finish", finish_and_damage)
     row = again(f"check-{name}", targets=["onnx-fp16"])[name]
@@ -334,15 +336,15 @@ def test_a_file_that_is_not_the_one_that_was_built(target, kind, again, monkeypa
 
     def finish_and_damage(self, step, *rest):
         finish(self, step, *rest)
-        if step == name:
-            damage(kind)(self.artifact(name).path)
+        if str(step.name) == name:
+            damage(kind)(self.artifact(step.name).path)
 
     monkeypatch.setattr(Compression, "_finish", finish_and_damage)
     row = again(name, targets=[target])[name]
     assert row["status"] == "failed" and "missing, incomplete or not the one that was recorded" in row["why"]
     assert not (tmp_path / "run" / row["file"]).exists()
     monkeypatch.setattr(Compression, "_finish", finish)
-    row = again(targets=[target])[name]  # the stage is seen to be damaged, and done again
+    row = again(targets=[target])[name]  # the step is seen to be damaged, and done again
     assert row["status"] == "measured", row["why"]
     published = tmp_path / "run" / row["file"]
     damage(kind)(published)

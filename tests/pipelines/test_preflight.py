@@ -12,9 +12,10 @@ from PIL import Image
 from kdcompress.cli import main
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
-from kdcompress.pipelines import compress, preflight
+from kdcompress.pipelines import checks, preflight
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.preflight import try_exports
+from kdcompress.pipelines.steps.names import exported
 from kdcompress.pipelines.user_code import sources
 from kdcompress.recipe import validate_recipe
 
@@ -158,20 +159,20 @@ def test_lazy_modules_and_kept_tensors_are_no_fault(place, tmp_path, monkeypatch
     teacher = {"model": "odd_nets:Lazy", "train": {"images": 16, "batch_size": 8}}
     made = compression(place, tmp_path, teacher=teacher, student={"model": "odd_nets:Odd"}, method="kd")
     made.check()
-    made.make("student-fp32")
-    assert made.artifact("student-fp32").path.exists()
+    made.make(exported("student"))
+    assert made.artifact(exported("student")).path.exists()
 
 
 def test_what_has_passed_is_not_tried_again(place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
     tried = []
-    monkeypatch.setattr(compress, "try_exports", lambda made, roles: tried.append(roles) or [])
+    monkeypatch.setattr(checks, "try_exports", lambda made, roles: tried.append(roles) or [])
 
     def check(**changed):
         tried.clear()
         made = compression(place, tmp_path, **changed)
         made.check()
-        made.remember()
+        checks.keep(made.tried, tmp_path)
         return sum(tried, [])
 
     teacher = {"teacher": {"model": "odd_nets:Net", "train": {}}, "method": "kd"}
@@ -272,7 +273,7 @@ def test_changed_code_is_another_step(place, monkeypatch):
     made = compression(place, student={"model": "keyed_net:net"}, method={"keyed_method:Mine": {}})
 
     def key():
-        return made._train_step("student").stage({}).key
+        return made.steps()[0].key({})
 
     first = key()
     write(place, {"keyed_width.py": "width = 4  # and a word"})
@@ -284,4 +285,4 @@ def test_changed_code_is_another_step(place, monkeypatch):
 
 
 def test_keys_of_networks_by_name_have_no_code_in_them(place):
-    assert compression(place)._train_step("student").stage({}).inputs.keys() == {"data"}
+    assert compression(place).steps()[0].key({}).inputs.keys() == {"data"}

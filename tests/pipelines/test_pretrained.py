@@ -9,6 +9,7 @@ from PIL import Image
 from kdcompress.errors import UsageError
 from kdcompress.models.build import build
 from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.steps.names import weights_of
 from kdcompress.recipe import validate_recipe
 
 MODEL = "torchvision/shufflenet_v2_x0_5"
@@ -40,11 +41,14 @@ def test_a_teacher_needs_neither_weights_nor_training(downloads, tmp_path):
     calls, weights = downloads
     found = compression(tmp_path, 1000, teacher={"model": MODEL, "pretrained": True}, method="kd")
     found.check()
-    assert found.spec("teacher").mean == (0.485, 0.456, 0.406) != found.spec("student").mean
+    assert found.networks.spec("teacher").mean == (0.485, 0.456, 0.406) != found.networks.spec("student").mean
     with found.folder.locked():
-        found.train_only(roles=["teacher"])
+        found.train(roles=["teacher"])
     asked = len(calls)
-    assert torch.equal(found.network("teacher").state_dict()["conv1.0.weight"], weights["conv1.0.weight"])
+    assert torch.equal(
+        found.networks.network("teacher", weights_of(found.done)).state_dict()["conv1.0.weight"],
+        weights["conv1.0.weight"],
+    )
     assert len(calls) == asked  # the run has them now
 
 
@@ -61,12 +65,12 @@ def test_a_teacher_of_other_classes_or_channels_is_refused(downloads, tmp_path, 
 def test_a_student_is_trained_from_them_with_a_new_classifier(downloads, tmp_path):
     _, weights = downloads
     found = compression(tmp_path, student={"model": MODEL, "pretrained": True})
-    state = found.untrained("student").state_dict()
+    state = found.networks.untrained("student").state_dict()
     assert torch.equal(state["conv1.0.weight"], weights["conv1.0.weight"]) and len(state["fc.weight"]) == 3
-    again = found.untrained("student").state_dict()
+    again = found.networks.untrained("student").state_dict()
     assert all(torch.equal(state[key], again[key]) for key in state)
     fresh = compression(tmp_path, student={"model": MODEL})
-    keys = [c.steps()[0].stage({}).key for c in (found, fresh)]
+    keys = [c.steps()[0].key({}) for c in (found, fresh)]
     assert keys[0] != keys[1]
 
 

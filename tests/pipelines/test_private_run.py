@@ -17,8 +17,11 @@ from kdcompress.methods import methods
 from kdcompress.methods.pate import SENSITIVITY
 from kdcompress.methods.privacy import epsilon
 from kdcompress.pipelines.bundle import bundle
-from kdcompress.pipelines.compress import Compression, save_recipe
+from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.parts import parts_of
 from kdcompress.pipelines.private import check_private
+from kdcompress.pipelines.provenance import save_recipe
+from kdcompress.pipelines.steps.names import trained, weights_of
 from kdcompress.pipelines.sweep import Sweep
 from kdcompress.recipe import Data, validate_recipe
 from kdcompress.report.write import write_report
@@ -60,16 +63,16 @@ def keys(split):
 
 def test_parts_are_disjoint_and_cover_what_is_not_public(folder):
     compression = Compression(recipe(folder), "unused")
-    found = {role: compression.trained_on(role) for role in compression.parts}
+    found = {role: compression.networks.trained_on(role) for role in compression.networks.parts}
     assert list(found) == ["teacher", "teacher-2", "teacher-3", "teacher-4", "student"]
-    assert len({part.seed for role, part in compression.parts.items() if role != "student"}) == 4
+    assert len({part.seed for role, part in compression.networks.parts.items() if role != "student"}) == 4
     every = [key for source in found.values() for key in keys(source.train)]
     whole = load(Data(source="image-folder", root=folder, size=16)).train
     assert len(every) == len(set(every)) == 200 and set(every) == set(keys(whole))
     assert min(len(source.train) for source in found.values()) > 20
     assert len({source.hash for source in found.values()}) == 5
     assert len({source.mean for source in found.values()}) == 1  # the public images'
-    assert set(keys(found["student"].train)) >= {image.tobytes() for image in compression.calibration()}
+    assert set(keys(found["student"].train)) >= {image.tobytes() for image in compression.networks.calibration()}
 
 
 @pytest.mark.parametrize("own_splits", [True, False])
@@ -99,7 +102,7 @@ def test_one_image_less_or_with_another_label_changes_one_part(own_splits, folde
 def test_two_equal_teachers_have_parts_of_their_own(folder):
     one = {"model": "resnet8", "train": TRAIN}
     asked = recipe(folder, teacher=one, co_teachers=[one, one])
-    assert [part.private for part in Compression(asked, "unused").parts.values()] == [(0, 3), (1, 3), (2, 3), None]
+    assert [part.private for part in parts_of(asked).values()] == [(0, 3), (1, 3), (2, 3), None]
 
 
 @pytest.mark.parametrize(
@@ -136,13 +139,13 @@ def test_an_ensemble_is_several_teachers(folder):
     with pytest.raises(UsageError, match="kd learns from one teacher"):
         Compression(recipe(folder, method="kd"), "unused").check()
     sweep = Sweep(recipe(folder), folder, {"kd": {"kd": {}}, "pate": {"pate": {}}}, 1)
-    assert [len(sweep.compression(label, 0).parts) for label in ("kd", "pate")] == [2, 5]
+    assert [len(sweep.compression(label, 0).networks.parts) for label in ("kd", "pate")] == [2, 5]
 
 
 def test_too_many_teachers_for_the_images(folder):
     teacher = {"model": "resnet8", "ensemble": 400, "train": TRAIN}
     with pytest.raises(UsageError, match="part has no images"):
-        Compression(recipe(folder, teacher=teacher), "unused").trained_on("teacher")
+        Compression(recipe(folder, teacher=teacher), "unused").networks.trained_on("teacher")
 
 
 def test_a_private_run_ships_the_student_and_says_what_it_promises(folder, tmp_path, capsys):
@@ -154,7 +157,9 @@ def test_a_private_run_ships_the_student_and_says_what_it_promises(folder, tmp_p
     assert facts["queries"] == 20 and facts["selected"] == "last" and "20 answers, epsilon" in facts["privacy"]
     assert json.loads(json.dumps(facts))["epsilon"] > 0 and facts["history"][-1]["terms"]["task"] == 0
     assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {"student.onnx", "student.onnx.json"}
-    secret = [compression.done[role].hash for role in compression.parts] + [s.hash for s in compression.private]
+    networks = compression.networks
+    sources = networks.sources.private(4)
+    secret = [compression.done[trained(role)].hash for role in networks.parts] + [source.hash for source in sources]
     files = [path.read_bytes() for path in (tmp_path / "artifacts").iterdir()]
     assert not any(value.encode() in file for value in secret for file in files)
     save_recipe(compression.recipe, tmp_path)
@@ -163,9 +168,9 @@ def test_a_private_run_ships_the_student_and_says_what_it_promises(folder, tmp_p
     texts = [path.read_bytes() for path in (*pages, *files_of(bundled), *files_of(tmp_path / "artifacts"))]
     assert not any(folder.name.encode() in text for text in texts) and document["confusion"] is None
     again = Compression(recipe(folder), tmp_path)
-    again.train_only()
+    again.train()
     assert all(done.reused for done in again.done.values())
-    assert torch.isfinite(next(again.network("student").parameters())).all()
+    assert torch.isfinite(next(again.networks.network("student", weights_of(again.done)).parameters())).all()
 
 
 def test_the_page_says_what_is_true():

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from kdcompress.cli import main
 from kdcompress.errors import UsageError
 from kdcompress.models.prune import prune
 from kdcompress.optional import require
-from kdcompress.pipelines.compress import Compression, save_recipe
+from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.provenance import save_recipe
+from kdcompress.pipelines.steps.names import trained, weights_of
 from kdcompress.recipe import load_recipe, validate_recipe
 
 pytest.importorskip("torch_pruning")
@@ -37,10 +40,10 @@ def recipe(root=None, teacher=None, **more):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, fashion_mnist_root):
+def run(tmp_path_factory, fashion_mnist_root):
     """A teacher that is trained, and its student that is not."""
     compression = Compression(recipe(fashion_mnist_root), tmp_path_factory.mktemp("run"))
-    compression.train_only(roles=["teacher"])
+    compression.train(roles=["teacher"])
     return compression
 
 
@@ -49,11 +52,12 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def test_it_starts_with_what_is_left_of_the_trained_teacher(trained):
-    teacher, student = trained.network("teacher"), trained.untrained("student")
-    example = trained.member("teacher", teacher).input(trained.example())
-    assert same(student, prune(teacher, example, 0.5)) and same(student, trained.untrained("student"))
-    fresh = Compression(trained.recipe, "unused").untrained("student")
+def test_it_starts_with_what_is_left_of_the_trained_teacher(run):
+    networks, weights = run.networks, weights_of(run.done)
+    teacher, student = networks.network("teacher", weights), networks.untrained("student", weights=weights)
+    assert same(student, prune(teacher, networks.input("teacher", teacher), 0.5))
+    assert same(student, networks.untrained("student", weights=weights))
+    fresh = Compression(run.recipe, "unused").networks.untrained("student")
     assert not same(student, fresh)
     assert [v.shape for v in student.state_dict().values()] == [v.shape for v in fresh.state_dict().values()]
 
@@ -61,39 +65,40 @@ def test_it_starts_with_what_is_left_of_the_trained_teacher(trained):
 def test_it_is_described_by_what_it_is_pruned_of(fashion_mnist_root):
     teacher = {"size": 32, "mean": [0.3], "std": [0.2], "taps": ["layer1", "layer2", "layer3"]}
     found = Compression(recipe(fashion_mnist_root, teacher), "unused")
-    one, other = found.parts["teacher"].network, found.parts["student"].network
+    one, other = found.networks.parts["teacher"].network, found.networks.parts["student"].network
     assert (other.model, other.size, other.taps) == (one.model, one.size, one.taps)
-    assert found.spec("student") == found.spec("teacher") and found.spec("student").mean == (0.3,)
+    assert found.networks.spec("student") == found.networks.spec("teacher") and found.networks.spec("student").mean == (
+        0.3,
+    )
 
 
-def test_its_key_depends_on_how_it_is_pruned_and_on_the_teacher(trained, fashion_mnist_root):
-    def key(**more):
+def test_its_key_depends_on_how_it_is_pruned_and_on_the_teacher(run, fashion_mnist_root):
+    def key(done=run.done, **more):
         asked = recipe(fashion_mnist_root, method="none", **more)
-        step = next(step for step in Compression(asked, "unused").steps() if step.name == "student")
-        assert step.after == ("teacher",)
-        return step.stage(trained.done).key
+        step = next(step for step in Compression(asked, "unused").steps() if step.name == trained("student"))
+        assert step.after == (trained("teacher"),)
+        return step.key(done).hash("student")
 
     changes = [{"ratio": 0.6}, {"importance": "lamp"}, {"ranking": "global"}, {"round_to": 8}]
     keys = [key(), *(key(student={**HALF, **change}) for change in changes)]
-    done = trained.done["teacher"]
-    done.hash, before = "another", done.hash
-    keys.append(key())
-    done.hash = before
+    keys.append(key({trained("teacher"): replace(run.done[trained("teacher")], hash="another")}))
     assert len(set(keys)) == len(changes) + 2
 
 
-def test_stopped_after_the_teacher_it_goes_on_and_is_rebuilt_in_other_processes(trained, tmp_path):
-    asked = recipe(trained.recipe.data.root, student={**HALF, "ranking": "global"}, method="reviewkd")
+def test_stopped_after_the_teacher_it_goes_on_and_is_rebuilt_in_other_processes(run, tmp_path):
+    asked = recipe(run.recipe.data.root, student={**HALF, "ranking": "global"}, method="reviewkd")
     save_recipe(asked, tmp_path)
     code = (
         "import sys, torch; from pathlib import Path\n"
         "from kdcompress.pipelines.compress import Compression\n"
+        "from kdcompress.pipelines.steps.names import weights_of\n"
         "from kdcompress.recipe import load_recipe\n"
         "recipe, run, weights = map(Path, sys.argv[1:])\n"
         "compression = Compression(load_recipe(recipe / 'recipe.yaml'), run)\n"
-        "compression.train_only()\n"
+        "compression.train()\n"
         "print([done.reused for done in compression.done.values()])\n"
-        "torch.save(compression.network('student').state_dict(), weights)\n"
+        "net = compression.networks.network('student', weights_of(compression.done))\n"
+        "torch.save(net.state_dict(), weights)\n"
     )
 
     def weights(run, reused):
@@ -112,8 +117,8 @@ def test_stopped_after_the_teacher_it_goes_on_and_is_rebuilt_in_other_processes(
 
 def test_facts_say_what_was_there_before(tmp_path, fashion_mnist_root):
     compression = Compression(recipe(fashion_mnist_root, method="none"), tmp_path)
-    compression.train_only()
-    teacher, student = (compression.done[role].result for role in ("teacher", "student"))
+    compression.train()
+    teacher, student = (compression.done[trained(role)].result for role in ("teacher", "student"))
     assert student["model"] == "resnet8 pruned by 0.5"
     assert student["pruned_from"] == {key: teacher[key] for key in ("parameters", "macs")}
     assert student["macs"] / teacher["macs"] == pytest.approx(0.25, abs=0.02)
@@ -124,10 +129,10 @@ def test_assistants_and_generations_may_be_pruned_too(tmp_path, fashion_mnist_ro
     asked = recipe(fashion_mnist_root, assistants=[{"prune": "teacher", "ratio": 0.25}], generations=2)
     compression = Compression(asked, tmp_path)
     compression.check()
-    compression.train_only()
-    found = [compression.done[role].result["parameters"] for role in compression.parts]
+    compression.train()
+    found = [compression.done[trained(role)].result["parameters"] for role in compression.networks.parts]
     assert found[0] > found[1] > found[2] == found[3]
-    assert compression.parts["student"].after() == ("generation-1", "teacher")
+    assert compression.networks.parts["student"].after() == ("generation-1", "teacher")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +192,7 @@ def test_the_shipped_recipe_makes_files_that_are_measured(tmp_path, fashion_mnis
     assert load_recipe(tmp_path / "recipe.yaml").student.prune == "teacher"
     again = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])
     assert {step["state"] for step in json.loads(again.stdout)} == {"done"}
-    weights = next(tmp_path.glob("stages/student/*/weights.safetensors"))
+    weights = next(tmp_path.glob("steps/student/*/weights.safetensors"))
     alone = ["export", str(weights), "--model", "resnet8", "--data", "fashion-mnist", "-o", str(tmp_path / "alone")]
     found = CliRunner().invoke(main, [*alone, "--root", str(fashion_mnist_root)])
     assert found.exit_code == 2 and "it is resnet8 pruned by 0.75: `kdcompress run` its recipe again" in found.stderr

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kdcompress.cli import main
 from kdcompress.pipelines.catalogue import shipped_recipes
-from kdcompress.pipelines.compress import parse_options
+from kdcompress.pipelines.checks import parse_options
 from kdcompress.recipe import load_recipe
 
 RECIPES = {name: load_recipe(path) for name, path in shipped_recipes().items()}

@@ -56,7 +56,7 @@ def test_every_training_is_there_and_the_summary_is_of_them(swept):
         assert row["images_seen"] == 128 and 0 <= row["agreement"] <= 100 and row["calibration_error"] >= 0
     assert rows["kd"]["gain"] == pytest.approx(rows["kd"]["test_best"] - rows["none"]["test_best"])
     assert rows["none"]["teacher_passes"] == 0 and rows["kd"]["teacher_passes"] == 128
-    assert len(list((folder / "stages/teacher").iterdir())) == 1  # trained once, for all
+    assert len(list((folder / "steps/teacher").iterdir())) == 1  # trained once, for all
     page = (folder / "compare.html").read_text()
     assert page.count("<circle") == 4 and "http" not in page.replace("http://www.w3.org", "")
     assert "| kd |" in (folder / "compare.md").read_text()
@@ -74,7 +74,7 @@ def test_a_second_call_trains_what_is_missing(swept):
 def trained(folder):
     """(method, seed) -> weights of every student."""
     found = {}
-    for record in folder.glob("stages/student/*/stage.json"):
+    for record in folder.glob("steps/student/*/step.json"):
         params = json.loads(record.read_text())["params"]
         found[(*params["method"], params["seed"])] = load_file(record.parent / "weights.safetensors")
     return found
@@ -132,7 +132,7 @@ def test_a_scheduler_that_is_not_there_is_said_before_anything_is_trained(tmp_pa
     address = ("--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path))
     found = compare(f"data.root={fashion_mnist_root}", "-m", "none", *address)
     assert found.exit_code == 2 and "scheduler cannot be reached" in found.stderr
-    assert not (tmp_path / "stages").exists()
+    assert not (tmp_path / "steps").exists()
 
 
 def test_labels_take_the_recipes_own_options():

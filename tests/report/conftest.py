@@ -109,7 +109,7 @@ def document():
             {"name": "student_parameters", "limit": 80_000, "value": 77_754, "met": True},
             {"name": "latency_ms", "limit": 0.3, "value": 0.3153, "met": False},
         ],
-        "stages": [
+        "steps": [
             {"name": "data", "key": "a1" * 32, "seconds": 3.2, "reused": True},
             {"name": "teacher", "key": "b2" * 32, "seconds": 431.0, "reused": False},
             {"name": "student", "key": "c3" * 32, "seconds": 268.0, "reused": False},

@@ -1,5 +1,6 @@
 """Whatever is put into the JSON that kdcompress reads: an answer or one error, never a traceback, nothing elsewhere."""
 
+import contextlib
 import copy
 import csv
 import io
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from onnx import TensorProto as Kind
 from onnx import helper
 
-from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.artifact import Artifact, InputSpec, content_hash
 from kdcompress.cli import main
 from kdcompress.errors import CONTROLS, KDCompressError
 from kdcompress.export.describe import artifact_of
@@ -136,14 +137,22 @@ def test_reports(count, document, tmp_path):
         answered("report", folder)
 
 
+def as_written(text):
+    """With the hash of a record that is what it was when it was written."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(record := json.loads(text), dict):
+            return json.dumps({**record, "sha256": content_hash(record)})
+    return text
+
+
 @COUNTS
-def test_stages(count, artifact, tmp_path):
-    folder = tmp_path / "run" / "stages" / "onnx-fp32" / "0123"
+def test_steps(count, artifact, tmp_path):
+    folder = tmp_path / "run" / "steps" / "onnx-fp32" / "0123"
     folder.mkdir(parents=True)
     artifact.path.rename(folder / "a.onnx")
-    record = {"stage": "onnx-fp32", "result": {"artifact": artifact.to_json()}, "files": {}, "hash": "0"}
+    record = {"step": "onnx-fp32", "result": {"artifact": artifact.to_json()}, "files": {}, "hash": "0", "seconds": 0}
     for text in damaged(record, count):
-        (folder / "stage.json").write_text(text)
+        (folder / "step.json").write_text(as_written(text))
         told(lambda: run_artifacts(tmp_path / "run"))
 
 

@@ -54,7 +54,7 @@ def printed(document, width, **options):
 
 
 PARTS = ["kdcompress", "name", "created", "command", "recipe", "recipe_yaml", "recipe_hash", "machine", "packages",
-         "rows", "training", "confusion", "gates", "stages", "advice"]  # fmt: skip
+         "rows", "training", "confusion", "gates", "steps", "advice"]  # fmt: skip
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -65,7 +65,7 @@ def test_any_part_may_be_missing_or_none(document, part):
 
 
 def test_an_empty_document_and_empty_parts(document):
-    for least in ({}, {"rows": []}, {**document, "rows": [], "training": [{}], "gates": [], "stages": [{}]},
+    for least in ({}, {"rows": []}, {**document, "rows": [], "training": [{}], "gates": [], "steps": [{}]},
                   {"rows": [{"name": "student", "role": "student", "status": "measured"}]}):  # fmt: skip
         Tree(html(least))
         assert markdown(least) and printed(least, 80)
@@ -129,7 +129,7 @@ def test_text_of_others_is_harmless_everywhere(document):
     document["training"][0]["history"][0]["terms"][EVIL] = 1.0
     document["confusion"]["labels"] = [f"{EVIL}{i}" for i in range(10)]
     document["gates"][0]["name"] = EVIL
-    document["stages"][0]["name"] = EVIL
+    document["steps"][0]["name"] = EVIL
     document["machine"]["cpu"] = EVIL
     document["packages"] = {EVIL: EVIL}
     for key in ("name", "command", "recipe_yaml", "created", "recipe_hash", "kdcompress"):

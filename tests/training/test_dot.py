@@ -154,7 +154,7 @@ def check(folder, **change):
     made = {"name": "x", "data": {"source": "mnist"}, "teacher": teacher, "student": {"model": "resnet8"}}
     recipe = validate_recipe({**made, "method": "kd", "train": {"optimizer": "dot"}, **change})
     compression = Compression(recipe, folder)
-    compression.source = source()
+    compression.networks.sources.main = source()
     compression.check()
 
 

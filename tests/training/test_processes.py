@@ -101,7 +101,7 @@ def test_a_run_in_two_processes_is_one_run(recipe, tmp_path):
     assert all(row["status"] == "measured" for row in document["rows"])
     seen = document["training"][1]
     assert seen["images_seen"] == seen["history"][-1]["step"] * 32 and seen["teacher_passes"] == seen["images_seen"]
-    assert all(stage["reused"] for stage in second["stages"])
+    assert all(step["reused"] for step in second["steps"])
     assert first.stderr.count("student: done in") == 1
     assert not list((tmp_path / "run").rglob("*.partial"))
 

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from kdcompress.artifact import replacing
 from kdcompress.cli import main
 from kdcompress.errors import UsageError
-from kdcompress.pipelines.compress import recipe_yaml, save_recipe
-from kdcompress.pipelines.publication import check, publish
+from kdcompress.pipelines.provenance import recipe_yaml, save_recipe
+from kdcompress.pipelines.publish import check, publish
 from kdcompress.recipe import validate_recipe
 from kdcompress.report import latency
 
@@ -96,7 +96,7 @@ def test_a_run_refuses_it_before_it_trains(tmp_path, fashion_mnist_root, name, f
     command = ["run", "fashion-mnist-demo", *TRAIN, f"data.root={fashion_mnist_root}", "-o", str(tmp_path), *flags]
     found = CliRunner().invoke(main, command)
     assert found.exit_code == 2 and f"got: {name}\n" in found.stderr, found.stderr
-    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "stages").exists()
+    assert (tmp_path / name).read_text() == "mine" and not (tmp_path / "steps").exists()
 
 
 def test_a_recipe_that_reads_the_same_is_left_as_it_is(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from kdcompress.artifact import remove, replacing, sha256
 from kdcompress.errors import UsageError
 from kdcompress.ours import Ours
+from kdcompress.pipelines.runs import STEPS
 
 FOLDER = "artifacts"
 
@@ -21,7 +22,7 @@ def check(folder: Path, stems: Iterable[str]) -> None:
         hint = "move it, or choose another --output"
         raise UsageError("This is no folder, and it is not overwritten.", where=there, hint=hint)
     wanted = [path.name for path in sorted(there.glob("*")) if any(f"{path.name}.".startswith(f"{s}.") for s in stems)]
-    Ours(folder).refuse(_somebodys(folder, {name: list(folder.glob(f"stages/*/*/{name}")) for name in wanted}))
+    Ours(folder).refuse(_somebodys(folder, {name: list(folder.glob(f"{STEPS}/*/*/{name}")) for name in wanted}))
 
 
 def publish(folder: Path, wanted: Mapping[str, Path]) -> None:

@@ -1,0 +1,176 @@
+"""All that can be known to fail is found before anything is done, and told at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kdcompress.artifact import content_hash
+from kdcompress.console import say_once
+from kdcompress.distributed import check_launch
+from kdcompress.errors import UsageError
+from kdcompress.export import formats
+from kdcompress.methods import methods
+from kdcompress.ours import Ours
+from kdcompress.own_code import located
+from kdcompress.pipelines import publish
+from kdcompress.pipelines.networks import Networks
+from kdcompress.pipelines.parts import Role, described, pruned_of, shipped
+from kdcompress.pipelines.preflight import (
+    exports_key,
+    passed,
+    random_states_kept,
+    remember,
+    try_exports,
+    try_network,
+)
+from kdcompress.pipelines.private import check_private
+from kdcompress.pipelines.provenance import RECIPE, is_recipe
+from kdcompress.pipelines.steps.names import StepName, exported, trained
+from kdcompress.pipelines.verdict import check_budgets
+from kdcompress.recipe import Recipe, code_of
+from kdcompress.training.engine import check_optimizer, choose_precision
+from kdcompress.training.profile import FILES
+
+
+@dataclass
+class Tried:
+    """What was tried already, which the candidates of a search share."""
+
+    networks: dict[str, UsageError | None] = field(default_factory=dict)  # by key, what is wrong with it
+    exports: list[str] = field(default_factory=list)  # keys of what can be exported and written
+
+
+class Problems:
+    """What is wrong, each once."""
+
+    def __init__(self) -> None:
+        self.found: list[UsageError] = []
+
+    def attempt(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except UsageError as error:
+            self.add(error)
+
+    def add(self, error: UsageError) -> None:
+        if str(error) not in map(str, self.found):
+            self.found.append(error)
+
+    def tell(self) -> None:
+        """Raises UsageError with all that was found."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            listed = "\n".join("- " + str(problem).replace("\n", "\n  ") for problem in self.found)
+            raise UsageError(f"The recipe has {len(self.found)} problems:\n{listed}")
+
+
+def check(networks: Networks, tried: Tried) -> None:
+    """Raises UsageError with everything that is wrong with the recipe, its data and its networks."""
+    problems, recipe = Problems(), networks.recipe
+    problems.attempt(partial(_check_teachers, networks))
+    problems.attempt(check_launch)
+    problems.attempt(partial(check_private, recipe))
+    problems.attempt(partial(check_budgets, recipe))
+    for name in recipe.export.targets:
+        problems.attempt(partial(formats.chosen, [name]))
+    for name in code_of(recipe):
+        problems.attempt(partial(located, "model or method", name))
+    if not problems.found:
+        problems.attempt(partial(formats.chosen, recipe.export.targets))
+    for part in networks.parts.values():
+        if part.train:
+            problems.attempt(partial(choose_precision, part.train.precision))
+        for name, options in part.method.items():
+            problems.attempt(partial(parse_options, name, options))
+    problems.attempt(lambda: networks.source)
+    if not problems.found:  # the networks are built for the source's images and classes
+        with random_states_kept():
+            _check_networks(networks, tried, problems)
+    problems.tell()
+
+
+def _check_teachers(networks: Networks) -> None:
+    recipe = networks.recipe
+    if "teacher-2" in networks.parts and not any(kind.needs.several for kind in networks.parts["student"].kinds):
+        asked, where = " and ".join(recipe.method), "co_teachers" if recipe.co_teachers else "ensemble"
+        hint = f"method: multi-teacher, or leave {where} out"
+        raise UsageError(f"{asked} learns from one teacher.", where=where, hint=hint)
+
+
+def parse_options(name: str, options: dict[str, Any]) -> None:
+    """Raises UsageError for an unknown method, or options that are not its own."""
+    methods[name].parse_options(name, options)
+
+
+def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> None:
+    """Each is tried alone, and then with those that it learns from."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    broken: dict[str, list[Role]] = {}  # what is wrong, with whom
+    for role, part in networks.parts.items():
+        for seed, network in enumerate([part.network, *part.company()]):
+            key = content_hash([described(network), network.weights, part.train is None, pruned_of(network)])
+            if key not in tried.networks:
+                tried.networks[key] = None
+                try:
+                    try_network(networks, role, network, seed)
+                except UsageError as error:
+                    tried.networks[key] = error
+            if wrong := tried.networks[key]:
+                broken.setdefault(str(wrong), []).append(role)
+    for text, roles in broken.items():
+        problems.add(UsageError(f"{', '.join(dict.fromkeys(roles))}: {text}"))
+    out = {role for roles in broken.values() for role in roles}
+    for role, part in networks.parts.items():
+        if out.isdisjoint((role, *part.after())):
+            problems.attempt(partial(_with_company, networks, role))
+        if part.train:
+            problems.attempt(partial(check_optimizer, part.train, part.kinds, processes))
+
+
+def _with_company(networks: Networks, role: Role) -> None:
+    if networks.parts[role].train is None:
+        networks.network(role)
+        return
+    for method in networks.distillation(role).auxiliary().values():
+        if method.note:
+            say_once(f"{role}: {method.note}", "yellow")
+
+
+def check_exports(networks: Networks, folder: Path, states: Mapping[StepName, str], tried: Tried) -> None:
+    """What ships is exported and written before a training, once for a run's ``folder``. ``states``: which steps are
+    "to do". Raises UsageError."""
+    if not any(part.train and states[trained(role)] == "to do" for role, part in networks.parts.items()):
+        return
+    known = passed(folder)
+    roles = [role for role in shipped(networks.parts) if states[exported(role)] == "to do"]
+    keys = {role: key for role in roles if (key := exports_key(networks, role)) not in known}
+    problems = Problems()
+    with random_states_kept():
+        for problem in try_exports(networks, list(keys)):
+            problems.add(problem)
+    problems.tell()
+    tried.exports += keys.values()
+
+
+def keep(tried: Tried, folder: Path) -> None:
+    """What passed, in the run's folder: it is not tried again."""
+    if tried.exports:
+        remember(folder, tried.exports)
+
+
+def check_folder(recipe: Recipe, folder: Path, profile: Path | None = None) -> None:
+    """Raises UsageError where the run, or a profile of it in the folder ``profile``, would write over what is not its
+    own."""
+    names = [f"report.{kind}" for kind in ("json", "md", "html")]
+    names += [] if is_recipe(folder / RECIPE, recipe) else [RECIPE]
+    Ours(folder).check(names)
+    if profile:
+        Ours(profile).check(FILES)
+    targets = formats.chosen(recipe.export.targets)
+    publish.check(folder, ["teacher", "student", *(str(exported("student", target.name)) for target in targets)])

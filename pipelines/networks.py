@@ -1,0 +1,223 @@
+"""From a role in a recipe, and the weights that are there, to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from kdcompress.artifact import InputSpec
+from kdcompress.console import say_once
+from kdcompress.data.labels import match_labels
+from kdcompress.data.source import Source
+from kdcompress.errors import UsageError, told
+from kdcompress.export.calibrate import calibration_images
+from kdcompress.models.build import build, evaluating, largest_layer, macs, pretrained_facts
+from kdcompress.models.checkpoint import facts_of, load_weights
+from kdcompress.models.classes import reorder_classes
+from kdcompress.models.deployable import Deployable
+from kdcompress.models.merge import merged
+from kdcompress.models.prune import prune
+from kdcompress.pipelines.parts import Part, Role, pruned_of
+from kdcompress.pipelines.sources import Sources
+from kdcompress.recipe import Network, Recipe, Student
+from kdcompress.training.distillation import Distillation, Member
+
+Weights = Mapping[Role, Path]
+"""By role, the folder of a finished training: weights.safetensors, and best or last beside it."""
+UNTRAINED: Weights = {}
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Those that the recipe names. ``network`` in a method's arguments is another than the role's own: a peer's."""
+
+    recipe: Recipe
+    parts: Mapping[Role, Part]
+    sources: Sources
+
+    @property
+    def source(self) -> Source:
+        return self.sources.main
+
+    def trained_on(self, role: Role) -> Source:
+        return self.sources.of(self.parts[role])
+
+    def example(self) -> Tensor:
+        """Two training images, uint8 [2, C, H, W]."""
+        return torch.from_numpy(self.source.train.images[:2]).permute(0, 3, 1, 2).contiguous()
+
+    def calibration(self) -> np.ndarray:
+        """Training images for the quantiser's ranges, uint8 [N, H, W, C]."""
+        return calibration_images(self.source.train.images, self.recipe.export.calibration_images)
+
+    # What goes in
+
+    def spec(self, role: Role, network: Network | None = None) -> InputSpec:
+        network, export = network or self.parts[role].network, self.recipe.export
+        if pruned := pruned_of(network):
+            return self.spec(pruned)
+        _, height, width, channels = self.source.train.images.shape
+        mean, std, _ = self.normalisation(role, network)
+        return InputSpec(
+            height=height,
+            width=width,
+            channels=channels,
+            mean=mean,
+            std=std,
+            labels=self.source.labels,
+            layout=export.layout,
+            batch=export.batch,
+        )
+
+    def normalisation(
+        self, role: Role, network: Network | None = None
+    ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+        """(mean, std, where they are from): the statistics that the network's weights are used to, one a channel."""
+        network, channels = network or self.parts[role].network, self.source.train.images.shape[-1]
+        if pruned := pruned_of(network):
+            return self.normalisation(pruned)
+        if network.mean and network.std:
+            mean, std = (values * channels if len(values) == 1 else values for values in (network.mean, network.std))
+            if {len(mean), len(std)} != {channels}:
+                raise UsageError(
+                    "The normalisation does not fit the images.",
+                    where=role,
+                    got=f"mean {list(mean)}, std {list(std)}",
+                    allowed=f"{channels} numbers, one a channel, or one for all",
+                )
+            return mean, std, "as given"
+        said = facts_of(network.weights) if network.weights else {}
+        if len(said.get("mean", ())) == channels:
+            return said["mean"], said["std"], "what the weights' file says"
+        if network.pretrained and channels == 3:
+            known = pretrained_facts(network.model, network.options)
+            return known.mean, known.std, "those of its pretraining"
+        seen = self.source if self.parts[role].private else self.trained_on(role)  # private pixels give no statistics
+        unsaid = "; the weights' file says nothing of it" if network.weights else ""
+        return seen.mean, seen.std, f"statistics of the training images{unsaid}"
+
+    def member(self, role: Role, net: nn.Module, network: Network | None = None) -> Member:
+        spec, network = self.spec(role, network), network or self.parts[role].network
+        return Member(net, spec.mean, spec.std, network.taps, network.size)
+
+    def input(self, role: Role, net: nn.Module, network: Network | None = None) -> Tensor:
+        """The example images as ``net`` takes them, float32 [2, C, H, W]."""
+        return self.member(role, net, network).input(self.example())
+
+    # Made
+
+    def untrained(
+        self, role: Role, network: Network | None = None, seed: int = 0, weights: Weights = UNTRAINED
+    ) -> nn.Module:
+        """With its seed's initial weights, or those that the recipe gives it. One that is pruned is so of a network
+        with ``weights``; for a role that has some no others are downloaded."""
+        network, spec, part = network or self.parts[role].network, self.spec(role), self.parts[role]
+        if isinstance(network, Student) and network.prune:
+            net = self._pruned(network, weights)
+            torch.manual_seed(part.seed + seed)
+            return net
+        download = network.pretrained and role not in weights
+        if download and part.train is None:
+            _check_head(network, spec)
+        torch.manual_seed(part.seed + seed)
+        net = build(network.model, spec.classes, spec.channels, network.options, download)
+        if any(map(is_lazy, (*net.parameters(), *net.buffers()))):  # their shapes come with a first input
+            wrong = f"{network.model} does not run on these images."
+            with told(wrong, where=network.model), evaluating(net), torch.no_grad():
+                net(self.input(role, net, network))
+        if network.weights:
+            load_weights(net, network.weights, network.weights_key)
+            self._in_our_classes(role, network, net)
+        return net
+
+    def network(self, role: Role, weights: Weights = UNTRAINED, file: str = "weights") -> nn.Module:
+        """With the role's ``weights`` and with what its methods keep; untrained where it has none. ``file``: which of
+        them, "best" or "last" where they are not the "weights" that ship."""
+        if role not in weights:
+            return self.untrained(role, weights=weights)
+        kept = any(kind.deploy == "keep" for kind in self.parts[role].kinds)
+        whole = self.distillation(role, weights).deployable() if kept else self.untrained(role, weights=weights)
+        load_weights(whole, weights[role] / f"{file}.safetensors")
+        return whole
+
+    def _in_our_classes(self, role: Role, network: Network, net: nn.Module) -> None:
+        """The outputs of weights that name their classes become the source's, by name. Raises UsageError where they are
+        others and nothing trains the network further."""
+        named, source = facts_of(network.weights).get("labels") if network.weights else None, self.source
+        if not named:
+            return
+        try:
+            matched = match_labels(named, source.labels, network.weights, source.name)
+        except UsageError:
+            if self.parts[role].train is None:
+                raise
+            return say_once(
+                f"{role}: {network.weights} were trained on other classes: they are a start alone", "yellow"
+            )
+        if matched.reordered:
+            reorder_classes(net, np.argsort(matched.numbers).tolist(), self.input(role, net, network))
+        if matched.note:
+            say_once(f"{role}: {matched.note}", "yellow")
+
+    def _pruned(self, network: Student, weights: Weights) -> nn.Module:
+        """What is left of the network that it is pruned of. Before that one is trained this shows whether it can be
+        done, and its shapes; with ``ranking: global`` only about its shapes, for the weights decide them."""
+        of = str(network.prune)
+        whole = self.network(of, weights)
+        example = self.input(of, whole)
+        return prune(whole, example, network.ratio, network.importance, network.ranking, network.round_to)
+
+    def distillation(self, role: Role, weights: Weights = UNTRAINED) -> Distillation:
+        """What is trained for one network: itself untrained, its teachers with their ``weights``, its peers."""
+        part = self.parts[role]
+        teachers = [self.member(teacher, self.network(teacher, weights)) for teacher in part.taught()]
+        peers = [
+            self.member(role, self.untrained(role, peer, seed, weights), peer)
+            for seed, peer in enumerate(part.company(), 1)
+        ]
+        return Distillation(
+            # last, so that auxiliary modules start from the role's seed
+            self.member(role, self.untrained(role, weights=weights)),
+            teachers,
+            part.method,
+            self.example(),
+            peers=peers,
+            label_smoothing=part.train.label_smoothing if part.train else 0.0,
+            images=len(self.trained_on(role).train),
+        )
+
+    # As it ships
+
+    def deployable(self, role: Role, net: nn.Module) -> Deployable:
+        """``net`` on the CPU, as it ships."""
+        return Deployable(self.as_it_ships(role, net), self.spec(role), self.parts[role].network.size).eval()
+
+    def as_it_ships(self, role: Role, net: nn.Module) -> nn.Module:
+        """With its blocks' branches merged."""
+        return merged(net, self.input(role, net))
+
+    def macs(self, role: Role, net: nn.Module) -> int:
+        """Multiply-accumulates of one image."""
+        return macs(net, self.input(role, net)[:1])
+
+    def largest_layer(self, role: Role, net: nn.Module) -> int:
+        """Values in and out of the network's largest layer, of one image."""
+        return largest_layer(net, self.input(role, net)[:1])
+
+
+def _check_head(network: Network, spec: InputSpec) -> None:
+    """Raises UsageError where a pretrained network that is not trained further was made for other data."""
+    known = pretrained_facts(network.model, network.options)
+    if (known.classes, len(known.mean)) != (spec.classes, spec.channels):
+        raise UsageError(
+            f"{network.model} was pretrained on other data, and nothing trains its classifier for these.",
+            got=f"{spec.classes} classes, images of {spec.channels} channels",
+            allowed=f"{known.classes} classes, images of {len(known.mean)} channels",
+            hint="train the network on these data (`train`), or give `weights` that were",
+        )

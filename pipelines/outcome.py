@@ -1,0 +1,136 @@
+"""What a run has done and what failed, told as the report's document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdcompress.bench.devices import LOCAL
+from kdcompress.errors import RuntimeMissingError, reason
+from kdcompress.export import formats
+from kdcompress.pipelines.networks import Networks
+from kdcompress.pipelines.parts import Shipped, shipped
+from kdcompress.pipelines.provenance import PRIVATE, provenance
+from kdcompress.pipelines.runs import Done
+from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, exported, trained, weights_of
+from kdcompress.pipelines.verdict import BYTES, budgets, gates, judge, margin, predictions
+from kdcompress.report.rows import Row
+
+
+@dataclass(frozen=True)
+class Outcome:
+    networks: Networks
+    done: Mapping[StepName, Done]
+    errors: Mapping[StepName, Exception]
+
+    def document(self, command: str) -> dict[str, Any]:
+        networks, recipe, source = self.networks, self.networks.recipe, self.networks.source
+        rows, latency = self.rows(), self.done[LATENCY].result
+        limits = gates(recipe, rows) + budgets(recipe, rows)  # a row says where it misses one
+        return {
+            **provenance(recipe, command),
+            "data": {
+                "name": source.name,
+                "hash": source.hash,
+                "origin": PRIVATE if recipe.data.public is not None else source.origin,
+                "licence": source.licence,
+                "images": {s: len(getattr(source, s)) for s in ("train", "validation", "test")},
+            },
+            "rows": [row.to_json() for row in rows],
+            "normalisation": {
+                role: dict(zip(("mean", "std", "from"), networks.normalisation(role), strict=True))
+                for role in shipped(networks.parts)
+            },
+            "training": [self.done[trained(role)].result for role in networks.parts],
+            "confusion": self._confusion(),
+            "margin": margin(rows),
+            "gates": limits,
+            "predictions": predictions(recipe, rows),
+            "steps": [done.record() for done in self.done.values()],
+            "advice": latency["advice"],
+            "device": {"name": latency["device"], "machine": latency["machine"]},
+        }
+
+    def rows(self) -> list[Row]:
+        """A row for each file, those of the fp32 ONNX first, and held to the recipe's bounds."""
+        export = self.networks.recipe.export
+        rows = [self._row(role, None) for role in shipped(self.networks.parts)]
+        parent = rows[-1]
+        rows += [self._row("student", target) for target in formats.chosen(export.targets)]
+        for row in rows:
+            if row.target and row.accuracy is not None and parent.accuracy is not None:
+                row.drop = parent.accuracy - row.accuracy
+            judge(row, export.max_drop)
+        return rows
+
+    def _row(self, role: Shipped, target: formats.Target | None) -> Row:
+        built, check = (kind(role, target.name if target else None) for kind in (exported, checked))
+        row = Row(
+            name=str(built),
+            role=role,
+            format=target.format if target else "onnx",
+            precision=target.precision if target else "fp32",
+            status="measured",
+            target=target.name if target else None,
+        )
+        row.parameters = self.done[trained(role)].result["parameters"]
+        if built in self.errors:
+            missing = isinstance(self.errors[built], RuntimeMissingError)
+            row.status = "skipped" if missing else "failed"
+            row.why, row.next = reason(self.errors[built])
+            return row
+        self._add_file(row, built)
+        if check in self.errors:
+            missing = isinstance(self.errors[check], RuntimeMissingError)
+            row.status = "built, not run" if missing else "failed"
+            row.why, row.next = reason(self.errors[check])
+            return row
+        self._add_quality(row, check)
+        self._add_latency(row, target)
+        return row
+
+    def _add_file(self, row: Row, built: StepName) -> None:
+        artifact = artifact_of(self.done, built)
+        row.file = f"artifacts/{artifact.path.name}"
+        row.sha256, row.bytes, row.precision = artifact.sha256, artifact.bytes, artifact.precision
+        row.coverage = artifact.provenance.get("coverage")
+        if row.role == "student" and self.networks.recipe.budgets.memory is not None:
+            net = self.networks.network("student", weights_of(self.done))
+            row.memory = artifact.bytes + self.networks.largest_layer("student", net) * BYTES[artifact.precision]
+        row.build_seconds = artifact.provenance.get("build_seconds", self.done[built].seconds)
+        row.ladder = artifact.provenance.get("ladder")
+
+    def _add_quality(self, row: Row, check: StepName) -> None:
+        found = self.done[check].result
+        row.accuracy, row.parity, row.runtime = found["accuracy"], found["parity"], found["runtime"]
+        teacher, mine = self._predictions(checked("teacher")), self._predictions(check)
+        if teacher is not None and mine is not None:
+            row.agreement = 100.0 * float(np.equal(mine, teacher).mean())
+
+    def _add_latency(self, row: Row, target: formats.Target | None) -> None:
+        latency = self.done[LATENCY].result
+        if row.name in latency["left_out"]:
+            row.why = f"not timed on {latency['device']}: {latency['left_out'][row.name]}"
+        elif target and latency["device"] == LOCAL and not target.timed_here:
+            row.why = f"not timed on this machine: {target.measured_on}"
+        row.device_parity = latency["parity"].get(row.name)
+        row.latency = latency["records"].get(row.name)
+        row.ratio = latency["ratios"]["parent"].get(row.name)
+        row.teacher_ratio = latency["ratios"]["teacher"].get(row.name)
+
+    def _predictions(self, check: StepName) -> np.ndarray | None:
+        return np.load(self.done[check].folder / "predictions.npy") if check in self.done else None
+
+    def _confusion(self) -> dict[str, Any] | None:
+        """How often each class is taken for each, int [true, predicted], by the fp32 files."""
+        labels, truth = self.networks.source.labels, self.networks.source.test.labels
+        found = {role: self._predictions(checked(role)) for role in ("teacher", "student")}
+        known = {role: predictions for role, predictions in found.items() if predictions is not None}
+        if len(known) < 2:
+            return None
+        count = len(labels)
+        tables = {r: np.bincount(truth * count + p, minlength=count**2).reshape(count, count) for r, p in known.items()}
+        return {"labels": list(labels), **{role: table.tolist() for role, table in tables.items()}}

@@ -1,0 +1,51 @@
+"""The images of a recipe, each set of them read when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kdcompress.data.source import Source, load, load_parts
+from kdcompress.pipelines.parts import Part
+from kdcompress.recipe import Data
+
+
+class Sources:
+    """Runs of one recipe's data share one. A process that it is sent to reads its own."""
+
+    def __init__(self, data: Data):
+        self.data = data
+        self._private: dict[int, list[Source]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sources, (self.data,)
+
+    @cached_property
+    def main(self) -> Source:
+        """What the student is trained and every file is judged on."""
+        return load(self.data)
+
+    @cached_property
+    def whole(self) -> Source:
+        """With every training image: what a teacher may be trained on where the student has few."""
+        return load(self.data.model_copy(update={"train_images": None}))
+
+    def private(self, count: int) -> list[Source]:
+        """The private images in ``count`` parts, one for each teacher that is trained."""
+        if count not in self._private:
+            self._private[count] = load_parts(self.data, count)
+        return self._private[count]
+
+    def of(self, part: Part) -> Source:
+        """What a network is trained on."""
+        if part.private:
+            index, count = part.private
+            return self.private(count)[index]
+        return self.whole if part.all_images and self.data.train_images is not None else self.main
+
+    @property
+    def images(self) -> np.ndarray:
+        """Test images for the clock, uint8 [at most 1024, H, W, C]."""
+        return self.main.test.images[:1024]

@@ -1,0 +1,104 @@
+"""A file held to the network that it was made from: parity with PyTorch, and its accuracy on the test split, by the
+file in its own runtime."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.compare import parity
+from kdcompress.errors import KDCompressError
+from kdcompress.export import formats
+from kdcompress.export.bisect import first_difference, steps, tolerance_of
+from kdcompress.export.run_torch import TorchRunner
+from kdcompress.models.checkpoint import load_weights
+from kdcompress.models.deployable import Deployable
+from kdcompress.pipelines.networks import Networks
+from kdcompress.pipelines.parts import Role
+from kdcompress.pipelines.runs import Inputs, Key, Step
+from kdcompress.pipelines.steps.names import StepName, artifact_of, checked, exported, trained, weights_of
+from kdcompress.pipelines.steps.target import QAT_WEIGHTS
+from kdcompress.runner import infer_all
+
+PARITY_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class CheckStep(Step):
+    networks: Networks
+    role: Role
+    target: formats.Target | None = None  # None: the fp32 ONNX
+
+    @property
+    def _target(self) -> str | None:
+        return self.target.name if self.target else None
+
+    @property
+    def name(self) -> StepName:
+        return checked(self.role, self._target)
+
+    @property
+    def built(self) -> StepName:
+        return exported(self.role, self._target)
+
+    @property
+    def after(self) -> tuple[StepName, ...]:
+        return (self.built,)
+
+    @property
+    def may_fail(self) -> bool:
+        return self.target is not None or self.role == "teacher"
+
+    def check(self) -> None:
+        formats.runners[self.target.runtime if self.target else "onnxruntime-cpu"].check()
+
+    def key(self, inputs: Inputs) -> Key:
+        hashes = {"artifact": inputs[self.built].hash, "weights": inputs[trained(self.role)].hash}
+        return Key({}, {**hashes, "data": self.networks.source.hash}, ("onnxruntime",))
+
+    def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
+        """``predictions.npy``, int32 [images of the test split]."""
+        artifact, source = artifact_of(inputs, self.built).verified(), self.networks.source
+        spec, images = artifact.input, source.validation.images[:PARITY_IMAGES]
+        self._check_record(artifact, self.networks.spec(self.role))
+        with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
+            with TorchRunner(self._module(artifact, inputs), spec) as reference:
+                agreement = parity(reference, runner, images, spec, artifact.precision)
+            logits = infer_all(runner, source.test.images, spec)
+            details = runner.details()
+        predictions = logits.argmax(1).astype(np.int32)
+        np.save(folder / "predictions.npy", predictions)
+        accuracy = 100.0 * float((predictions == source.test.labels).mean())
+        compared: dict[str, Any] = agreement.to_json()
+        parent = artifact_of(inputs, exported(self.role))
+        if not agreement and artifact.format == "onnx" and artifact.provenance.get("parent") == parent.sha256:
+            found = steps(parent.path, artifact.path, images)
+            first = first_difference(found, tolerance_of(artifact.precision))
+            compared["first_difference"] = str(first) if first else None
+        return {"accuracy": accuracy, "parity": compared, "runtime": details, "n": len(predictions)}
+
+    def _check_record(self, artifact: Artifact, wanted: InputSpec) -> None:
+        """Raises KDCompressError for another input or other labels, in another order say: no measurement shows that."""
+        if artifact.input == wanted:
+            return
+        got = {key: value for key, value in asdict(artifact.input).items() if value != getattr(wanted, key)}
+        raise KDCompressError(
+            "The artefact's record says another input or other labels than the network has.",
+            where=artifact.path,
+            got=got,
+            allowed={key: getattr(wanted, key) for key in got},
+            hint=f"build it again: --force {self.built}",
+        )
+
+    def _module(self, artifact: Artifact, inputs: Inputs) -> Deployable:
+        """What the file was made from: the student, or the one that learnt to be quantised for it."""
+        net = self.networks.network(self.role, weights_of(inputs))
+        module = self.networks.deployable(self.role, net)
+        if (learnt := artifact.path.with_name(QAT_WEIGHTS)).exists():
+            load_weights(module.net, learnt)
+        return module

@@ -1,0 +1,58 @@
+"""Names of steps, and what earlier ones hand on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from kdcompress.artifact import Artifact, write_text
+from kdcompress.pipelines.parts import Role
+from kdcompress.pipelines.runs import Inputs
+
+
+@dataclass(frozen=True)
+class StepName:
+    """What a step makes, of which network and for which target. As text, its folder's name and what users call it."""
+
+    kind: Literal["train", "export", "check", "latency"]
+    role: Role = ""
+    target: str | None = None  # None: the fp32 ONNX, which the others are made from
+
+    def __str__(self) -> str:
+        built = f"{self.role}-{self.target or 'fp32'}"
+        return {"train": self.role, "export": built, "check": f"check-{built}", "latency": "latency"}[self.kind]
+
+
+LATENCY = StepName("latency")
+
+
+def trained(role: Role) -> StepName:
+    return StepName("train", role)
+
+
+def exported(role: Role, target: str | None = None) -> StepName:
+    return StepName("export", role, target)
+
+
+def checked(role: Role, target: str | None = None) -> StepName:
+    return StepName("check", role, target)
+
+
+def weights_of(inputs: Inputs) -> dict[Role, Path]:
+    """By role, the folder of each finished training."""
+    return {name.role: done.folder for name, done in inputs.items() if name.kind == "train"}
+
+
+def artifact_of(inputs: Inputs, name: StepName) -> Artifact:
+    done = inputs[name]
+    return Artifact.from_json(done.result["artifact"], done.folder)
+
+
+def recorded(artifact: Artifact) -> dict[str, Any]:
+    """A step's result: the artefact. Its record is written beside its file, for the commands that are given the file
+    alone."""
+    record = artifact.to_json()
+    write_text(artifact.path.with_name(artifact.path.name + ".json"), json.dumps(record, indent=1, default=str))
+    return {"artifact": record}

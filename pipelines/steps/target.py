@@ -1,0 +1,131 @@
+"""The student's file for a target. An int8 one that can be run here climbs the ladder until it is accurate enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcompress.artifact import Artifact, remove
+from kdcompress.console import TrainingProgress
+from kdcompress.export import formats
+from kdcompress.export.to_onnx import export_onnx
+from kdcompress.models.checkpoint import save_weights
+from kdcompress.pipelines.ladder import as_in, climb
+from kdcompress.pipelines.networks import Networks, Weights
+from kdcompress.pipelines.parts import Role
+from kdcompress.pipelines.runs import Inputs, Key, Step
+from kdcompress.pipelines.steps.names import StepName, artifact_of, exported, recorded, trained, weights_of
+from kdcompress.pipelines.steps.train import in_and_out
+from kdcompress.runner import infer_all
+from kdcompress.training.distillation import Distillation, Member
+from kdcompress.training.engine import train
+
+QAT_WEIGHTS = "qat.safetensors"
+
+
+@dataclass(frozen=True)
+class TargetStep(Step):
+    networks: Networks
+    target: formats.Target
+    private: bool = False  # the teachers know private images, and teach no further
+
+    @property
+    def name(self) -> StepName:
+        return exported("student", self.target.name)
+
+    @property
+    def after(self) -> tuple[StepName, ...]:
+        return (exported("student"), trained(_guide(self.networks))) if self.learns else (exported("student"),)
+
+    @property
+    def may_fail(self) -> bool:
+        return True
+
+    @property
+    def resumes(self) -> bool:
+        return self.climbs
+
+    @property
+    def climbs(self) -> bool:
+        return self.target.precision == "int8" and formats.availability(self.target)[1]
+
+    @property
+    def learns(self) -> bool:
+        """Whether the ladder's last rung is a training."""
+        return self.climbs and self.networks.recipe.export.qat is not None and not self.private
+
+    def check(self) -> None:
+        formats.writers[self.target.writer].check()
+
+    def key(self, inputs: Inputs) -> Key:
+        export = self.networks.recipe.export
+        params: dict[str, Any] = {"target": self.target.model_dump(mode="json"), "images": export.calibration_images}
+        hashes = {"parent": inputs[exported("student")].hash, "data": self.networks.source.hash}
+        if self.climbs:
+            params |= {"max_drop": export.max_drop, "qat": export.qat and export.qat.deciding()}
+            hashes["weights"] = inputs[trained("student")].hash
+        packages = ("torch", "onnx", "onnxruntime", *formats.writers[self.target.writer].packages)
+        return Key(params, hashes, packages)
+
+    def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
+        networks, export, weights = self.networks, self.networks.recipe.export, weights_of(inputs)
+        parent = artifact_of(inputs, exported("student"))
+        module = networks.deployable("student", networks.network("student", weights))
+        job = formats.ExportJob(module, parent, networks.calibration(), folder, "student")
+        if not self.climbs:
+            return recorded(formats.build(job, self.target))
+        distil = partial(learn_quantized, networks, weights, job) if self.learns else None
+        artifact = climb(job, self.target, partial(validation_accuracy, networks), export.max_drop, distil)
+        remove(folder / "learning")
+        if artifact.provenance["parent"] == parent.sha256:  # not of a student that learnt to be quantised
+            remove(folder / QAT_WEIGHTS)
+        return recorded(artifact)
+
+
+def _guide(networks: Networks) -> Role:
+    """Who teaches it to be quantised."""
+    return next(iter(networks.parts["student"].teachers), "student")
+
+
+def validation_accuracy(networks: Networks, artifact: Artifact) -> float:
+    """Per cent of the validation images, by the file in its own runtime."""
+    split = networks.source.validation
+    with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
+        return 100.0 * float((infer_all(runner, split.images, artifact.input).argmax(1) == split.labels).mean())
+
+
+def learn_quantized(
+    networks: Networks, weights: Weights, job: formats.ExportJob, scheme: formats.Scheme
+) -> formats.ExportJob:
+    """The job with a student that has learnt to be quantised: trained further with weights and activations as they are
+    in ``scheme``, from the teacher, or from itself where there is none. Its weights are kept beside what is built from
+    it."""
+    part, export, folder = networks.parts["student"], networks.recipe.export, job.folder / "learning"
+    assert export.qat is not None
+    guide, spec = _guide(networks), networks.spec("student")
+    student = networks.deployable("student", networks.network("student", weights)).net
+    distillation = Distillation(
+        Member(student, spec.mean, spec.std, size=part.network.size),
+        [networks.member(guide, networks.network(guide, weights))],
+        {"quantized": as_in(scheme)},
+        networks.example(),
+    )
+    folder.mkdir(exist_ok=True)
+    source, augment = networks.trained_on("student"), networks.recipe.data.augment
+    with TrainingProgress("quantisation-aware student") as progress:
+        result = train(distillation, source, export.qat, augment, part.seed, folder, progress)
+    net = distillation.student.net.cpu()
+    net.load_state_dict(getattr(result, f"{result.selected}_weights"))
+    learnt = distillation.deployable()
+    facts = {"role": "student", "model": part.network.model}
+    save_weights(learnt, job.folder / QAT_WEIGHTS, facts | in_and_out(networks, "student"))
+    module = networks.deployable("student", learnt)
+    metadata = {"recipe": networks.recipe.name, "source_hash": networks.source.hash}
+    metadata["normalisation"] = networks.normalisation("student")[2]
+    path = folder / job.parent.path.name
+    parent = export_onnx(module, module.spec, path, opset=export.opset, metadata=metadata)
+    return replace(job, module=module, parent=parent)

@@ -1,0 +1,108 @@
+"""A network's training, or the weights that it is given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kdcompress.artifact import sha256
+from kdcompress.console import TrainingProgress
+from kdcompress.distributed import is_main_process
+from kdcompress.errors import UsageError
+from kdcompress.models.build import count_parameters
+from kdcompress.models.checkpoint import save_weights
+from kdcompress.pipelines.networks import Networks
+from kdcompress.pipelines.parts import Role, described, named, pruned_of
+from kdcompress.pipelines.runs import Inputs, Key, Step
+from kdcompress.pipelines.steps.names import StepName, trained, weights_of
+from kdcompress.pipelines.user_code import code_hash
+from kdcompress.training.engine import train
+
+
+@dataclass(frozen=True)
+class TrainStep(Step):
+    networks: Networks
+    role: Role
+    profile: Path | None = None  # a folder for where the training's time goes
+    collective: ClassVar[bool] = True
+
+    @property
+    def name(self) -> StepName:
+        return trained(self.role)
+
+    @property
+    def after(self) -> tuple[StepName, ...]:
+        return tuple(map(trained, self.networks.parts[self.role].after()))
+
+    @property
+    def resumes(self) -> bool:
+        return True
+
+    def key(self, inputs: Inputs) -> Key:
+        part = self.networks.parts[self.role]
+        params = {
+            "network": described(part.network),
+            "train": part.train and part.train.deciding(),
+            "augment": self.networks.recipe.data.augment.model_dump(),
+            "method": part.method,
+            "seed": part.seed,
+            "peers": [described(peer) for peer in part.company()],
+        }
+        hashes = {"data": self.networks.trained_on(self.role).hash}
+        hashes |= {name.role: inputs[name].hash for name in self.after}
+        for index, network in enumerate([part.network, *part.company()]):
+            if network.weights:
+                hashes[f"weights-{index}"] = _file_hash(network.weights)
+            if ":" in network.model:
+                hashes[f"code-{index}"] = code_hash(network.model)
+        hashes |= {f"code-{name}": code_hash(name) for name in part.method if ":" in name}
+        packages = ("torch", "torchvision", "timm", *(["torch-pruning"] if pruned_of(part.network) else []))
+        return Key(params, hashes, packages)
+
+    def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
+        """``weights.safetensors``; beside it, of a training, the best or the last ones where they are others."""
+        networks, role, part = self.networks, self.role, self.networks.parts[self.role]
+        weights, facts = weights_of(inputs), {"role": role, "model": named(part.network)}
+        if part.train is None:
+            net = networks.untrained(role, weights=weights)
+            if is_main_process():
+                save_weights(net, folder / "weights.safetensors", facts | in_and_out(networks, role))
+            return {**facts, "parameters": count_parameters(net), "history": []}
+        facts["method"] = " + ".join(part.method)
+        distillation, augment = networks.distillation(role, weights), networks.recipe.data.augment
+        found: dict[str, Any] = {**facts, "auxiliary_parameters": count_parameters(distillation.methods)}
+        with TrainingProgress(role) as progress:
+            source = networks.trained_on(role)
+            result = train(distillation, source, part.train, augment, part.seed, folder, progress, self.profile)
+        if not is_main_process():
+            return found
+        net = distillation.student.net.cpu()
+        other = "last" if result.selected == "best" else "best"
+        for kind, file in ((other, other), (result.selected, "weights")):
+            net.load_state_dict(getattr(result, f"{kind}_weights"))
+            ships = distillation.deployable()
+            save_weights(ships, folder / f"{file}.safetensors", facts | in_and_out(networks, role))
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        for method in distillation.auxiliary().values():
+            found |= method.report()
+        ships = networks.as_it_ships(role, ships)
+        found |= {"parameters": count_parameters(ships), "macs": networks.macs(role, ships)}
+        if whole := pruned_of(part.network):
+            net = networks.network(whole, weights)
+            found["pruned_from"] = {"parameters": count_parameters(net), "macs": networks.macs(whole, net)}
+        return found | result.record()
+
+
+def in_and_out(networks: Networks, role: Role) -> dict[str, str]:
+    """What a file of weights says of what goes into its network and comes out."""
+    spec = networks.spec(role)
+    return {key: json.dumps(getattr(spec, key), ensure_ascii=False) for key in ("labels", "mean", "std")}
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UsageError("The weights cannot be read.", where=path, got=error.strerror) from error
