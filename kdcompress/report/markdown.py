@@ -42,11 +42,11 @@ def markdown(document: Mapping[str, Any]) -> str:
         keys = ("true", "predicted", "teacher", "student", "change", "verdict")
         body = [[str(pair[key]) for key in keys] for pair in changes["pairs"]]
         parts += ["## Confusions that changed most", "In test images.", table(keys, body, [2, 3, 4])]
-    stages = document.get("stages") or []
-    if stages:
+    steps = document.get("stages") or []
+    if steps:
         body = [[s.get("name"), "reused" if s.get("reused") else present.duration(s.get("seconds")),
-                 (s.get("key") or "")[:12]] for s in stages]  # fmt: skip
-        parts += ["## Stages", table(["stage", "time", "key"], body)]
+                 (s.get("key") or "")[:12]] for s in steps]  # fmt: skip
+        parts += ["## Steps", table(["step", "time", "key"], body)]
     hashes = [[row.get("file"), row["sha256"]] for row in rows if row.get("sha256")]
     if hashes:
         parts += ["## Files", table(["file", "SHA-256"], hashes)]

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdcompress.artifact import Artifact
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 
 SMALL = (
     "data.train_images=1500",
@@ -84,11 +84,11 @@ def test_again_does_nothing_and_the_effective_recipe_gives_the_same_run(job):
 def test_changing_one_target_makes_that_target_alone(job):
     run, folder, _ = job
     plan = run("export.targets=[x86-vnni, tensorrt-rtx]", "--dry-run", "--json")
-    states = {step["stage"]: step["state"] for step in json.loads(plan.stdout)}
+    states = {step["step"]: step["state"] for step in json.loads(plan.stdout)}
     assert states.pop("latency") == "to do"  # the files left are compared anew
     assert set(states.values()) <= {"done", "not here"}
     plan = run("export.calibration_images=64", "--dry-run", "--json")
-    to_do = {step["stage"] for step in json.loads(plan.stdout) if step["state"] == "to do"}
+    to_do = {step["step"] for step in json.loads(plan.stdout) if step["state"] == "to do"}
     assert "student-x86-vnni" in to_do and not to_do & {"teacher", "student", "student-fp32", "teacher-fp32"}
 
 
@@ -122,7 +122,7 @@ DRIVER = """
 import kdcompress.training.engine as engine
 engine.CHECK_EVERY, engine.CHECKPOINT_SECONDS = 1, 0.0  # a checkpoint at every step
 from kdcompress.artifact import Artifact
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 main()
 """
 
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_is_told_of_and_nothing_finished_is_lost(tmp_path, f
     """A limit on the size of files stands for it: writing fails in the same way."""
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
-        "from kdcompress.cli import main; main(sys.argv[1:])"
+        "from kdcompress.cli.main import main; main(sys.argv[1:])"
     )
     arguments = ["run", "fashion-mnist-demo", *SMALL, "teacher.model=vgg8", f"data.root={fashion_mnist_root}"]
     command = [sys.executable, "-c", code, *arguments, "-o", str(tmp_path / "run")]

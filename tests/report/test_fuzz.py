@@ -15,7 +15,7 @@ from onnx import TensorProto as Kind
 from onnx import helper
 
 from kdcompress.artifact import Artifact, InputSpec
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import CONTROLS, KDCompressError
 from kdcompress.export.describe import artifact_of
 from kdcompress.pipelines.measure import run_artifacts
