@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +17,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import save_file
 
+from kdcompress.cli import options
 from kdcompress.cli.main import Commands, main
 
 COMMANDS = sorted(main.commands)
@@ -75,6 +77,24 @@ def test_a_command_whose_file_cannot_be_imported_is_in_the_help(monkeypatch):
     assert invoke("bench", "--help").exit_code == 0
     assert isinstance(invoke("bench", "a.onnx", "--threads", 2).exception, ModuleNotFoundError)
     assert invoke("list", "recipes").exit_code == 0
+
+
+def test_options_that_are_given_go_into_a_dictionary():
+    @click.command()
+    @options.target_option("target", **options.into("budgets"))
+    @click.option("--max-drop", "drop", type=float, **options.into("budgets"))
+    @click.option("--max-size", "size", **options.into("budgets"))
+    @options.threads_option(default=1, **options.into("bench"))
+    @click.option("--names", callback=options.comma_separated)
+    def command(**given):
+        print(json.dumps(given))
+
+    def given(*arguments):
+        return json.loads(CliRunner().invoke(command, arguments).stdout)
+
+    assert given() == {"budgets": {}, "bench": {"threads": 1}, "names": []}
+    all_of_them = given("--target", "a", "--target", "b", "--max-drop", "0", "--threads", "2", "--names", "a, b")
+    assert all_of_them == {"budgets": {"target": ["a", "b"], "drop": 0}, "bench": {"threads": 2}, "names": ["a", "b"]}
 
 
 def test_runs_have_steps():
