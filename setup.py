@@ -15,7 +15,7 @@ folders = {
     "kdcompress.pipelines.steps": "pipelines/steps",
     **{
         f"kdcompress.{name}": f"kdcompress/{name}"
-        for name in ("bench", "data", "methods", "models", "report", "training")
+        for name in ("bench", "cli", "data", "methods", "models", "report", "training")
     },
 }
 extras = {
@@ -80,5 +80,5 @@ setup(
         "psutil>=5.9",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["kdcompress=kdcompress.cli:main"]},
+    entry_points={"console_scripts": ["kdcompress=kdcompress.cli.main:main"]},
 )

@@ -1,3 +1,3 @@
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 
 main()

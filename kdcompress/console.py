@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 from rich import console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.text import Text
 
 from kdcompress.errors import shown
 
@@ -94,3 +97,16 @@ class TrainingProgress:
             done = step - self.first[1]
             left = (now - self.first[0]) / done * (steps - step) if done else float("nan")
             say(f"{self.title}: step {step}/{steps}  {text}" + (f"  {left:.0f} s left" if done else ""))
+
+
+@contextmanager
+def percentage() -> Iterator[Callable[[float, str], None]]:
+    """One line that is told how much is done (0..1) and what is at work, where stderr is a terminal. No thread
+    refreshes it, which would take its time from what is measured."""
+    with Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else nullcontext() as line:
+
+        def progress(share: float, what: str) -> None:
+            if line:
+                line.update(Text(f"{share:4.0%} {what}"), refresh=True)
+
+        yield progress

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kdcompress import __version__
+from kdcompress.errors import UsageError, unknown_name
 
 
 def models() -> list[dict[str, Any]]:
@@ -113,6 +114,35 @@ def targets() -> list[dict[str, Any]]:
 
 def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The path of a recipe file, or of the shipped recipe of that name. Raises UsageError where there is none."""
+    path = Path(name)
+    try:
+        if path.suffix in (".yaml", ".yml") or path.exists():
+            return path
+    except OSError as error:  # such as a name longer than a system takes
+        raise UsageError("The recipe cannot be read.", where=name[:80], got=error.strerror) from error
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise unknown_name("recipe", name, shipped)
+    return shipped[name]
+
+
+def copy_recipe(name: str, output: Path | None = None) -> Path:
+    """Copies the recipe to ``output``, or into the current folder under its own name, and returns where it is. Raises
+    UsageError where that cannot be written or is there already."""
+    source = find_recipe(name)
+    output = output or Path(source.name)
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    except FileExistsError as error:
+        raise UsageError("The file exists already.", where=output, hint="choose another with --output") from error
+    except OSError as error:
+        raise UsageError("The recipe cannot be written.", where=output, got=error.strerror) from error
+    return output
 
 
 def recipes() -> list[dict[str, Any]]:

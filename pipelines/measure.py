@@ -41,11 +41,11 @@ def any_artifact(path: Path, here: bool = True) -> Artifact:
     return recorded(existing(path)) or tried(any_artifact_of, path, here)
 
 
-def load_images(name: str, root: Path | None, size: int | None, split: str | None, spec: InputSpec) -> Scored:
+def load_images(source: str, root: Path | None, size: int | None, split: str | None, spec: InputSpec) -> Scored:
     """The images of a data set by name, through the recipe's own validation, in the size that the file takes."""
-    given = {"source": name, "root": root, "size": size}
+    given = {"source": source, "root": root, "size": size}
     data = validate_recipe({"name": "measure", "data": given, "student": {"model": "resnet8"}}).data
-    if size is None and name in FOLDERS and spec.height == spec.width:
+    if size is None and source in FOLDERS and spec.height == spec.width:
         data = data.model_copy(update={"size": spec.height})
     return load_scored(data, split)
 
@@ -66,7 +66,7 @@ def _taken(artifact: Artifact, images: Images, source: str) -> tuple[Images | Re
 
 def evaluate_files(
     files: tuple[Path, ...],
-    name: str,
+    source: str,
     root: Path | None,
     size: int | None,
     threads: int,
@@ -78,7 +78,7 @@ def evaluate_files(
     checked = []
     for artifact in map(load_artifact, files):
         spec = artifact.input
-        found = sets.get((spec.height, spec.width)) or load_images(name, root, size, split, spec)
+        found = sets.get((spec.height, spec.width)) or load_images(source, root, size, split, spec)
         sets[spec.height, spec.width] = found
         numbers, note = match_labels(spec.labels, found.labels, artifact.path, found.of)
         taken = [_taken(artifact, part.images, found.of) for part in found.parts]
@@ -128,7 +128,7 @@ def bench_files(
     files: tuple[Path, ...],
     threads: int = 1,
     effort: str = "quick",
-    name: str | None = None,
+    source: str | None = None,
     root: Path | None = None,
     *,
     scenario: str = "single-stream",
@@ -147,8 +147,8 @@ def bench_files(
     shapes = {(a.input.height, a.input.width, a.input.channels) for a in artifacts.values()}
     if len(shapes) > 1:
         raise UsageError("The files take images of different sizes.", got=sorted(shapes), hint="bench them apart")
-    if name:
-        images, said = _queries(artifacts, load_images(name, root, None, None, next(iter(artifacts.values())).input))
+    if source:
+        images, said = _queries(artifacts, load_images(source, root, None, None, next(iter(artifacts.values())).input))
         notes += said
     else:
         images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (256, *shapes.pop()), dtype=np.uint8)
@@ -174,7 +174,7 @@ def bench_files(
         "scenario": scenario,
         "threads": threads,
         "effort": effort,
-        "inputs": name or "random pixels",
+        "inputs": source or "random pixels",
         "baseline": first,
         "interrupted": session.interrupted,
         "artifacts": {label: _facts(artifact) for label, artifact in artifacts.items()},

@@ -1,6 +1,7 @@
 """Imports go one way, and heavy libraries are imported where they are used."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,20 +63,10 @@ def test_imports_go_one_way(path):
 
 
 def test_the_command_line_imports_inside_command_bodies():
-    at_top = [name for name, top in imported(ast.parse((ROOT / "kdcompress/cli.py").read_text())) if top]
-    allowed = {
-        "__future__",
-        "contextlib",
-        "errno",
-        "json",
-        "shlex",
-        "sys",
-        "pathlib",
-        "typing",
-        "click",
-        "kdcompress.__version__",
-    }
-    assert set(at_top) <= allowed | {"kdcompress.errors"}
+    light = {"click", "kdcompress.__version__", "kdcompress.errors", "kdcompress.cli.options", "kdcompress.cli.main"}
+    for path in (ROOT / "kdcompress/cli").glob("*.py"):
+        at_top = {name for name, top in imported(ast.parse(path.read_text())) if top}
+        assert {name for name in at_top if name.partition(".")[0] not in sys.stdlib_module_names} <= light, path
 
 
 @pytest.mark.parametrize("module", ["kdcompress.recipe", "kdcompress.export.formats", "kdcompress.report.write"])
@@ -95,9 +86,12 @@ def test_the_project_names_no_path_of_a_machine():
 
 
 def test_text_reaches_a_terminal_through_one_place():
-    """Where what steers it is shown as escapes: `echo` of the command line, and the console's."""
-    text = (ROOT / "kdcompress/cli.py").read_text()
-    assert text.count("click.echo(") == 2 and "print(" not in text.replace(".print(", "")  # echo, and JSON in ASCII
+    """Where what steers it is shown as escapes: the console, a line or JSON in ASCII on stdout, and the last word."""
+    counted = {"kdcompress/report/show.py": 2, "kdcompress/cli/main.py": 1}
     for path in FILES:
+        text = path.read_text()
+        assert text.count("click.echo(") == counted.get(str(path.relative_to(ROOT)), 0), path
+        if room_of(path) == "cli":
+            assert not re.search(r"(?<![.\w])print\(", text), path
         if path.name != "console.py":
-            assert "Console(" not in path.read_text(), path
+            assert "Console(" not in text, path

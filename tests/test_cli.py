@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -16,22 +17,10 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import save_file
 
-from kdcompress.cli import main
+from kdcompress.cli import options
+from kdcompress.cli.main import Commands, main
 
-COMMANDS = [
-    "run",
-    "plan",
-    "export",
-    "evaluate",
-    "bench",
-    "report",
-    "bundle",
-    "verify",
-    "inspect",
-    "list",
-    "init",
-    "doctor",
-]
+COMMANDS = sorted(main.commands)
 
 
 def invoke(*arguments):
@@ -46,17 +35,71 @@ def test_every_command_has_help(command, flag):
     assert command in invoke("-h").stdout and "..." not in invoke("-h").stdout.split("Commands:")[1]
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
-    code = (
-        "import sys, kdcompress.cli as c\n"
-        "try: c.main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'pydantic', 'rich', 'timm'} & set(sys.modules)\n"
-        "sys.exit(bool(heavy))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
-    code = "import sys, kdcompress.cli; print(len(sys.modules))"
-    assert int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) < 200
+# What a command line imports on top of what Python has at its start
+IMPORTS = """
+import sys
+before = set(sys.modules)
+from kdcompress.cli.main import main
+try:
+    main(sys.argv[1:], "kdcompress")
+except SystemExit as ended:
+    assert not ended.code
+print(*sorted(set(sys.modules) - before), file=sys.stderr)
+"""
+
+
+def imports(*arguments):
+    done = subprocess.run([sys.executable, "-c", IMPORTS, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0 and "Usage: kdcompress" in done.stdout, done.stderr
+    return set(done.stderr.split())
+
+
+def test_help_imports_little():
+    found = imports("--help")
+    assert not {"torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich", "timm"} & found
+    assert {f"kdcompress.cli.{name}" for name in COMMANDS} <= found and len(found) < 150, len(found)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_imports_its_file_alone(command):
+    found = imports(command, "--help")
+    assert not {"torch", "onnx", "onnxruntime", "numpy", "pydantic", "rich", "timm"} & found
+    ours = {name for name in found if name.startswith("kdcompress.")}
+    shared = {"kdcompress.cli", "kdcompress.cli.main", "kdcompress.cli.options", "kdcompress.errors"}
+    assert ours - shared == {f"kdcompress.cli.{command}"} and len(found) < 150, len(found)
+
+
+def test_a_command_whose_file_cannot_be_imported_is_in_the_help(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kdcompress.cli.bench", None)
+    monkeypatch.setattr(main, "commands", Commands())
+    said = " ".join(invoke("--help").stdout.split())
+    assert "bench It cannot be loaded: ModuleNotFoundError: " in said and "doctor What works" in said
+    assert invoke("bench", "--help").exit_code == 0
+    assert isinstance(invoke("bench", "a.onnx", "--threads", 2).exception, ModuleNotFoundError)
+    assert invoke("list", "recipes").exit_code == 0
+
+
+def test_options_that_are_given_go_into_a_dictionary():
+    @click.command()
+    @options.target_option("target", **options.into("budgets"))
+    @click.option("--max-drop", "drop", type=float, **options.into("budgets"))
+    @click.option("--max-size", "size", **options.into("budgets"))
+    @options.threads_option(default=1, **options.into("bench"))
+    @click.option("--names", callback=options.comma_separated)
+    def command(**given):
+        print(json.dumps(given))
+
+    def given(*arguments):
+        return json.loads(CliRunner().invoke(command, arguments).stdout)
+
+    assert given() == {"budgets": {}, "bench": {"threads": 1}, "names": []}
+    all_of_them = given("--target", "a", "--target", "b", "--max-drop", "0", "--threads", "2", "--names", "a, b")
+    assert all_of_them == {"budgets": {"target": ["a", "b"], "drop": 0}, "bench": {"threads": 2}, "names": ["a", "b"]}
+
+
+def test_runs_have_steps():
+    said = invoke("run", "--help").stdout
+    assert "--force STEP" in said and "stage" not in said.lower()
 
 
 @pytest.mark.parametrize("module", ["kdcompress", "kdcompress.cli"])
@@ -271,7 +314,7 @@ def test_several_mistakes_are_told_at_once(tmp_path):
 def test_a_run_that_another_process_writes(tmp_path, fashion_mnist_root):
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"):
-        code = "import sys; from kdcompress.cli import main; main(sys.argv[1:])"
+        code = "import sys; from kdcompress.cli.main import main; main(sys.argv[1:])"
         arguments = map(str, run(tmp_path, "train.epochs=0.01"))
         found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert found.returncode == 2 and "Another process" in found.stderr
@@ -279,7 +322,7 @@ def test_a_run_that_another_process_writes(tmp_path, fashion_mnist_root):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_crash_inside_a_library_is_not_silent():
-    code = "import os, signal, click; from kdcompress.cli import main\n"
+    code = "import os, signal, click; from kdcompress.cli.main import main\n"
     code += "main.command('die')(lambda: os.kill(os.getpid(), signal.SIGSEGV)); main(['die'])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == -signal.SIGSEGV and "Segmentation fault" in found.stderr

@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from rich.table import Table
 from rich.text import Text
 
-from kdcompress.cli import _lines, _print_json, echo, main
+from kdcompress.cli.main import main
 from kdcompress.console import Console
 from kdcompress.errors import CONTROLS, MOST_CHARACTERS, MOST_LINES, UsageError, cut, ended, shown
+from kdcompress.report.show import echo, lines, print_json
 
 HOSTILE = "a\x1b]52;c;ZXZpbA==\x07b\x9b31mc\x7fd\u202ee\u2028f\rg\udcffh[link=http://x]i[/link]:cat:"
 
@@ -42,14 +43,14 @@ def test_a_console_shows_text_and_no_more(terminal):
 
 def test_lines_of_the_command_line(capsys):
     echo(HOSTILE)
-    for line in _lines({HOSTILE: {"b": HOSTILE + "\nsha256: 0"}, "c": [{"d": "\nsha256: 0"}]}):
+    for line in lines({HOSTILE: {"b": HOSTILE + "\nsha256: 0"}, "c": [{"d": "\nsha256: 0"}]}):
         echo(line)
     written = capsys.readouterr().out
     assert not CONTROLS.search(written) and "\nsha256" not in written
 
 
 def test_json_stays_json(capsys):
-    _print_json({"a": HOSTILE, "b": [float("nan"), 1.5]})
+    print_json({"a": HOSTILE, "b": [float("nan"), 1.5]})
     written = capsys.readouterr().out
     assert not CONTROLS.search(written) and json.loads(written) == {"a": HOSTILE, "b": [None, 1.5]}
 
@@ -64,7 +65,7 @@ def test_names_in_messages(arguments):
 
 def test_a_traceback_and_a_warning_are_shown_too():
     code = (
-        "import sys, warnings\nfrom kdcompress import cli\n"
+        "import sys, warnings\nfrom kdcompress.cli import main as cli\n"
         "def work(*_): warnings.warn('w\\x1b]0;x'); raise ZeroDivisionError('e\\x1b]0;x')\n"
         "cli.Cli.invoke = work\ncli.main(['doctor'])"
     )

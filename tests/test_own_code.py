@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdcompress import own_code
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.own_code import imported
 from kdcompress.recipe import code_of, load_recipe, validate_recipe

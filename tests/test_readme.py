@@ -7,7 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.export import formats
 from kdcompress.methods import methods
 from kdcompress.recipe import validate_recipe

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.recipe import load_recipe, read_recipe, validate_recipe

@@ -102,7 +102,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 def test_a_recipe_is_utf8_and_a_terminal_that_is_not_prints_replacements(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_bytes("\ufeff# été\n".encode() + RECIPE.encode() + "budgets: {latency: 500 µs, target: é}\n".encode())
-    code = "import sys\nfrom kdcompress.cli import main\nmain(sys.argv[1:])"
+    code = "import sys\nfrom kdcompress.cli.main import main\nmain(sys.argv[1:])"
     asked = [sys.executable, "-c", code, "run", str(path), "--dry-run"]
     done = subprocess.run(asked, env={**os.environ, **ASCII}, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2 and "export.targets" in done.stderr and "Traceback" not in done.stderr
@@ -113,8 +113,8 @@ def test_a_recipe_is_utf8_and_a_terminal_that_is_not_prints_replacements(tmp_pat
 
 def test_a_table_with_other_letters_is_printed_to_an_ascii_terminal():
     code = (
-        "import sys, click\nfrom kdcompress.cli import main, _print_table\n"
-        "@main.command()\ndef shown():\n    _print_table([{'file': '\\xe9t\\xe9 \\u2588'}], {'file': ''})\n"
+        "import sys, click\nfrom kdcompress.cli.main import main\nfrom kdcompress.report.show import print_table\n"
+        "@main.command()\ndef shown():\n    print_table([{'file': '\\xe9t\\xe9 \\u2588'}], {'file': ''})\n"
         "main(['shown'])"
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **ASCII}, capture_output=True, text=True)

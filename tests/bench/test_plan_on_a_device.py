@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from kdcompress.bench import timing
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.pipelines.timed import probed
 
 BUDGETS = ("--max-latency", "1s", "--max-size", "120kB")

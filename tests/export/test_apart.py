@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from onnx import TensorProto as Kind
 from onnx import helper
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import RuntimeMissingError, UsageError
 from kdcompress.export import apart as module
 from kdcompress.export.apart import apart, tried

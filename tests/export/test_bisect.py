@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from export_nets import problem
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.export.bisect import first_difference, steps, tolerance_of
 from kdcompress.export.formats import build, target

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdcompress.bench import arm64
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.data.source import load
 from kdcompress.errors import KDCompressError, RuntimeMissingError
 from kdcompress.recipe import Data

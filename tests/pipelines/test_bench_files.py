@@ -20,7 +20,7 @@ from onnx import helper
 
 from kdcompress.artifact import Artifact, InputSpec, content_hash
 from kdcompress.bench import cold, devices, timing
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.pipelines import measure
 from kdcompress.report import latency
 
@@ -244,7 +244,7 @@ def test_a_file_that_cannot_be_loaded_does_not_stop_the_others(tmp_path):
 
 MEASURING = """
 from kdcompress.bench import cold, timing
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 
 rounds, start, started = timing._rounds, cold._start, []
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdcompress.bench import onnxruntime_web
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.pipelines.bundle import KINDS
 
 TARGETS = {

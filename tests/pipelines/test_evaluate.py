@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from kdcompress.artifact import InputSpec
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.export import graph
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.deployable import Deployable

@@ -14,7 +14,7 @@ from torch import nn
 
 from kdcompress import console
 from kdcompress.bench import timing
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
 from kdcompress.models.checkpoint import save_weights

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdcompress.artifact import Artifact
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 
 SMALL = (
     "data.train_images=1500",
@@ -122,7 +122,7 @@ DRIVER = """
 import kdcompress.training.engine as engine
 engine.CHECK_EVERY, engine.CHECKPOINT_SECONDS = 1, 0.0  # a checkpoint at every step
 from kdcompress.artifact import Artifact
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 main()
 """
 
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_is_told_of_and_nothing_finished_is_lost(tmp_path, f
     """A limit on the size of files stands for it: writing fails in the same way."""
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
-        "from kdcompress.cli import main; main(sys.argv[1:])"
+        "from kdcompress.cli.main import main; main(sys.argv[1:])"
     )
     arguments = ["run", "fashion-mnist-demo", *SMALL, "teacher.model=vgg8", f"data.root={fashion_mnist_root}"]
     command = [sys.executable, "-c", code, *arguments, "-o", str(tmp_path / "run")]

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from kdcompress.bench import timing
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.models.build import build, count_parameters, largest_layer, macs, names

@@ -15,7 +15,7 @@ from PIL import Image
 
 from kdcompress.artifact import Artifact, files_of
 from kdcompress.bench import timing
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.export import formats, graph, to_onnx_fp16
 from kdcompress.pipelines.compress import Compression

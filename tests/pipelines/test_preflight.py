@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
 from kdcompress.pipelines import checks, preflight

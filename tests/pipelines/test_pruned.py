@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.models.prune import prune
 from kdcompress.optional import require

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from kdcompress.artifact import replacing
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.pipelines.provenance import recipe_yaml, save_recipe
 from kdcompress.pipelines.publish import check, publish

@@ -10,7 +10,7 @@ import torchvision
 from click.testing import CliRunner
 from PIL import Image
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.pipelines.catalogue import shipped_recipes
 from kdcompress.pipelines.checks import parse_options
 from kdcompress.recipe import load_recipe

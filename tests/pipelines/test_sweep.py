@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.pipelines.sweep import choose, elsewhere, interval, summary
 from kdcompress.recipe import load_recipe
 from kdcompress.training.evaluation import calibration_error

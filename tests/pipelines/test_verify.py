@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
 from kdcompress.pipelines.signing import check_key, sign
 from kdcompress.pipelines.verify import differences

@@ -16,7 +16,7 @@ from onnx import TensorProto as Kind
 from onnx import helper
 
 from kdcompress.artifact import Artifact, InputSpec, content_hash
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.errors import CONTROLS, KDCompressError
 from kdcompress.export.describe import artifact_of
 from kdcompress.pipelines.measure import run_artifacts

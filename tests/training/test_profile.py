@@ -6,7 +6,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from kdcompress.cli import main
+from kdcompress.cli.main import main
 from kdcompress.data.source import load
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Data, Train

@@ -1,0 +1,3 @@
+from kdcompress.cli.main import main
+
+main()

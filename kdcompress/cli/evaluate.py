@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcompress.cli.options import AS_PATH, data_option, json_option, root_option, size_option, threads_option
+
+
+@click.command("evaluate")
+@click.argument("files", nargs=-1, required=True, type=AS_PATH)
+@data_option(required=True, help="Data set whose images are used: `kdcompress list data`.")
+@root_option()
+@size_option(help="Resize images to this square.  [default: what the file takes]")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation", "train", "all"]),
+    help="[default: test where the data have it, else validation, else all images]",
+)
+@threads_option(default=1)
+@json_option
+def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Accuracy of exported FILES on the test images of a data set.
+
+    Each runs in its own runtime. Classes are matched by name. Agreement is the share of images on which a file answers
+    as the first one does.
+
+    A folder with test/ alone will do; one of classes alone is scored whole. A split that the data lack is the one that
+    a run cuts from the training images.
+
+    \b
+    kdcompress evaluate student.onnx --data image-folder --root photographs
+    """
+    from kdcompress.console import say
+    from kdcompress.pipelines.measure import evaluate_files
+    from kdcompress.report.show import print_json, print_table
+
+    results = evaluate_files(files, **options)
+    if as_json:
+        return print_json(results)
+    rows = [{**row, "images": f"{row['n']:,} images of {row['of']}"} for row in results]
+    columns = {"file": "", "images": "scored on", "accuracy": "accuracy %", "agreement": "agreement %", "seconds": "s"}
+    print_table(rows, columns)
+    for note in dict.fromkeys(note for row in results for note in row["notes"]):
+        say(f"Note: {note}.")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kdcompress.cli.options import (
+    AS_PATH,
+    as_typed,
+    data_option,
+    dry_run_option,
+    into,
+    json_option,
+    no_code_option,
+    output_option,
+    root_option,
+    size_option,
+    target_option,
+)
+
+
+@click.command("export")
+@click.argument("weights", type=AS_PATH)
+@click.option(
+    "--weights-key",
+    metavar="KEY",
+    help="Which of several weights in the file, such as `ema`.",
+    **into("student"),
+)
+@click.option(
+    "--model",
+    required=True,
+    help="Its architecture: `kdcompress list models`, or package.module:callable.",
+    **into("student"),
+)
+@data_option(required=True, help="Data set for calibration and accuracy: `kdcompress list data`.", **into("data"))
+@root_option(**into("data"))
+@size_option(help="Resize images to this square (image-folder, webdataset).", **into("data"))
+@click.option(
+    "--mean",
+    help="Of pixels in 0..1: 0.485,0.456,0.406, or one number; none: the network takes 0..255 as they are.",
+    **into("student"),
+)
+@click.option("--std", help="The same. Pixels of 0..1 as they are: --mean 0 --std 1.", **into("student"))
+@target_option("targets", help="May be repeated: `kdcompress list targets`.", **into("export"))
+@click.option("--layout", type=click.Choice(["uint8-nhwc", "float-nchw"]), default="uint8-nhwc", **into("export"))
+@click.option("--batch", type=int, help="Fixed batch size.  [default: dynamic]", **into("export"))
+@click.option("--opset", type=int, default=20, **into("export"))
+@output_option("Run folder.  [default: runs/export-WEIGHTS' NAME]")
+@dry_run_option()
+@no_code_option
+@json_option
+def command(
+    weights: Path,
+    data: dict[str, Any],
+    student: dict[str, Any],
+    export: dict[str, Any],
+    output: Path | None,
+    dry_run: bool,
+    no_code: bool,
+    as_json: bool,
+) -> None:
+    """Export a trained network without distilling it.
+
+    Every file is checked and measured as in a run. The normalisation goes into the files: without --mean and --std it
+    is what the weights' file says, else the statistics of the training images.
+
+    \b
+    kdcompress export student.safetensors --model resnet8 --data fashion-mnist --target x86-vnni
+    """
+    from kdcompress.artifact import clean_name
+    from kdcompress.cli.run import perform
+    from kdcompress.pipelines.user_code import refuse_code
+    from kdcompress.recipe import validate_recipe
+
+    name, student = clean_name(f"export-{weights.stem}"), {**student, "weights": weights}
+    sections = {"data": data, "student": student, "train": None, "export": export}
+    recipe = validate_recipe({"name": name, **sections}, where="the command's options")
+    if no_code:
+        refuse_code(recipe)
+    perform(recipe, output or Path("runs") / recipe.name, as_typed(), dry_run, as_json)

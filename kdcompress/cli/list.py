@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import click
+
+from kdcompress.cli.options import json_option
+from kdcompress.errors import UsageError
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(["models", "methods", "data", "targets", "recipes"]))
+@click.option("--cost", is_flag=True, help="Of methods: passes and arithmetic of a step, in place of the options.")
+@json_option
+def command(kind: str, cost: bool, as_json: bool) -> None:
+    """Names that recipes can use."""
+    from kdcompress.pipelines import catalogue
+    from kdcompress.report.show import print_json, print_table
+
+    if cost and kind != "methods":
+        raise UsageError("Only methods have a cost.", where="--cost", got=f"list {kind}")
+    entries = catalogue.method_costs() if cost else getattr(catalogue, kind)()
+    if as_json:
+        return print_json(entries)
+    print_table(entries, {key: key for key in entries[0]})

@@ -1,0 +1,74 @@
+"""What several commands take, said once. What else an option needs, such as its help, is said where it is used."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Any], Any]
+AS_PATH = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+no_code_option = click.option("--no-code", is_flag=True, help="Refuse what names code of its own: package.module:NAME.")
+
+
+def recipe_arguments(command: Any) -> Any:
+    return click.argument("recipe")(click.argument("overrides", nargs=-1)(command))
+
+
+def output_option(help: str) -> Decorator:
+    return click.option("-o", "--output", type=AS_PATH, help=help)
+
+
+def dry_run_option(help: str = "Check everything, print the plan, write nothing.") -> Decorator:
+    return click.option("--dry-run", is_flag=True, help=help)
+
+
+def data_option(**more: Any) -> Decorator:
+    return click.option("--data", "source", **more)
+
+
+def root_option(**more: Any) -> Decorator:
+    return click.option("--root", type=AS_PATH, help="Where the data set's files are.", **more)
+
+
+def size_option(**more: Any) -> Decorator:
+    return click.option("--size", type=int, **more)
+
+
+def target_option(name: str, **more: Any) -> Decorator:
+    return click.option("--target", name, multiple=True, **more)
+
+
+def threads_option(**more: Any) -> Decorator:
+    return click.option("--threads", type=click.IntRange(1), **more)
+
+
+def effort_option(default: str) -> Decorator:
+    return click.option("--effort", type=click.Choice(["rapid", "quick", "normal"]), default=default)
+
+
+def into(group: str) -> dict[str, Any]:
+    """For an option that the command gets as an entry of the dictionary ``group``, under the option's name. What was
+    not given and has no default is not in it."""
+
+    def keep(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+        found = ctx.params.setdefault(group, {})
+        if value not in (None, ()):
+            found[option.name] = list(value) if isinstance(value, tuple) else value
+
+    return {"expose_value": False, "callback": keep}
+
+
+def comma_separated(ctx: click.Context, option: click.Parameter, value: str | None) -> list[str]:
+    return [part.strip() for part in value.split(",")] if value else []
+
+
+def as_typed() -> str:
+    """The command as it was given to the shell, for the records."""
+    return shlex.join(["kdcompress", *sys.argv[1:]])
