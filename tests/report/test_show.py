@@ -11,7 +11,7 @@ def test_steps_in_words_and_in_json(capsys):
     show.print_steps(steps, as_json=False)
     assert capsys.readouterr().out == "done     student\nto do    latency\n"
     show.print_steps(steps, as_json=True)
-    assert json.loads(capsys.readouterr().out) == [{"step": name, "state": state} for name, state in steps]
+    assert json.loads(capsys.readouterr().out) == [{"step": name, "state": state} for name, state in steps.items()]
 
 
 def test_facts_in_words_and_in_json(capsys):
