@@ -1,7 +1,8 @@
 """Where artefacts are measured: in this process, in a browser, on another machine.
 
 A device is a function ``bench(request, address, progress) -> Session``, filed under its name. ``--device NAME`` or
-``--device NAME:ADDRESS`` chooses it; a new one is a module ``kdcompress/bench/on_NAME.py``:
+``--device NAME:ADDRESS`` chooses it; a new one is a module ``kdcompress/bench/on_NAME.py``, imported when
+devices are first asked for (what else it needs, in a package of its own):
 
     @devices.register("browser")
     def bench(request: Request, address: str, progress: Progress) -> Session: ...

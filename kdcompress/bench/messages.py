@@ -9,18 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from kdcompress.bench.timing import MOST, Record
 from kdcompress.errors import KDCompressError
+from kdcompress.untrusted import plain
 
 DEPTH = 12  # of lists and objects in each other
 TEXT = 4000  # characters; what a device's log says at its end is the longest
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def plain(text: object, most: int = 200) -> str:
-    """What somebody else sent, as it may be shown and written: of so many characters, none of which controls."""
-    given = text if isinstance(text, str) else "no reason given"
-    return "".join(c if c.isprintable() else "\ufffd" for c in given[:most])
 
 
 class Failure(BaseModel):

@@ -31,11 +31,12 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench import agent, timing
 from kdcompress.bench.devices import Request, Session
 from kdcompress.bench.machine import cpu_family
-from kdcompress.bench.messages import Answer, Facts, Outputs, checked, plain, tidy
+from kdcompress.bench.messages import Answer, Facts, Outputs, checked, tidy
 from kdcompress.bench.timing import Progress
 from kdcompress.compare import TOLERANCES, compare_logits
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, ended
 from kdcompress.runner import infer_all
+from kdcompress.untrusted import plain
 
 SAMPLE = 64  # images that are sent
 COMPARED = 32  # whose logits come back
