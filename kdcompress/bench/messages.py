@@ -7,7 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from kdcompress.bench.timing import MOST, Record
+from kdcompress.bench.record import Record
+from kdcompress.bench.timing import MOST
 from kdcompress.errors import KDCompressError
 from kdcompress.untrusted import plain
 

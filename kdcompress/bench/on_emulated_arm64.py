@@ -17,7 +17,8 @@ from pathlib import Path
 from kdcompress.artifact import user_cache
 from kdcompress.bench import agent, arm64, remote
 from kdcompress.bench.devices import Request, Session, devices, only
-from kdcompress.bench.timing import Progress, Record, check
+from kdcompress.bench.record import Record
+from kdcompress.bench.timing import Progress, check
 from kdcompress.errors import KDCompressError, ended
 
 FORMATS = ("onnx", "ort", "litert", "ncnn", "mnn")

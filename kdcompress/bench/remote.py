@@ -30,8 +30,9 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.bench import agent, timing
 from kdcompress.bench.devices import Request, Session
-from kdcompress.bench.machine import cpu_family
+from kdcompress.bench.machine import MIB, cpu_family
 from kdcompress.bench.messages import Answer, Facts, Outputs, checked, tidy
+from kdcompress.bench.record import add_ratios
 from kdcompress.bench.timing import Progress
 from kdcompress.compare import TOLERANCES, compare_logits
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, ended
@@ -114,9 +115,9 @@ def bench(connection: Connection, request: Request, progress: Progress) -> Sessi
             write_job(job, request, limit_s=limit_s)
             size = job.seek(0, io.SEEK_END)
             if size + SPARE_BYTES > facts["free_bytes"]:
-                raise _full(connection, f"{facts['free_bytes'] / timing.MIB:.1f} MiB free", size)
+                raise _full(connection, f"{facts['free_bytes'] / MIB:.1f} MiB free", size)
             job.seek(0)
-            progress(0.0, f"sending {size / timing.MIB:.1f} MiB to {connection.name}")
+            progress(0.0, f"sending {size / MIB:.1f} MiB to {connection.name}")
             _run(connection, _agent(connection, "receive", folder), "received", job, COMMAND_S + size / 2e4)
         answer = _follow(connection, folder, progress, limit_s)
     except BaseException:
@@ -227,7 +228,7 @@ def session(
     for label, record in records.items():
         record.name, record.ratio = label, None
     if request.baseline in records:  # as the agent has it: from the samples, with the same seed
-        timing.add_ratios(records, request.baseline, request.seed)
+        add_ratios(records, request.baseline, request.seed)
     before = answer.get("before") or {}
     found = Session(device, records, before, answer.get("after") or before)
     found.interrupted, found.left_out = told.interrupted, left_out
@@ -358,7 +359,7 @@ def _full(connection: Connection, got: str, size: int | None = None) -> KDCompre
         "The device's disk is full.",
         where=connection.name,
         got=got,
-        allowed=f"{(size + SPARE_BYTES) / timing.MIB:.1f} MiB or more" if size is not None else None,
+        allowed=f"{(size + SPARE_BYTES) / MIB:.1f} MiB or more" if size is not None else None,
         hint="make room there, or name another folder: --device '...?folder=/path'",
     )
 

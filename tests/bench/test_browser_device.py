@@ -32,6 +32,7 @@ from kdcompress.bench.browser.measurement import prepared
 from kdcompress.bench.browser.protocol import browser_name
 from kdcompress.bench.browser.server import serving
 from kdcompress.bench.devices import Request, parse_device
+from kdcompress.bench.record import Record, summarise
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 from kdcompress.report import latency
@@ -268,8 +269,8 @@ def test_the_page_before_it_starts(serve, artifacts, page):
 
 
 def test_the_report_fits_a_phone_and_says_which_browser_it_was(page, tmp_path):
-    record = timing.Record("student-x86-vnni.onnx", "rapid", 1)
-    timing.summarise(record, np.linspace(1, 2, 200))
+    record = Record("student-x86-vnni.onnx", "rapid", 1)
+    summarise(record, np.linspace(1, 2, 200))
     ratio = {"median": 0.5, "low": 0.49, "high": 0.51, "verdict": "faster", "n": 200}
     records = {"student.onnx": record.to_json(), "student-x86-vnni.onnx": {**record.to_json(), "ratio": ratio}}
     document = {

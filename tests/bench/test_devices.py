@@ -5,6 +5,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench import devices as devices_module
 from kdcompress.bench import timing
 from kdcompress.bench.devices import Request, Session, add_memory, devices, only, parse_device
+from kdcompress.bench.record import Record
 from kdcompress.errors import UsageError
 
 
@@ -55,7 +56,7 @@ def test_memory_is_looked_at_once_for_each_artefact_that_ran(monkeypatch):
         return 10.0, 50.0
 
     monkeypatch.setattr(devices_module.cold, "memory", memory)
-    records = {label: timing.Record(label, "rapid", 8, load_rss_mib=0.0, peak_rss_mib=99.0) for label in ("a", "b")}
+    records = {label: Record(label, "rapid", 8, load_rss_mib=0.0, peak_rss_mib=99.0) for label in ("a", "b")}
     session = Session("local", records, {}, {})
     records["b"].failed = "query 2: no"
     add_memory(session, request(threads=2))

@@ -11,8 +11,8 @@ import pytest
 from hostile import VALUES, deep, spoilt
 
 from kdcompress.bench import agent, remote, timing
+from kdcompress.bench.advice import advice
 from kdcompress.bench.devices import local
-from kdcompress.bench.machine import advice
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import open_runner
 from kdcompress.runner import infer_all

@@ -11,7 +11,7 @@ import kdcompress
 from kdcompress.bench import timing
 from kdcompress.bench.browser.protocol import Asked, PostedResult, PostedSubject, browser_name
 from kdcompress.bench.devices import Session
-from kdcompress.bench.timing import Record
+from kdcompress.bench.record import Record, add_ratios, summarise
 from kdcompress.compare import TOLERANCES, Parity, compare_logits
 from kdcompress.untrusted import plain
 
@@ -84,14 +84,14 @@ def session(result: PostedResult, asked: Asked, agent: str) -> Session:
         record.wall_s, record.overhead_us = round(result.wall_s, 3), round(result.overhead_us, 3)
         record.subjects = len(result.subjects)
         record.runtime = {**runtime, "queries_a_sample": subject.queries_a_sample}
-        timing.summarise(record, subject.samples_ms)
+        summarise(record, subject.samples_ms)
         if subject.queries_a_sample > 1:  # each sample is a mean: of single queries it says nothing but the middle
             record.p90_ms = record.p95_ms = record.p99_ms = record.p99_9_ms = None
             record.p90_early_stopping_ms = None
         if not subject.failed:
             logits, tolerance = _logits(subject, asked.expected[label]), TOLERANCES[artifact.precision]
             parities[label] = compare_logits(asked.expected[label], logits, tolerance)
-    timing.add_ratios(records, request.baseline, request.seed)
+    add_ratios(records, request.baseline, request.seed)
     parity = {label: found.to_json() for label, found in parities.items()}
     notes = list(_notes(result, request.threads))
     return Session(f"browser:{browser_name(agent)}", records, machine, machine, parity, notes)
