@@ -13,7 +13,7 @@ folders = {
     "kdcompress.pipelines": "pipelines",
     **{
         f"kdcompress.{name}": f"kdcompress/{name.replace('.', '/')}"
-        for name in ("bench", "bench.browser", "data", "methods", "models", "report", "training")
+        for name in ("bench", "bench.browser", "bench.remote", "data", "methods", "models", "report", "training")
     },
 }
 extras = {

@@ -10,7 +10,8 @@ import zipfile
 import psutil
 import pytest
 
-from kdcompress.bench import agent, procfs, remote
+from kdcompress.bench import agent, procfs
+from kdcompress.bench.remote.sent import write_agent
 from kdcompress.export.formats import open_runner
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -20,7 +21,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def file(tmp_path):
     path = tmp_path / "agent.pyz"
     with path.open("wb") as stream:
-        remote.write_agent(stream, open_runner)
+        write_agent(stream, open_runner)
     return path
 
 
@@ -29,7 +30,8 @@ def test_it_is_small_and_of_kdcompress_alone(file):
         names = archive.namelist()
     assert {"__main__.py", "kdcompress/bench/timing.py", "kdcompress/export/run_onnxruntime.py"} <= set(names)
     assert len(names) == len(set(names)) and all(name.startswith(("kdcompress/", "__main__")) for name in names)
-    assert not any("/training/" in name or "/pipelines/" in name for name in names)
+    not_needed = ("/training/", "/pipelines/", "/bench/browser/", "/bench/remote/")
+    assert not any(part in name for name in names for part in not_needed)
     assert file.stat().st_size < 300_000
 
 

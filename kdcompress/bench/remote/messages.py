@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from kdcompress.bench import agent
 from kdcompress.bench.record import Record
 from kdcompress.bench.timing import MOST
 from kdcompress.errors import KDCompressError
@@ -129,6 +130,15 @@ def tidy(value: Any, depth: int = DEPTH) -> Any:
 
 def _has_text(values: list[Any]) -> bool:
     return not all(isinstance(value, int | float) for value in values)
+
+
+def heard(line: str) -> dict[str, Any] | None:
+    """As ``agent.heard``, its texts without what controls a terminal."""
+    try:
+        found: dict[str, Any] | None = tidy(agent.heard(line))
+    except ValueError:
+        return None
+    return found
 
 
 def checked(model: type[Checked], data: Any, device: str) -> Checked:
