@@ -13,7 +13,17 @@ folders = {
     "kdcompress.pipelines": "pipelines",
     **{
         f"kdcompress.{name}": f"kdcompress/{name.replace('.', '/')}"
-        for name in ("bench", "bench.browser", "bench.remote", "data", "methods", "models", "report", "training")
+        for name in (
+            "bench",
+            "bench.agent",
+            "bench.browser",
+            "bench.remote",
+            "data",
+            "methods",
+            "models",
+            "report",
+            "training",
+        )
     },
 }
 extras = {

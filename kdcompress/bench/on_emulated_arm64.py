@@ -15,7 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdcompress.artifact import user_cache
-from kdcompress.bench import agent, arm64
+from kdcompress.bench import arm64
+from kdcompress.bench.agent import procfs
+from kdcompress.bench.agent.facts import PACKAGES
 from kdcompress.bench.devices import Request, Session, devices, only
 from kdcompress.bench.record import Record
 from kdcompress.bench.remote.answer import read_answer, session, suited
@@ -37,7 +39,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
     kept = address or os.environ.get("KDCOMPRESS_ARM64") or user_cache() / "arm64"
     progress(0.0, "preparing the arm64 system")
     formats = {artifact.format for artifact in request.artifacts.values()}
-    packages = dict.fromkeys(agent.PACKAGES[each] for each in FORMATS if each in formats)
+    packages = dict.fromkeys(PACKAGES[each] for each in FORMATS if each in formats)
     root = arm64.prepare(Path(kept), (*packages, "numpy"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -50,7 +52,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
                 tar.extractall(folder)
         os.replace(folder / "job.partial", folder / "job.json")
         (folder / "lib").mkdir()
-        shutil.copyfile(Path(agent.__file__).with_name("procfs.py"), folder / "lib" / "psutil.py")
+        shutil.copyfile(procfs.__file__, folder / "lib" / "psutil.py")
         progress(0.1, "running under qemu")
         path = os.pathsep.join(map(str, (root / "site", folder / "lib")))
         done = arm64.run(root, folder / "agent.pyz", "measure", folder, environment={"PYTHONPATH": path})
@@ -74,7 +76,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
 def _missing(format: str) -> dict[str, str] | None:
     if format not in FORMATS:
         return {"got": f"it runs {', '.join(FORMATS)}"}
-    package = agent.PACKAGES[format]
+    package = PACKAGES[format]
     try:
         version(package)
     except PackageNotFoundError:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hostile import VALUES, deep, spoilt
 
-from kdcompress.bench import agent, timing
+from kdcompress.bench import timing
 from kdcompress.bench.advice import advice
+from kdcompress.bench.agent.words import MARK
 from kdcompress.bench.devices import local
 from kdcompress.bench.remote import answer as answers
 from kdcompress.bench.remote import commands, conversation
@@ -42,7 +43,7 @@ class Replayed:
 @pytest.fixture
 def replayed(tmp_path):
     def say(*messages):
-        lines = [agent.MARK + json.dumps(message) + "\n" for message in messages]
+        lines = [MARK + json.dumps(message) + "\n" for message in messages]
         (tmp_path / "said").write_text("".join(lines))
         return Replayed(tmp_path / "said")
 
@@ -123,7 +124,7 @@ def test_facts_with_each_field_spoilt(measured, monkeypatch):
     monkeypatch.setattr(conversation, "write_agent", lambda file, opener: None)
     for path, value, body in spoilt(facts):
         try:
-            message = heard(agent.MARK + json.dumps(body))
+            message = heard(MARK + json.dumps(body))
             monkeypatch.setattr(conversation, "asked", lambda *_, said=message: ([said] if said else [], None))
             found = conversation._start(Replayed(None), ["onnx"], request.open)
             answers.suited(request, "x", found)
@@ -179,8 +180,8 @@ def test_lines_that_are_no_messages():
         "9" * 10_000,
         json.dumps({"a": deep()}),
     ):
-        assert heard(agent.MARK + text) is None
-    assert heard(agent.MARK + json.dumps({"what": "\x1b]52;c;x\x07"})) == {"what": "\ufffd]52;c;x\ufffd"}
+        assert heard(MARK + text) is None
+    assert heard(MARK + json.dumps({"what": "\x1b]52;c;x\x07"})) == {"what": "\ufffd]52;c;x\ufffd"}
 
 
 def test_a_reference_that_is_infinite_is_no_parity(measured):

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
-from kdcompress.bench import agent, timing
+from kdcompress.bench import timing
+from kdcompress.bench.agent.supervisor import REMOVED
+from kdcompress.bench.agent.words import MARK
 from kdcompress.bench.devices import Request, Session
 from kdcompress.bench.machine import MIB
 from kdcompress.bench.remote.answer import session, suited
@@ -70,9 +72,9 @@ def _start(connection: Connection, formats: Sequence[str], opener: Callable[...,
     where = shlex.quote(options.folder) if options.folder else "${TMPDIR:-/tmp}"
     script = f"""
 p={shlex.quote(options.python)}
-command -v "$p" >/dev/null 2>&1 || {{ echo '{agent.MARK}{{"python": null}}'; exit 3; }}
+command -v "$p" >/dev/null 2>&1 || {{ echo '{MARK}{{"python": null}}'; exit 3; }}
 "$p" -c 'import sys; sys.exit(sys.version_info < {PYTHON})' ||
-    {{ v=$("$p" -V 2>&1) && echo '{agent.MARK}{{"python": "'"$v"'"}}'; exit 3; }}
+    {{ v=$("$p" -V 2>&1) && echo '{MARK}{{"python": "'"$v"'"}}'; exit 3; }}
 umask 077
 d=$(mktemp -d {where}/kdcompress-XXXXXX) && d=$(cd "$d" && pwd) || exit 4
 cat >"$d/agent.pyz" && "$p" "$d/agent.pyz" start "$d" {shlex.quote(json.dumps(wanted))} && exit 0
@@ -104,7 +106,7 @@ def _follow(connection: Connection, folder: str, progress: Progress, limit_s: fl
     share, lost, stopped = 0.0, None, None
     ends = time.monotonic() + limit_s + connection.options.away + SPARE_S
     place, follow = shlex.quote(folder), _agent(connection, "follow", folder)
-    follow = f"if [ -d {place} ]; then {follow}; else {_said('gone', agent.REMOVED)}; fi"
+    follow = f"if [ -d {place} ]; then {follow}; else {_said('gone', REMOVED)}; fi"
     while True:
         failure = None
         try:
@@ -175,7 +177,7 @@ def _agent(connection: Connection, command: str, folder: str) -> str:
 
 def _said(key: str, value: Any = True) -> str:
     """A shell's command that says it as the agent does."""
-    return f"echo {shlex.quote(agent.MARK + json.dumps({key: value}))}"
+    return f"echo {shlex.quote(MARK + json.dumps({key: value}))}"
 
 
 def _limit_s(request: Request) -> float:

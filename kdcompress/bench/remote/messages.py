@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from kdcompress.bench import agent
+from kdcompress.bench.agent import words
 from kdcompress.bench.record import Record
 from kdcompress.bench.timing import MOST
 from kdcompress.errors import KDCompressError
@@ -34,7 +34,7 @@ class Missing(BaseModel):
 
 
 class Facts(BaseModel):
-    """Of the machine, as ``agent.facts`` has them, and where the agent's folder is."""
+    """Of the machine, as ``agent.facts.facts`` has them, and where the agent's folder is."""
 
     folder: Annotated[str, Field(min_length=1)]
     architecture: str
@@ -88,7 +88,7 @@ class Outputs(BaseModel):
 
 
 class Answer(BaseModel):
-    """What ``agent.measure`` ends with."""
+    """What ``agent.job.measure`` ends with."""
 
     error: Failure | None = None
     records: dict[str, Record] = {}
@@ -133,9 +133,9 @@ def _has_text(values: list[Any]) -> bool:
 
 
 def heard(line: str) -> dict[str, Any] | None:
-    """As ``agent.heard``, its texts without what controls a terminal."""
+    """As ``words.heard``, its texts without what controls a terminal."""
     try:
-        found: dict[str, Any] | None = tidy(agent.heard(line))
+        found: dict[str, Any] | None = tidy(words.heard(line))
     except ValueError:
         return None
     return found

@@ -24,12 +24,14 @@ def write_agent(file: IO[bytes], opener: Callable[..., Any]) -> None:
     opened by."""
     package = opener.__module__.rpartition(".")[0]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("kdcompress", "kdcompress.bench", package):
+        for name in ("kdcompress", "kdcompress.bench", "kdcompress.bench.agent", package):
             spec = importlib.util.find_spec(name)
             for folder in (spec.submodule_search_locations or []) if spec else []:
                 for path in sorted(Path(folder).glob("*.py")):
                     archive.write(path, f"{name.replace('.', '/')}/{path.name}")
-        archive.writestr("__main__.py", "import sys\nfrom kdcompress.bench.agent import main\n\nmain(sys.argv[1:])\n")
+        archive.writestr(
+            "__main__.py", "import sys\nfrom kdcompress.bench.agent.main import main\n\nmain(sys.argv[1:])\n"
+        )
 
 
 def write_job(file: IO[bytes], request: Request, *, limit_s: float, timed: bool = True) -> None:
