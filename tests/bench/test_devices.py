@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from test_timing import IMAGES, SPEC, Busy
 
@@ -84,3 +87,10 @@ def test_what_a_device_does_not_do_is_refused():
         only(request(), "phone", formats=("ort",))
     with pytest.raises(UsageError, match="does not measure this scenario"):
         only(request(scenario="offline"), "phone", scenarios=("single-stream",))
+
+
+def test_devices_are_found_when_they_are_asked_for():
+    code = "import sys; from kdcompress.bench.devices import devices; print('kdcompress.bench.browser' in sys.modules)"
+    code += "; print(*devices.entries()); print('kdcompress.bench.browser' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["False", "adb browser emulated-arm64 local ssh", "True"]
