@@ -32,7 +32,7 @@ REMOVED = "its folder has been removed there"
 
 
 def start(folder: Path, options: str) -> None:
-    """``options``: JSON with ``away_s``, and ``runtimes``: formats, and the module that holds ``runners``."""
+    """``options``: JSON with ``away_s``, ``formats``, and in ``runners`` the module that has them."""
     asked = json.loads(options)
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": python_path(folder)}
     sign(folder)
