@@ -14,8 +14,19 @@ folders = {
     "kdcompress.pipelines.plan": "pipelines/plan",
     "kdcompress.pipelines.steps": "pipelines/steps",
     **{
-        f"kdcompress.{name}": f"kdcompress/{name}"
-        for name in ("bench", "cli", "data", "methods", "models", "report", "training")
+        f"kdcompress.{name}": f"kdcompress/{name.replace('.', '/')}"
+        for name in (
+            "bench",
+            "bench.agent",
+            "bench.browser",
+            "bench.remote",
+            "cli",
+            "data",
+            "methods",
+            "models",
+            "report",
+            "training",
+        )
     },
 }
 extras = {
@@ -54,7 +65,7 @@ setup(
     package_dir=folders,
     package_data={
         "kdcompress": ["py.typed"],
-        "kdcompress.bench": ["page/*"],
+        "kdcompress.bench.browser": ["page/*"],
         "kdcompress.report": ["*.html", "*.css"],
         "kdcompress.export": ["targets/*.yaml", "bundle/*"],
         "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],

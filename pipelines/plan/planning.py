@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdcompress.bench.advice import advice
 from kdcompress.bench.devices import LOCAL
-from kdcompress.bench.machine import advice, machine
+from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, UsageError, reason
 from kdcompress.export import formats

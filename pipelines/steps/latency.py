@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdcompress.bench.machine import advice
+from kdcompress.bench.advice import advice
 from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of

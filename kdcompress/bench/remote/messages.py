@@ -7,20 +7,17 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from kdcompress.bench.timing import MOST, Record
+from kdcompress.bench.agent import words
+from kdcompress.bench.record import Record
+from kdcompress.bench.timing import MOST
 from kdcompress.errors import KDCompressError
+from kdcompress.untrusted import plain
 
 DEPTH = 12  # of lists and objects in each other
 TEXT = 4000  # characters; what a device's log says at its end is the longest
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def plain(text: object, most: int = 200) -> str:
-    """What somebody else sent, as it may be shown and written: of so many characters, none of which controls."""
-    given = text if isinstance(text, str) else "no reason given"
-    return "".join(c if c.isprintable() else "\ufffd" for c in given[:most])
 
 
 class Failure(BaseModel):
@@ -37,7 +34,7 @@ class Missing(BaseModel):
 
 
 class Facts(BaseModel):
-    """Of the machine, as ``agent.facts`` has them, and where the agent's folder is."""
+    """Of the machine, as ``agent.facts.facts`` has them, and where the agent's folder is."""
 
     folder: Annotated[str, Field(min_length=1)]
     architecture: str
@@ -91,7 +88,7 @@ class Outputs(BaseModel):
 
 
 class Answer(BaseModel):
-    """What ``agent.measure`` ends with."""
+    """What ``agent.job.measure`` ends with."""
 
     error: Failure | None = None
     records: dict[str, Record] = {}
@@ -133,6 +130,15 @@ def tidy(value: Any, depth: int = DEPTH) -> Any:
 
 def _has_text(values: list[Any]) -> bool:
     return not all(isinstance(value, int | float) for value in values)
+
+
+def heard(line: str) -> dict[str, Any] | None:
+    """As ``words.heard``, its texts without what controls a terminal."""
+    try:
+        found: dict[str, Any] | None = tidy(words.heard(line))
+    except ValueError:
+        return None
+    return found
 
 
 def checked(model: type[Checked], data: Any, device: str) -> Checked:
