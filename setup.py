@@ -12,8 +12,8 @@ folders = {
     "kdcompress.export": "export",
     "kdcompress.pipelines": "pipelines",
     **{
-        f"kdcompress.{name}": f"kdcompress/{name}"
-        for name in ("bench", "data", "methods", "models", "report", "training")
+        f"kdcompress.{name.replace('/', '.')}": f"kdcompress/{name}"
+        for name in ("bench", "data", "methods", "models", "models/taps", "report", "training")
     },
 }
 extras = {
