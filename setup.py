@@ -24,6 +24,7 @@ folders = {
             "data",
             "methods",
             "models",
+            "models.taps",
             "report",
             "training",
         )

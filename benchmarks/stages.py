@@ -38,17 +38,11 @@ from torch import Tensor, nn
 from kdcompress.errors import UsageError
 from kdcompress.models.build import build, count_parameters, evaluating
 from kdcompress.models.deployable import logits_of
-from kdcompress.models.taps import (
-    Stage,
-    Tapped,
-    _classifier,
-    _found,
-    _last_map,
-    _stage,
-    _Trace,
-    averages,
-    pair_stages,
-)
+from kdcompress.models.taps import Stage, Tapped, averages, pair_stages
+from kdcompress.models.taps.dry_run import DryRun
+from kdcompress.models.taps.last_map import classifier_of, last_map
+from kdcompress.models.taps.places import stage_at
+from kdcompress.models.taps.rule import by_rule
 from kdcompress.training.distillation import Distillation
 
 SIZE, CLASSES = 64, 11
@@ -107,7 +101,7 @@ def smallest() -> list[str]:
     return chosen
 
 
-def timm_model(name: str) -> tuple[nn.Module, _Trace]:
+def timm_model(name: str) -> tuple[nn.Module, DryRun]:
     """The model and its dry forward, at SIZE where that is enough."""
     torch.manual_seed(0)
     for options in ({"img_size": SIZE}, {}):
@@ -119,33 +113,32 @@ def timm_model(name: str) -> tuple[nn.Module, _Trace]:
                 raise
     if SIZE / max(info["reduction"] for info in model.feature_info) >= 2:
         try:
-            return model, _Trace(model, torch.randn(2, 3, SIZE, SIZE), model)
+            return model, DryRun(model, torch.randn(2, 3, SIZE, SIZE))
         except (RuntimeError, AssertionError, ValueError):
             pass
     if options:
         model = build(f"timm/{name}", CLASSES, 3)
-    return model, _Trace(model, torch.randn(2, *model.default_cfg["input_size"]), model)
+    return model, DryRun(model, torch.randn(2, *model.default_cfg["input_size"]))
 
 
 def compared(name: str) -> dict[str, Any]:
     """What is found in a timm model, what it declares, and which of that was not found: neither among the stages nor
     as the last map (``missed``), or not among the stages (``by_last``: found as the last map alone)."""
-    model, trace = timm_model(name)
-    found = [described(_stage(trace, call, call.map)) for call in _found(trace)]
-    call, before = _last_map(trace, _classifier(trace, CLASSES), logits_of(trace.result))
-    last = described(_stage(trace, call, call.input_map if before else call.map, before))
+    model, run = timm_model(name)
+    found = [described(stage_at(run, call)) for call in by_rule(run.calls).stages]
+    last = described(stage_at(run, *last_map(run, classifier_of(run, CLASSES), logits_of(run.result))))
     declared = [
         {"path": i["module"], "channels": i["num_chs"], "reduction": i["reduction"]} for i in model.feature_info
     ]
-    stages = [entry for entry in declared if not is_stem(trace, entry, found)]
+    stages = [entry for entry in declared if not is_stem(run, entry, found)]
     others = [entry for entry in stages if not any(alike(entry, stage) for stage in found)]
     missed = [entry for entry in others if not alike(entry, last)]
     return {
         "family": family_of(name),
         "model": name,
-        "size": trace.height,
+        "size": run.height,
         "agrees": bool(found) and not missed,
-        "same_maps": same_maps(trace, model),
+        "same_maps": same_maps(run, model),
         "found": found,
         "last": last,
         "declared": declared,
@@ -164,27 +157,28 @@ def alike(entry: dict[str, Any], stage: dict[str, Any]) -> bool:
     return entry["channels"] == stage["channels"] and 1 / TOLERANCE <= ratio <= TOLERANCE
 
 
-def is_stem(trace: _Trace, entry: dict[str, Any], found: list[dict[str, Any]]) -> bool:
+def is_stem(run: DryRun, entry: dict[str, Any], found: list[dict[str, Any]]) -> bool:
     """Whether the declared module has run before any block and before the first stage found; where no module has that
     name, whether the map is larger than any block's."""
-    order = [call.path for call in trace.calls]
-    blocks = [call for call in trace.calls if call.block and call.map is not None]
+    order = [call.path for call in run.calls]
+    blocks = [call for call in run.calls if call.block and call.gives]
     if not blocks or not found:
         return False
     if entry["path"] in order:
-        first = min(trace.calls.index(blocks[0]), order.index(found[0]["path"]))
+        first = min(run.calls.index(blocks[0]), order.index(found[0]["path"]))
         return order.index(entry["path"]) < first
-    return entry["reduction"] * TOLERANCE < min(trace.height / call.map.shape[2] for call in blocks)
+    return entry["reduction"] * TOLERANCE < min(run.height / call.gives.height for call in blocks if call.gives)
 
 
-def same_maps(trace: _Trace, model: Any) -> int | None:
+def same_maps(run: DryRun, model: Any) -> int | None:
     """How many of the stages found are, value by value, maps of the model's own method; None where it has none."""
     try:
         with torch.no_grad():
-            theirs = model.eval().forward_intermediates(trace.example, intermediates_only=True)
+            theirs = model.eval().forward_intermediates(run.example, intermediates_only=True)
     except (AttributeError, TypeError, AssertionError, NotImplementedError):
         return None
-    return sum(any(torch.equal(call.map, other) for other in theirs) for call in _found(trace))
+    stages = by_rule(run.calls).stages
+    return sum(any(torch.equal(run.map(call), other) for other in theirs) for call in stages)
 
 
 def torchvision_names() -> list[str]:
