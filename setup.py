@@ -13,7 +13,7 @@ folders = {
     "kdcompress.pipelines": "pipelines",
     **{
         f"kdcompress.{name}": f"kdcompress/{name}"
-        for name in ("bench", "data", "methods", "models", "report", "training")
+        for name in ("bench", "data", "methods", "models", "recipe", "report", "training")
     },
 }
 extras = {
