@@ -11,6 +11,7 @@ folders = {
     "kdcompress": "kdcompress",
     "kdcompress.export": "export",
     "kdcompress.pipelines": "pipelines",
+    "kdcompress.pipelines.bundle": "pipelines/bundle",
     **{
         f"kdcompress.{name}": f"kdcompress/{name}"
         for name in ("bench", "data", "methods", "models", "recipe", "report", "training")
