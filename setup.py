@@ -11,6 +11,7 @@ folders = {
     "kdcompress": "kdcompress",
     "kdcompress.export": "export",
     "kdcompress.pipelines": "pipelines",
+    "kdcompress.pipelines.bundle": "pipelines/bundle",
     "kdcompress.pipelines.plan": "pipelines/plan",
     "kdcompress.pipelines.steps": "pipelines/steps",
     **{
@@ -25,6 +26,7 @@ folders = {
             "methods",
             "models",
             "models.taps",
+            "recipe",
             "report",
             "training",
         )

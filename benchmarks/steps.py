@@ -29,7 +29,7 @@ from kdcompress.methods import methods
 from kdcompress.pipelines.costs import PAIR, cost, distillation, images
 from kdcompress.recipe import Train
 from kdcompress.training.distillation import Distillation
-from kdcompress.training.engine import make_optimizer
+from kdcompress.training.optimizer import make_optimizer
 
 BASELINE = "kd"
 WARMUP = 2

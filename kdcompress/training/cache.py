@@ -1,10 +1,9 @@
 """Teachers' answers, kept: each is computed once for a view of an image, and read by every later epoch and training.
 
-An answer is the logits, and the pooled feature where a method reads it. A teacher's answers are one file in
-$KDCOMPRESS_TEACHER_CACHE, or ``teachers`` in the user's cache: a checksum (CRC-32) for each view of each image, 0 where
-its answer is not there, then the answers. The file's name is the hash of all that decides them (``identity``): the
-weights, the images, the augmentation, the precision, PyTorch's version, and the bits of some answers as this machine
-computes them. Folder and files are the user's alone.
+An answer is the logits, and the pooled feature where a method reads it. A teacher's answers are one file (see
+answers.py) in $KDCOMPRESS_TEACHER_CACHE, or ``teachers`` in the user's cache. Its name says all that decides them (see
+identity.py): the weights, the images, the augmentation, the precision, PyTorch's version, and the bits of some answers
+as this machine computes them.
 
 Exact. A network's answer to an image does depend on the size of the batch, bit by bit: in fp32, fewer than 4 to 16 rows
 a thread are computed in another way. So the teacher is always shown a whole batch: of the answers that are missing,
@@ -12,10 +11,7 @@ those of this step and then those that the next steps need, so that no answer is
 batch and on the other images the answer must not depend. Where threads share a small batch unequally it does: that is
 tried before the training, and a teacher whose answers do is not cached.
 
-Answers are on the disk before their checksums, and nothing else is ever written: a killed process, or several that fill
-one file at once, leave nothing that is wrong. An answer is there when it is what its checksum says, which is looked at
-when a process reads it for the first time (about 0.5 us and 1 GB/s): a damaged one is computed again. Where the disk is
-full the teacher runs as without it.
+Where the disk is full the teacher runs as without it.
 
 ``fp16`` rounds answers that are computed in fp32 to 11 bits: off by at most 2^-11 = 0.05 %, in the training that
 computes them too, so that it is no matter which one that was. Of a vgg8's 1,024 answers to Fashion-MNIST (logits up to
@@ -24,13 +20,7 @@ computes them too, so that it is no matter which one that was. Of a vgg8's 1,024
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import mmap
-import os
-import re
 import shutil
-import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -41,98 +31,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcompress.artifact import content_hash, open_private, private_folder, user_cache
 from kdcompress.console import say
 from kdcompress.data.loader import Loader
 from kdcompress.methods.base import Method
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
+from kdcompress.training.answers import SUFFIX, Answers, folder, make_room
 from kdcompress.training.distillation import Distillation, Member
+from kdcompress.training.identity import identity, probe
 
 CACHEABLE = {"logits", "pooled"}
 LOOK_AHEAD = 64  # batches
-PROBED = 64  # answers that show how this machine computes them
-SUFFIX = ".answers"
-NAME = "[0-9a-f]" * 64 + SUFFIX  # of what is kept: nothing else in the folder is touched
-
-
-def folder() -> Path:
-    return Path(os.environ.get("KDCOMPRESS_TEACHER_CACHE") or user_cache() / "teachers")
-
-
-class Answers:
-    """A file of ``rows`` answers of ``width`` bytes each. Raises OSError where there can be none."""
-
-    def __init__(self, path: Path, rows: int, width: int):
-        self.path, self.rows, self.width = path, rows, width
-        private_folder(path.parent)
-        self.start = -(-4 * rows // mmap.PAGESIZE) * mmap.PAGESIZE
-        size = self.start + rows * width
-        descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
-        if (there := os.fstat(descriptor).st_size) not in (0, size):
-            say(f"teacher's answers: {path} is damaged, {there:,} bytes of {size:,}, and is made again", style="yellow")
-            os.close(descriptor)
-            path.unlink(missing_ok=True)  # whoever has it open keeps it
-            descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
-        self.file = os.fdopen(descriptor, "r+b", buffering=0)  # closed with this object
-        os.truncate(descriptor, size)  # sparse: what is not written takes no place
-        os.utime(descriptor)
-        # Read through the map, written by pwrite: a write into a map of a full disk ends the process.
-        memory = np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
-        self.sums, self.values = memory[: 4 * rows].view("<u4"), memory[self.start :].reshape(rows, width)
-        self.sound = np.zeros(rows, bool)  # written by this process, or checked
-        self.written = np.zeros(rows, bool)  # by this process, and without its checksum yet
-        self.damaged = False
-
-    def known(self, rows: np.ndarray) -> np.ndarray:
-        """Whether the answers ``rows`` are there and whole, bool [len(rows)]."""
-        new = rows[~self.sound[rows]]
-        new = new[self.sums[new] != 0]
-        if len(new):
-            self.sound[new] = self.sums[new] == _sums(new, self.values[new])
-            if not self.damaged and not self.sound[new].all():
-                self.damaged = True
-                say(f"teacher's answers: {self.path} is damaged, what is wrong is computed again", style="yellow")
-        return self.sound[rows]
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """uint8 [len(rows), width], a copy."""
-        return self.values[rows]
-
-    def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        for part in _runs(rows, order := np.argsort(rows, kind="stable")):
-            self._put(self.start + int(rows[order[part.start]]) * self.width, values[order[part]].tobytes())
-        self.written[rows] = self.sound[rows] = True
-
-    def flush(self) -> None:
-        """What was written gets its checksums, by which other processes and later ones know it."""
-        rows = np.flatnonzero(self.written)
-        if len(rows):
-            os.fsync(self.file.fileno())
-            sums = _sums(rows, self.values[rows])
-            for part in _runs(rows, np.arange(len(rows))):
-                self._put(4 * int(rows[part.start]), sums[part].tobytes())
-            self.written[rows] = False
-
-    def _put(self, offset: int, data: bytes) -> None:
-        while data:  # a full disk takes a part before it raises
-            done = os.pwrite(self.file.fileno(), data, offset)
-            data, offset = data[done:], offset + done
-
-    def bytes(self) -> int:
-        """On the disk."""
-        return os.fstat(self.file.fileno()).st_blocks * 512
-
-
-def _sums(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The checksums of answers uint8 [N, width] in the rows int64 [N], each of its row and its bytes, uint32 [N]."""
-    return np.array([zlib.crc32(value, row) or 1 for row, value in zip(rows.tolist(), values)], "<u4")
-
-
-def _runs(rows: np.ndarray, order: np.ndarray) -> list[slice]:
-    """Where in ``order``, which sorts ``rows``, numbers follow each other without a gap."""
-    edges = np.flatnonzero(np.diff(rows[order]) != 1) + 1
-    return [slice(a, b) for a, b in itertools.pairwise([0, *edges.tolist(), len(rows)])]
 
 
 class Kept:
@@ -143,6 +52,8 @@ class Kept:
         tensors = {name: tensor for name in sorted(CACHEABLE) if (tensor := getattr(probe, name)) is not None}
         self.parts = [(name, tensor.shape[1], tensor.dtype) for name, tensor in tensors.items()]
         self.stored = [torch.float16 if half and dtype == torch.float32 else dtype for _, _, dtype in self.parts]
+        self.names = list(tensors)
+        self.layout = [*map(str, self.parts), *map(str, self.stored)]
         self.widths = [width * dtype.itemsize for (_, width, _), dtype in zip(self.parts, self.stored)]
         self.answers: Answers | None = None  # None: they could not be kept
         self.coming: list[tuple[np.ndarray, Tensor, Any]] = []  # on their way from the device
@@ -152,7 +63,7 @@ class Kept:
 
     def packed(self, taps: Taps) -> Tensor:
         """uint8 [N, bytes of an answer]."""
-        tensors = (getattr(taps, name) for name, _, _ in self.parts)
+        tensors = (getattr(taps, name) for name in self.names)
         stored = (_narrowed(tensor, dtype).contiguous() for tensor, dtype in zip(tensors, self.stored))
         return torch.cat([tensor.view(torch.uint8) for tensor in stored], 1)
 
@@ -326,11 +237,11 @@ def _opened(
     paths: list[Path] = []
     rows = len(loader) * loader.slots
     for member in distillation.teachers:
-        probes, independent = _probe(partial(teach, member, counts=False), loader)
+        probes, independent = probe(partial(teach, member, counts=False), loader)
         if not independent:
             return None, "they depend on the rest of the batch"
         kept.append(Kept(partial(teach, member), probes[0], options.teacher_cache == "fp16"))
-        made = identity(member, source_hash, augment, precision, kept[-1], probes)
+        made = identity(member, source_hash, augment, precision, kept[-1].names, kept[-1].layout, probes)
         paths.append(folder() / f"{made}{SUFFIX}")
 
     needed, limit = sum(rows * sum(each.widths) for each in kept), options.teacher_cache_gib * 2**30
@@ -340,7 +251,7 @@ def _opened(
         return None, f"{got}, more than train.teacher_cache_gib{fewer}"
     try:
         if talks:
-            _make_room(limit - needed, paths)
+            make_room(limit - needed, paths)
         for each, path in zip(kept, paths):
             each.open(path, rows)
         there = sum(each.answers.bytes() for each in kept if each.answers)
@@ -351,66 +262,8 @@ def _opened(
     return TeacherCache(loader, kept, options.teacher_cache), ""
 
 
-def _probe(teach: Callable[[Tensor], Taps], loader: Loader) -> tuple[list[Taps], bool]:
-    """The answers to a few views, always the same ones, in batches of the training's size; and whether an answer is the
-    same, bit by bit, in another place of a batch and beside other images."""
-    size = len(loader.keys(0))
-    images = np.arange(-(-PROBED // size) * size) % len(loader)
-    keys = images * loader.slots + 7 * images % loader.slots
-    probes = [teach(loader.make(part)) for part in np.split(keys, len(keys) // size)]
-    moved = keys[:size][::-1].copy()
-    moved[1::2] = loader.keys(0)[1::2]  # the others stay
-    again = teach(loader.make(moved))
-    stay = torch.arange(0, size, 2)
-    both = [(probes[0].logits, again.logits)]
-    if probes[0].pooled is not None and again.pooled is not None:
-        both.append((probes[0].pooled, again.pooled))
-    return probes, all(torch.equal(before[size - 1 - stay], after[stay]) for before, after in both)
-
-
-def identity(member: Member, source_hash: str, augment: Augment, precision: str, kept: Kept, probes: list[Taps]) -> str:
-    """The hash of all that decides a teacher's answers. What cannot be named (the code of its layers, the libraries
-    and instructions that compute them, the batch's size) shows in the bits of ``probes``."""
-    digest = hashlib.sha256()
-    for name, tensor in itertools.chain(member.named_parameters(), member.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(_bits(tensor))
-    for part in (torch.cat([getattr(probe, name) for probe in probes]) for name, _, _ in kept.parts):
-        digest.update(_bits(part[:PROBED]))
-    return content_hash(
-        {
-            "version": 2,
-            "teacher": digest.hexdigest(),
-            "architecture": re.sub(" at 0x[0-9a-f]+", "", repr(member)),
-            "size": member.size,
-            "source": source_hash,
-            "augment": augment.model_dump(),
-            "precision": precision,
-            "parts": [*map(str, kept.parts), *map(str, kept.stored)],
-            "torch": torch.__version__,
-            "device": torch.cuda.get_device_name(probes[0].logits.device) if probes[0].logits.is_cuda else "cpu",
-        }
-    )
-
-
-def _bits(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
-
-
 def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype != torch.float16:
         return tensor.to(dtype)
     largest = torch.finfo(dtype).max
     return tensor.clamp(-largest, largest).to(dtype)
-
-
-def _make_room(limit: float, own: list[Path]) -> None:
-    """Answers that were not used for the longest time are removed until the rest take ``limit`` bytes. A training that
-    uses them now goes on: its file is there until it ends."""
-    others = [(path, path.lstat()) for path in folder().glob(NAME) if path not in own]
-    taken = sum(stat.st_blocks * 512 for _, stat in others)
-    for path, stat in sorted(others, key=lambda each: each[1].st_mtime):
-        if taken <= limit:
-            return
-        path.unlink(missing_ok=True)
-        taken -= stat.st_blocks * 512

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -49,6 +49,17 @@ def compile_members(
 def leave_uncompiled(distillation: Distillation) -> None:
     for member in _members(distillation):
         member._compiled_call_impl = None
+
+
+def step_begins(mode: str) -> None:
+    """Told before the first forward of a step: from now on CUDA graphs may write over what the last step's gave."""
+    if mode != "off":  # looking at this imports the compiler
+        torch.compiler.cudagraph_mark_step_begin()
+
+
+def eager(mode: str) -> AbstractContextManager[Any]:
+    """Inside, nothing runs compiled: for other shapes and modes than the training's, not worth compiling again."""
+    return nullcontext() if mode == "off" else torch.compiler.set_stance("force_eager")
 
 
 def _members(distillation: Distillation) -> list[Member]:

@@ -10,18 +10,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from kdcompress.data.batch import Batch, Pairing
-from kdcompress.distributed import gathered, processes
+from kdcompress.data.batch import Batch
+from kdcompress.distributed import processes
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
 from kdcompress.methods.base import Method, Needs, standardized
 from kdcompress.models.copying import copied
 from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
-from kdcompress.models.wrapped import bare, bare_inside
+from kdcompress.models.wrapped import bare_inside
 from kdcompress.recipe import parse_methods
+from kdcompress.training.needs import check_company, check_standardized, pairing, union
+from kdcompress.training.sharing import check_apart
+from kdcompress.training.whole_batch import whole_batch, whole_taps
 
 
 class Member(nn.Module):
@@ -120,14 +122,14 @@ class Distillation(nn.Module):
         self.task = next(iter(options.values()))  # the method named first weighs the task
         self.label_smoothing = label_smoothing
         self.teacher_passes = 0  # images that a teacher was shown so far
-        self.rows = _rows(kinds)
+        self.rows = pairing(kinds)
         self.needs_index = [name for name, kind in kinds.items() if kind.needs.index]
 
-        needs = _union(kinds)
+        needs = union(kinds)
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
-        _check_company(kinds, teachers, peers)
+        check_company(kinds, teachers, peers)
         self.student = _member(student)
-        _check_apart(self.student, peers, teachers)
+        check_apart(self.student.net, [_net(peer) for peer in peers], [_net(each) for each in teachers])
         self.student.tap(example, needs["student"])
         # Not submodules: never trained, never saved, never synchronised.
         self.__dict__["teachers"] = [_member(t) for t in teachers] if needs["teacher"] else []
@@ -139,7 +141,7 @@ class Distillation(nn.Module):
             peer.tap(example, needs["peers"])
 
         self._check_classes(kinds)
-        _check_standardized(options, self.student.tapped.shapes.classes)
+        check_standardized(options, self.student.tapped.shapes.classes)
 
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
         if len(self.attached) > 1:
@@ -242,7 +244,7 @@ class Distillation(nn.Module):
             theirs = _each(theirs, partial(_asked, needs=needs.of("peers") or needs.of("teacher")))
             seen = batch
             if needs.whole_batch and processes() > 1:
-                ours, theirs = _whole(ours, rows), _each(theirs, partial(_whole, rows=rows))
+                ours, theirs = whole_taps(ours, rows), _each(theirs, partial(whole_taps, rows=rows))
                 seen = whole_batch(batch, rows)
             if getattr(method.options, "standardize", False):
                 ours, theirs = _standardized(ours), _each(theirs, _standardized)
@@ -283,72 +285,8 @@ class Distillation(nn.Module):
         return ships.eval()
 
 
-def _check_apart(student: nn.Module, peers: Sequence[nn.Module], teachers: Sequence[nn.Module]) -> None:
-    """Raises UsageError where a teacher shares parameters, statistics or a module that has modes with a network that is
-    trained, and where two of those are one: what is frozen with a teacher is not trained, and what is trained, or only
-    run, would change the teacher."""
-    trained = [("student", student), *(("peer", peer) for peer in peers)]
-    if len({id(bare(_net(net))) for _, net in trained}) < len(trained):
-        raise UsageError("The student and its peers are one network, or two peers are.", hint="give each its own")
-    for role, net in trained:
-        for teacher in teachers:
-            mine, theirs = _state(_net(net)), _state(_net(teacher))
-            shared = [name for name, span in mine.items() if any(_overlap(span, other) for other in theirs.values())]
-            modes = {id(part) for part in _net(teacher).modules() if _has_modes(part)}
-            shared += [path for path, part in _net(net).named_modules() if id(part) in modes]
-            if shared:
-                listed = ", ".join(shared[:5]) + (f" and {len(shared) - 5:,} more" if len(shared) > 5 else "")
-                raise UsageError(
-                    f"The {role} and a teacher share parameters or other state.",
-                    got="they are one network" if len(shared) >= len(mine) else listed,
-                    allowed="networks that have nothing in common: a teacher is frozen, and what it teaches is trained",
-                    hint="give one of them a copy: copy.deepcopy(teacher)",
-                )
-
-
 def _net(net: nn.Module) -> nn.Module:
     return net.net if isinstance(net, Member) else net
-
-
-def _has_modes(part: nn.Module) -> bool:
-    """Whether it does something else in training without having any parameter or buffer."""
-    return isinstance(part, nn.modules.dropout._DropoutNd)
-
-
-def _state(net: nn.Module) -> dict[str, tuple[int, int]]:
-    """Name of each parameter, and of each buffer that trainings change -> where its values begin and end in memory;
-    those that have none yet are left out."""
-    found = {}
-    statistics = {f"{path}.{name}".lstrip(".") for path, part in net.named_modules() for name in _statistics(part)}
-    for name, value in [*net.named_parameters(), *net.named_buffers()]:
-        counts = isinstance(value, nn.Parameter) or name in statistics
-        if counts and not is_lazy(value) and not value.is_meta and value.numel():
-            found[name] = value.data_ptr(), value.data_ptr() + value.element_size() * _extent(value)
-    return found
-
-
-def _statistics(part: nn.Module) -> list[str]:
-    return ["running_mean", "running_var"] if isinstance(part, nn.modules.batchnorm._NormBase) else []
-
-
-def _extent(value: Tensor) -> int:
-    """Values of memory from its first to its last."""
-    return 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride()))
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
-
-
-def _check_standardized(options: Mapping[str, Any], classes: int) -> None:
-    asked = [name for name, each in options.items() if getattr(each, "standardize", False)]
-    if asked and classes < 3:
-        raise UsageError(
-            f"{', '.join(asked)} learns nothing from standardised logits of {classes} classes.",
-            got="each is 0.71 or -0.71, whatever the networks say",
-            allowed="standardize with 3 classes and more",
-            hint=f"method.{asked[0]}.standardize=false",
-        )
 
 
 def _member(net: nn.Module) -> Member:
@@ -364,34 +302,6 @@ def _asked(taps: Taps, needs: frozenset[str]) -> Taps:
     return replace(taps, stages=taps.pre) if "stages(pre)" in needs and taps.pre is not None else taps
 
 
-def _whole(taps: Taps, rows: int) -> Taps:
-    """Those of all processes; the stages' when they are looked at, for they are large."""
-    pooled, last = (None if t is None else gathered(t, rows) for t in (taps.pooled, taps.last))
-    stages: Any = WholeStages(taps.stages, rows)
-    return replace(taps, logits=gathered(taps.logits, rows), pooled=pooled, stages=stages, pre=None, last=last)
-
-
-class WholeStages(Sequence[Tensor]):
-    """Stage maps that are gathered from all processes one by one, as they are asked for."""
-
-    def __init__(self, maps: Sequence[Tensor], rows: int):
-        self.maps, self.rows = maps, rows
-
-    def __len__(self) -> int:
-        return len(self.maps)
-
-    def __getitem__(self, place: Any) -> Any:
-        return gathered(self.maps[place], self.rows)
-
-
-def whole_batch(batch: Batch, rows: int) -> Batch:
-    """Of all processes, but for the images, of which there is the number alone."""
-    y, index, view = (t if t is None else gathered(t, rows) for t in (batch.y, batch.index, batch.view))
-    assert y is not None
-    x = torch.empty(len(batch) * processes(), *batch.x.shape[1:], dtype=batch.x.dtype, device="meta")
-    return Batch(x, y, index, view)
-
-
 def _standardized(taps: Taps) -> Taps:
     return replace(taps, logits=standardized(taps.logits))
 
@@ -401,32 +311,3 @@ def _each(company: Any, change: Callable[[Taps], Taps]) -> Any:
     if company is None:
         return None
     return [change(taps) for taps in company] if isinstance(company, list) else change(company)
-
-
-def _union(kinds: Mapping[str, type[Method]]) -> dict[str, frozenset[str]]:
-    roles = ("student", "teacher", "peers")
-    return {role: frozenset().union(*(kind.needs.of(role) for kind in kinds.values())) for role in roles}  # type: ignore[arg-type]
-
-
-def _rows(kinds: Mapping[str, type[Method]]) -> Pairing:
-    wanted = {kind.needs.rows: name for name, kind in kinds.items() if kind.needs.rows != "single"}
-    if len(wanted) > 1:
-        listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
-        raise UsageError("These methods need batches that are paired differently.", got=listed)
-    return next(iter(wanted), "single")
-
-
-def _check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], peers: Sequence[Any]) -> None:
-    asking = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher)
-    single = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher and not kind.needs.several)
-    if asking and not teachers:
-        raise UsageError(f"{asking} needs a teacher.", hint="add a `teacher` to the recipe, or use method: none")
-    if single and len(teachers) > 1:
-        raise UsageError(f"{single} learns from one teacher.", got=f"{len(teachers)} teachers")
-    for name, kind in kinds.items():
-        if kind.needs.peers and len(peers) < kind.needs.least_peers:
-            raise UsageError(
-                f"{name} needs {kind.needs.least_peers} or more peers.",
-                got=len(peers),
-                hint="add `peers` to the recipe, or give peers=[...]",
-            )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from kdcompress.data.loader import eval_batches
 from kdcompress.data.source import Split
+from kdcompress.recipe import Train
+from kdcompress.training.compiling import eager
 from kdcompress.training.distillation import Member
+from kdcompress.training.moving_average import EMA
 
 
 @torch.no_grad()
@@ -26,6 +33,22 @@ def accuracy(member: Member, split: Split, device: torch.device, channels_last: 
     """Per cent of ``split`` classified correctly."""
     chosen = predict(member, split, device, channels_last).argmax(1)
     return per_cent(chosen == torch.from_numpy(split.labels).to(device))
+
+
+def validate(
+    student: Member,
+    split: Split,
+    options: Train,
+    average: EMA | None,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> tuple[float, dict[str, Tensor]]:
+    """Per cent of ``split`` classified correctly, and the weights that did so, on the CPU: the network's, or those of
+    the ``average`` where there is one. In the training's precision: twice as fast in bf16."""
+    with nullcontext() if average is None else average.lent_to(student.net):
+        with autocast(), eager(options.compile):
+            score = accuracy(student, split, device, options.channels_last)
+        return score, {k: v.detach().cpu().clone().contiguous() for k, v in student.net.state_dict().items()}
 
 
 def per_cent(right: Tensor) -> float:

@@ -55,6 +55,11 @@ class Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self.since
         self.since = now
 
+    def total(self) -> float:
+        """Seconds until now, those of a training before its interruption among them."""
+        self.charge()
+        return sum(self.seconds.values())
+
     def enter(self, name: str) -> None:
         self.charge()
         self.open.append(name)

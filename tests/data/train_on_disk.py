@@ -11,7 +11,7 @@ from torch import nn
 
 from kdcompress.data.source import load
 from kdcompress.recipe import Augment, Data, Train
-from kdcompress.training import engine
+from kdcompress.training import engine, setup
 from kdcompress.training.distillation import Distillation, Member
 
 
@@ -22,7 +22,7 @@ def peak():
 root, size, limit, folder = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
 before = peak()
 data = load(Data(source="image-folder", root=root, size=size, validation=0.02))
-engine.Loader = partial(engine.Loader, memory_limit=limit)
+setup.Loader = partial(setup.Loader, memory_limit=limit)
 torch.manual_seed(0)
 net = nn.Sequential(nn.AvgPool2d(size // 8), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2))
 example = torch.from_numpy(data.train.images[:2]).permute(0, 3, 1, 2)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from kdcompress.bench import onnxruntime_web
 from kdcompress.cli.main import main
-from kdcompress.pipelines.bundle import KINDS
+from kdcompress.pipelines.bundle.kinds import KINDS
 
 TARGETS = {
     "student-fp32": "onnx",

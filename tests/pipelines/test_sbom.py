@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kdcompress.pipelines import sbom
-from kdcompress.pipelines.bundle import KINDS
+from kdcompress.pipelines.bundle.kinds import KINDS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.models.build import build
 from kdcompress.training.distillation import Distillation, Member
-from kdcompress.training.engine import share_state
+from kdcompress.training.setup import share_state
 
 IMAGES, ROWS = 40, 8
 CASES = {name: (name, {}) for name in methods} | {

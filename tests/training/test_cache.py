@@ -19,7 +19,7 @@ from kdcompress.data.loader import Loader
 from kdcompress.methods import methods
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Train
-from kdcompress.training import cache, engine
+from kdcompress.training import answers, cache, engine
 from kdcompress.training.distillation import Distillation, Member
 
 FLIP = Augment(flip=True)
@@ -450,7 +450,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, kept, monkeypatch, capfd):
 def test_a_disk_that_fills_up_in_mid_training(tmp_path, kept, monkeypatch, capfd):
     online = run(tmp_path / "online", teacher_cache="off")
     capfd.readouterr()
-    written, put = [], cache.Answers._put
+    written, put = [], answers.Answers._put
 
     def full(self, offset, data):
         written.append(offset)
@@ -459,7 +459,7 @@ def test_a_disk_that_fills_up_in_mid_training(tmp_path, kept, monkeypatch, capfd
         put(self, offset, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache.Answers, "_put", full)
+        patch.setattr(answers.Answers, "_put", full)
         found = run(tmp_path / "full")
     assert same(found, online) and found.teacher_cache["kept"] == "no longer"
     said = [line for line in capfd.readouterr().err.splitlines() if "no longer kept" in line]
@@ -475,8 +475,9 @@ from pathlib import Path
 sys.path[:0] = {[p for p in sys.path if p]!r}
 import torch, test_cache
 from kdcompress.training import cache
+from kdcompress.training.answers import Answers
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-answers = cache.Answers(Path(sys.argv[1]) / "x{cache.SUFFIX}", 1000, 16)
+answers = Answers(Path(sys.argv[1]) / "x{answers.SUFFIX}", 1000, 16)
 resource.setrlimit(resource.RLIMIT_FSIZE, (answers.start + 100, -1))
 found = cache.Kept(lambda x: x, cache.Taps(torch.zeros(2, 4), [], None), False)
 found.answers = answers

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch._inductor.config
 
+from kdcompress.data.loader import Loader
 from kdcompress.data.source import Source, Split
 from kdcompress.errors import KDCompressError
 from kdcompress.models.build import build
@@ -201,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_the_images_and_the_term(t
         engine.train(d, data, Train(epochs=2, batch_size=8, precision="fp32"), Augment(), 0, tmp_path)
     message = str(caught.value)
     assert "kd is not finite at step 4 of 64" in message and "training images" in message
-    batch = engine.Loader(data.train, Augment(), 8, 0).batch_at(3)
+    batch = Loader(data.train, Augment(), 8, 0).batch_at(3)
     assert ", ".join(map(str, batch.index.tolist())) in message
 
 

@@ -10,7 +10,6 @@ from torch import nn
 from kdcompress.errors import UsageError
 from kdcompress.models.build import build
 from kdcompress.training.distillation import Distillation
-from kdcompress.training.engine import EMA, unreached, warm_decay
 
 
 def networks():
@@ -158,28 +157,3 @@ def test_teachers_may_share_and_so_may_modules_without_parameters():
 
 
 # The average of the weights
-
-
-def test_the_average_forgets_the_weights_it_began_with():
-    net = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(net.weight, 100.0)
-    ema = EMA(net, 0.9999)
-    nn.init.constant_(net.weight, 1.0)
-    for step in range(1, 111):
-        ema.update(net, step)
-    assert ema.state["weight"].item() == 1.0
-    nn.init.constant_(net.weight, 2.0)
-    ema.update(net, 111)
-    assert ema.state["weight"].item() == pytest.approx(1 + 111 ** (-2 / 3))
-
-
-def test_the_warm_up_is_timms():
-    timm = pytest.importorskip("timm.utils.model_ema")
-    theirs = timm.ModelEmaV3(nn.Linear(1, 1), decay=0.99, use_warmup=True)
-    for step in (1, 2, 10, 500, 100_000):
-        assert min(0.99, warm_decay(step)) == pytest.approx(theirs.get_decay(step))
-
-
-def test_a_decay_that_is_not_reached_is_told():
-    assert unreached(0.9, 110) is None
-    assert unreached(0.9999, 110) == "train.ema=0.9999 is reached after 1,000,000 steps; of 110 the last has 0.9564"

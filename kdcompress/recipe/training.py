@@ -1,0 +1,105 @@
+"""What networks are trained on, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from kdcompress.recipe.section import Name, Section, Seed
+
+
+class Augment(Section):
+    """Batched augmentation; each combination is one view with a number of its own."""
+
+    crop: int = Field(0, ge=0, le=64, description="pixels of zero padding before a random crop")
+    flip: bool = Field(False, description="horizontal flip, probability one half")
+    cutout: int = Field(0, ge=0, le=1024, description="side in pixels of a square set to zero")
+    views: int = Field(
+        0, ge=0, le=1_000_000, description="each image has so many views, always the same, drawn once; 0: all"
+    )
+
+
+class Data(Section):
+    source: Name = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder, webdataset")
+    root: Path | None = Field(None, description="where the files are, or are downloaded to; shards: {00..15}.tar too")
+    validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
+    train_images: int | None = Field(None, ge=2, le=1_000_000_000, description="use only this many, stratified")
+    label_noise: float = Field(
+        0.0, ge=0, lt=1, description="share of the training images that get the label of another class, for experiments"
+    )
+    public: float | None = Field(
+        None, gt=0, lt=1, description="share of the training images for the student; teachers get parts of the rest"
+    )
+    size: int | None = Field(None, ge=8, le=1024, description="resize to a square (image-folder, webdataset)")
+    split_seed: Seed = 0
+    augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def each_image_for_itself(self) -> Data:
+        if self.public is not None and self.train_images is not None:
+            raise ValueError("`train_images` chooses images by comparing them, which `public` must not: leave one out")
+        return self
+
+
+class Train(Section):
+    """One training. ``epochs`` counts passes over the training images; ``images`` is the budget of
+    images seen and replaces it."""
+
+    epochs: float = Field(12, gt=0, le=10_000)
+    images: int | None = Field(None, ge=1, le=10**12, description="budget of images seen, instead of epochs")
+    batch_size: int = Field(128, ge=2, le=65_536)
+    accumulate: int = Field(1, ge=1, le=1024, description="a batch in so many parts, one after the other: less memory")
+    optimizer: Literal["sgd", "adamw", "dot"] = Field("sgd", description="dot: SGD with a momentum for distillation")
+    lr: float = Field(0.1, gt=0, le=10)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    dot_delta: float = Field(0.075, ge=0, lt=0.5, description="distillation's momentum is higher, the task's lower")
+    weight_decay: float = Field(5e-4, ge=0, lt=1)
+    schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = "cosine"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (), max_length=100, description="multi-step: shares of the training at which lr falls 10x"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising lr")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0, le=1e6)
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    compile: Annotated[
+        Literal["off", "default", "reduce-overhead", "max-autotune"],
+        BeforeValidator(lambda v: {False: "off", True: "default"}.get(v, v) if isinstance(v, bool) else v),
+    ] = Field("off", description="torch.compile's mode, or true; the last two use CUDA graphs")
+    sync_batch_norm: bool = Field(False, description="of several processes: statistics of the whole batch")
+    select: Literal["best", "last"] = Field("best", description="best by validation accuracy, or last")
+    teacher_cache: Annotated[Literal["exact", "fp16", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = (
+        Field("exact", description="the teacher's answers are kept and read: as they are, in half the bytes, or not")
+    )
+    teacher_cache_gib: float = Field(
+        4.0, gt=0, le=1_000_000, description="what the kept answers of all teachers may take on the disk"
+    )
+
+    @model_validator(mode="after")
+    def two_momenta(self) -> Train:
+        if self.optimizer == "dot" and not self.dot_delta <= self.momentum < 1 - self.dot_delta:
+            raise ValueError("optimizer dot: momentum ± dot_delta must lie in 0..1")
+        if self.optimizer == "dot" and self.precision == "fp16":
+            raise ValueError("optimizer dot does not scale its two gradients for fp16: use auto, bf16 or fp32")
+        if self.optimizer == "dot" and self.accumulate > 1:
+            raise ValueError("optimizer dot does not add up its two gradients over the parts of a batch: no accumulate")
+        return self
+
+    @model_validator(mode="after")
+    def equal_parts(self) -> Train:
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise ValueError(
+                f"a batch_size of {self.batch_size} does not make {self.accumulate} equal parts of 2 images or more"
+            )
+        return self
+
+    def deciding(self) -> dict[str, Any]:
+        """All that the trained weights depend on, as JSON: an exact cache changes no bit of them."""
+        exact = {"teacher_cache_gib"} if self.teacher_cache == "fp16" else {"teacher_cache_gib", "teacher_cache"}
+        facts = self.model_dump(mode="json", exclude=exact)
+        return facts | {"ema_warms_up": True} if self.ema else facts  # trainings of before it did are other ones

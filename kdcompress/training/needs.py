@@ -1,0 +1,54 @@
+"""What the methods of one training need together, and whether it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdcompress.data.batch import Pairing
+from kdcompress.errors import UsageError
+from kdcompress.methods.base import Method
+
+
+def union(kinds: Mapping[str, type[Method]]) -> dict[str, frozenset[str]]:
+    """Role -> the taps of it that any of the methods looks at."""
+    roles = ("student", "teacher", "peers")
+    return {role: frozenset().union(*(kind.needs.of(role) for kind in kinds.values())) for role in roles}  # type: ignore[arg-type]
+
+
+def pairing(kinds: Mapping[str, type[Method]]) -> Pairing:
+    """How the rows of a batch belong together. Raises UsageError where the methods disagree."""
+    wanted = {kind.needs.rows: name for name, kind in kinds.items() if kind.needs.rows != "single"}
+    if len(wanted) > 1:
+        listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
+        raise UsageError("These methods need batches that are paired differently.", got=listed)
+    return next(iter(wanted), "single")
+
+
+def check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], peers: Sequence[Any]) -> None:
+    """Raises UsageError where the methods lack a teacher or peers, or there are more teachers than they listen to."""
+    asking = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher)
+    single = ", ".join(name for name, kind in kinds.items() if kind.needs.teacher and not kind.needs.several)
+    if asking and not teachers:
+        raise UsageError(f"{asking} needs a teacher.", hint="add a `teacher` to the recipe, or use method: none")
+    if single and len(teachers) > 1:
+        raise UsageError(f"{single} learns from one teacher.", got=f"{len(teachers)} teachers")
+    for name, kind in kinds.items():
+        if kind.needs.peers and len(peers) < kind.needs.least_peers:
+            raise UsageError(
+                f"{name} needs {kind.needs.least_peers} or more peers.",
+                got=len(peers),
+                hint="add `peers` to the recipe, or give peers=[...]",
+            )
+
+
+def check_standardized(options: Mapping[str, Any], classes: int) -> None:
+    """Raises UsageError for logits of so few classes that standardising leaves nothing of them."""
+    asked = [name for name, each in options.items() if getattr(each, "standardize", False)]
+    if asked and classes < 3:
+        raise UsageError(
+            f"{', '.join(asked)} learns nothing from standardised logits of {classes} classes.",
+            got="each is 0.71 or -0.71, whatever the networks say",
+            allowed="standardize with 3 classes and more",
+            hint=f"method.{asked[0]}.standardize=false",
+        )

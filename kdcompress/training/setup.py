@@ -1,0 +1,110 @@
+"""What a training needs before its first step: accelerate, the loader, the optimizer; and undone when it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from kdcompress.console import say
+from kdcompress.data.loader import Loader
+from kdcompress.data.source import Split
+from kdcompress.distributed import processes
+from kdcompress.recipe import Augment, Train
+from kdcompress.training.compiling import compile_members, leave_uncompiled
+from kdcompress.training.distillation import Distillation
+from kdcompress.training.moving_average import EMA, unreached
+from kdcompress.training.optimizer import make_optimizer
+from kdcompress.training.strided import subsample_first
+
+
+@dataclass(frozen=True)
+class Setup:
+    """``module`` is the distillation as accelerate has it run (in DistributedDataParallel where there are several
+    processes) and ``optimizer`` accelerate's around ours; ``average`` is of the student's network."""
+
+    accelerator: Accelerator
+    loader: Loader
+    distillation: Distillation
+    module: nn.Module
+    optimizer: Any
+    average: EMA | None
+    steps: int
+
+
+def accelerated(precision: str) -> Accelerator:
+    """Accelerate for one training: teacher and student may train in different precisions."""
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+
+
+@contextmanager
+def set_up(
+    distillation: Distillation, split: Split, options: Train, augment: Augment, seed: int, accelerator: Accelerator
+) -> Iterator[Setup]:
+    """``distillation`` is ready to be trained on ``split`` inside; afterwards it can be trained again."""
+    loader = Loader(
+        split,
+        augment,
+        options.batch_size,
+        seed,
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        channels_last=options.channels_last,
+        rows=distillation.rows,
+    )
+    steps = number_of_steps(options, loader.rows_per_step, loader.steps_per_epoch)
+    if options.channels_last:
+        distillation.to(memory_format=torch.channels_last)
+    distillation.to(accelerator.device)
+    subsampling = subsample_first(distillation) if options.channels_last else []
+    try:
+        share_state(distillation)
+        module, optimizer = accelerator.prepare(distillation, make_optimizer(distillation, options))
+        average = EMA(distillation.student.net, options.ema) if options.ema else None
+        if options.ema and accelerator.is_main_process and (told := unreached(options.ema, steps)):
+            say(told, style="dim")
+        yield Setup(accelerator, loader, distillation, module, optimizer, average, steps)
+    finally:
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
+            vars(distillation).pop(name, None)  # autocast out where the same module is trained again
+        leave_uncompiled(distillation)
+        for handle in subsampling:
+            handle.remove()
+
+
+def number_of_steps(options: Train, rows_per_step: int, steps_per_epoch: int) -> int:
+    """Of the budget of images where there is one, else of the epochs; 1 at least."""
+    if options.images:
+        return max(1, math.ceil(options.images / rows_per_step))
+    return max(1, round(options.epochs * steps_per_epoch))
+
+
+def share_state(distillation: Distillation) -> None:
+    """What the methods that see the whole batch remember is the same in every process: given out once, not at each
+    step."""
+    if processes() == 1:
+        return
+    names = distillation.remembered()
+    buffers = dict(distillation.named_buffers())
+    for name in names:
+        torch.distributed.broadcast(buffers[name], 0)
+    torch.nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(distillation, names)
+
+
+def compiled(setup: Setup, options: Train, step: int) -> str:
+    """The mode of torch.compile that the networks now run in, for batches like that of ``step``; or why in none."""
+    if options.compile == "off":
+        return "off"
+    setup.distillation.train()
+    example = setup.loader.batch_at(step).parts(options.accumulate, setup.distillation.rows)[0]
+    why = compile_members(setup.distillation, example.x, options.compile, setup.accelerator.autocast)
+    return f"no: {why}" if why else options.compile

@@ -1,0 +1,98 @@
+"""A bundle's folder: the artefact, what is said of it, and the programs that run it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdcompress.artifact import Artifact, files_of, sha256
+from kdcompress.bench import onnxruntime_web
+from kdcompress.data.source import Source
+from kdcompress.export import formats
+from kdcompress.pipelines import sbom
+from kdcompress.pipelines.bundle.card import by_class, limits, pretrained
+from kdcompress.pipelines.bundle.kinds import COMMON, ENGINE, KINDS
+from kdcompress.pipelines.bundle.model import model_of
+from kdcompress.pipelines.bundle.sample import sample, save_png
+from kdcompress.pipelines.verify import SUMS
+from kdcompress.report.markdown import plain
+from kdcompress.report.present import significant
+
+TEMPLATES = Path(formats.__file__).parent / "bundle"
+
+
+def write(
+    folder: Path,
+    run: Path,
+    document: Mapping[str, Any],
+    row: Mapping[str, Any],
+    artifact: Artifact,
+    source: Source,
+) -> None:
+    kind = ENGINE if artifact.provenance.get("engine") else KINDS[artifact.format]
+    folder.mkdir()
+    (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, folder / artifact.path.name)
+    threads = document["recipe"]["bench"]["threads"]
+    model = model_of(document, row, artifact, kind, threads)
+    image, expected = sample(run, document, artifact, source, threads)
+    texts = {name: _json(value) for name, value in (("model.json", model), ("expected.json", expected))}
+    values = {
+        "model": model,
+        "document": document,
+        "row": row,
+        "bytes": artifact.bytes,
+        "folder": artifact.path.is_dir(),
+        "classes": by_class(run, document, row, source),
+        "test_images": len(source.test),
+        "parent_accuracy": next((r["accuracy"] for r in document["rows"] if r["name"] == "student-fp32"), None),
+        "latency": row["latency"] if (row["latency"] or {}).get("n") else None,
+        "threads": threads,
+        "limits": limits(row, artifact),
+        "pretrained": pretrained(document),
+        "licence": kind.licence,
+        "ort_web": onnxruntime_web.VERSION,
+        "workspace_mib": artifact.provenance.get("workspace_mib"),
+        "engine": "../model.engine" if kind is ENGINE else artifact.path.name,
+        "library": "tensorrt_rtx" if artifact.format == "tensorrt-rtx" else "nvinfer",
+        "files": [
+            (artifact.path.name, "the model"),
+            *COMMON.items(),
+            *((name, what) for name, (_, what) in kind.files.items()),
+        ],
+    }
+    copied = {"infer.py": kind.infer, **{name: name for name in ("self_check.py", "classifier.py", "example.py")}}
+    texts |= {name: (TEMPLATES / template).read_text(encoding="utf-8") for name, template in copied.items()}
+    texts["MODEL_CARD.md"] = _filled("MODEL_CARD.md", values)
+    texts |= {name: _filled(template, values) for name, (template, _) in kind.files.items()}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    (folder / "sample.bin").write_bytes(image.tobytes())
+    save_png(image, folder / "sample.png")
+    web = onnxruntime_web.VERSION if "index.html" in kind.files else None
+    bill = sbom.document(folder, model, kind.licence, web, document["data"]["licence"])
+    (folder / sbom.NAME).write_text(_json(bill), encoding="utf-8", newline="\n")
+    sums = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files_of(folder)]
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
+
+
+def _filled(name: str, values: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=name.endswith(".html"),
+        keep_trailing_newline=True,
+        trim_blocks=True,
+    )
+    environment.filters["digits"] = significant
+    environment.filters["line"] = plain
+    environment.filters["quoted"] = lambda text: json.dumps(" ".join(str(text).split()), ensure_ascii=False)
+    return environment.get_template(f"{name}.j2").render(values)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

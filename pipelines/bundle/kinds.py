@@ -1,0 +1,96 @@
+"""What a bundle of each format has in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kdcompress.pipelines import sbom
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is told of a format: its runtime, the template that runs it, and further files (name -> template, what it
+    is)."""
+
+    runtime: str
+    package: str
+    module: str
+    infer: str
+    licence: str
+    files: Mapping[str, tuple[str, str]]
+    also: str = ""  # packages that the runtime's own needs
+
+
+MOBILE = "not compiled where this folder was made"
+
+
+def _android(template: str) -> dict[str, tuple[str, str]]:
+    return {"Classifier.kt": (template, f"for Android: {MOBILE}")}
+
+
+def _ios(template: str) -> dict[str, tuple[str, str]]:
+    return {"Classifier.swift": (template, f"for iOS: {MOBILE}")}
+
+
+WEB = {
+    "example.cpp": ("example.cpp", "the same with ONNX Runtime's C++ interface"),
+    "CMakeLists.txt": ("CMakeLists.txt", "builds example.cpp"),
+    "index.html": ("index.html", "the same in a browser: `python3 -m http.server`, then open it"),
+    "classifier.mjs": ("classifier.mjs", "what index.html and Node.js run the model with"),
+}
+ORT = Kind("ONNX Runtime", "onnxruntime", "onnxruntime", "infer_onnx.py", "MIT", WEB | _android("onnx.kt"))
+NVIDIA = {
+    "example.cpp": ("tensorrt.cpp", f"the engine in C++: {MOBILE}"),
+    "CMakeLists.txt": ("tensorrt.txt", "builds example.cpp"),
+}
+BUILDER = {"build_engine.py": ("build_engine.py", "builds the engine, on the machine that will run it")}
+ENGINE = Kind(**{**vars(ORT), "files": BUILDER | NVIDIA})
+KINDS = {
+    "onnx": ORT,
+    "ort": ORT,
+    "openvino": Kind("OpenVINO", "openvino", "openvino", "infer_openvino.py", "Apache-2.0", {}),
+    "executorch": Kind(
+        "ExecuTorch",
+        "executorch",
+        "executorch",
+        "infer_executorch.py",
+        "BSD-3-Clause",
+        _android("executorch.kt") | _ios("executorch.swift"),
+        "torch",
+    ),
+    "litert": Kind(
+        "LiteRT",
+        "ai-edge-litert",
+        "ai_edge_litert",
+        "infer_litert.py",
+        "Apache-2.0",
+        _android("litert.kt") | _ios("litert.swift"),
+    ),
+    "ncnn": Kind("ncnn", "ncnn", "ncnn", "infer_ncnn.py", "BSD-3-Clause", {}),
+    "mnn": Kind("MNN", "MNN", "MNN", "infer_mnn.py", "Apache-2.0", {}),
+    "coreml": Kind(
+        "Core ML",
+        "coremltools",
+        "coremltools",
+        "infer_coreml.py",
+        "part of Apple's systems",
+        _ios("coreml.swift"),
+        "pillow",
+    ),
+    "tensorrt-rtx": Kind(
+        "TensorRT-RTX", "tensorrt-rtx", "tensorrt_rtx", "infer_tensorrt.py", "NVIDIA's own", NVIDIA, "torch"
+    ),
+    "tensorrt": Kind("TensorRT", "tensorrt", "tensorrt", "infer_tensorrt.py", "NVIDIA's own", NVIDIA, "torch"),
+}
+COMMON = {
+    "model.json": "input, output, labels, runtime",
+    sbom.NAME: "bill of materials: what is here and what it needs, with hashes and licences (CycloneDX)",
+    "sample.png": "an image of the test split",
+    "sample.bin": "the same as plain bytes, row by row, channels last",
+    "expected.json": "the model's logits for it",
+    "self_check.py": "whether this folder is whole and works here",
+    "classifier.py": "the model as a Python object",
+    "infer.py": "what runs it, for your own programs",
+    "example.py": "classifies an image file",
+}
