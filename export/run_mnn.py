@@ -43,12 +43,11 @@ class MnnRunner:
         if not path.is_file():
             raise UsageError("There is no such MNN file.", where=path)
         config = {"precision": PRECISIONS[self.artifact.precision], "numThread": self.threads, "backend": "CPU"}
+        outputs = [output.name for output in spec.outputs]
         try:
             with native_output():
                 self._runtime = nn.create_runtime_manager((config,))
-                self._net = nn.load_module_from_file(
-                    str(path), [spec.name], [spec.output], runtime_manager=self._runtime
-                )
+                self._net = nn.load_module_from_file(str(path), [spec.name], outputs, runtime_manager=self._runtime)
         except Exception as error:  # SystemError, raised from a plain Exception
             raise UsageError(
                 "MNN cannot load this file.",
@@ -59,11 +58,10 @@ class MnnRunner:
         self._type = self._expr.uint8 if spec.layout == "uint8-nhwc" else self._expr.float
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         # NCHW: the dimensions as the ONNX had them, whatever they mean. With NHWC, MNN moves them.
         image = self._expr.const(x, x.shape, self._expr.NCHW, self._type)
-        logits: np.ndarray = np.array(self._net.forward(image).read(), np.float32)
-        return logits
+        return tuple(np.array(output.read(), np.float32) for output in self._net.onForward([image]))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

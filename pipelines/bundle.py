@@ -24,6 +24,7 @@ from kdcompress.data.source import Source, load
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import formats, graph
 from kdcompress.export.calibrate import calibration_images
+from kdcompress.export.run_ncnn import blobs
 from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.ours import Ours
 from kdcompress.pipelines import sbom, signing
@@ -118,7 +119,7 @@ KINDS = {
     "tensorrt": Kind("TensorRT", "tensorrt", "tensorrt", "infer_tensorrt.py", "NVIDIA's own", NVIDIA, "torch"),
 }
 COMMON = {
-    "model.json": "input, output, labels, runtime",
+    "model.json": "input, outputs, labels, runtime",
     sbom.NAME: "bill of materials: what is here and what it needs, with hashes and licences (CycloneDX)",
     "sample.png": "an image of the test split",
     "sample.bin": "the same as plain bytes, row by row, channels last",
@@ -359,12 +360,15 @@ def _model(
             "colours": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
             "normalisation": {"inside_the_model": True, "mean": spec.mean, "std": spec.std},
         },
-        "output": {
-            "name": "out0" if artifact.format == "ncnn" else spec.output,
-            "dtype": "float32",
-            "shape": [batch, spec.classes],
-            "meaning": "logits: the largest is the answer; their softmax gives shares",
-        },
+        "outputs": [
+            {
+                "name": blobs(spec)[output.name] if artifact.format == "ncnn" else output.name,
+                "dtype": "float32",
+                "shape": [batch, *output.shape],
+                "meaning": output.meaning,
+            }
+            for output in spec.outputs
+        ],
         "labels": list(spec.labels),
         "runtime": {
             "name": kind.runtime,
@@ -425,7 +429,7 @@ def _sample(
 
 def _logits(artifact: Artifact, images: np.ndarray, threads: int) -> np.ndarray:
     with formats.open_runner(artifact, threads=threads) as runner:
-        return infer_all(runner, images, artifact.input)
+        return infer_all(runner, images, artifact.input)[0]
 
 
 def _by_class(

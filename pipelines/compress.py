@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property, partial
 from pathlib import Path
@@ -529,7 +529,7 @@ class Compression:
         """Per cent of the validation images, by the file in its own runtime."""
         split = self.source.validation
         with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-            return 100.0 * float((infer_all(runner, split.images, artifact.input).argmax(1) == split.labels).mean())
+            return 100.0 * float((infer_all(runner, split.images, artifact.input)[0].argmax(1) == split.labels).mean())
 
     def quantization_aware(self, job: formats.ExportJob, scheme: formats.Scheme) -> formats.ExportJob:
         """The job with a student that has learnt to be quantised: trained further with weights and activations as they
@@ -568,7 +568,7 @@ class Compression:
             artifact = self.artifact(name).verified()
             spec = artifact.input
             if spec != (wanted := self.spec(role)):  # labels, say, in another order: no measurement shows that
-                got = {key: value for key, value in asdict(spec).items() if value != getattr(wanted, key)}
+                got = {key: value for key, value in vars(spec).items() if value != getattr(wanted, key)}
                 raise KDCompressError(
                     "The artefact's record says another input or other labels than the network has.",
                     where=artifact.path,
@@ -583,7 +583,7 @@ class Compression:
                 with TorchRunner(module, spec) as reference:
                     images = self.source.validation.images[:PARITY_IMAGES]
                     agreement = parity(reference, runner, images, spec, artifact.precision)
-                logits = infer_all(runner, self.source.test.images, spec)
+                (logits,) = infer_all(runner, self.source.test.images, spec)
                 details = runner.details()
             predictions = logits.argmax(1).astype(np.int32)
             np.save(folder / "predictions.npy", predictions)

@@ -301,7 +301,7 @@ def measure(folder: Path) -> None:
             _told(1.0, f"outputs of {label}")
             try:
                 with open_runner(artifact, threads=job["request"]["threads"]) as runner:
-                    found = infer_all(runner, images[: job["compared"]], artifact.input)
+                    (found,) = infer_all(runner, images[: job["compared"]], artifact.input)
                     logits[label] = {"logits": found.tolist(), "runtime": runner.details()}
             except Exception as error:  # a runtime's own errors have no common type
                 logits[label] = {"failed": f"{type(error).__name__}: {error}"}

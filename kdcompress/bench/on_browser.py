@@ -179,7 +179,7 @@ class Measurement:
         self.expected = {}
         for label, artifact in request.artifacts.items():
             with request.open(artifact, threads=request.threads) as runner:
-                self.expected[label] = infer_all(runner, self.images, artifact.input)
+                (self.expected[label],) = infer_all(runner, self.images, artifact.input)
         self.files = self._files()
         logits = sum(expected.nbytes for expected in self.expected.values())
         self.most_bytes = 2**20 + 2 * logits + 32 * timing.MOST * len(self.labels)
@@ -212,7 +212,7 @@ class Measurement:
                     "layout": artifact.input.layout,
                     "batch": artifact.input.batch or 1,
                     "input": artifact.input.name,
-                    "output": artifact.input.output,
+                    "output": artifact.input.outputs[0].name,
                     "classes": artifact.input.classes,
                     "pool": np.searchsorted(used, pools[label]).tolist(),
                 }

@@ -245,7 +245,7 @@ def _compare(found: Session, label: str, outputs: Outputs, request: Request) -> 
         return
     try:
         with request.open(artifact, threads=request.threads) as runner:
-            expected = infer_all(runner, request.images[:COMPARED], artifact.input)
+            (expected,) = infer_all(runner, request.images[:COMPARED], artifact.input)
     except Exception as error:  # a runtime's own errors have no common type; what was measured there stays
         why = str(error).splitlines()[0]
         found.notes.append(f"The outputs of {label} could not be compared with any of this machine: {why}")

@@ -671,7 +671,7 @@ def test_what_is_no_post_of_a_page(serve, artifacts):
 
 def believable(artifact, n=64):
     with open_runner(artifact) as runner:
-        logits = on_browser.infer_all(runner, IMAGES[:32], artifact.input)
+        (logits,) = on_browser.infer_all(runner, IMAGES[:32], artifact.input)
     subject = {
         "failed": None,
         "capped": None,

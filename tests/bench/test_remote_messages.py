@@ -54,7 +54,7 @@ def measured(request_of):
     answer["logits"] = {}
     for label, artifact in request.artifacts.items():
         with open_runner(artifact) as runner:
-            logits = infer_all(runner, request.images[: remote.COMPARED], artifact.input)
+            (logits,) = infer_all(runner, request.images[: remote.COMPARED], artifact.input)
             answer["logits"][label] = {"logits": logits.tolist(), "runtime": runner.details()}
     return request, json.loads(json.dumps(answer, default=str))
 
@@ -80,7 +80,7 @@ def test_answers_with_each_field_spoilt(measured, monkeypatch, tmp_path):
         record["samples_ms"] = record["samples_ms"][:24]
         record["energy"] = {"source": "rapl", "queries": 3, "watts": {"package": 3.5}}
     expected = np.array(answer["logits"]["model 0"]["logits"], np.float32)
-    monkeypatch.setattr(remote, "infer_all", lambda *_: expected)
+    monkeypatch.setattr(remote, "infer_all", lambda *_: (expected,))
     request = replace(request, open=lambda artifact, threads: nullcontext())
     believed = refused = 0
     for path, value, body in spoilt(answer, 400):
