@@ -12,8 +12,18 @@ folders = {
     "kdcompress.export": "export",
     "kdcompress.pipelines": "pipelines",
     **{
-        f"kdcompress.{name}": f"kdcompress/{name}"
-        for name in ("bench", "data", "methods", "models", "report", "training")
+        f"kdcompress.{name}": f"kdcompress/{name.replace('.', '/')}"
+        for name in (
+            "bench",
+            "bench.agent",
+            "bench.browser",
+            "bench.remote",
+            "data",
+            "methods",
+            "models",
+            "report",
+            "training",
+        )
     },
 }
 extras = {
@@ -52,7 +62,7 @@ setup(
     package_dir=folders,
     package_data={
         "kdcompress": ["py.typed"],
-        "kdcompress.bench": ["page/*"],
+        "kdcompress.bench.browser": ["page/*"],
         "kdcompress.report": ["*.html", "*.css"],
         "kdcompress.export": ["targets/*.yaml", "bundle/*"],
         "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],

@@ -39,7 +39,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from kdcompress.bench.machine import cpu_seconds, cpu_use, machine
-from kdcompress.bench.timing import Record, paired_ratio
+from kdcompress.bench.record import Record, paired_ratio
 from kdcompress.data import decode, kept
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import Split

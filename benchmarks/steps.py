@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from kdcompress.bench.machine import cpu_seconds, cpu_use, machine
-from kdcompress.bench.timing import Record, paired_ratio
+from kdcompress.bench.record import Record, paired_ratio
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.methods import methods
 from kdcompress.pipelines.costs import PAIR, cost, distillation, images

@@ -44,8 +44,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from kdcompress.artifact import content_hash
-from kdcompress.bench.machine import cpu_seconds, cpu_use, machine
-from kdcompress.bench.timing import Record, paired_ratio, peak_rss_mib
+from kdcompress.bench.machine import cpu_seconds, cpu_use, machine, peak_rss_mib
+from kdcompress.bench.record import Record, paired_ratio
 from kdcompress.data.source import Source, Split, load
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.methods.crd import CRD

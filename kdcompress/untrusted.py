@@ -1,4 +1,4 @@
-"""What is read of files that somebody else may have made: nothing that they say is believed before it is checked."""
+"""What somebody else may have made, files and messages: nothing that they say is believed before it is checked."""
 
 from __future__ import annotations
 
@@ -115,6 +115,12 @@ def checked(data: Any, rules: Rules, what: str, optional: Rules | None = None) -
     if wrong:
         raise UsageError(what, got="\n".join(wrong))
     return data
+
+
+def plain(text: object, most: int = 200) -> str:
+    """What somebody else sent, as it may be shown and written: of so many characters, none of which controls."""
+    given = text if isinstance(text, str) else "no reason given"
+    return "".join(c if c.isprintable() else "\ufffd" for c in given[:most])
 
 
 def plain_name(name: Any) -> bool:

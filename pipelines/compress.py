@@ -19,8 +19,9 @@ from torch.nn.parameter import is_lazy
 
 import kdcompress
 from kdcompress.artifact import Artifact, InputSpec, content_hash, remove, sha256, write_text
+from kdcompress.bench.advice import advice
 from kdcompress.bench.devices import LOCAL
-from kdcompress.bench.machine import advice, machine, packages
+from kdcompress.bench.machine import machine, packages
 from kdcompress.compare import parity
 from kdcompress.console import TrainingProgress, say, say_once
 from kdcompress.data.labels import match_labels

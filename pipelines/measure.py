@@ -13,8 +13,8 @@ import numpy as np
 
 import kdcompress
 from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.bench.advice import advice
 from kdcompress.bench.devices import Request, add_memory, parse_device
-from kdcompress.bench.machine import advice
 from kdcompress.bench.timing import Progress
 from kdcompress.data.kept import Images
 from kdcompress.data.labels import match_labels

@@ -28,8 +28,9 @@ from pydantic import ValidationError
 from torch import nn
 
 from kdcompress.artifact import Artifact, clean_name, kept_json, write_text
+from kdcompress.bench.advice import advice
 from kdcompress.bench.devices import LOCAL
-from kdcompress.bench.machine import advice, machine
+from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.data.source import Source
 from kdcompress.errors import KDCompressError, UsageError

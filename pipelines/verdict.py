@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from kdcompress.bench.devices import LOCAL
-from kdcompress.bench.timing import Record, paired_ratio
+from kdcompress.bench.record import Record, paired_ratio
 from kdcompress.export import formats
 from kdcompress.pipelines.timed import untimed
 from kdcompress.recipe import Candidate, Recipe

@@ -78,7 +78,7 @@ def test_nothing_is_kept_for_reports(environment, model, tmp_path):
 
 
 def test_the_agent_for_devices_has_it_off(environment, tmp_path):
-    from kdcompress.bench.remote import write_agent
+    from kdcompress.bench.remote.sent import write_agent
     from kdcompress.export.formats import open_runner
 
     with (tmp_path / "agent.pyz").open("wb") as file:

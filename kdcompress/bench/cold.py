@@ -25,9 +25,9 @@ import psutil
 
 from kdcompress import child
 from kdcompress.artifact import Artifact
-from kdcompress.bench import timing
-from kdcompress.bench.machine import cpu_seconds, cpu_use, thread_settings
-from kdcompress.bench.timing import Interrupted, Progress, Record
+from kdcompress.bench.machine import MIB, cpu_seconds, cpu_use, device_memory_mib, peak_rss_mib, thread_settings
+from kdcompress.bench.record import Interrupted, Record, add_ratios, summarise
+from kdcompress.bench.timing import Progress, check
 from kdcompress.errors import ended
 from kdcompress.runner import Runner
 
@@ -59,7 +59,7 @@ def measure(
     An artefact whose process fails is recorded so with its last words, and the others go on. Raises Interrupted,
     which has the records, for Ctrl-C.
     """
-    timing.check(list(artifacts), images, effort, "cold-start", baseline)
+    check(list(artifacts), images, effort, "cold-start", baseline)
     rng = np.random.default_rng(seed)
     starts = []
     for label, artifact in artifacts.items():
@@ -83,7 +83,7 @@ def measure(
         if interrupted and not each.record.failed:
             each.record.capped = f"interrupted after {each.record.n} processes"
     records = {each.record.name: each.record for each in starts}
-    timing.add_ratios(records, baseline, seed)
+    add_ratios(records, baseline, seed)
     if interrupted:
         raise Interrupted(records)
     return records
@@ -128,7 +128,7 @@ def _start(starts: _Starts) -> None:
 
 def _summarise(starts: _Starts) -> None:
     record, said = starts.record, starts.said
-    timing.summarise(record, [each["load_ms"] + each["first_call_ms"] for each in said])
+    summarise(record, [each["load_ms"] + each["first_call_ms"] for each in said])
     for key in ("load_ms", "first_call_ms", "process_ms", "peak_rss_mib", "load_rss_mib", "device_mib"):
         known = [each[key] for each in said if each[key] is not None]
         setattr(record, key, round(median(known), 3) if known else None)
@@ -139,8 +139,6 @@ def _summarise(starts: _Starts) -> None:
 
 def main() -> None:
     """The process: reads what to do from standard input, answers in one line of JSON."""
-    from kdcompress.bench.machine import device_memory_mib
-
     open_runner, artifact, threads, query = pickle.load(sys.stdin.buffer)  # from the process that started this one
     process = psutil.Process()
     before, device = process.memory_info().rss, device_memory_mib()
@@ -149,11 +147,11 @@ def main() -> None:
         loaded = perf_counter_ns()
         runner.infer(query)
         answered = perf_counter_ns()
-        peak = timing.peak_rss_mib()
+        peak = peak_rss_mib()
         said: dict[str, Any] = {
             "load_ms": (loaded - start) / 1e6,
             "first_call_ms": (answered - loaded) / 1e6,
-            "load_rss_mib": round(max(0.0, peak - before / timing.MIB), 1) if peak is not None else None,
+            "load_rss_mib": round(max(0.0, peak - before / MIB), 1) if peak is not None else None,
             "device_mib": (device_memory_mib() or 0) - device if device is not None else None,
             "peak_rss_mib": peak,
             "runtime": runner.details(),

@@ -1,7 +1,8 @@
 """Where artefacts are measured: in this process, in a browser, on another machine.
 
 A device is a function ``bench(request, address, progress) -> Session``, filed under its name. ``--device NAME`` or
-``--device NAME:ADDRESS`` chooses it; a new one is a module ``kdcompress/bench/on_NAME.py``:
+``--device NAME:ADDRESS`` chooses it; a new one is a module ``kdcompress/bench/on_NAME.py``, imported when
+devices are first asked for (what else it needs, in a package of its own):
 
     @devices.register("browser")
     def bench(request: Request, address: str, progress: Progress) -> Session: ...
@@ -26,7 +27,8 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.bench import cold
 from kdcompress.bench.machine import machine
-from kdcompress.bench.timing import Interrupted, Progress, Record, Subject, measure
+from kdcompress.bench.record import Interrupted, Record
+from kdcompress.bench.timing import Progress, Subject, measure
 from kdcompress.errors import UsageError
 from kdcompress.registry import Registry
 from kdcompress.runner import Runner
@@ -51,14 +53,14 @@ class Request:
 
 @dataclass
 class Session:
-    """What was measured, where. Records are by label; make them with ``timing.summarise`` and
-    ``timing.add_ratios``, so that they hold the same numbers whatever the device."""
+    """What was measured, where. Records are by label; make them with ``record.summarise`` and
+    ``record.add_ratios``, so that they hold the same numbers whatever the device."""
 
     device: str  # "local", "browser:chromium 131", ...: what it turned out to be
     records: dict[str, Record]
     before: dict[str, Any]  # the machine that measured, as bench.machine.machine() has it, as far as it is known there
     after: dict[str, Any]
-    parity: dict[str, dict[str, Any]] = field(default_factory=dict)  # Parity.to_json(): its logits against local ones
+    parity: dict[str, dict[str, Any]] = field(default_factory=dict)  # Parity.to_json(): its outputs against local ones
     notes: list[str] = field(default_factory=list)  # sentences for the reader
     left_out: dict[str, str] = field(default_factory=dict)  # why, of optional artefacts that cannot be measured there
     interrupted: bool = False  # by Ctrl-C: the records hold what was measured until then

@@ -1,8 +1,8 @@
 """A device on the Android Debug Bridge that has a Python: a board with Linux and adbd, a rooted phone.
 
 The address is the serial number as ``adb devices`` shows it, ``adb:SERIAL``, or nothing where there is one device.
-Behind a ``?`` stand ``remote.Options``. The agent is Python with a runtime's Python package: an ordinary phone has
-neither, and its shell may not enter the folder of an app such as Termux.
+Behind a ``?`` stand ``remote.connection.Options``. The agent is Python with a runtime's Python package: an ordinary
+phone has neither, and its shell may not enter the folder of an app such as Termux.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kdcompress.bench import remote
 from kdcompress.bench.devices import Request, Session, devices, probes
+from kdcompress.bench.remote import conversation
+from kdcompress.bench.remote.connection import Options, parse_options
 from kdcompress.bench.timing import Progress
 from kdcompress.errors import KDCompressError, RuntimeMissingError, ended
 from kdcompress.runner import Runner
@@ -26,10 +27,10 @@ LOST = ("error:", "adb: error", "adb:", "protocol fault")  # what adb itself say
 
 @dataclass(frozen=True)
 class Adb:
-    """A ``remote.Connection``."""
+    """A ``remote.connection.Connection``."""
 
     serial: str
-    options: remote.Options
+    options: Options
 
     @property
     def name(self) -> str:
@@ -51,12 +52,12 @@ class Adb:
 @devices.register("adb")
 def bench(request: Request, address: str, progress: Progress) -> Session:
     """``address``: [serial][?options]."""
-    return remote.bench(_connected(address), request, progress)
+    return conversation.bench(_connected(address), request, progress)
 
 
 @probes.register("adb")
 def probe(address: str, formats: Sequence[str], open: Callable[..., Runner]) -> dict[str, Any]:
-    return remote.probe(_connected(address), formats, open)
+    return conversation.probe(_connected(address), formats, open)
 
 
 def _connected(address: str) -> Adb:
@@ -64,7 +65,7 @@ def _connected(address: str) -> Adb:
         raise RuntimeMissingError(
             "There is no adb on this machine.", hint="install Android's platform tools (Debian: adb)"
         )
-    serial, options = remote.parse_options(address, "adb")
+    serial, options = parse_options(address, "adb")
     connection = Adb(_chosen(serial), options)
     if not options.folder and _is_android(connection):
         connection = replace(connection, options=replace(options, folder=FOLDER))

@@ -2,7 +2,7 @@
 
 The address is what ``ssh`` takes, with a port where it is not the usual one: ``ssh:pi@10.0.0.7:2222``, ``ssh:myhost``.
 It is the system's ssh that is run, so the user's configuration, keys, agent and known hosts are used; it never asks for
-anything. Behind a ``?`` stand ``remote.Options``.
+anything. Behind a ``?`` stand ``remote.connection.Options``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdcompress.bench import remote
 from kdcompress.bench.devices import Request, Session, devices, probes
+from kdcompress.bench.remote import conversation
+from kdcompress.bench.remote.connection import Options, parse_options
 from kdcompress.bench.timing import Progress
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.runner import Runner
@@ -33,12 +34,12 @@ ALIVE_S = 5  # between ssh's own signs of life; three without an answer and the 
 
 @dataclass(frozen=True)
 class Ssh:
-    """A ``remote.Connection``. ``socket`` is where one connection is shared by all commands, where there is one."""
+    """A ``remote.connection.Connection``."""
 
     host: str  # as ssh takes it, the user with it
     port: str
-    options: remote.Options
-    socket: Path | None = None
+    options: Options
+    socket: Path | None = None  # where one connection is shared by all commands
 
     @property
     def name(self) -> str:
@@ -79,20 +80,20 @@ def _quoted(script: str) -> str:
 def bench(request: Request, address: str, progress: Progress) -> Session:
     """``address``: [user@]host[:port][?options]."""
     with _connected(address) as connection:
-        return remote.bench(connection, request, progress)
+        return conversation.bench(connection, request, progress)
 
 
 @probes.register("ssh")
 def probe(address: str, formats: Sequence[str], open: Callable[..., Runner]) -> dict[str, Any]:
     with _connected(address) as connection:
-        return remote.probe(connection, formats, open)
+        return conversation.probe(connection, formats, open)
 
 
 @contextmanager
 def _connected(address: str) -> Iterator[Ssh]:
     if not shutil.which("ssh"):
         raise RuntimeMissingError("There is no ssh on this machine.", hint="install OpenSSH's client")
-    plain, options = remote.parse_options(address, "ssh")
+    plain, options = parse_options(address, "ssh")
     host, _, port = plain.rpartition(":") if plain.rpartition(":")[2].isdigit() else (plain, "", "")
     if not HOST.fullmatch(host):
         what = "is no host's name" if host else "is missing"

@@ -10,12 +10,9 @@ measured 6 % slower. The order within a round is drawn anew each time.
 from __future__ import annotations
 
 import gc
-import re
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from time import perf_counter, perf_counter_ns, process_time
 from typing import Any
 
@@ -23,8 +20,9 @@ import numpy as np
 import psutil
 
 from kdcompress.artifact import InputSpec
-from kdcompress.bench import energy, statistics
-from kdcompress.bench.machine import cpu_seconds, cpu_use, device_memory_mib, thread_settings
+from kdcompress.bench import energy
+from kdcompress.bench.machine import MIB, cpu_seconds, cpu_use, device_memory_mib, peak_rss_mib, thread_settings
+from kdcompress.bench.record import Interrupted, Record, add_ratios, summarise
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.runner import Runner
 
@@ -43,17 +41,8 @@ CAP = 10  # a subject stops early once its recorded queries alone took this many
 MOST = 50_000  # queries of one subject: more add nothing that can be said, and fill the record
 POOL = 64  # distinct queries prepared beforehand
 POOL_BYTES = 256 * 2**20  # fewer, where they would take more
-MIB = 2**20
 
 Progress = Callable[[float, str], None]  # share done in 0..1, what is being done
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while queries were made: ``records`` holds what was measured until then."""
-
-    def __init__(self, records: dict[str, Record]):
-        super().__init__()
-        self.records = records
 
 
 @dataclass
@@ -63,57 +52,6 @@ class Subject:
     name: str
     runner: Runner
     spec: InputSpec
-
-
-@dataclass
-class Record:
-    """The latency of one subject, of queries of ``batch`` images, with all its samples in the order of the rounds.
-
-    Sample i of every record of one ``measure`` was taken in round i, on the same image. A percentile is None
-    where n does not support it.
-    """
-
-    name: str
-    effort: str
-    batch: int
-    scenario: str = "single-stream"
-    failed: str | None = None  # why there are no more samples than there are
-    capped: str | None = None  # why it was ended before the effort asked
-    n: int = 0
-    median_ms: float | None = None
-    mean_ms: float | None = None
-    min_ms: float | None = None
-    p90_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    p99_9_ms: float | None = None
-    p90_early_stopping_ms: float | None = None  # MLPerf's: p90 is at most this, with confidence 0.99
-    cv: float | None = None  # standard deviation over mean
-    images_per_second: float | None = None  # of a query of median latency
-    batches: dict[int, float] = field(default_factory=dict)  # offline: images a second of each batch size tried
-    load_ms: float | None = None
-    first_call_ms: float | None = None
-    warmup: int = 0  # queries before the first recorded one, the first call not among them
-    warmup_stable: bool = False  # the last two blocks' medians within 5 %
-    cores_used: float | None = None  # CPU time over time, during the warm-up
-    wall_s: float | None = None  # of the interleaved measurement of all subjects
-    subjects: int = 1  # how many were interleaved
-    overhead_us: float | None = None  # median of timing a call that does nothing, not subtracted
-    load_rss_mib: float | None = None  # what loading and the first call add; after subjects before it too little
-    peak_rss_mib: float | None = None  # of the whole process; of one of its own where ``cold`` tells both
-    device_mib: float | None = None  # growth of the GPU's memory in use by loading and the first call
-    process_ms: float | None = None  # cold-start: the whole process, Python's own start and end included
-    energy: dict[str, Any] | None = None  # energy.measured()
-    steal_percent: float | None = None
-    other_cpu_percent: float | None = None
-    load_average: float | None = None  # one minute, at the end
-    environment: dict[str, str] = field(default_factory=dict)
-    runtime: dict[str, Any] = field(default_factory=dict)
-    ratio: dict[str, Any] | None = None  # to the baseline, where one was named
-    samples_ms: list[float] = field(default_factory=list)  # to 0.1 microseconds
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(
@@ -156,46 +94,6 @@ def check(names: Sequence[str], images: np.ndarray, effort: str, scenario: str, 
         raise unknown_name("subject", baseline, names)
     if not len(images):
         raise UsageError("There are no images to measure with.")
-
-
-def paired_ratio(record: Record, baseline: Record, seed: int = 0) -> dict[str, Any]:
-    """Latency an image of ``record`` over that of ``baseline``, paired by round: median, 95 % interval, verdict, n.
-
-    Below 1 is faster. The interval is that of the rounds, widened by what the ratio changes from one process to the
-    next (``statistics.reproducible``). Fewer pairs than support a median give no interval and no winner.
-    """
-    n = min(len(record.samples_ms), len(baseline.samples_ms))
-    if n < statistics.SUPPORT[50]:
-        return {"median": None, "low": None, "high": None, "verdict": "no difference shown", "n": n}
-    mine, others = (np.array(r.samples_ms[:n]) / r.batch for r in (record, baseline))
-    ratio, *interval = statistics.paired_bootstrap(mine, others, seed=seed)
-    low, high = statistics.reproducible(*interval)
-    return {"median": ratio, "low": low, "high": high, "verdict": statistics.verdict(low, high), "n": n}
-
-
-def summarise(record: Record, samples_ms: Sequence[float] | np.ndarray) -> None:
-    """Fills in the record what follows from its samples, milliseconds a query in the order of the rounds."""
-    ms = np.asarray(samples_ms, float)
-    record.n = len(ms)
-    if not len(ms):
-        return
-    record.median_ms = _round(statistics.percentile(ms, 50))
-    record.p90_ms = _round(statistics.percentile(ms, 90))
-    record.p95_ms = _round(statistics.percentile(ms, 95))
-    record.p99_ms = _round(statistics.percentile(ms, 99))
-    record.p99_9_ms = _round(statistics.percentile(ms, 99.9))
-    record.p90_early_stopping_ms = _round(statistics.early_stopping_estimate(ms, 90))
-    record.mean_ms, record.min_ms = _round(ms.mean()), _round(ms.min())
-    record.cv = _round(statistics.variation(ms))
-    record.images_per_second = _round(1e3 * record.batch / float(np.median(ms)))
-    record.samples_ms = [round(value, 4) for value in ms.tolist()]
-
-
-def add_ratios(records: dict[str, Record], baseline: str | None, seed: int = 0) -> None:
-    """Gives every other record its paired ratio to that one, where neither failed."""
-    for name, record in records.items():
-        if baseline is not None and name != baseline and not record.failed and not records[baseline].failed:
-            record.ratio = paired_ratio(record, records[baseline], seed)
 
 
 def harness_overhead_us(queries: int = 1000) -> float:
@@ -317,8 +215,8 @@ def _load(live: _Live, images: np.ndarray, seed: int, seconds: float, stack: Exi
     try:
         start = perf_counter_ns()
         stack.enter_context(subject.runner)
-        record.load_ms = _round((perf_counter_ns() - start) / 1e6)
-        record.first_call_ms = _round(timed(live.ask, live.pool[0]) / 1e6)
+        record.load_ms = round((perf_counter_ns() - start) / 1e6, 4)
+        record.first_call_ms = round(timed(live.ask, live.pool[0]) / 1e6, 4)
         record.load_rss_mib = round((process.memory_info().rss - before) / MIB, 1)
         record.device_mib = round((device_memory_mib() or 0) - device, 1) if device is not None else None
         record.runtime = subject.runner.details()
@@ -398,27 +296,8 @@ def _in_parts(pool: list[np.ndarray], size: int) -> list[list[np.ndarray]]:
     return [[np.ascontiguousarray(x[i : i + size]) for i in range(0, len(x), size)] for x in whole]
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 4)
-
-
 def _reason(error: Exception, when: str) -> str:
     return f"{when}: {type(error).__name__}: {error}"
-
-
-def peak_rss_mib() -> float | None:
-    """Of this process, so far."""
-    if sys.platform == "win32":
-        return round(psutil.Process().memory_info().peak_wset / MIB, 1)
-    with suppress(OSError):
-        # Not what getrusage says, where there is this: on Linux that starts at the peak of the process that started it.
-        own = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-        if own:
-            return round(int(own[1]) / 1024, 1)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
-    return round(peak / (MIB if sys.platform == "darwin" else 1024), 1)
 
 
 def _no_op(x: np.ndarray) -> None:

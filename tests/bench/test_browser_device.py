@@ -27,11 +27,16 @@ from hostile import spoilt
 
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench import on_browser, onnxruntime_web, timing
+from kdcompress.bench.browser.address import own_address, parse_address
+from kdcompress.bench.browser.measurement import prepared
+from kdcompress.bench.browser.protocol import browser_name
+from kdcompress.bench.browser.server import serving
 from kdcompress.bench.devices import Request, parse_device
-from kdcompress.bench.on_browser import browser_name, own_address, parse_address
+from kdcompress.bench.record import Record, summarise
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 from kdcompress.report import latency
+from kdcompress.runner import infer_all
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (96, 16, 16, 1), dtype=np.uint8)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -185,8 +190,8 @@ def serve(capsys, monkeypatch):
         return runs[-1]
 
     yield start
-    monkeypatch.setattr(on_browser, "OPEN_S", 0)
-    monkeypatch.setattr(on_browser, "SILENCE_S", 0)
+    monkeypatch.setattr("kdcompress.bench.browser.measurement.OPEN_S", 0)
+    monkeypatch.setattr("kdcompress.bench.browser.measurement.SILENCE_S", 0)
     for run in runs:
         run.ended()
         assert not [thread for thread in threading.enumerate() if "serve_forever" in thread.name]
@@ -264,8 +269,8 @@ def test_the_page_before_it_starts(serve, artifacts, page):
 
 
 def test_the_report_fits_a_phone_and_says_which_browser_it_was(page, tmp_path):
-    record = timing.Record("student-x86-vnni.onnx", "rapid", 1)
-    timing.summarise(record, np.linspace(1, 2, 200))
+    record = Record("student-x86-vnni.onnx", "rapid", 1)
+    summarise(record, np.linspace(1, 2, 200))
     ratio = {"median": 0.5, "low": 0.49, "high": 0.51, "verdict": "faster", "n": 200}
     records = {"student.onnx": record.to_json(), "student-x86-vnni.onnx": {**record.to_json(), "ratio": ratio}}
     document = {
@@ -390,7 +395,7 @@ def test_a_page_that_is_left_may_come_back(serve, artifacts, page, monkeypatch):
 
 
 def test_a_browser_that_dies(serve, artifacts, chromium, monkeypatch):
-    monkeypatch.setattr(on_browser, "SILENCE_S", 3.0)
+    monkeypatch.setattr("kdcompress.bench.browser.measurement.SILENCE_S", 3.0)
     monkeypatch.setitem(timing.EFFORTS, "rapid", (64, 60.0))
     run = serve(request_of(artifacts, "fp32"))
     before = set(psutil.Process().children(recursive=True))
@@ -464,7 +469,7 @@ def test_a_clock_that_stands_still(serve, artifacts, page):
 @pytest.fixture
 def measurement(artifacts):
     """One that starts anew with each call of ``fresh``, and a page of it that has begun."""
-    made = on_browser.Measurement(request_of(artifacts, "fp32"), "wasm")
+    made = prepared(request_of(artifacts, "fp32"), "wasm")
 
     def fresh():
         made.error = made.session = None
@@ -482,7 +487,7 @@ def harmless(text):
 
 def test_results_with_each_field_spoilt(measurement, artifacts, capsys):
     result, count = {"page": "held", **believable(artifacts["fp32"])}, 0
-    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+    with serving(measurement, "127.0.0.1", 0) as url:
         for path, value, body in spoilt(result):
             measurement.fresh()
             status, answer = post(url, "result", json.dumps(body).encode())
@@ -500,7 +505,7 @@ def test_results_with_each_field_spoilt(measurement, artifacts, capsys):
 
 def test_what_else_a_page_posts_with_each_field_spoilt(measurement, capsys):
     message, count = {"page": "held", "share": 0.5, "what": "measuring", "why": "no memory"}, 0
-    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+    with serving(measurement, "127.0.0.1", 0) as url:
         for path in ("hello", "claim", "progress", "gone", "unfit", "failed"):
             for _, value, body in spoilt(message):
                 measurement.fresh()
@@ -515,7 +520,7 @@ def test_what_else_a_page_posts_with_each_field_spoilt(measurement, capsys):
 def test_requests_that_are_none(measurement, capsys):
     """Of strangers and of those who have the address: an answer or none, and the page is served on."""
     rng = np.random.default_rng(0)
-    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+    with serving(measurement, "127.0.0.1", 0) as url:
         host, token = url.split("/")[2], url.split("/")[3]
         posted = f"POST /{token}/result HTTP/1.1\r\n"
         requests = [
@@ -561,9 +566,9 @@ def test_requests_that_are_none(measurement, capsys):
 
 def test_requests_that_do_not_end(measurement, monkeypatch, capsys):
     """They are ended, and so many at a time are heard that a page still is."""
-    monkeypatch.setattr(on_browser, "HEAD_S", 1.0)
-    monkeypatch.setattr(on_browser, "CONNECTIONS", 4)
-    with on_browser.serving(measurement, "127.0.0.1", 0) as url:
+    monkeypatch.setattr("kdcompress.bench.browser.server.HEAD_S", 1.0)
+    monkeypatch.setattr("kdcompress.bench.browser.server.CONNECTIONS", 4)
+    with serving(measurement, "127.0.0.1", 0) as url:
         place = ("127.0.0.1", int(url.split("/")[2].split(":")[1]))
         slow = [socket.create_connection(place, timeout=30) for _ in range(20)]
         end = time.monotonic() + 30
@@ -603,7 +608,7 @@ def test_samples_below_the_clock_s_step(serve, artifacts):
 @pytest.mark.skipif(not shutil.which("node"), reason="no Node.js")
 def test_a_mean_may_be_less_than_the_clock_s_step(tmp_path):
     """The worker's rounds, on a clock of 1 ms and with a model of 0.3 ms."""
-    worker = (resources.files("kdcompress") / "bench/page/worker.js").read_text()
+    worker = (resources.files("kdcompress") / "bench/browser/page/worker.js").read_text()
     (tmp_path / "run.mjs").write_text(
         "globalThis.self = { postMessage() {} }\nlet time = 0\n"
         "Object.defineProperty(globalThis, 'performance', { value: { now: () => Math.floor(time += 1e-4) } })\n"
@@ -671,7 +676,7 @@ def test_what_is_no_post_of_a_page(serve, artifacts):
 
 def believable(artifact, n=64):
     with open_runner(artifact) as runner:
-        (logits,) = on_browser.infer_all(runner, IMAGES[:32], artifact.input)
+        (logits,) = infer_all(runner, IMAGES[:32], artifact.input)
     subject = {
         "failed": None,
         "capped": None,
@@ -681,7 +686,7 @@ def believable(artifact, n=64):
         "warmup_stable": True,
         "queries_a_sample": 1,
         "samples_ms": [0.5 + i / 1000 for i in range(n)],
-        "logits": base64.b64encode(logits.astype("<f4").tobytes()).decode(),
+        "outputs": [base64.b64encode(logits.astype("<f4").tobytes()).decode()],
     }
     device = {"platform": "Android 16", "model": "Pixel 8", "threads": 9, "isolated": True, "secure": True}
     return {
@@ -716,8 +721,8 @@ NOT_BELIEVED = {
     "too few": ("subjects.fp32.samples_ms", [0.5] * 63, "at least 64 were asked for"),
     "too many": ("subjects.fp32.samples_ms", [0.5] * (timing.MOST + 1), "at most 50000"),
     "slower than the clock on the wall": ("subjects.fp32.samples_ms", [20.0] * 64, "queries of 1.3 s in 0.5 s"),
-    "no logits": ("subjects.fp32.logits", "", "logits of another size"),
-    "other than base64": ("subjects.fp32.logits", "***", "base64|Non-base64|padding"),
+    "no logits": ("subjects.fp32.outputs", [], "outputs of another size"),
+    "other than base64": ("subjects.fp32.outputs", ["***"], "base64|Non-base64|padding"),
     "another field": ("subjects.fp32.more", 1, "Extra inputs"),
     "another model": ("subjects.other", {}, "results of"),
     "no subjects": ("subjects", {}, "results of"),
@@ -744,7 +749,7 @@ def test_a_result_that_is_not_believed(serve, artifacts, what):
 
 
 def test_nobody_opens_the_page(serve, artifacts, monkeypatch):
-    monkeypatch.setattr(on_browser, "OPEN_S", 0.5)
+    monkeypatch.setattr("kdcompress.bench.browser.measurement.OPEN_S", 0.5)
     run = serve(request_of(artifacts, "fp32"))
     run.ended()
     assert "No browser has started" in str(run.error) and run.error.exit_code == 1

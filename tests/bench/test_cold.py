@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from kdcompress.artifact import Artifact, InputSpec
-from kdcompress.bench import cold, timing
-from kdcompress.bench.timing import Interrupted
+from kdcompress.bench import cold
+from kdcompress.bench.machine import peak_rss_mib
+from kdcompress.bench.record import Interrupted
 from kdcompress.export.formats import open_runner
 
 SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b"))
@@ -80,7 +81,7 @@ def test_memory_is_that_of_the_artefact_alone_whatever_this_process_has(artifact
     large = padded(artifact, tmp_path / "large.onnx", 64)
     here = np.ones(400 * 2**20, np.uint8)  # which the processes started from here have nothing of
     found = {each.path.name: cold.memory(each, IMAGES, open_runner, 1, 1) for each in (large, artifact)}
-    assert here.nbytes / 2**20 < timing.peak_rss_mib()
+    assert here.nbytes / 2**20 < peak_rss_mib()
     (added, peak), (added_large, peak_large) = found["tiny.onnx"], found["large.onnx"]
     assert 1 < added < peak < 300 and added < 64
     assert 64 < added_large - added < 64 * 4 and 64 < peak_large - peak < 64 * 4

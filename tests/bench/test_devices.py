@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from test_timing import IMAGES, SPEC, Busy
 
@@ -5,6 +8,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench import devices as devices_module
 from kdcompress.bench import timing
 from kdcompress.bench.devices import Request, Session, add_memory, devices, only, parse_device
+from kdcompress.bench.record import Record
 from kdcompress.errors import UsageError
 
 
@@ -55,7 +59,7 @@ def test_memory_is_looked_at_once_for_each_artefact_that_ran(monkeypatch):
         return 10.0, 50.0
 
     monkeypatch.setattr(devices_module.cold, "memory", memory)
-    records = {label: timing.Record(label, "rapid", 8, load_rss_mib=0.0, peak_rss_mib=99.0) for label in ("a", "b")}
+    records = {label: Record(label, "rapid", 8, load_rss_mib=0.0, peak_rss_mib=99.0) for label in ("a", "b")}
     session = Session("local", records, {}, {})
     records["b"].failed = "query 2: no"
     add_memory(session, request(threads=2))
@@ -83,3 +87,10 @@ def test_what_a_device_does_not_do_is_refused():
         only(request(), "phone", formats=("ort",))
     with pytest.raises(UsageError, match="does not measure this scenario"):
         only(request(scenario="offline"), "phone", scenarios=("single-stream",))
+
+
+def test_devices_are_found_when_they_are_asked_for():
+    code = "import sys; from kdcompress.bench.devices import devices; print('kdcompress.bench.browser' in sys.modules)"
+    code += "; print(*devices.entries()); print('kdcompress.bench.browser' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["False", "adb browser emulated-arm64 local ssh", "True"]

@@ -10,7 +10,8 @@ import zipfile
 import psutil
 import pytest
 
-from kdcompress.bench import agent, procfs, remote
+from kdcompress.bench.agent import procfs, words
+from kdcompress.bench.remote.sent import write_agent
 from kdcompress.export.formats import open_runner
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -20,7 +21,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def file(tmp_path):
     path = tmp_path / "agent.pyz"
     with path.open("wb") as stream:
-        remote.write_agent(stream, open_runner)
+        write_agent(stream, open_runner)
     return path
 
 
@@ -29,11 +30,12 @@ def test_it_is_small_and_of_kdcompress_alone(file):
         names = archive.namelist()
     assert {"__main__.py", "kdcompress/bench/timing.py", "kdcompress/export/run_onnxruntime.py"} <= set(names)
     assert len(names) == len(set(names)) and all(name.startswith(("kdcompress/", "__main__")) for name in names)
-    assert not any("/training/" in name or "/pipelines/" in name for name in names)
+    not_needed = ("/training/", "/pipelines/", "/bench/browser/", "/bench/remote/")
+    assert not any(part in name for name in names for part in not_needed)
     assert file.stat().st_size < 300_000
 
 
-@pytest.mark.parametrize("module", ["kdcompress.bench.agent", "kdcompress.export.runtimes"])
+@pytest.mark.parametrize("module", ["kdcompress.bench.agent.main", "kdcompress.export.runtimes"])
 def test_it_imports_with_the_standard_library_alone(file, module):
     """-S: without site-packages; and of them all, runners import with NumPy."""
     code = f"import sys; sys.path.insert(0, {str(file)!r}); import {module}; print('numpy' in sys.modules)"
@@ -45,8 +47,8 @@ def test_runners_and_the_protocol_import_with_numpy_alone(file, device_python):
     python = device_python("numpy", "numpy", "numpy.libs")
     code = (
         f"import sys; sys.path.insert(0, {str(file)!r})\n"
-        "import kdcompress.bench.procfs as psutil; sys.modules['psutil'] = psutil\n"
-        "import kdcompress.bench.devices, kdcompress.bench.machine\n"
+        "import kdcompress.bench.agent.procfs as psutil; sys.modules['psutil'] = psutil\n"
+        "import kdcompress.bench.agent.job, kdcompress.bench.devices, kdcompress.bench.machine\n"
         "from kdcompress.export.runtimes import runners\n"
         "assert len(runners.entries()) > 5, runners.entries()\n"
         "kdcompress.bench.machine.machine()\n"
@@ -56,9 +58,9 @@ def test_runners_and_the_protocol_import_with_numpy_alone(file, device_python):
 
 
 def test_lines_that_say_nothing_are_no_messages():
-    assert agent.heard("Welcome to this machine") is None and agent.heard("") is None
-    assert agent.heard(agent.MARK + '{"sha') is None
-    assert agent.heard(agent.MARK + json.dumps({"share": 0.5})) == {"share": 0.5}
+    assert words.heard("Welcome to this machine") is None and words.heard("") is None
+    assert words.heard(words.MARK + '{"sha') is None
+    assert words.heard(words.MARK + json.dumps({"share": 0.5})) == {"share": 0.5}
 
 
 @linux

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kdcompress.artifact import Artifact
-from kdcompress.bench import agent, arm64
+from kdcompress.bench import arm64
+from kdcompress.bench.agent import facts
 from kdcompress.bench.devices import parse_device
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 
@@ -20,7 +21,7 @@ def test_what_it_refuses(request_of, monkeypatch, tmp_path):
     with pytest.raises(RuntimeMissingError, match="cannot run tensorrt files"):
         bench(replace(request_of(), artifacts=engine), address, print)
     with monkeypatch.context() as patch:
-        patch.setitem(agent.PACKAGES, "onnx", "no-such-package")
+        patch.setitem(facts.PACKAGES, "onnx", "no-such-package")
         with pytest.raises(RuntimeMissingError, match="no-such-package is not installed here"):
             bench(request_of(), address, print)
     with pytest.raises(UsageError, match="does not measure this scenario"):

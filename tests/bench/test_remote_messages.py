@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from hostile import VALUES, deep, spoilt
 
-from kdcompress.bench import agent, remote, timing
+from kdcompress.bench import timing
+from kdcompress.bench.advice import advice
+from kdcompress.bench.agent.words import MARK
 from kdcompress.bench.devices import local
-from kdcompress.bench.machine import advice
+from kdcompress.bench.remote import answer as answers
+from kdcompress.bench.remote import commands, conversation
+from kdcompress.bench.remote.connection import Options
+from kdcompress.bench.remote.messages import heard
+from kdcompress.bench.remote.sent import COMPARED
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import open_runner
 from kdcompress.runner import infer_all
@@ -21,7 +27,7 @@ from kdcompress.runner import infer_all
 class Replayed:
     """A Connection to a device that says what is in a file, whatever it is asked."""
 
-    options = remote.Options(away=0.01)
+    options = Options(away=0.01)
     name = "ssh:somewhere"
 
     def __init__(self, path):
@@ -37,7 +43,7 @@ class Replayed:
 @pytest.fixture
 def replayed(tmp_path):
     def say(*messages):
-        lines = [agent.MARK + json.dumps(message) + "\n" for message in messages]
+        lines = [MARK + json.dumps(message) + "\n" for message in messages]
         (tmp_path / "said").write_text("".join(lines))
         return Replayed(tmp_path / "said")
 
@@ -51,11 +57,11 @@ def measured(request_of):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(timing.EFFORTS, "rapid", (64, 0.05))
         answer = asdict(local(request, "", lambda share, what: None))
-    answer["logits"] = {}
+    answer["outputs"] = {}
     for label, artifact in request.artifacts.items():
         with open_runner(artifact) as runner:
-            (logits,) = infer_all(runner, request.images[: remote.COMPARED], artifact.input)
-            answer["logits"][label] = {"logits": logits.tolist(), "runtime": runner.details()}
+            (logits,) = infer_all(runner, request.images[:COMPARED], artifact.input)
+            answer["outputs"][label] = {"arrays": [logits.tolist()], "runtime": runner.details()}
     return request, json.loads(json.dumps(answer, default=str))
 
 
@@ -67,7 +73,7 @@ def one_error(error):
 
 def test_an_answer_as_it_is(measured):
     request, answer = measured
-    session = remote.session(answer, request, "ssh:somewhere", {})
+    session = answers.session(answer, request, "ssh:somewhere", {})
     assert {label: json.loads(json.dumps(r.to_json())) for label, r in session.records.items()} == answer["records"]
     assert session.before == answer["before"] and session.after == answer["after"]
     assert all(found["passed"] for found in session.parity.values())
@@ -79,14 +85,14 @@ def test_answers_with_each_field_spoilt(measured, monkeypatch, tmp_path):
     for record in answer["records"].values():
         record["samples_ms"] = record["samples_ms"][:24]
         record["energy"] = {"source": "rapl", "queries": 3, "watts": {"package": 3.5}}
-    expected = np.array(answer["logits"]["model 0"]["logits"], np.float32)
-    monkeypatch.setattr(remote, "infer_all", lambda *_: (expected,))
+    expected = np.array(answer["outputs"]["model 0"]["arrays"][0], np.float32)
+    monkeypatch.setattr(answers, "infer_all", lambda *_: (expected,))
     request = replace(request, open=lambda artifact, threads: nullcontext())
     believed = refused = 0
     for path, value, body in spoilt(answer, 400):
         (tmp_path / "result.json").write_text(json.dumps(body))
         try:
-            found = remote.session(remote.read_answer(tmp_path / "result.json", "x"), request, "x", {})
+            found = answers.session(answers.read_answer(tmp_path / "result.json", "x"), request, "x", {})
             said = advice(found.records, found.before, found.after, {"model 1": "model 0"}, 1)
             kept = [record.to_json() for record in found.records.values()]
             json.dumps([found.before, found.after, found.parity, found.notes, said, kept], ensure_ascii=False).encode()
@@ -101,7 +107,7 @@ def test_answers_with_each_field_spoilt(measured, monkeypatch, tmp_path):
 def test_answers_that_are_none(measured):
     for value in [value for value in VALUES if value != {}]:
         with pytest.raises(KDCompressError, match="cannot be understood") as caught:
-            remote.session(value, measured[0], "x", {})
+            answers.session(value, measured[0], "x", {})
         one_error(caught.value)
 
 
@@ -115,13 +121,13 @@ def test_facts_with_each_field_spoilt(measured, monkeypatch):
     }
     facts |= {"free_bytes": 10**9, "missing": {"onnx": {"got": "no module", "hint": "install it"}}}
     request = measured[0]
-    monkeypatch.setattr(remote, "write_agent", lambda file, opener: None)
+    monkeypatch.setattr(conversation, "write_agent", lambda file, opener: None)
     for path, value, body in spoilt(facts):
         try:
-            heard = remote._heard(agent.MARK + json.dumps(body))
-            monkeypatch.setattr(remote, "_asked", lambda *_, said=heard: ([said] if said else [], None))
-            found = remote._start(Replayed(None), ["onnx"], request.open)
-            remote.suited(request, "x", found)
+            message = heard(MARK + json.dumps(body))
+            monkeypatch.setattr(conversation, "asked", lambda *_, said=message: ([said] if said else [], None))
+            found = conversation._start(Replayed(None), ["onnx"], request.open)
+            answers.suited(request, "x", found)
         except KDCompressError as error:
             one_error(error)
         except Exception as error:
@@ -129,7 +135,7 @@ def test_facts_with_each_field_spoilt(measured, monkeypatch):
 
 
 def test_messages_while_it_measures_with_each_field_spoilt(measured, replayed):
-    result = {"records": {}, "before": {}, "notes": ["well"], "logits": {}}
+    result = {"records": {}, "before": {}, "notes": ["well"], "outputs": {}}
     shown = []
     for message in (
         {"share": 0.5, "what": "round 3"},
@@ -140,24 +146,24 @@ def test_messages_while_it_measures_with_each_field_spoilt(measured, replayed):
         for _, _, body in spoilt(message, 12):
             connection = replayed(body, {"gone": "ended"})
             try:
-                remote._follow(connection, "/tmp/k", lambda share, what: shown.append((share, what)), 60)
+                conversation._follow(connection, "/tmp/k", lambda share, what: shown.append((share, what)), 60)
             except KDCompressError as error:
                 one_error(error)
     assert all(0 <= share <= 1 and what.isprintable() and len(what) < 300 for share, what in shown)
 
 
 def test_a_device_that_says_nothing_of_use_for_ever(replayed, monkeypatch):
-    monkeypatch.setattr(remote, "SPARE_S", 0.0)
+    monkeypatch.setattr(conversation, "SPARE_S", 0.0)
     with pytest.raises(KDCompressError, match="does not end"):
-        remote._follow(replayed({"well": "yes"}), "/tmp/k", lambda share, what: None, 0.5)
+        conversation._follow(replayed({"well": "yes"}), "/tmp/k", lambda share, what: None, 0.5)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell")
 def test_a_connection_that_says_no_more_and_does_not_end(monkeypatch):
-    monkeypatch.setattr(remote, "COMMAND_S", 0.1)
+    monkeypatch.setattr(commands, "COMMAND_S", 0.1)
     connection = Replayed(None)
     monkeypatch.setattr(Replayed, "command", lambda self, script: ["sh", "-c", "exec >&- 2>&-; exec sleep 60"])
-    (said,) = remote._lines(connection, "")
+    (said,) = commands.lines(connection, "")
     assert isinstance(said, KDCompressError) and "does not end" in said.what
 
 
@@ -174,13 +180,13 @@ def test_lines_that_are_no_messages():
         "9" * 10_000,
         json.dumps({"a": deep()}),
     ):
-        assert remote._heard(agent.MARK + text) is None
-    assert remote._heard(agent.MARK + json.dumps({"what": "\x1b]52;c;x\x07"})) == {"what": "\ufffd]52;c;x\ufffd"}
+        assert heard(MARK + text) is None
+    assert heard(MARK + json.dumps({"what": "\x1b]52;c;x\x07"})) == {"what": "\ufffd]52;c;x\ufffd"}
 
 
 def test_a_reference_that_is_infinite_is_no_parity(measured):
     request, answer = measured
     spoiled = json.loads(json.dumps(answer))
-    spoiled["logits"]["model 0"]["logits"][0][0] = 1e300
-    session = remote.session(spoiled, request, "x", {})
+    spoiled["outputs"]["model 0"]["arrays"][0][0][0] = 1e300
+    session = answers.session(spoiled, request, "x", {})
     assert not session.parity["model 0"]["passed"]

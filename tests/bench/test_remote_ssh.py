@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from kdcompress.artifact import Artifact
-from kdcompress.bench import remote
 from kdcompress.bench.devices import parse_device
+from kdcompress.bench.remote import commands, conversation
+from kdcompress.bench.remote.sent import COMPARED
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, or makes a network namespace")
@@ -80,7 +81,7 @@ def test_it_measures_there_and_leaves_nothing_behind(sshd, request_of, python, t
     assert first.runtime["runtime"] == "onnxruntime-cpu" and second.ratio["n"] == second.n
     assert session.before["memory_gib"] > 0 and session.before["threads"] == os.cpu_count()
     assert {"numpy", "onnxruntime"} <= set(session.before["packages"]) and "torch" not in session.before["packages"]
-    assert session.parity["model 0"]["passed"] and session.parity["model 1"]["n"] == remote.COMPARED
+    assert session.parity["model 0"]["passed"] and session.parity["model 1"]["n"] == COMPARED
     assert session.parity["model 0"]["max_abs"] < 1e-2
     assert "sending" in told and "measuring" in told and told[-1][0] == 1
     json.dumps([record.to_json() for record in session.records.values()])
@@ -333,7 +334,8 @@ def test_a_full_disk(sshd, request_of, python, there):
 @pytest.mark.skipif(not shutil.which("ip"), reason="there is no ip (Debian: iproute2)")
 def test_a_network_that_goes_away_without_a_word(sshd, request_of, python, there, monkeypatch):
     """The host and the device in network namespaces of their own: packets are lost, no connection is closed."""
-    monkeypatch.setattr(remote, "SILENCE_S", 4.0)
+    for module in (commands, conversation):
+        monkeypatch.setattr(module, "SILENCE_S", 4.0)
     name = f"kdc{os.getpid() % 10000}"
     forward = None
 

@@ -7,8 +7,10 @@ import pytest
 
 from kdcompress.artifact import InputSpec
 from kdcompress.bench import timing
-from kdcompress.bench.machine import advice, machine
-from kdcompress.bench.timing import Record, Subject, harness_overhead_us, measure, paired_ratio
+from kdcompress.bench.advice import advice
+from kdcompress.bench.machine import machine
+from kdcompress.bench.record import Interrupted
+from kdcompress.bench.timing import Subject, harness_overhead_us, measure
 from kdcompress.errors import UsageError
 
 SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b"), batch=1)
@@ -182,7 +184,7 @@ class Stops(Busy):
 
 def test_an_interrupted_measurement_keeps_what_was_measured(quick_effort):
     subjects = [Subject("a", Stops(0.1), SPEC), Subject("b", Busy(0.1), SPEC)]
-    with pytest.raises(timing.Interrupted) as stop:
+    with pytest.raises(Interrupted) as stop:
         measure(subjects, IMAGES, "rapid", baseline="b")
     a, b = stop.value.records["a"], stop.value.records["b"]
     assert a.n == 30 and b.n in (30, 31) and len(a.samples_ms) == 30 and "interrupted" in a.capped
@@ -192,18 +194,6 @@ def test_an_interrupted_measurement_keeps_what_was_measured(quick_effort):
 
 def test_cores_used_are_those_of_the_runner(quick_effort):
     assert measure([Subject("a", Busy(0.2), SPEC)], IMAGES, "rapid")["a"].cores_used == 1.0  # as the clocks say
-
-
-def test_the_interval_of_a_ratio_holds_from_one_session_to_the_next():
-    base = Record("b", "rapid", 1, samples_ms=[1.0] * 100)
-    assert paired_ratio(Record("a", "rapid", 1, samples_ms=[1.008] * 100), base)["verdict"] == "no difference shown"
-    ratio = paired_ratio(Record("a", "rapid", 1, samples_ms=[1.1] * 100), base)
-    assert ratio["verdict"] == "slower" and ratio["low"] < 1.1 < ratio["high"]
-
-
-def test_ratios_are_per_image():
-    eight = Record("eight", "rapid", 8, samples_ms=[4.0] * 20)
-    assert paired_ratio(eight, Record("one", "rapid", 1, samples_ms=[1.0] * 20))["median"] == 0.5
 
 
 def test_a_subject_that_fails_in_the_middle_stops_no_other(quick_effort):
@@ -257,11 +247,6 @@ def test_wrong_requests():
         measure([subject], IMAGES[:0], "rapid")
 
 
-def test_too_few_pairs_show_no_difference():
-    ratio = paired_ratio(Record("a", "rapid", 1, samples_ms=[1.0] * 10), Record("b", "rapid", 1, samples_ms=[9.0] * 99))
-    assert ratio == {"median": None, "low": None, "high": None, "verdict": "no difference shown", "n": 10}
-
-
 def test_the_harness_does_nothing_of_its_own_between_two_looks_at_the_clock():
     assert harness_overhead_us() < 100  # 0.1 where nothing else runs; asking the system for anything takes more
 
@@ -294,46 +279,6 @@ def test_a_real_onnx_session(quick_effort, tmp_path):
 
     record = measure([Subject("tiny", Session(), SPEC)], IMAGES, "rapid")["tiny"]
     assert record.failed is None and record.n >= 64 and 0 < record.median_ms <= record.p90_ms
-
-
-def test_advice_names_what_is_wrong():
-    quiet = {"load_average": 0.0, "threads": 2, "governor": "not exposed", "mhz": 3000}
-    fine = dict(n=100, median_ms=1.0, cv=0.02, warmup_stable=True, first_call_ms=1.5)
-    good = Record("good", "rapid", 1, samples_ms=[1.0] * 100, steal_percent=0.1, other_cpu_percent=1.0, **fine)
-    assert advice({"good": good}, quiet, quiet) == []
-    bad = Record("bad", "rapid", 1, samples_ms=[2.0] * 100, steal_percent=3.0, other_cpu_percent=40.0,
-                 capped="ended at 20 of 64 queries",
-                 **{**fine, "cv": 0.5, "first_call_ms": 500.0, "warmup_stable": False})  # fmt: skip
-    said = " ".join(advice(
-        {"good": good, "bad": bad, "broken": Record("broken", "rapid", 1, failed="loading: OSError")},
-        {**quiet, "governor": "powersave"}, {**quiet, "mhz": 2000}, parents={"bad": "good", "broken": "good"},
-    ))  # fmt: skip
-    for part in (
-        "bad (50%)",
-        "20 of 64",
-        "warm-up",
-        "first call takes 500 ms",
-        "hypervisor took 3.0 %",
-        "Other processes used 40 %",
-        "'powersave'",
-        "2000 MHz",
-        "slower than the fp32",
-    ):
-        assert part in said, part
-
-
-def test_advice_on_threads_drift_heat_and_the_host():
-    here = {"cores": 2, "affinity": [0, 1], "cgroup_cpus": 1.5, "throttle_count": 4}
-    busy = Record("busy", "rapid", 1, n=200, median_ms=1.0, cores_used=1.9, samples_ms=[1.0] * 100 + [1.3] * 100)
-    tiny = Record("tiny", "rapid", 1, n=9, median_ms=0.005, overhead_us=0.1, cores_used=1.0, warmup_stable=True)
-    said = advice({"busy": busy, "tiny": tiny}, here, {**here, "throttle_count": 7}, threads=1)
-    found = " ".join(said)
-    assert "busy kept 1.9 cores busy, and 1 threads" in found and "tiny kept" not in found
-    assert "busy (1.30)" in found and "throttled for its heat 3 times" in found
-    assert "tiny is host-bound: timing alone is 2 %" in found
-    assert "2 threads, and 1.5 CPUs of the container's quota" in " ".join(advice({}, here, here, threads=2))
-    assert "4 threads, and 2 physical cores" in " ".join(advice({}, here, here, threads=4))
-    assert advice({}, here, here, threads=1) == []
 
 
 def test_advice_on_a_real_measurement_is_a_list_of_sentences(quick_effort):

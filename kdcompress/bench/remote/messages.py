@@ -7,20 +7,17 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from kdcompress.bench.timing import MOST, Record
+from kdcompress.bench.agent import words
+from kdcompress.bench.record import Record
+from kdcompress.bench.timing import MOST
 from kdcompress.errors import KDCompressError
+from kdcompress.untrusted import plain
 
 DEPTH = 12  # of lists and objects in each other
 TEXT = 4000  # characters; what a device's log says at its end is the longest
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def plain(text: object, most: int = 200) -> str:
-    """What somebody else sent, as it may be shown and written: of so many characters, none of which controls."""
-    given = text if isinstance(text, str) else "no reason given"
-    return "".join(c if c.isprintable() else "\ufffd" for c in given[:most])
 
 
 class Failure(BaseModel):
@@ -37,7 +34,7 @@ class Missing(BaseModel):
 
 
 class Facts(BaseModel):
-    """Of the machine, as ``agent.facts`` has them, and where the agent's folder is."""
+    """Of the machine, as ``agent.facts.facts`` has them, and where the agent's folder is."""
 
     folder: Annotated[str, Field(min_length=1)]
     architecture: str
@@ -77,21 +74,23 @@ class Energy(BaseModel):
 
 
 class Outputs(BaseModel):
-    logits: list[list[Number]] | None = None
+    """Of one file: an array an output, in the order of ``InputSpec.outputs``, each with a row an image."""
+
+    arrays: Annotated[list[list[list[Number]]], Field(min_length=1)] | None = None
     failed: str | None = None
     runtime: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def one(self) -> Outputs:
-        if (self.logits is None) == (self.failed is None):
-            raise ValueError("either logits or why there are none")
-        if self.logits and any(len(row) != len(self.logits[0]) for row in self.logits):
+        if (self.arrays is None) == (self.failed is None):
+            raise ValueError("either outputs or why there are none")
+        if any(len(row) != len(array[0]) for array in self.arrays or [] for row in array):
             raise ValueError("rows of one length are wanted")
         return self
 
 
 class Answer(BaseModel):
-    """What ``agent.measure`` ends with."""
+    """What ``agent.job.measure`` ends with."""
 
     error: Failure | None = None
     records: dict[str, Record] = {}
@@ -99,7 +98,7 @@ class Answer(BaseModel):
     after: Machine = Machine()
     interrupted: bool = False
     notes: list[str] = []
-    logits: dict[str, Outputs] = {}
+    outputs: dict[str, Outputs] = {}
 
     @model_validator(mode="after")
     def measured(self) -> Answer:
@@ -133,6 +132,15 @@ def tidy(value: Any, depth: int = DEPTH) -> Any:
 
 def _has_text(values: list[Any]) -> bool:
     return not all(isinstance(value, int | float) for value in values)
+
+
+def heard(line: str) -> dict[str, Any] | None:
+    """As ``words.heard``, its texts without what controls a terminal."""
+    try:
+        found: dict[str, Any] | None = tidy(words.heard(line))
+    except ValueError:
+        return None
+    return found
 
 
 def checked(model: type[Checked], data: Any, device: str) -> Checked:
