@@ -53,13 +53,13 @@ class Slowed:
         self.runner.__enter__()
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         start = perf_counter_ns()
-        logits = self.runner.infer(x)
+        outputs = self.runner.infer(x)
         end = perf_counter_ns() + int(SLOWDOWN * (perf_counter_ns() - start))
         while perf_counter_ns() < end:
             pass
-        return logits
+        return outputs
 
     def __exit__(self, *error: Any) -> None:
         self.runner.__exit__(*error)
@@ -164,8 +164,8 @@ class Nothing:
     def __enter__(self) -> Nothing:
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
-        return x
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (x,)
 
     def __exit__(self, *error: Any) -> None:
         return None

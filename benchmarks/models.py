@@ -210,7 +210,7 @@ def examine(name: str, path: Path, targets: Sequence[str]) -> None:
     calibration = pictures(CALIBRATED, spec.height, seed=2)[0]
     images, labels = pictures(COMPARED, spec.height, seed=3)
     with TorchRunner(module, spec) as runner:
-        expected = infer_all(runner, images, spec, COMPARED)
+        (expected,) = infer_all(runner, images, spec, COMPARED)
     record["accuracy"] = accuracy(expected, labels)
     record["parameters"] = count_parameters(module)
     record["macs"] = macs(module, torch.from_numpy(spec.prepare(images[:1])))
@@ -257,7 +257,7 @@ def checked(
     except RuntimeMissingError as error:
         return {**found, "not_run": error.what}
     with runner:
-        logits = infer_all(runner, images, artifact.input)
+        (logits,) = infer_all(runner, images, artifact.input)
     agreement = compare_logits(expected, logits, TOLERANCES[artifact.precision])
     found["parity"], found["accuracy"] = agreement.to_json(), accuracy(logits, labels)
     if not agreement:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.artifact import Artifact, InputSpec, Output
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
 from kdcompress.export.describe import artifact_of, reader_of
@@ -23,7 +23,7 @@ def any_artifact_of(path: Path) -> Artifact:
 
 def foreign_artifact(path: Path) -> Artifact:
     """The artefact in a file or folder that nothing but itself describes, for its latency: the normalisation is not
-    known, nor what the classes are.
+    known, nor what the classes are. Its first output is taken for the logits.
 
     Raises UsageError where it has not one input that can be an image, or says too little about itself.
     """
@@ -82,7 +82,9 @@ def _image(path: Path, name: str, kind: str, shape: list[Any], output: str, _: s
         )
     layout: Any = f"{types[kind]}-{order}"
     labels = tuple(map(str, range(classes)))
-    return InputSpec(height, width, channels, (0.0,) * channels, (1.0,) * channels, labels, layout, batch, name, output)
+    outputs = (Output.logits(classes, output),)
+    mean, std = (0.0,) * channels, (1.0,) * channels
+    return InputSpec(height, width, channels, mean, std, labels, layout, batch, name, outputs)
 
 
 def _open_onnx(path: Path) -> Opened:
@@ -144,7 +146,8 @@ def _open_tflite(path: Path) -> Opened:
     def values(listed: Any) -> list[Value]:
         return [(value["name"], value["dtype"].__name__, value["shape"].tolist()) for value in listed]
 
-    return "litert", "unknown", values(interpreter.get_input_details()), values(interpreter.get_output_details())
+    outputs = [{**value, "name": name} for name, value in run_litert.outputs(interpreter)]
+    return "litert", "unknown", values(interpreter.get_input_details()), values(outputs)
 
 
 def _open_openvino(path: Path) -> Opened:
@@ -164,7 +167,7 @@ def _open_openvino(path: Path) -> Opened:
         for value in listed:
             kind = value.element_type.get_type_name()
             dims = [dim.get_length() if dim.is_static else str(dim) for dim in value.partial_shape]
-            found.append((next(iter(value.names), "image"), names.get(kind, kind), dims))
+            found.append((min(openvino_model.names_of(value)), names.get(kind, kind), dims))
         return found
 
     return "openvino", "unknown", values(model.inputs), values(model.outputs)

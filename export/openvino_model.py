@@ -70,6 +70,12 @@ def write_model(
     return Artifact.of(path, "openvino", target.precision, job.parent.input, target=target.name, provenance=provenance)
 
 
+def names_of(value: Any) -> set[str]:
+    """The names of an input or output of a model, compiled or not; that of its node where it has none."""
+    names: set[str] = value.get_names()
+    return names or {value.get_node().get_friendly_name()}
+
+
 def _number_names(model: Any) -> None:
     """OpenVINO numbers the nodes it makes through the life of the process: count anew, so that the same model gives
     the same file."""

@@ -105,7 +105,7 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         model = graph.load(path)
         graph.strip(model)
         graph.set_metadata(model, {**graph.metadata(parent), "kdcompress.precision": "int8"})
-        _float_logits(model)
+        _float_outputs(model)
         _keep_float(model, stays_float)
         if spec.layout == "uint8-nhwc" and scheme.activation == "uint8":
             _feed_pixels(model, spec, Path(folder, "front.onnx"))
@@ -137,8 +137,8 @@ class _Reader:
         return next(self.batches)
 
 
-def _float_logits(model: Any) -> None:
-    """The last layer gives its sums out as they are, instead of rounded to 256 levels and back."""
+def _float_outputs(model: Any) -> None:
+    """A last layer gives its sums out as they are, instead of rounded to 256 levels and back."""
     maker = {output: node for node in model.graph.node for output in node.output}
     for output in model.graph.output:
         back = maker.get(output.name)

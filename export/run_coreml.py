@@ -13,6 +13,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.errors import RuntimeMissingError, UsageError
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require
+from kdcompress.runner import by_name
 
 
 def check() -> None:
@@ -53,18 +54,20 @@ class CoreMLRunner:
             ) from error
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         from PIL import Image
 
         spec = self.artifact.input
-        logits = np.empty((len(x), spec.classes), np.float32)
-        for image, row in zip(x, logits, strict=True):
+        outputs = tuple(np.empty((len(x), *output.shape), np.float32) for output in spec.outputs)
+        for i, image in enumerate(x):
             if spec.layout == "float-nchw":
                 fed: Any = image[None]
             else:
                 fed = Image.fromarray(image[..., 0] if spec.channels == 1 else image)
-            row[:] = self._model.predict({spec.name: fed})[spec.output]
-        return logits
+            found = by_name(self.artifact, self._model.predict({spec.name: fed}))
+            for output, value in zip(outputs, found, strict=True):
+                output[i] = value[0]
+        return outputs
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -13,6 +13,7 @@ from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.quiet import native_errors
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
+from kdcompress.runner import by_name, joined
 
 
 def library() -> ModuleType:
@@ -64,6 +65,9 @@ class ExecuTorchRunner:
                     got=" | ".join([*str(error).splitlines()[:1], *log()[-2:]])[:400],
                     hint="export it again with the ExecuTorch that is to run it",
                 ) from error
+        # A program has no names for what it gives: it gives it in the order of the module that it was exported from.
+        places = zip(self.artifact.input.outputs, range(method.metadata.num_outputs()), strict=False)
+        self._outputs = by_name(self.artifact, {output.name: place for output, place in places})
         self._execute = method.execute
         type(self)._open += 1
         return self
@@ -87,16 +91,13 @@ class ExecuTorchRunner:
             if portable_lib._threadpool_get_thread_count() != self.threads:
                 raise KDCompressError("ExecuTorch does not take this number of threads.", got=self.threads)
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         import torch
 
-        images = torch.from_numpy(x)
-        if len(x) == self._batch:
-            logits: np.ndarray = self._execute((images,))[0].numpy()
-            return logits
         if len(x) % self._batch:
             raise UsageError("The program takes whole batches only.", got=len(x), allowed=f"{self._batch} a call")
-        return np.concatenate([self._execute((part,))[0].numpy() for part in images.split(self._batch)])
+        parts = [self._execute((part,)) for part in torch.from_numpy(x).split(self._batch)]
+        return joined([tuple(part[place].numpy() for place in self._outputs) for part in parts])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -14,6 +14,7 @@ from kdcompress.errors import UsageError
 from kdcompress.export.quiet import native_errors
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
+from kdcompress.runner import by_name, joined
 
 
 def library() -> ModuleType:
@@ -42,20 +43,18 @@ class LiteRTRunner:
 
     def __enter__(self) -> LiteRTRunner:
         self._interpreter = open_interpreter(self.artifact.path, self.threads)
-        (image,), (logits,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self._input, self._output, self._batch = image["index"], logits["index"], int(image["shape"][0])
+        (image,) = self._interpreter.get_input_details()
+        self._input, self._batch = image["index"], int(image["shape"][0])
+        self._outputs = by_name(self.artifact, {name: value["index"] for name, value in outputs(self._interpreter)})
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
-        if len(x) == self._batch:
-            return self._invoke(x)
-        return np.concatenate([self._invoke(x[i : i + self._batch]) for i in range(0, len(x), self._batch)])
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return joined([self._invoke(x[i : i + self._batch]) for i in range(0, len(x), self._batch)])
 
-    def _invoke(self, x: np.ndarray) -> np.ndarray:
+    def _invoke(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         self._interpreter.set_tensor(self._input, x)
         self._interpreter.invoke()
-        logits: np.ndarray = self._interpreter.get_tensor(self._output)
-        return logits
+        return tuple(self._interpreter.get_tensor(output) for output in self._outputs)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -86,6 +85,17 @@ def open_interpreter(path: Path, threads: int = 1) -> Any:
                 "LiteRT cannot load this file.", where=path, got=got, hint="it is damaged, or no .tflite: export again"
             ) from error
     return opened
+
+
+def outputs(interpreter: Any) -> list[tuple[str, dict[str, Any]]]:
+    """(name, LiteRT's details) of each output: the names that the file's signature gives them, where it has one. The
+    signature lists them in alphabetical order, and the interpreter in an order of its own."""
+    listed = interpreter.get_output_details()
+    if len(interpreter.get_signature_list()) != 1:
+        return [(value["name"], value) for value in listed]
+    named = interpreter.get_signature_runner().get_output_details()  # not kept: while it lives, nothing can be run
+    order = [value["index"] for value in listed]
+    return sorted(named.items(), key=lambda item: order.index(item[1]["index"]))
 
 
 def errors(lines: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from kdcompress.errors import UsageError
 from kdcompress.export.quiet import native_output
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
+from kdcompress.runner import by_name
 
 PRECISIONS = {"fp32": "high", "fp16": "low"}  # low: fp16 arithmetic where the CPU has it
 
@@ -46,9 +47,7 @@ class MnnRunner:
         try:
             with native_output():
                 self._runtime = nn.create_runtime_manager((config,))
-                self._net = nn.load_module_from_file(
-                    str(path), [spec.name], [spec.output], runtime_manager=self._runtime
-                )
+                self._net = nn.load_module_from_file(str(path), [spec.name], [], runtime_manager=self._runtime)
         except Exception as error:  # SystemError, raised from a plain Exception
             raise UsageError(
                 "MNN cannot load this file.",
@@ -56,14 +55,16 @@ class MnnRunner:
                 got=str(error.__cause__ or error)[:200],
                 hint="export it again",
             ) from error
+        names = self._net.get_info()["outputNames"]
+        self._outputs = by_name(self.artifact, {name: place for place, name in enumerate(names)})
         self._type = self._expr.uint8 if spec.layout == "uint8-nhwc" else self._expr.float
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         # NCHW: the dimensions as the ONNX had them, whatever they mean. With NHWC, MNN moves them.
         image = self._expr.const(x, x.shape, self._expr.NCHW, self._type)
-        logits: np.ndarray = np.array(self._net.forward(image).read(), np.float32)
-        return logits
+        found = self._net.onForward([image])
+        return tuple(np.array(found[place].read(), np.float32) for place in self._outputs)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

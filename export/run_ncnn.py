@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.artifact import Artifact
+from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import require, require_installed
+from kdcompress.runner import by_name
 
 PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
 PIXELS = {1: "PIXEL_GRAY", 3: "PIXEL_RGB", 4: "PIXEL_RGBA"}  # by channels
@@ -19,6 +20,11 @@ HALF = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_
 
 def check() -> None:
     require_installed("ncnn", "ncnn", "Running an ncnn model")
+
+
+def blobs(spec: InputSpec) -> dict[str, str]:
+    """The names that pnnx gives the outputs: it numbers them in the order in which the module returns them."""
+    return {output.name: f"out{i}" for i, output in enumerate(spec.outputs)}
 
 
 @runners.register("ncnn")
@@ -50,21 +56,25 @@ class NcnnRunner:
                 raise UsageError("ncnn cannot load this file.", where=path, hint="export it again")
         self._options = {option: getattr(net.opt, option) for option in HALF}
         self._type = getattr(self._ncnn.Mat.PixelType, PIXELS[spec.channels]) if spec.layout == "uint8-nhwc" else None
+        there = net.output_names()
+        self._blobs = by_name(self.artifact, {name: blob for name, blob in blobs(spec).items() if blob in there})
         self._net = net
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         spec, Mat = self.artifact.input, self._ncnn.Mat
-        logits = np.empty((len(x), spec.classes), np.float32)
-        for image, row in zip(x, logits, strict=True):
+        outputs = tuple(np.empty((len(x), *output.shape), np.float32) for output in spec.outputs)
+        for i, image in enumerate(x):
             planes = Mat(image) if self._type is None else Mat.from_pixels(image, self._type, spec.width, spec.height)
             extractor = self._net.create_extractor()
             extractor.input("in0", planes)
-            failed, out = extractor.extract("out0")
-            if failed:
-                raise KDCompressError("ncnn cannot run this model.", where=self.artifact.path, got=f"status {failed}")
-            row[:] = out.numpy()
-        return logits
+            for blob, output in zip(self._blobs, outputs, strict=True):
+                failed, found = extractor.extract(blob)
+                if failed:
+                    what = "ncnn cannot run this model."
+                    raise KDCompressError(what, where=self.artifact.path, got=f"status {failed}")
+                output[i] = found.numpy()
+        return outputs
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

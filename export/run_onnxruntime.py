@@ -14,6 +14,7 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import external_data
 from kdcompress.export.runtimes import runners
 from kdcompress.optional import is_installed
+from kdcompress.runner import by_name
 
 CPU = "CPUExecutionProvider"
 PROVIDERS = {  # runtime of a target -> the execution provider, and the package that has it
@@ -50,12 +51,11 @@ class OnnxRuntimeRunner:
 
     def __enter__(self) -> OnnxRuntimeRunner:
         self._session = open_session(self.artifact.path, self.threads, provider=self.accelerator or CPU)
+        self._outputs = by_name(self.artifact, {value.name: value.name for value in self._session.get_outputs()})
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
-        spec = self.artifact.input
-        logits: np.ndarray = self._session.run([spec.output], {spec.name: x})[0]
-        return logits
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(self._session.run(self._outputs, {self.artifact.input.name: x}))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact
-from kdcompress.export.openvino_model import check, compile_model, library
+from kdcompress.export.openvino_model import check, compile_model, library, names_of
 from kdcompress.export.runtimes import runners
+from kdcompress.runner import by_name
 
 TOLD = (
     "PERFORMANCE_HINT",
@@ -38,16 +39,17 @@ class OpenVinoRunner:
 
     def __enter__(self) -> OpenVinoRunner:
         self._compiled = compile_model(self.artifact.path, self.threads)
+        places = {name: i for i, value in enumerate(self._compiled.outputs) for name in names_of(value)}
+        self._outputs = by_name(self.artifact, places)
         self._request = self._compiled.create_infer_request()
         self._tensor = library().Tensor
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         # With the tensor set beforehand, the call costs some 0.04 ms less than infer([x]) with everything shared.
         self._request.set_input_tensor(self._tensor(x, shared_memory=True))
         self._request.infer()
-        logits: np.ndarray = self._request.get_output_tensor().data
-        return logits.copy()
+        return tuple(self._request.get_output_tensor(place).data.copy() for place in self._outputs)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

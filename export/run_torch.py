@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class TorchRunner:
-    """Infers in eval mode and on the module's own device; the mode it found is put back on exit."""
+    """Infers in eval mode and on the module's own device; the mode it found is put back on exit. The module gives its
+    outputs in the order of ``spec.outputs``."""
 
     name = "torch"
     format = "torch"
@@ -30,12 +31,14 @@ class TorchRunner:
         self._device = "cpu" if tensor is None else tensor.device
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         import torch
 
+        from kdcompress.models.deployable import outputs_of
+
         with torch.inference_mode():
-            logits: np.ndarray = self.module(torch.from_numpy(x).to(self._device)).float().cpu().numpy()
-        return logits
+            outputs = outputs_of(self.module(torch.from_numpy(x).to(self._device)))
+            return tuple(output.float().cpu().numpy() for output in outputs)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,4 +1,4 @@
-"""Which layers lose most by being quantised: each is left in float once, and the error of the logits is looked at."""
+"""Which layers lose most by being quantised: each is left in float once, and the error of the outputs is looked at."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, Scheme
 from kdcompress.export.quantize import write_int8
 from kdcompress.export.run_onnxruntime import open_session
+from kdcompress.runner import joined
 
 BATCHES = 4
 
@@ -20,28 +21,30 @@ BATCHES = 4
 def ranking(
     job: ExportJob, scheme: Scheme, progress: Callable[[int, int], None] = lambda done, all: None
 ) -> list[tuple[str, float]]:
-    """(name of the layer in the parent's ONNX, share of the int8 model's squared logit error that goes when it alone is
-    left in float), largest first, of every convolution and matrix product, over some of the calibration images. Biases
-    are not corrected, which takes longer than all the rest."""
+    """(name of the layer in the parent's ONNX, share of the int8 model's squared error that goes when it alone is left
+    in float), largest first, of every convolution and matrix product, over some of the calibration images. Each output
+    counts the same, whatever its unit. Biases are not corrected, which takes longer than all the rest."""
     spec, scheme = job.parent.input, scheme.model_copy(update={"bias_correction": False})
     batches = list(islice(job.batches(scheme), BATCHES))
 
-    def logits(path: Path) -> np.ndarray:
-        session = open_session(path)
-        return np.concatenate([session.run([spec.output], {spec.name: batch})[0] for batch in batches])
+    def outputs(path: Path) -> tuple[np.ndarray, ...]:
+        session, wanted = open_session(path), [output.name for output in spec.outputs]
+        return joined([tuple(session.run(wanted, {spec.name: batch})) for batch in batches])
 
     parent = graph.load(job.parent.path)
     names = [node.name for node in parent.graph.node if node.op_type in graph.LAYERS]
     left_out = graph.named_nodes(parent, scheme.exclude)
     names = [name for name in names if name not in left_out]
-    expected = logits(job.parent.path)
+    expected = outputs(job.parent.path)
+    sizes = [float(np.square(output).mean()) or 1.0 for output in expected]
     with tempfile.TemporaryDirectory() as folder:
         path, ranges = Path(folder, "quantised.onnx"), Path(folder, "ranges.json")
 
         def error(*floating: str) -> float:
             kept = scheme.model_copy(update={"exclude": (*scheme.exclude, *floating)})
             write_int8(job, kept, path, ranges)
-            return float(np.square(logits(path) - expected).mean())
+            errors = [float(np.square(a - b).mean()) for a, b in zip(outputs(path), expected, strict=True)]
+            return sum(lost / size for lost, size in zip(errors, sizes, strict=True))
 
         whole = error()
         found = {}

@@ -13,12 +13,13 @@ from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, RuntimeMissingError
 from kdcompress.export.tensorrt_builder import kept_log
 from kdcompress.export.tensorrt_engine import load_engine
+from kdcompress.runner import by_name, joined
 
 
 class EngineRunner(ABC):
     """Deserialises an engine onto the current CUDA device; buffers are torch CUDA tensors.
 
-    A call's time includes copying its input to the device and its logits back. Batches above the
+    A call's time includes copying its input to the device and its outputs back. Batches above the
     profile's largest are run in parts.
     """
 
@@ -54,6 +55,8 @@ class EngineRunner(ABC):
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise KDCompressError(f"{trt.__name__} cannot prepare this engine.", got=" | ".join(log.lines[:3]) or None)
+        named = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        by_name(self.artifact, {name: name for name in named if name != spec.name})
         self._stream = torch.cuda.Stream()
         least, _, most = self._engine.get_tensor_profile_shape(spec.name, 0)
         self._least, self._most = int(least[0]), int(most[0])
@@ -65,11 +68,10 @@ class EngineRunner(ABC):
         }
         return self
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
-        parts = [self._infer(x[start : start + self._most]) for start in range(0, len(x), self._most)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        return joined([self._infer(x[start : start + self._most]) for start in range(0, len(x), self._most)])
 
-    def _infer(self, x: np.ndarray) -> np.ndarray:
+    def _infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         import torch
 
         spec, n = self.artifact.input, len(x)
@@ -77,14 +79,14 @@ class EngineRunner(ABC):
             x = np.concatenate([x, np.repeat(x[-1:], self._least - n, axis=0)])
         with torch.cuda.stream(self._stream):
             image = torch.from_numpy(np.ascontiguousarray(x)).cuda()
-            logits = torch.empty((len(x), spec.classes), dtype=torch.float32, device="cuda")
+            outputs = [torch.empty((len(x), *o.shape), dtype=torch.float32, device="cuda") for o in spec.outputs]
             self._context.set_input_shape(spec.name, tuple(x.shape))
             self._context.set_tensor_address(spec.name, image.data_ptr())
-            self._context.set_tensor_address(spec.output, logits.data_ptr())
+            for output, buffer in zip(spec.outputs, outputs, strict=True):
+                self._context.set_tensor_address(output.name, buffer.data_ptr())
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise KDCompressError("The engine failed to run.", where=self.artifact.path, got=f"batch {len(x)}")
-            result: np.ndarray = logits.cpu().numpy()[:n]
-        return result
+            return tuple(buffer.cpu().numpy()[:n] for buffer in outputs)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,7 +2,8 @@
 
 The input ``image`` is an image for the layout ``uint8-nhwc`` (RGB or grey, what Vision and Xcode hand over: any camera
 frame is fitted by the system) and a float array [1, C, H, W] in 0..1 for ``float-nchw``. The normalisation is in the
-graph. The output ``logits`` is float32 [1, classes]; the labels are in the model's metadata, in their order.
+graph. The outputs are float32, with the batch of 1, under the names of the spec: of a classifier, ``logits``
+[1, classes]. The labels are in the model's metadata, in their order.
 
 int8 has weights and activations in int8, which the Neural Engine of an A17 Pro, an M4 and later computes in; what is
 left in float, and everything on older ones, is fp16.
@@ -111,7 +112,7 @@ def convert(job: ExportJob, target: Target) -> Any:
         return ct.convert(
             source,
             inputs=[image],
-            outputs=[ct.TensorType(spec.output, dtype=np.float32)],
+            outputs=[ct.TensorType(output.name, dtype=np.float32) for output in spec.outputs],
             convert_to="mlprogram",
             minimum_deployment_target=ct.target.iOS16 if scheme is None else ct.target.iOS17,
             compute_precision=ct.precision.FLOAT32 if target.precision == "fp32" else ct.precision.FLOAT16,

@@ -74,7 +74,7 @@ def write(job: ExportJob, target: Target) -> Artifact:
 
 
 def convert(module: nn.Module, spec: InputSpec) -> bytes:
-    """The fp32 file. Its signature names input and output as ``spec`` does. The converter's errors are its own."""
+    """The fp32 file. Its signature names input and outputs as ``spec`` does. The converter's errors are its own."""
     from kdcompress.models.deployable import example
 
     image = example(spec, batch=1)
@@ -105,6 +105,9 @@ def _named(module: nn.Module, spec: InputSpec) -> nn.Module:
     import torch
 
     from kdcompress.models.copying import copied
+    from kdcompress.models.deployable import outputs_of
+
+    names = [output.name for output in spec.outputs]
 
     class Named(torch.nn.Module):
         def __init__(self, net: nn.Module):
@@ -112,7 +115,7 @@ def _named(module: nn.Module, spec: InputSpec) -> nn.Module:
             self.net = net
 
         def forward(self, **images: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {spec.output: self.net(images[spec.name])}
+            return dict(zip(names, outputs_of(self.net(images[spec.name])), strict=True))
 
     return Named(_wide(copied(module), spec)).cpu().eval()
 

@@ -2,7 +2,8 @@
 
 The input blob is ``in0``, float CHW of one image, as ``ncnn::Mat::from_pixels(rgb, PIXEL_RGB, w, h)`` makes it:
 0..255 for the layout ``uint8-nhwc``, 0..1 for ``float-nchw``. The normalisation is in the graph, so there is no
-``substract_mean_normalize`` to call. The output blob is ``out0``, the logits. ncnn has no batches.
+``substract_mean_normalize`` to call. The output blobs are ``out0``, ``out1`` and so on, in the order of the spec's
+outputs: the logits are ``out0``. ncnn has no batches.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError, UsageError, ended
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.export.planar import planar
-from kdcompress.export.run_ncnn import BIN, PARAM, PIXELS
+from kdcompress.export.run_ncnn import BIN, PARAM, PIXELS, blobs
 from kdcompress.optional import require, require_installed
 
 FAMILIES = {
@@ -59,7 +60,7 @@ def write(job: ExportJob, target: Target) -> Artifact:
         "coverage": found,
         "versions": {name: version(name) for name in ("pnnx", "ncnn", "torch")},
         "input": f"in0: float [C, H, W], {'0..255' if spec.layout == 'uint8-nhwc' else '0..1'}, one image at a time",
-        "output": "out0: logits",
+        "outputs": blobs(spec),
     }
     return Artifact.of(path, "ncnn", target.precision, spec, target=target.name, provenance=provenance)
 

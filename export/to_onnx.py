@@ -16,6 +16,7 @@ from kdcompress.errors import KDCompressError, UsageError, cause, place
 from kdcompress.export import graph
 from kdcompress.export.quiet import quiet
 from kdcompress.export.run_onnxruntime import open_session
+from kdcompress.export.run_torch import TorchRunner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,11 +35,11 @@ def export_onnx(
     metadata: dict[str, str] | None = None,
     trained: bool = True,
 ) -> Artifact:
-    """Write ``module``, which maps what ``spec`` describes to logits, as an ONNX file.
+    """Write ``module``, which maps the input that ``spec`` describes to its outputs, as an ONNX file.
 
     The module is copied, so its mode, device and weights stay as they are. A dynamic batch axis is
     named ``batch``; the file is run at batch sizes it was not traced with and compared with PyTorch. ``trained``: False
-    for a network whose numbers mean nothing yet: it is run all the same, and no logits are judged.
+    for a network whose numbers mean nothing yet: it is run all the same, and nothing that it gives is judged.
     Raises UsageError for an unsupported opset and KDCompressError where the export fails.
     """
     from kdcompress.models.copying import copied
@@ -87,7 +88,7 @@ def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
                 dynamo=True,
                 opset_version=opset,
                 input_names=[spec.name],
-                output_names=[spec.output],
+                output_names=[output.name for output in spec.outputs],
                 dynamic_shapes=shapes,
                 verbose=False,
             )
@@ -102,37 +103,43 @@ def _trace(net: nn.Module, spec: InputSpec, opset: int) -> Any:
         ) from error
 
 
-def _expected(net: nn.Module, spec: InputSpec, x: np.ndarray, trained: bool) -> np.ndarray:
-    """PyTorch's logits; whatever makes a model unfit to ship is found here, before the slow export."""
-    import torch
-
+def _expected(net: nn.Module, spec: InputSpec, x: np.ndarray, trained: bool) -> tuple[np.ndarray, ...]:
+    """PyTorch's outputs; whatever makes a model unfit to ship is found here, before the slow export."""
     where = _where(net, x)
     try:
-        with torch.inference_mode():
-            first, second = (net(torch.from_numpy(x)).float().numpy() for _ in range(2))
+        with TorchRunner(net, spec) as runner:
+            first, second = runner.infer(x), runner.infer(x)
     except Exception as error:  # a user's model can fail in any way
         hint = "where the forward uses the batch size as a number: use -1 in reshape, or give export.batch"
         raise KDCompressError(
             "The model does not run in PyTorch.", where=_where(net, x, error), got=cause(error), hint=hint
         ) from error
-    if first.shape != (len(x), spec.classes):
-        allowed = f"[{len(x)}, {spec.classes}], one logit a label"
-        shape = list(first.shape)
-        raise UsageError("The model's output does not fit its labels.", where=where, got=shape, allowed=allowed)
-    if trained and not np.isfinite(first).all():
-        raise KDCompressError("The model's logits are not finite.", where=where, hint="look at the training's loss")
-    if not np.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise KDCompressError("The model gives other logits for the same image in eval mode.", where=where)
+    if [output.shape for output in first] != [(len(x), *output.shape) for output in spec.outputs]:
+        wanted = [f"{output.name} {[len(x), *output.shape]}" for output in spec.outputs]
+        raise UsageError(
+            "The model's output does not fit its labels.",
+            where=where,
+            got=" and ".join(str(list(output.shape)) for output in first),
+            allowed=" and ".join(wanted),
+        )
+    for output, one, again in zip(spec.outputs, first, second, strict=True):
+        if trained and not np.isfinite(one).all():
+            what = f"The model's {output.name} are not finite."
+            raise KDCompressError(what, where=where, hint="look at the training's loss")
+        if not np.allclose(one, again, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise KDCompressError(f"The model gives other {output.name} for the same image in eval mode.", where=where)
     return first
 
 
-def _check(spec: InputSpec, path: Path, examples: list[np.ndarray], expected: list[np.ndarray] | None) -> None:
-    """Run the file, and compare it with PyTorch where logits are expected, at batch sizes other than the traced one
+def _check(
+    spec: InputSpec, path: Path, examples: list[np.ndarray], expected: list[tuple[np.ndarray, ...]] | None
+) -> None:
+    """Run the file, and compare it with PyTorch where outputs are expected, at batch sizes other than the traced one
     where the batch is dynamic."""
-    session = open_session(path)
+    session, names = open_session(path), [output.name for output in spec.outputs]
     for i, x in enumerate(examples):
         try:
-            got = session.run([spec.output], {spec.name: x})[0]
+            found = session.run(names, {spec.name: x})
         except Exception as error:  # onnxruntime's exceptions share no base class of its own
             raise KDCompressError(
                 f"The exported model does not run at batch size {len(x)}.",
@@ -141,15 +148,15 @@ def _check(spec: InputSpec, path: Path, examples: list[np.ndarray], expected: li
             ) from error
         if expected is None:
             continue
-        logits = expected[i]
-        worst = float(np.abs(got - logits).max()) if got.shape == logits.shape else float("inf")
-        allowed = 1e-3 * max(1.0, float(np.abs(logits).max()))
-        if not worst <= allowed:  # NaN fails too
-            raise KDCompressError(
-                f"The exported model's logits differ from PyTorch's at batch size {len(x)}.",
-                got=f"{worst:.3g}",
-                allowed=f"{allowed:.3g}",
-            )
+        for name, got, wanted in zip(names, found, expected[i], strict=True):
+            worst = float(np.abs(got - wanted).max()) if got.shape == wanted.shape else float("inf")
+            allowed = 1e-3 * max(1.0, float(np.abs(wanted).max()))
+            if not worst <= allowed:  # NaN fails too
+                raise KDCompressError(
+                    f"The exported model's {name} differ from PyTorch's at batch size {len(x)}.",
+                    got=f"{worst:.3g}",
+                    allowed=f"{allowed:.3g}",
+                )
 
 
 def _where(net: nn.Module, x: Any, error: Exception | None = None) -> str:

@@ -1,10 +1,11 @@
-"""What ships, a file or a folder: its format, hash, size, what it takes as input, and where it came from."""
+"""What ships, a file or a folder: its format, hash, size, what it takes and gives, and where it came from."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from kdcompress.errors import UsageError
-from kdcompress.untrusted import MOST_CLASSES, MOST_PIXELS, Rules, checked, finite, plain_name, text, whole
+from kdcompress.untrusted import (
+    MOST_CLASSES,
+    MOST_OUTPUTS,
+    MOST_PIXELS,
+    Rules,
+    checked,
+    finite,
+    plain_name,
+    text,
+    whole,
+)
 
 # What kdcompress writes are the first two; files from elsewhere take the others too.
 Layout = Literal["uint8-nhwc", "float-nchw", "float-nhwc", "half-nchw", "half-nhwc", "uint8-nchw"]
@@ -27,12 +38,34 @@ _TYPES = {"uint8": np.uint8, "float": np.float32, "half": np.float16}
 
 
 @dataclass(frozen=True)
+class Output:
+    """An array that a deployed model gives: float32 [N, *shape]."""
+
+    name: str  # no other output of the model has it; the runners go by it
+    shape: tuple[int, ...]  # of one image's: without the batch
+    meaning: str  # in a few words
+
+    @classmethod
+    def logits(cls, classes: int, name: str = "logits") -> Output:
+        """The one output of a classifier."""
+        return cls(name, (classes,), "logits: the largest is the answer; their softmax gives shares")
+
+    @classmethod
+    def from_json(cls, data: Any, what: str) -> Output:
+        """Raises UsageError, which begins with ``what``, for what describes no output."""
+        data = checked(data, _OUTPUT, what)
+        if math.prod(data["shape"]) > MOST_PIXELS:
+            raise UsageError(what, got=f"{data['name']}: {data['shape']}", allowed=f"at most {MOST_PIXELS:,} values")
+        return cls(**{**data, "shape": tuple(data["shape"])})
+
+
+@dataclass(frozen=True)
 class InputSpec:
-    """What a deployed model takes and what its outputs mean.
+    """What a deployed model takes, and what it gives for that.
 
     The normalisation is part of the deployed graph; callers hand over plain pixels:
     ``uint8-nhwc`` is uint8 [N, H, W, C] in 0..255, ``float-nchw`` is float32 [N, C, H, W] in 0..1, ``half`` float16.
-    The output is float32 logits [N, classes].
+    The model gives its outputs in this order; a file may hold them in another.
     """
 
     height: int
@@ -44,7 +77,11 @@ class InputSpec:
     layout: Layout = "uint8-nhwc"
     batch: int | None = None  # None: dynamic
     name: str = "image"
-    output: str = "logits"
+    outputs: tuple[Output, ...] = ()  # none given: a classifier's logits
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            object.__setattr__(self, "outputs", (Output.logits(self.classes),))
 
     @property
     def classes(self) -> int:
@@ -65,14 +102,22 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, data: Any) -> InputSpec:
-        """Raises UsageError for what describes no input."""
+        """What ``asdict`` gave. Raises UsageError for what describes no input, or outputs of one name."""
         what = "The description of the model's input is damaged."
-        data = checked(data, _INPUT, what, _INPUT_REST)
+        data = dict(checked(data, _INPUT, what, _INPUT_REST))
         height, width, channels = data["height"], data["width"], data["channels"]
         if height * width * channels > MOST_PIXELS or {len(data["mean"]), len(data["std"])} != {channels}:
             got = f"{height} x {width} x {channels}, {len(data['mean'])} means, {len(data['std'])} deviations"
             raise UsageError(what, got=got, allowed=f"a mean and a deviation a channel, at most {MOST_PIXELS:,} values")
-        return cls(**{**data, **{name: tuple(data[name]) for name in ("mean", "std", "labels")}})
+        former = data.pop("output", None)  # a name, in the records of before models had several outputs
+        outputs = tuple(Output.from_json(each, what) for each in data.pop("outputs", ()))
+        if not outputs and former is not None:
+            outputs = (Output.logits(len(data["labels"]), former),)
+        if len({output.name for output in outputs}) < len(outputs):
+            raise UsageError(
+                what, got=", ".join(output.name for output in outputs), allowed="outputs of different names"
+            )
+        return cls(**{**data, **{name: tuple(data[name]) for name in ("mean", "std", "labels")}, "outputs": outputs})
 
 
 @dataclass(frozen=True)
@@ -135,6 +180,14 @@ _INPUT_REST: Rules = {
     "batch": lambda value: value is None or whole(value, 1, 1 << 16),
     "name": text,
     "output": text,
+    "outputs": lambda values: isinstance(values, list | tuple) and 1 <= len(values) <= MOST_OUTPUTS,
+}
+_OUTPUT: Rules = {
+    "name": lambda value: text(value) and value != "",
+    "shape": lambda values: (
+        isinstance(values, list | tuple) and len(values) <= 8 and all(whole(value, 1, MOST_PIXELS) for value in values)
+    ),
+    "meaning": text,
 }
 _RECORD: Rules = {
     "path": plain_name,

@@ -56,7 +56,8 @@ def parity(
     ``tolerance`` may be the name of a precision: fp32, fp16 or int8.
     """
     allowed = TOLERANCES[tolerance] if isinstance(tolerance, str) else tolerance
-    return compare_logits(infer_all(reference, images, spec), infer_all(other, images, spec), allowed)
+    (expected,), (got,) = infer_all(reference, images, spec), infer_all(other, images, spec)
+    return compare_logits(expected, got, allowed)
 
 
 def compare_logits(expected: np.ndarray, got: np.ndarray, tolerance: Tolerance) -> Parity:

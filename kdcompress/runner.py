@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+
+from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.errors import UsageError
+
+Found = TypeVar("Found")
 
 
 class Runner(Protocol):
@@ -16,8 +22,9 @@ class Runner(Protocol):
 
     def __enter__(self) -> Runner: ...
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
-        """``x`` as ``InputSpec.prepare`` gives it; returns float32 logits [N, classes]."""
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """``x`` as ``InputSpec.prepare`` gives it; returns the outputs, float32 [N, ...] each, in the order of
+        ``InputSpec.outputs``: by their names, whatever the order in the file."""
         ...
 
     def __exit__(
@@ -29,9 +36,9 @@ class Runner(Protocol):
         ...
 
 
-def infer_all(runner: Runner, images: Any, spec: Any, batch_size: int = 256) -> np.ndarray:
-    """Logits float32 [N, classes] of uint8 [N, H, W, C] images, an array or kept in a file, in the batches the model
-    allows."""
+def infer_all(runner: Runner, images: Any, spec: InputSpec, batch_size: int = 256) -> tuple[np.ndarray, ...]:
+    """The outputs, float32 [N, ...] each, of uint8 [N, H, W, C] images, an array or kept in a file, in the batches the
+    model allows."""
     if spec.batch is not None:
         batch_size = spec.batch
     parts = []
@@ -40,6 +47,28 @@ def infer_all(runner: Runner, images: Any, spec: Any, batch_size: int = 256) -> 
         short = batch_size - len(part) if spec.batch is not None else 0
         if short:  # a fixed-batch graph takes whole batches only: repeat the last image, drop its rows
             part = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
-        logits = runner.infer(spec.prepare(part))
-        parts.append(logits[: len(logits) - short])
-    return np.concatenate(parts)
+        outputs = runner.infer(spec.prepare(part))
+        parts.append(tuple(output[: len(output) - short] for output in outputs))
+    return joined(parts)
+
+
+def joined(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """The outputs of several calls as those of one."""
+    return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+
+def by_name(artifact: Artifact, found: Mapping[str, Found]) -> list[Found]:
+    """What a file has under the names of the artefact's outputs, in their order.
+
+    Raises UsageError where it has nothing under one of them.
+    """
+    wanted = [output.name for output in artifact.input.outputs]
+    if missing := [name for name in wanted if name not in found]:
+        raise UsageError(
+            "The file has no output of this name.",
+            where=artifact.path,
+            got=", ".join(missing),
+            allowed=", ".join(found) or "none",
+            hint="its record is that of another file: export it again",
+        )
+    return [found[name] for name in wanted]

@@ -16,6 +16,7 @@ MOST_BYTES = 64 << 20  # of a JSON document: reading it takes some 20 times as m
 MOST_DEPTH = 64
 MOST_CLASSES = 1_000_000
 MOST_PIXELS = 1 << 28  # values of an image: height x width x channels
+MOST_OUTPUTS = 64  # of a model
 MOST_TEXT = 1000  # characters of a name or a label
 # What Python raises where a value is not what it is taken for.
 WRONG = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)

@@ -88,7 +88,7 @@ def evaluate_files(
     for artifact, found, numbers, parts, notes in checked:
         begun = time.monotonic()
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
-            logits = np.concatenate([infer_all(runner, images, artifact.input) for images in parts])
+            logits = np.concatenate([infer_all(runner, images, artifact.input)[0] for images in parts])
             details = runner.details()
         if logits.shape[1] != len(numbers):
             got, allowed = f"{logits.shape[1]} logits", f"{len(numbers)}, one a label"

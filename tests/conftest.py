@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,12 @@ def ended():
         return True
 
     return wait
+
+
+def pytest_configure():
+    """What the tests start can be interrupted, also where a shell began them in the background, which ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -2,10 +2,11 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 
 import pytest
 
-from kdcompress.artifact import Artifact, InputSpec, clean_name, replacing, sha256
+from kdcompress.artifact import Artifact, InputSpec, Output, clean_name, replacing, sha256
 from kdcompress.errors import UsageError
 
 SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b"))
@@ -24,6 +25,51 @@ def pair(tmp_path):
 def test_a_folder_is_an_artefact(pair):
     assert pair.bytes == 10 and pair.verified() is pair
     assert Artifact.from_json(json.loads(json.dumps(pair.to_json())), pair.path.parent) == pair
+
+
+def test_a_classifier_gives_logits():
+    assert SPEC.outputs == (Output.logits(2),) == replace(SPEC, batch=3).outputs
+    assert (SPEC.outputs[0].name, SPEC.outputs[0].shape) == ("logits", (2,))
+
+
+def written(spec):
+    return json.loads(json.dumps(asdict(spec)))
+
+
+def test_outputs_are_read_back_in_their_order():
+    spec = replace(SPEC, outputs=(Output("scores", (9, 2), "shares"), Output("boxes", (9, 4), "xyxy, in pixels")))
+    assert InputSpec.from_json(written(spec)) == spec
+
+
+def test_a_record_of_before_there_were_several_outputs_is_read():
+    data = {key: value for key, value in written(SPEC).items() if key != "outputs"}
+    assert InputSpec.from_json(data) == SPEC == InputSpec.from_json({**data, "output": "logits"})
+    assert InputSpec.from_json({**data, "output": "y"}).outputs == (Output.logits(2, "y"),)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [],
+        {},
+        "logits",
+        ["logits"],
+        [{"name": "logits", "shape": [2]}],
+        [{"name": "logits", "shape": [2], "meaning": "", "more": 1}],
+        [{"name": "", "shape": [2], "meaning": ""}],
+        [{"name": "logits", "shape": [0], "meaning": ""}],
+        [{"name": "logits", "shape": [2.0], "meaning": ""}],
+        [{"name": "logits", "shape": 2, "meaning": ""}],
+        [{"name": "logits", "shape": [1] * 9, "meaning": ""}],
+        [{"name": "logits", "shape": [1 << 20, 1 << 20], "meaning": ""}],
+        [{"name": "logits", "shape": [2], "meaning": 3}],
+        [{"name": "logits", "shape": [2], "meaning": ""}] * 2,
+        [{"name": str(i), "shape": [2], "meaning": ""} for i in range(65)],
+    ],
+)
+def test_outputs_that_are_none_are_refused(outputs):
+    with pytest.raises(UsageError, match="model's input is damaged"):
+        InputSpec.from_json({**written(SPEC), "outputs": outputs})
 
 
 @pytest.mark.parametrize("spoil", ["missing", "changed", "renamed", "further", "gone"])

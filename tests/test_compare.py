@@ -27,10 +27,10 @@ class Fixed:
     def __exit__(self, *args):
         return None
 
-    def infer(self, x: np.ndarray) -> np.ndarray:
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         logits = x.reshape(len(x), -1)[:, :3].astype(np.float32) * self.factor
         logits[:, 0] += self.shift
-        return logits
+        return (logits,)
 
     def details(self):
         return {}

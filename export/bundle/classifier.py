@@ -39,14 +39,14 @@ class Classifier:
         """Of uint8 images [N, height, width, channels], in the batches that the model takes."""
         x, batch = self.prepare(images), self.model["input"]["shape"][0]
         if batch is None:
-            return np.asarray(self._run(x), np.float32)
+            return np.asarray(self._run(x)[0], np.float32)
         parts = []
         for start in range(0, len(x), batch):
             part = x[start : start + batch]
             count = len(part)
             if count < batch:  # whole batches only: the last image again, and its logits dropped
                 part = np.concatenate([part, np.repeat(part[-1:], batch - count, axis=0)])
-            parts.append(np.asarray(self._run(part), np.float32)[:count])
+            parts.append(np.asarray(self._run(part)[0], np.float32)[:count])
         return np.concatenate(parts)
 
 

@@ -8,15 +8,16 @@ import coremltools
 
 
 def load(path, model, threads):
-    """A function from input array to logits. Core ML chooses its threads itself."""
+    """A function from input array to the outputs, in the order of model.json. Core ML chooses its threads itself."""
     net = coremltools.models.MLModel(str(path))
-    given, wanted = model["input"]["name"], model["output"]["name"]
+    given, wanted = model["input"]["name"], [output["name"] for output in model["outputs"]]
 
     def run(x):
-        if model["input"]["layout"] == "NCHW":
-            return net.predict({given: x})[wanted]
-        from PIL import Image  # the model takes an image
+        if model["input"]["layout"] != "NCHW":
+            from PIL import Image  # the model takes an image
 
-        return net.predict({given: Image.fromarray(x[0].squeeze())})[wanted]
+            x = Image.fromarray(x[0].squeeze())
+        found = net.predict({given: x})
+        return [found[name] for name in wanted]
 
     return run

@@ -8,7 +8,7 @@ import onnxruntime as ort  # noqa: E402
 
 
 def load(path, model, threads):
-    """A function from input array to logits."""
+    """A function from input array to the outputs, in the order of model.json."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -17,5 +17,5 @@ def load(path, model, threads):
     if providers[0] not in ort.get_available_providers():
         raise ImportError(f"ONNX Runtime has no {providers[0]} here")
     session = ort.InferenceSession(str(path), options, providers=providers)
-    given, wanted = model["input"]["name"], model["output"]["name"]
-    return lambda x: session.run([wanted], {given: x})[0]
+    given, wanted = model["input"]["name"], [output["name"] for output in model["outputs"]]
+    return lambda x: session.run(wanted, {given: x})

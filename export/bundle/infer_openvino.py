@@ -4,7 +4,7 @@ import sys
 
 
 def load(path, model, threads):
-    """A function from input array to logits."""
+    """A function from input array to the outputs, in the order of model.json."""
     sys.modules.setdefault("openvino_telemetry", None)  # OpenVINO sends usage statistics where it can import this
     import openvino as ov
 
@@ -15,4 +15,10 @@ def load(path, model, threads):
         "NUM_STREAMS": 1,
     }
     compiled = ov.Core().compile_model(str(path / "model.xml"), "CPU", options)
-    return lambda x: compiled([x])[0]
+    wanted = [compiled.output(output["name"]) for output in model["outputs"]]
+
+    def run(x):
+        found = compiled([x])
+        return [found[output] for output in wanted]
+
+    return run

@@ -6,7 +6,7 @@ import torch
 
 
 def load(path, model, threads):
-    """A function from input array to logits. ``threads`` means nothing on a GPU."""
+    """A function from input array to the outputs, in the order of model.json. ``threads`` means nothing on a GPU."""
     trt = importlib.import_module(model["runtime"]["module"])
     if not torch.cuda.is_available():
         raise ImportError("PyTorch sees no CUDA device")
@@ -18,20 +18,21 @@ def load(path, model, threads):
     if engine is None:
         raise RuntimeError("the engine was built for another GPU or another version: see model.json, built_for")
     context = engine.create_execution_context()
-    given, wanted = model["input"]["name"], model["output"]["name"]
-    classes = model["output"]["shape"][1]
+    given = model["input"]["name"]
 
     def run(x, keep=(runtime, engine, log)):
         image = torch.from_numpy(x.copy()).cuda()
-        logits = torch.empty((len(x), classes), dtype=torch.float32, device="cuda")
+        shapes = {output["name"]: (len(x), *output["shape"][1:]) for output in model["outputs"]}
+        outputs = {name: torch.empty(shape, dtype=torch.float32, device="cuda") for name, shape in shapes.items()}
         context.set_input_shape(given, tuple(x.shape))
         context.set_tensor_address(given, image.data_ptr())
-        context.set_tensor_address(wanted, logits.data_ptr())
+        for name, output in outputs.items():
+            context.set_tensor_address(name, output.data_ptr())
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         if not context.execute_async_v3(stream.cuda_stream):
             raise RuntimeError("the engine failed to run")
         stream.synchronize()
-        return logits.cpu().numpy()
+        return [output.cpu().numpy() for output in outputs.values()]
 
     return run

@@ -60,7 +60,7 @@ class Session:
     records: dict[str, Record]
     before: dict[str, Any]  # the machine that measured, as bench.machine.machine() has it, as far as it is known there
     after: dict[str, Any]
-    parity: dict[str, dict[str, Any]] = field(default_factory=dict)  # Parity.to_json(): its logits against local ones
+    parity: dict[str, dict[str, Any]] = field(default_factory=dict)  # Parity.to_json(): its outputs against local ones
     notes: list[str] = field(default_factory=list)  # sentences for the reader
     left_out: dict[str, str] = field(default_factory=dict)  # why, of optional artefacts that cannot be measured there
     interrupted: bool = False  # by Ctrl-C: the records hold what was measured until then

@@ -1,6 +1,6 @@
 """64-bit ARM, emulated on this machine (``bench.arm64``): what artefacts answer there, in numbers, and no latency.
 
-The agent that measures on other machines runs under qemu-user with the arm64 runtime, and its logits are compared with
+The agent that measures on other machines runs under qemu-user with the arm64 runtime, and its outputs are compared with
 those of the runtime here: a scheme for ARM can be held to account on an x86 machine. The address is the folder that
 keeps the arm64 system, by default $KDCOMPRESS_ARM64 or one in the user's cache; it is assembled at the first use.
 """
@@ -64,7 +64,7 @@ def bench(request: Request, address: str, progress: Progress) -> Session:
     found = session(answer, request, f"{name} (qemu, {arm64.CPU})", left_out)
     found.notes.insert(0, "Emulated: outputs were compared; how long they took tells nothing of an ARM processor.")
     for label, artifact in request.artifacts.items():
-        outputs = answer.get("logits", {}).get(label, {})
+        outputs = answer.get("outputs", {}).get(label, {})
         record = Record(label, request.effort, artifact.input.batch or 1, subjects=len(request.artifacts))
         record.failed, record.runtime = outputs.get("failed"), outputs.get("runtime", {})
         record.warmup_stable = True  # there is none

@@ -99,6 +99,12 @@ def example(spec: InputSpec, batch: int = 2) -> Tensor:
     return torch.rand(size, dtype=dtype, generator=generator)
 
 
+def outputs_of(answer: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What a deployable module returned, in the order of ``InputSpec.outputs``: a lone output may be returned as it
+    is."""
+    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits [N, classes] in what a network returned: the tensor itself, ``output.logits``,
     ``output["logits"]`` or the first of a tuple (auxiliary and distillation heads come after it).

@@ -84,7 +84,7 @@ KINDS = {
     "tensorrt": Kind("TensorRT", "tensorrt", "tensorrt", "infer_tensorrt.py", "NVIDIA's own", NVIDIA, "torch"),
 }
 COMMON = {
-    "model.json": "input, output, labels, runtime",
+    "model.json": "input, outputs, labels, runtime",
     sbom.NAME: "bill of materials: what is here and what it needs, with hashes and licences (CycloneDX)",
     "sample.png": "an image of the test split",
     "sample.bin": "the same as plain bytes, row by row, channels last",

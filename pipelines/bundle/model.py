@@ -10,6 +10,7 @@ from typing import Any
 from kdcompress.artifact import Artifact
 from kdcompress.bench.machine import machine
 from kdcompress.export import formats
+from kdcompress.export.run_ncnn import blobs
 from kdcompress.pipelines.bundle.kinds import Kind
 
 
@@ -54,12 +55,15 @@ def model_of(
             "colours": {1: "grey", 3: "RGB"}.get(spec.channels, f"{spec.channels} channels"),
             "normalisation": {"inside_the_model": True, "mean": spec.mean, "std": spec.std},
         },
-        "output": {
-            "name": "out0" if artifact.format == "ncnn" else spec.output,
-            "dtype": "float32",
-            "shape": [batch, spec.classes],
-            "meaning": "logits: the largest is the answer; their softmax gives shares",
-        },
+        "outputs": [
+            {
+                "name": blobs(spec)[output.name] if artifact.format == "ncnn" else output.name,
+                "dtype": "float32",
+                "shape": [batch, *output.shape],
+                "meaning": output.meaning,
+            }
+            for output in spec.outputs
+        ],
         "labels": list(spec.labels),
         "runtime": {
             "name": kind.runtime,

@@ -57,7 +57,7 @@ def sample(
 
 def _logits(artifact: Artifact, images: np.ndarray, threads: int) -> np.ndarray:
     with formats.open_runner(artifact, threads=threads) as runner:
-        return infer_all(runner, images, artifact.input)
+        return infer_all(runner, images, artifact.input)[0]
 
 
 def save_png(image: np.ndarray, path: Path) -> None:

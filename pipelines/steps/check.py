@@ -3,7 +3,7 @@ file in its own runtime."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class CheckStep(Step):
         with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
             with TorchRunner(self._module(artifact, inputs), spec) as reference:
                 agreement = parity(reference, runner, images, spec, artifact.precision)
-            logits = infer_all(runner, source.test.images, spec)
+            (logits,) = infer_all(runner, source.test.images, spec)
             details = runner.details()
         predictions = logits.argmax(1).astype(np.int32)
         np.save(folder / "predictions.npy", predictions)
@@ -86,7 +86,7 @@ class CheckStep(Step):
         """Raises KDCompressError for another input or other labels, in another order say: no measurement shows that."""
         if artifact.input == wanted:
             return
-        got = {key: value for key, value in asdict(artifact.input).items() if value != getattr(wanted, key)}
+        got = {key: value for key, value in vars(artifact.input).items() if value != getattr(wanted, key)}
         raise KDCompressError(
             "The artefact's record says another input or other labels than the network has.",
             where=artifact.path,

@@ -95,7 +95,7 @@ def validation_accuracy(networks: Networks, artifact: Artifact) -> float:
     """Per cent of the validation images, by the file in its own runtime."""
     split = networks.source.validation
     with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-        return 100.0 * float((infer_all(runner, split.images, artifact.input).argmax(1) == split.labels).mean())
+        return 100.0 * float((infer_all(runner, split.images, artifact.input)[0].argmax(1) == split.labels).mean())
 
 
 def learn_quantized(

@@ -676,7 +676,7 @@ def test_what_is_no_post_of_a_page(serve, artifacts):
 
 def believable(artifact, n=64):
     with open_runner(artifact) as runner:
-        logits = infer_all(runner, IMAGES[:32], artifact.input)
+        (logits,) = infer_all(runner, IMAGES[:32], artifact.input)
     subject = {
         "failed": None,
         "capped": None,
@@ -686,7 +686,7 @@ def believable(artifact, n=64):
         "warmup_stable": True,
         "queries_a_sample": 1,
         "samples_ms": [0.5 + i / 1000 for i in range(n)],
-        "logits": base64.b64encode(logits.astype("<f4").tobytes()).decode(),
+        "outputs": [base64.b64encode(logits.astype("<f4").tobytes()).decode()],
     }
     device = {"platform": "Android 16", "model": "Pixel 8", "threads": 9, "isolated": True, "secure": True}
     return {
@@ -721,8 +721,8 @@ NOT_BELIEVED = {
     "too few": ("subjects.fp32.samples_ms", [0.5] * 63, "at least 64 were asked for"),
     "too many": ("subjects.fp32.samples_ms", [0.5] * (timing.MOST + 1), "at most 50000"),
     "slower than the clock on the wall": ("subjects.fp32.samples_ms", [20.0] * 64, "queries of 1.3 s in 0.5 s"),
-    "no logits": ("subjects.fp32.logits", "", "logits of another size"),
-    "other than base64": ("subjects.fp32.logits", "***", "base64|Non-base64|padding"),
+    "no logits": ("subjects.fp32.outputs", [], "outputs of another size"),
+    "other than base64": ("subjects.fp32.outputs", ["***"], "base64|Non-base64|padding"),
     "another field": ("subjects.fp32.more", 1, "Extra inputs"),
     "another model": ("subjects.other", {}, "results of"),
     "no subjects": ("subjects", {}, "results of"),

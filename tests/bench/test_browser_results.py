@@ -25,7 +25,7 @@ def asked(tmp_path):
         (tmp_path / label).write_bytes(label.encode())
         spec = InputSpec(4, 4, 1, (0.5,), (0.5,), tuple("abc"), batch=batch)
         artifacts[label] = Artifact.of(tmp_path / label, "onnx", "fp32", spec)
-        expected[label] = np.arange(3 * COMPARED, dtype=np.float32).reshape(COMPARED, 3)
+        expected[label] = (np.arange(3 * COMPARED, dtype=np.float32).reshape(COMPARED, 3),)
     request = Request(artifacts, IMAGES, lambda *_: None, threads=2, effort="rapid", baseline="one")
     return Asked(request, "wasm", expected)
 
@@ -36,9 +36,9 @@ def posted(asked, rounds=64, **changes):
             "load_ms": 9.0,
             "first_call_ms": 3.0,
             "samples_ms": [0.5 + i / 1000 for i in range(rounds)],
-            "logits": base64.b64encode(logits.tobytes()).decode(),
+            "outputs": [base64.b64encode(output.tobytes()).decode() for output in outputs],
         }
-        for label, logits in asked.expected.items()
+        for label, outputs in asked.expected.items()
     }
     common = {"version": "1.30.0", "threads": 1, "resolution_us": 5.0, "overhead_us": 0.1, "wall_s": 1.0}
     device = {"model": "Pixel 8", "isolated": True}
@@ -70,8 +70,8 @@ def test_what_no_measurement_gives(asked):
     with pytest.raises(ValueError, match="queries of 0.1 s in 0.0 s"):
         results.check(posted(asked, 128, wall_s=1e-3), asked)
     other = posted(asked)
-    other.subjects["two"].logits = ""
-    with pytest.raises(ValueError, match=r"two: logits of another size than \[32, 3\]"):
+    other.subjects["two"].outputs = other.subjects["two"].outputs * 2
+    with pytest.raises(ValueError, match=r"two: outputs of another size than \[32, 3\]"):
         results.check(other, asked)
     with pytest.raises(ValueError, match=r"results of \['one'\], not \['one', 'two'\]"):
         results.check(other.model_copy(update={"subjects": {"one": other.subjects["one"]}}), asked)
@@ -86,6 +86,7 @@ def test_what_is_served_is_what_queries_are_made_of(asked, monkeypatch):
     assert (job["queries"], job["seconds"]) == timing.EFFORTS["rapid"] and job["compared"] == COMPARED
     images = np.frombuffer(files["images.bin"], np.uint8).reshape(-1, *job["image"])
     drawn = np.random.default_rng(0).integers(len(IMAGES), size=(timing.POOL, 2))
+    assert job["subjects"][0]["outputs"] == [{"name": "logits", "size": 3}]
     assert np.array_equal(images[:COMPARED], IMAGES[:COMPARED])
     assert np.array_equal(images[np.array(job["subjects"][1]["pool"])], IMAGES[drawn])
 

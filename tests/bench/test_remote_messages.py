@@ -57,11 +57,11 @@ def measured(request_of):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(timing.EFFORTS, "rapid", (64, 0.05))
         answer = asdict(local(request, "", lambda share, what: None))
-    answer["logits"] = {}
+    answer["outputs"] = {}
     for label, artifact in request.artifacts.items():
         with open_runner(artifact) as runner:
-            logits = infer_all(runner, request.images[:COMPARED], artifact.input)
-            answer["logits"][label] = {"logits": logits.tolist(), "runtime": runner.details()}
+            (logits,) = infer_all(runner, request.images[:COMPARED], artifact.input)
+            answer["outputs"][label] = {"arrays": [logits.tolist()], "runtime": runner.details()}
     return request, json.loads(json.dumps(answer, default=str))
 
 
@@ -85,8 +85,8 @@ def test_answers_with_each_field_spoilt(measured, monkeypatch, tmp_path):
     for record in answer["records"].values():
         record["samples_ms"] = record["samples_ms"][:24]
         record["energy"] = {"source": "rapl", "queries": 3, "watts": {"package": 3.5}}
-    expected = np.array(answer["logits"]["model 0"]["logits"], np.float32)
-    monkeypatch.setattr(answers, "infer_all", lambda *_: expected)
+    expected = np.array(answer["outputs"]["model 0"]["arrays"][0], np.float32)
+    monkeypatch.setattr(answers, "infer_all", lambda *_: (expected,))
     request = replace(request, open=lambda artifact, threads: nullcontext())
     believed = refused = 0
     for path, value, body in spoilt(answer, 400):
@@ -135,7 +135,7 @@ def test_facts_with_each_field_spoilt(measured, monkeypatch):
 
 
 def test_messages_while_it_measures_with_each_field_spoilt(measured, replayed):
-    result = {"records": {}, "before": {}, "notes": ["well"], "logits": {}}
+    result = {"records": {}, "before": {}, "notes": ["well"], "outputs": {}}
     shown = []
     for message in (
         {"share": 0.5, "what": "round 3"},
@@ -187,6 +187,6 @@ def test_lines_that_are_no_messages():
 def test_a_reference_that_is_infinite_is_no_parity(measured):
     request, answer = measured
     spoiled = json.loads(json.dumps(answer))
-    spoiled["logits"]["model 0"]["logits"][0][0] = 1e300
+    spoiled["outputs"]["model 0"]["arrays"][0][0][0] = 1e300
     session = answers.session(spoiled, request, "x", {})
     assert not session.parity["model 0"]["passed"]

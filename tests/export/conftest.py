@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from export_nets import Normalised, SmallPlain, SmallResNet, colour_spec, grey_spec, problem
+from export_nets import Normalised, SmallPlain, SmallResNet, ThreeHeads, colour_spec, grey_spec, pixels, problem
 from torch import nn
 from torch.nn import functional as F
 
-from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.artifact import Artifact, InputSpec, Output
 from kdcompress.export.formats import ExportJob
 from kdcompress.export.to_onnx import export_onnx
 
@@ -51,6 +51,22 @@ def fixed(tmp_path_factory) -> Exported:
     net = Normalised(SmallPlain(3, 5), spec).train()
     path = tmp_path_factory.mktemp("fixed") / "plain.onnx"
     return Exported(net, spec, export_onnx(net, spec, path))
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory) -> ExportJob:
+    """An untrained net with three outputs. They are not in the order of their names, and two have one shape: what goes
+    by position is found out."""
+    torch.manual_seed(0)
+    outputs = (
+        Output("scores", (3,), "shares, one a label"),
+        Output("boxes", (80, 4), "distances, in pixels"),
+        Output("areas", (3,), "one a label"),
+    )
+    net = ThreeHeads(colour_spec())
+    spec, folder = colour_spec(labels=("a", "b", "c"), outputs=outputs), tmp_path_factory.mktemp("heads")
+    parent = export_onnx(net, spec, folder / "student.onnx")
+    return ExportJob(net, parent, pixels(spec, 64), folder, "student")
 
 
 @pytest.fixture

@@ -75,6 +75,21 @@ class Normalised(nn.Module):
         return self.net((x - self.mean) / self.std).float()
 
 
+class ThreeHeads(nn.Module):
+    """A detector's shapes, of uint8 pixels: scores [N, 3], boxes [N, places, 4] and areas [N, 3]."""
+
+    def __init__(self, spec: InputSpec):
+        super().__init__()
+        self.normalised = Normalised(nn.Conv2d(spec.channels, 12, 3, 2, 1), spec)
+        self.box, self.score, self.area = nn.Conv2d(12, 4, 3, 1, 1), nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = F.relu(self.normalised(x))
+        pooled = x.mean((2, 3))
+        boxes = F.relu(self.box(x)).flatten(2).transpose(1, 2) * 4
+        return torch.sigmoid(self.score(pooled)), boxes, self.area(pooled)
+
+
 def labels(count: int) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range(count))
 

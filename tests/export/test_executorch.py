@@ -61,7 +61,7 @@ def exported(module: nn.Module, spec: InputSpec, folder: Path) -> ExportJob:
 def accuracy(artifact: Artifact) -> float:
     x, y = problem(500, seed=5)
     with open_runner(artifact) as runner:
-        return float(np.mean(infer_all(runner, x, artifact.input).argmax(1) == y)) * 100
+        return float(np.mean(infer_all(runner, x, artifact.input)[0].argmax(1) == y)) * 100
 
 
 def test_fp32_runs_in_one_delegate_but_for_the_cast_of_the_pixels(fp32):
@@ -144,11 +144,11 @@ with runner:
 def test_one_pool_of_threads_a_process(fp32):
     with open_runner(fp32) as runner:
         with open_runner(fp32) as second:
-            assert np.array_equal(runner.infer(pixels(fp32.input, 2)), second.infer(pixels(fp32.input, 2)))
+            assert np.array_equal(runner.infer(pixels(fp32.input, 2))[0], second.infer(pixels(fp32.input, 2))[0])
         with pytest.raises(UsageError, match="one pool of threads"), open_runner(fp32, threads=2):
             pass
     with open_runner(fp32, threads=2) as runner:
-        assert runner.infer(pixels(fp32.input, 2)).shape == (2, 4)
+        assert runner.infer(pixels(fp32.input, 2))[0].shape == (2, 4)
 
 
 @pytest.mark.parametrize("content", ["missing", "empty", "text", "cut", "no delegate"])
@@ -163,7 +163,7 @@ def test_a_damaged_file(content, fp32, tmp_path, capfd):
     assert str(path) in str(caught.value) and len(str(caught.value).splitlines()) <= 4
     assert capfd.readouterr().err == ""
     with open_runner(fp32) as runner:  # nothing is left open
-        assert runner.infer(pixels(fp32.input, 1)).shape == (1, 4)
+        assert runner.infer(pixels(fp32.input, 1))[0].shape == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -266,5 +266,5 @@ def test_quantisation_aware_training_with_the_same_scheme(tmp_path):
     found = to_executorch.lower(to_executorch.program(convert_pt2e(net), spec), path, int8=True)
     assert found["conv"] == {"int8": 7, "fp32": 0} and found["gemm"] == {"int8": 1, "fp32": 0}
     with open_runner(Artifact.of(path, "executorch", "int8", spec)) as runner:
-        logits = infer_all(runner, x, spec)
+        (logits,) = infer_all(runner, x, spec)
     assert np.mean(logits.argmax(1) == simulated.argmax(1)) > 0.98 and np.mean(logits.argmax(1) == y) > 0.9

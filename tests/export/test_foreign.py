@@ -48,9 +48,9 @@ def test_an_onnx_file_of_any_image_like_input_runs(tmp_path, shape, kind, layout
     artifact = foreign_artifact(path)
     spec = artifact.input
     assert (spec.height, spec.width, spec.channels, spec.layout, spec.batch) == (6, 8, 3, layout, batch)
-    assert (spec.name, spec.output, spec.classes) == ("x0", "y", 3) and artifact.format == "onnx"
+    assert (spec.name, spec.outputs[0].name, spec.classes) == ("x0", "y", 3) and artifact.format == "onnx"
     with open_runner(artifact) as runner:
-        means = infer_all(runner, IMAGES, spec)
+        (means,) = infer_all(runner, IMAGES, spec)
     assert np.allclose(means, IMAGES.mean((1, 2)) / scale, rtol=2e-3)
 
 
@@ -126,6 +126,6 @@ def test_files_of_other_formats_without_their_record_run(trained, tmp_path, want
     assert isinstance(found, Artifact) and found.format == made.format
     assert (found.input.height, found.input.width, found.input.channels) == size
     with open_runner(made) as runner:
-        expected = infer_all(runner, images, made.input)
+        (expected,) = infer_all(runner, images, made.input)
     with open_runner(found) as runner:
-        assert np.array_equal(infer_all(runner, images, found.input), expected)
+        assert np.array_equal(infer_all(runner, images, found.input)[0], expected)

@@ -73,7 +73,7 @@ def test_int8_logits_are_close(pair, trained):
     images, labels = problem(400, seed=3)
     with open_runner(trained.artifact) as parent, open_runner(pair["int8"]) as runner:
         found = parity(parent, runner, images, trained.spec, "int8")
-        logits = infer_all(runner, images, trained.spec)
+        (logits,) = infer_all(runner, images, trained.spec)
     # a quantiser that cuts off activations gives 0.36 here, one that keeps all of them 0.03
     assert found and found.mean_abs < 0.1
     assert np.mean(logits.argmax(1) == labels) > 0.97
@@ -83,7 +83,7 @@ def test_images_go_through_one_by_one(pair, trained):
     images = pixels(trained.spec, 5)
     with open_runner(pair["int8"]) as runner:
         assert runner.details()["options"] == {"delegate": "XNNPACK", "batch": 1}
-        together, single = runner.infer(images), [runner.infer(images[i : i + 1]) for i in range(5)]
+        together, single = runner.infer(images)[0], [runner.infer(images[i : i + 1])[0] for i in range(5)]
     assert together.shape == (5, 4) and together.dtype == np.float32
     np.testing.assert_array_equal(together, np.concatenate(single))
 
@@ -229,7 +229,7 @@ def test_the_runtime_alone_is_enough_to_run(pair, trained, tmp_path):
         "import json, sys, numpy as np; from pathlib import Path; from kdcompress.artifact import Artifact\n"
         "from kdcompress.export.run_litert import LiteRTRunner\n"
         "a = Artifact.from_json(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))\n"
-        "with LiteRTRunner(a) as r: assert r.infer(np.zeros((1, 16, 16, 1), np.uint8)).shape == (1, 4)\n"
+        "with LiteRTRunner(a) as r: assert r.infer(np.zeros((1, 16, 16, 1), np.uint8))[0].shape == (1, 4)\n"
         "print([m for m in ('litert_torch', 'torch', 'jax', 'ai_edge_quantizer') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(record), str(pair["int8"].path.parent)]

@@ -111,7 +111,8 @@ def test_threads_and_batches_do_not_change_the_logits(built, trained, format):
     for threads in (1, 2):
         with open_runner(built(format), threads) as runner:
             assert runner.details()["threads"] == threads
-            found += [runner.infer(images), np.concatenate([runner.infer(images[i : i + 1]) for i in range(5)])]
+            (together,), single = runner.infer(images), [runner.infer(images[i : i + 1])[0] for i in range(5)]
+            found += [together, np.concatenate(single)]
             assert found[-1].dtype == np.float32 and found[-1].shape == (5, 4)
     for logits in found[1:]:
         np.testing.assert_allclose(logits, found[0], rtol=1e-5, atol=1e-5)
@@ -172,7 +173,7 @@ INT8 = target("ios-coreml-int8")
 
 
 def evaluated(path, x):
-    """What the operations of a Core ML package give for one input array, computed by PyTorch in fp32."""
+    """What the operations of a Core ML package give for one input array, by name, computed by PyTorch in fp32."""
     from coremltools.converters.mil.frontend.milproto.load import load
 
     spec = pytest.importorskip("coremltools").utils.load_spec(str(path))
@@ -217,12 +218,14 @@ def evaluated(path, x):
             found = a.reshape(given["shape"].tolist())
         elif kind == "cast":
             found = a
-        elif kind == "relu":
-            found = a.relu()
+        elif kind == "transpose":
+            found = a.permute(given["perm"].tolist())
+        elif kind in ("relu", "sigmoid"):
+            found = getattr(a, kind)()
         else:
             found = {"add": torch.add, "sub": torch.sub, "mul": torch.mul}[kind](a, given["y"])
         known[operation.outputs[0].name] = found
-    return known[function.outputs[0].name].numpy()
+    return {output.name: known[output.name].numpy() for output in function.outputs}
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-4), ("fp16", 2e-2), ("int8", 0.1)])
@@ -235,10 +238,26 @@ def test_what_a_core_ml_package_computes(built, trained, precision, allowed, tmp
         artifact = built("coreml", precision)
     images = problem(24, seed=4)[0]
     with open_runner(trained.artifact) as parent:
-        expected = parent.infer(trained.spec.prepare(images))
-    found = np.concatenate([evaluated(artifact.path, image.transpose(2, 0, 1)[None]) for image in images])
+        (expected,) = parent.infer(trained.spec.prepare(images))
+    found = np.concatenate([evaluated(artifact.path, image.transpose(2, 0, 1)[None])["logits"] for image in images])
     assert np.abs(found - expected).max() < allowed * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).all()
+
+
+@pytest.mark.parametrize("name", ["ios-coreml", "ios-coreml-int8"])
+def test_a_core_ml_package_has_each_output_under_its_name(heads, name):
+    artifact = build(heads, target_of("coreml") if name == "ios-coreml" else INT8)
+    ct = pytest.importorskip("coremltools")
+    described = ct.utils.load_spec(str(artifact.path)).description.output
+    shapes = {output.name: (1, *output.shape) for output in artifact.input.outputs}
+    assert {value.name: tuple(value.type.multiArrayType.shape) for value in described} == shapes
+    images = pixels(artifact.input, 3, seed=1)
+    with open_runner(heads.parent) as parent:
+        expected = parent.infer(images)
+    found = [evaluated(artifact.path, image.transpose(2, 0, 1)[None]) for image in images]
+    for output, wanted in zip(artifact.input.outputs, expected, strict=True):
+        got = np.concatenate([each[output.name] for each in found])
+        assert np.abs(got - wanted).max() < 0.1 * np.abs(wanted).max(), output.name
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ X86 = target("x86-vnni").options.scheme
 def accuracy(artifact, seed=5):
     x, y = problem(1000, seed)
     with open_runner(artifact) as runner:
-        return float(np.mean(infer_all(runner, x, artifact.input).argmax(1) == y)) * 100
+        return float(np.mean(infer_all(runner, x, artifact.input)[0].argmax(1) == y)) * 100
 
 
 def test_int8_runs_in_int8_from_the_pixels_to_the_logits(job):
@@ -88,7 +88,7 @@ def test_float_input_and_colours_with_different_deviations(fixed, job):
     artifact = build(job, target("x86-vnni"))
     assert artifact.provenance["coverage"]["conv"]["fp32"] == 0
     with open_runner(artifact) as runner:
-        assert infer_all(runner, job.calibration[:3], fixed.spec).shape == (3, 5)
+        assert infer_all(runner, job.calibration[:3], fixed.spec)[0].shape == (3, 5)
 
 
 def test_coverage_of_a_float_file(trained):

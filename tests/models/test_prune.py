@@ -160,7 +160,7 @@ def test_it_ships(name, tmp_path):
     module = Deployable(prune(network(name), images(), 0.5), spec).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (16, 28, 28, 3), np.uint8)
     with open_runner(export_onnx(module, spec, tmp_path / "left.onnx")) as runner:
-        logits = infer_all(runner, pixels, spec)
+        (logits,) = infer_all(runner, pixels, spec)
     expected = module(torch.from_numpy(pixels)).detach().numpy()
     assert np.abs(logits - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 

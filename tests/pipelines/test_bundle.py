@@ -149,7 +149,7 @@ def test_its_sums_and_its_words_are_right(target, bundled, rows):
     assert subprocess.run(["sha256sum", "-c", "--strict", "--quiet", "SHA256SUMS"], cwd=folder).returncode == 0
     model = json.loads((folder / "model.json").read_text())
     assert model["format"] == (TARGETS | ELSEWHERE)[target] and model["sha256"] == rows[target]["sha256"]
-    assert len(model["labels"]) == model["output"]["shape"][1] == 10 and model["runtime"]["version"]
+    assert len(model["labels"]) == model["outputs"][0]["shape"][1] == 10 and model["runtime"]["version"]
     card, row = (folder / "MODEL_CARD.md").read_text(), rows[target]
     if row["accuracy"] is None:
         assert "Not measured: " in card and "By class: not measured" in card

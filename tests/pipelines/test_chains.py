@@ -103,7 +103,7 @@ def test_what_a_method_attached_is_kept_or_folded_in_what_ships(name, tmp_path, 
     artifact = export_onnx(module, module.spec, tmp_path / "student.onnx")
     images = compression.networks.source.validation.images[:32]
     with open_runner(artifact) as runner:
-        logits = infer_all(runner, images, module.spec)
+        (logits,) = infer_all(runner, images, module.spec)
     expected = module(torch.from_numpy(images)).detach().numpy()
     assert np.abs(logits - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 

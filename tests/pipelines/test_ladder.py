@@ -54,7 +54,7 @@ def job(whole, tmp_path):
 
 def logits(artifact):
     with open_runner(artifact) as runner:
-        return infer_all(runner, IMAGES, SPEC)
+        return infer_all(runner, IMAGES, SPEC)[0]
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from kdcompress.runner import infer_all
 
 
 def measure(folder: Path) -> None:
-    """Leaves the answer to the job in the folder: records by kdcompress's own protocol, then the logits of the first
-    images, to be compared."""
+    """Leaves the answer to the job in the folder: records by kdcompress's own protocol, then the outputs of the first
+    images, to be compared: of each, by its number, the values of an image in a row."""
     job = json.loads((folder / "job.json").read_text())
     images = np.load(folder / "images.npy")
     module, _, name = job["open"].partition(":")
@@ -40,7 +40,7 @@ def measure(folder: Path) -> None:
             answer = asdict(session)
         else:
             answer = {"before": machine()}
-        answer["logits"] = logits = {}
+        answer["outputs"] = outputs = {}
         for label, artifact in artifacts.items():
             if answer.get("interrupted"):
                 break
@@ -48,9 +48,10 @@ def measure(folder: Path) -> None:
             try:
                 with open_runner(artifact, threads=job["request"]["threads"]) as runner:
                     found = infer_all(runner, images[: job["compared"]], artifact.input)
-                    logits[label] = {"logits": found.tolist(), "runtime": runner.details()}
+                    arrays = [array.reshape(len(array), -1).tolist() for array in found]
+                    outputs[label] = {"arrays": arrays, "runtime": runner.details()}
             except Exception as error:  # a runtime's own errors have no common type
-                logits[label] = {"failed": f"{type(error).__name__}: {error}"}
+                outputs[label] = {"failed": f"{type(error).__name__}: {error}"}
     except KDCompressError as error:
         answer = {"error": {"what": error.what, "got": error.got, "hint": error.hint}}
     shutil.rmtree(folder / "artifacts")  # makes room for the result on a disk that is full

@@ -47,8 +47,10 @@ def served(asked: Asked) -> dict[str, bytes]:
                 "layout": artifact.input.layout,
                 "batch": artifact.input.batch or 1,
                 "input": artifact.input.name,
-                "output": artifact.input.output,
-                "classes": artifact.input.classes,
+                "outputs": [
+                    {"name": output.name, "size": array[0].size}
+                    for output, array in zip(artifact.input.outputs, asked.expected[label], strict=True)
+                ],
                 "pool": np.searchsorted(used, pools[label]).tolist(),
             }
             for i, (label, artifact) in enumerate(request.artifacts.items())

@@ -48,8 +48,8 @@ class Measurement:
     @property
     def most_bytes(self) -> int:
         """That a page may post: a result is no longer."""
-        logits = sum(expected.nbytes for expected in self.asked.expected.values())
-        return 2**20 + 2 * logits + 32 * timing.MOST * len(self.asked.expected)
+        outputs = sum(array.nbytes for arrays in self.asked.expected.values() for array in arrays)
+        return 2**20 + 2 * outputs + 32 * timing.MOST * len(self.asked.expected)
 
     def tell(self, text: str) -> None:
         """On the terminal, by the thread that waits."""

@@ -15,16 +15,18 @@ from kdcompress.bench import timing
 from kdcompress.bench.devices import Request
 from kdcompress.untrusted import plain
 
-COMPARED = 32  # images whose logits come back
+COMPARED = 32  # images whose outputs come back
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a page is to measure, and what its logits are compared with."""
+    """What a page is to measure, and what its outputs are compared with."""
 
     request: Request
     provider: str  # onnxruntime-web's: "wasm" or "webgpu"
-    expected: dict[str, np.ndarray]  # float32 [images compared, classes] by label, as the runtimes here have them
+    expected: dict[
+        str, tuple[np.ndarray, ...]
+    ]  # outputs of the images compared, by label, as the runtimes here have them
 
 
 class Refused(Exception):
@@ -53,7 +55,7 @@ class PostedSubject(Posted):
     warmup_stable: bool = False
     queries_a_sample: Annotated[int, Field(ge=1, le=10**6)] = 1
     samples_ms: Annotated[list[Positive], Field(max_length=timing.MOST)] = []
-    logits: str = ""  # base64 of float32 [images compared, classes]
+    outputs: list[str] = []  # each base64 of float32 [images compared, ...]
 
 
 class PostedDevice(Posted):

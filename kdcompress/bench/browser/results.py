@@ -34,18 +34,21 @@ def check(result: PostedResult, asked: Asked) -> None:
             )
         if not subject.failed and not subject.capped and (n != rounds or n < queries):
             raise ValueError(f"{label}: {n} samples of {rounds} rounds; at least {queries} were asked for")
-        if not subject.failed and len(_logits(subject, asked.expected[label]).ravel()) != asked.expected[label].size:
-            raise ValueError(f"{label}: logits of another size than {list(asked.expected[label].shape)}")
+        if not subject.failed:
+            _outputs(label, subject, asked)
     if took > result.wall_s + 0.1 + result.resolution_us / 1e6 * rounds * len(result.subjects):
         raise ValueError(f"queries of {took:.1f} s in {result.wall_s:.1f} s")
 
 
-def _logits(subject: PostedSubject, expected: np.ndarray) -> np.ndarray:
-    """Of the shape of those expected; none where there are more or fewer."""
-    content = base64.b64decode(subject.logits, validate=True)
-    if len(content) != 4 * expected.size:
-        return np.empty(0, np.float32)
-    return np.frombuffer(content, "<f4").reshape(expected.shape)
+def _outputs(label: str, subject: PostedSubject, asked: Asked) -> list[np.ndarray]:
+    """Of the shapes of those expected. Raises ValueError where there are more or fewer numbers."""
+    contents = [base64.b64decode(text, validate=True) for text in subject.outputs]
+    expected = asked.expected[label]
+    if [len(content) for content in contents] != [4 * array.size for array in expected]:
+        shapes = ", ".join(str(list(array.shape)) for array in expected)
+        raise ValueError(f"{label}: outputs of another size than {shapes}")
+    pairs = zip(contents, expected, strict=True)
+    return [np.frombuffer(content, "<f4").reshape(array.shape) for content, array in pairs]
 
 
 def session(result: PostedResult, asked: Asked, agent: str) -> Session:
@@ -89,8 +92,8 @@ def session(result: PostedResult, asked: Asked, agent: str) -> Session:
             record.p90_ms = record.p95_ms = record.p99_ms = record.p99_9_ms = None
             record.p90_early_stopping_ms = None
         if not subject.failed:
-            logits, tolerance = _logits(subject, asked.expected[label]), TOLERANCES[artifact.precision]
-            parities[label] = compare_logits(asked.expected[label], logits, tolerance)
+            (expected,), (got,) = asked.expected[label], _outputs(label, subject, asked)
+            parities[label] = compare_logits(expected, got, TOLERANCES[artifact.precision])
     add_ratios(records, request.baseline, request.seed)
     parity = {label: found.to_json() for label, found in parities.items()}
     notes = list(_notes(result, request.threads))

@@ -70,7 +70,7 @@ def read_answer(path: Path, device: str) -> dict[str, Any]:
 def session(
     answer: dict[str, Any], request: Request, device: str, left_out: dict[str, str], notes: Sequence[str] = ()
 ) -> Session:
-    """What the agent answered, with its logits compared with those of the runtimes here. Raises KDCompressError where
+    """What the agent answered, with its outputs compared with those of the runtimes here. Raises KDCompressError where
     measuring failed there, or the answer is none."""
     told = checked(Answer, answer, device)
     if told.error:
@@ -86,23 +86,23 @@ def session(
     not_measured = [f"{label} was not measured: {why}." for label, why in left_out.items()]
     found.notes = [*told.notes, *not_measured, *notes]
     for label in request.artifacts:
-        if label in told.logits:
-            _compare(found, label, told.logits[label], request)
+        if label in told.outputs:
+            _compare(found, label, told.outputs[label], request)
     return found
 
 
 def _compare(found: Session, label: str, outputs: Outputs, request: Request) -> None:
     artifact = request.artifacts[label]
-    if outputs.failed is not None:
+    if outputs.arrays is None:
         found.notes.append(f"{label} gives no outputs on {found.device}: {outputs.failed}.")
         return
     try:
         with request.open(artifact, threads=request.threads) as runner:
-            expected = infer_all(runner, request.images[:COMPARED], artifact.input)
+            (expected,) = infer_all(runner, request.images[:COMPARED], artifact.input)
     except Exception as error:  # a runtime's own errors have no common type; what was measured there stays
         why = str(error).splitlines()[0]
         found.notes.append(f"The outputs of {label} could not be compared with any of this machine: {why}")
         return
     with np.errstate(over="ignore"):  # infinite as float32: no parity
-        got = np.array(outputs.logits, np.float32)
+        got = np.array(outputs.arrays[0], np.float32)
     found.parity[label] = compare_logits(expected, got, TOLERANCES[artifact.precision]).to_json()

@@ -74,15 +74,17 @@ class Energy(BaseModel):
 
 
 class Outputs(BaseModel):
-    logits: list[list[Number]] | None = None
+    """Of one file: an array an output, in the order of ``InputSpec.outputs``, each with a row an image."""
+
+    arrays: Annotated[list[list[list[Number]]], Field(min_length=1)] | None = None
     failed: str | None = None
     runtime: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def one(self) -> Outputs:
-        if (self.logits is None) == (self.failed is None):
-            raise ValueError("either logits or why there are none")
-        if self.logits and any(len(row) != len(self.logits[0]) for row in self.logits):
+        if (self.arrays is None) == (self.failed is None):
+            raise ValueError("either outputs or why there are none")
+        if any(len(row) != len(array[0]) for array in self.arrays or [] for row in array):
             raise ValueError("rows of one length are wanted")
         return self
 
@@ -96,7 +98,7 @@ class Answer(BaseModel):
     after: Machine = Machine()
     interrupted: bool = False
     notes: list[str] = []
-    logits: dict[str, Outputs] = {}
+    outputs: dict[str, Outputs] = {}
 
     @model_validator(mode="after")
     def measured(self) -> Answer:

@@ -16,7 +16,7 @@ import numpy as np
 from kdcompress.bench.devices import Request
 
 SAMPLE = 64  # images that are sent
-COMPARED = 32  # whose logits come back
+COMPARED = 32  # whose outputs come back
 
 
 def write_agent(file: IO[bytes], opener: Callable[..., Any]) -> None:

@@ -53,9 +53,9 @@ async function measure(job) {
   say(1, 'comparing the outputs')
   const results = {}
   for (const subject of subjects) {
-    const logits = subject.failed ? '' : await outputs(ort, job, subject, images).catch((error) => {
+    const found = subject.failed ? [] : await outputs(ort, job, subject, images).catch((error) => {
       subject.failed = `outputs: ${reason(error)}`
-      return ''
+      return []
     })
     results[subject.label] = {
       failed: subject.failed,
@@ -66,7 +66,7 @@ async function measure(job) {
       warmup_stable: subject.stable,
       queries_a_sample: subject.count,
       samples_ms: subject.samples,
-      logits,
+      outputs: found,
     }
   }
   return {
@@ -129,7 +129,8 @@ async function load(ort, job, subject, images, options) {
   const start = now()
   subject.session = await ort.InferenceSession.create(bytes, options)
   subject.loadMs = now() - start
-  subject.run = (feeds) => subject.session.run(feeds, [subject.output])
+  const names = subject.outputs.map(({ name }) => name)
+  subject.run = (feeds) => subject.session.run(feeds, names)
   subject.firstMs = await timed(subject, subject.queries[0], 1)
   await warmUp(job, subject)
 }
@@ -231,16 +232,21 @@ async function overhead() {
   return 1000 * median(times)
 }
 
-// Logits of the first images, as base64 of float32.
+// The outputs of the first images, each as base64 of float32. An image's are `size` numbers.
 async function outputs(ort, job, subject, images) {
-  const { batch, classes } = subject
-  const logits = new Float32Array(job.compared * classes)
+  const { batch } = subject
+  const found = subject.outputs.map(({ size }) => new Float32Array(job.compared * size))
   for (let start = 0; start < job.compared; start += batch) {
     const rows = Array.from({ length: batch }, (_, i) => Math.min(start + i, job.compared - 1))
-    const output = (await subject.run(query(ort, job, subject, images, rows)))[subject.output]
-    logits.set(output.data.subarray(0, Math.min(batch, job.compared - start) * classes), start * classes)
+    const answer = await subject.run(query(ort, job, subject, images, rows))
+    const count = Math.min(batch, job.compared - start)
+    subject.outputs.forEach(({ name, size }, i) => found[i].set(answer[name].data.subarray(0, count * size), start * size))
   }
-  const bytes = new Uint8Array(logits.buffer)
+  return found.map(base64)
+}
+
+function base64(floats) {
+  const bytes = new Uint8Array(floats.buffer)
   let text = ''
   for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192))
   return btoa(text)
