@@ -28,6 +28,7 @@ folders = {
             "models.taps",
             "recipe",
             "report",
+            "tasks",
             "training",
         )
     },

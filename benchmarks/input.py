@@ -77,7 +77,7 @@ def pil_batches(split: Split, augment: Augment, batch: int) -> Iterator[Tensor]:
         order = torch.randperm(len(split)).tolist()
         for start in range(0, len(order) - batch + 1, batch):
             mine = order[start : start + batch]
-            samples = [(transform(Image.fromarray(split.images[i])), int(split.labels[i])) for i in mine]
+            samples = [(transform(Image.fromarray(split.images[i])), int(split.truth[i])) for i in mine]
             yield torch.utils.data.default_collate(samples)[0]
 
 

@@ -33,7 +33,6 @@ from torch import nn
 
 from kdcompress.artifact import Artifact, InputSpec, remove, write_text
 from kdcompress.bench.machine import machine, packages
-from kdcompress.compare import TOLERANCES, compare_logits
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import formats
 from kdcompress.export.describe import artifact_of, describe
@@ -42,6 +41,7 @@ from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build, count_parameters, macs
 from kdcompress.models.deployable import Deployable
+from kdcompress.parity import compared
 from kdcompress.pipelines.verdict import not_as_asked
 from kdcompress.runner import infer_all
 
@@ -258,7 +258,7 @@ def checked(
         return {**found, "not_run": error.what}
     with runner:
         (logits,) = infer_all(runner, images, artifact.input)
-    agreement = compare_logits(expected, logits, TOLERANCES[artifact.precision])
+    agreement = compared((expected,), (logits,), artifact.input.task, artifact.precision)
     found["parity"], found["accuracy"] = agreement.to_json(), accuracy(logits, labels)
     if not agreement:
         found |= {"status": "failed", "reason": f"its outputs differ from PyTorch's: {agreement.why}"}
@@ -385,7 +385,7 @@ def page(document: dict[str, Any]) -> str:
 def cell(found: dict[str, Any]) -> str:
     if "parity" not in found:
         return "built" if found["status"] == "passed" else found["status"]
-    agreed, verdict = found["parity"]["same_argmax"], "pass" if found["status"] == "passed" else "failed"
+    agreed, verdict = found["parity"]["matched"], "pass" if found["status"] == "passed" else "failed"
     return verdict if agreed == 1 else f"{verdict}, {100 * agreed:.0f} %"
 
 
@@ -419,7 +419,7 @@ script writes this page.
   direction and width, of any phase and colours, with a spot and noise). It tells new ones apart with {accuracy} %
   accuracy (median).
 - **Passed**: on {compared} new images, in the format's own runtime and against PyTorch, with the product's own
-  tolerances (`kdcompress.compare`). fp32: logits within 1e-4 of the largest, the same arg max on all; fp16: 1e-2 and
+  tolerances (`kdcompress.parity`). fp32: logits within 1e-4 of the largest, the same arg max on all; fp16: 1e-2 and
   99.5 %; int8: the same arg max on 95 %. Layers are in the precision asked for (`not_as_asked`). int8 is calibrated
   on {calibrated} images.
 - **A percentage** in a cell is the share of images with the same arg max, in a file that passed or failed by that.

@@ -88,13 +88,13 @@ class PlainImages(Dataset):
         steps += [transforms.ToTensor(), transforms.Normalize(source.mean, source.std)]
         self.transform = transforms.Compose(steps)
         classes = len(source.labels) if negatives else 0
-        self.others = [np.flatnonzero(self.split.labels != label) for label in range(classes)]
+        self.others = [np.flatnonzero(self.split.truth != label) for label in range(classes)]
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int, np.ndarray]:
-        pixels, label = self.split.images[index], int(self.split.labels[index])
+        pixels, label = self.split.images[index], int(self.split.truth[index])
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         drawn = np.empty(0, np.int64)
         if self.negatives:

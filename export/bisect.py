@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import InputSpec
-from kdcompress.compare import TOLERANCES
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
 from kdcompress.export.describe import artifact_of
 from kdcompress.export.run_onnxruntime import open_session_of
+from kdcompress.parity import TOLERANCES
 
 IMAGES = 16
 INT8 = 0.1  # relative; parity does not judge int8's logits by a number

@@ -78,6 +78,7 @@ class InputSpec:
     batch: int | None = None  # None: dynamic
     name: str = "image"
     outputs: tuple[Output, ...] = ()  # none given: a classifier's logits
+    task: str = "classification"  # what the network is for
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -180,6 +181,7 @@ _INPUT_REST: Rules = {
     "batch": lambda value: value is None or whole(value, 1, 1 << 16),
     "name": text,
     "output": text,
+    "task": text,
     "outputs": lambda values: isinstance(values, list | tuple) and 1 <= len(values) <= MOST_OUTPUTS,
 }
 _OUTPUT: Rules = {

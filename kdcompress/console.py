@@ -80,8 +80,8 @@ class TrainingProgress:
             self.bar.stop()
 
     def __call__(self, step: int, steps: int, facts: dict[str, float]) -> None:
-        new_score = "validation_accuracy" in facts
-        self.validation = facts.get("validation_accuracy", self.validation)
+        new_score = "validation_score" in facts
+        self.validation = facts.get("validation_score", self.validation)
         text = f"loss {facts['loss']:.3f}  {facts['images_per_second']:.0f} images/s"
         if self.validation is not None:
             text += f"  validation {self.validation:.2f} %"

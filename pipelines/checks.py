@@ -73,6 +73,7 @@ class Problems:
 def check(networks: Networks, tried: Tried) -> None:
     """Raises UsageError with everything that is wrong with the recipe, its data and its networks."""
     problems, recipe = Problems(), networks.recipe
+    task = networks.task  # an unknown one is told alone: all else depends on it
     problems.attempt(partial(_check_teachers, networks))
     problems.attempt(check_launch)
     problems.attempt(partial(check_private, recipe))
@@ -88,7 +89,7 @@ def check(networks: Networks, tried: Tried) -> None:
             problems.attempt(partial(choose_precision, part.train.precision))
         for name, options in part.method.items():
             problems.attempt(partial(parse_options, name, options))
-    problems.attempt(lambda: networks.source)
+    problems.attempt(lambda: task.check(networks.source.test.truth, networks.source.name))
     if not problems.found:  # the networks are built for the source's images and classes
         with random_states_kept():
             _check_networks(networks, tried, problems)

@@ -1,4 +1,4 @@
-"""int8 that keeps its accuracy: what costs least is tried first, until the file loses no more than is allowed.
+"""int8 that keeps its score: what costs least is tried first, until the file loses no more than is allowed.
 
 calibration -> bias correction -> sensitive layers in float -> quantisation-aware distillation. Each rung is built, and
 looked at in the target's own runtime on validation images; the test images are for the file that ships.
@@ -27,12 +27,12 @@ Distil = Callable[[Scheme], ExportJob]
 
 @dataclass
 class Rung:
-    """One attempt. Accuracy in per cent, drop in points, both of validation images."""
+    """One attempt. Score in per cent, drop in points, both of validation images."""
 
     rung: str
     what: str
     seconds: float
-    accuracy: float | None = None
+    score: float | None = None
     drop: float | None = None
     bytes: int | None = None
     why: str | None = None  # it could not be built
@@ -71,13 +71,13 @@ class Climb:
         made = Rung(rung, what, 0.0)
         try:
             artifact = formats.build(job, tried)
-            made.accuracy, made.bytes = self.score(artifact), artifact.bytes
+            made.score, made.bytes = self.score(artifact), artifact.bytes
         except KDCompressError as error:
             if not self.rungs:
                 raise  # the target's own scheme: nothing of it can be built here
             made.why = error.what
         else:
-            made.drop = self.parent - made.accuracy
+            made.drop = self.parent - made.score
             if self.best is None or made.drop < self.best[0]:
                 self.best = made.drop, artifact, scheme
         made.seconds = round(time.monotonic() - begun, 3)
@@ -89,7 +89,7 @@ class Climb:
 
 def climb(job: ExportJob, target: Target, score: Score, allowed: float, distil: Distil | None) -> Artifact:
     """The target's artefact in ``job.folder``: of the first rung that loses ``allowed`` points or fewer, else of the
-    one that loses least. ``score`` gives an artefact's accuracy in per cent; ``distil`` a job whose network has learnt
+    one that loses least. ``score`` gives an artefact's, in per cent; ``distil`` a job whose network has learnt
     to be quantised by a scheme.
 
     Raises KDCompressError where the target's own scheme cannot be built here.

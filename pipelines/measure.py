@@ -1,4 +1,4 @@
-"""Accuracy and latency of exported files given by path: what `evaluate` and `bench` do."""
+"""Score and latency of exported files given by path: what `evaluate` and `bench` do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from kdcompress.bench.devices import Request, add_memory, parse_device
 from kdcompress.bench.timing import Progress
 from kdcompress.data.kept import Images
 from kdcompress.data.labels import match_labels
-from kdcompress.data.scored import FOLDERS, Recoloured, Scored, as_taken, load_scored
+from kdcompress.data.scored import Recoloured, Scored, as_taken, load_scored
+from kdcompress.data.source import sources
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export.apart import tried
 from kdcompress.export.describe import artifact_of, recorded
@@ -27,7 +28,8 @@ from kdcompress.export.formats import cpus_of, open_runner, targets
 from kdcompress.pipelines.runs import RECORD, STEPS, read_record
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.write import load_report
-from kdcompress.runner import infer_all
+from kdcompress.runner import infer_all, joined
+from kdcompress.tasks import tasks
 from kdcompress.untrusted import existing, read_json
 
 
@@ -45,7 +47,7 @@ def load_images(source: str, root: Path | None, size: int | None, split: str | N
     """The images of a data set by name, through the recipe's own validation, in the size that the file takes."""
     given = {"source": source, "root": root, "size": size}
     data = validate_recipe({"name": "measure", "data": given, "student": {"model": "resnet8"}}).data
-    if size is None and source in FOLDERS and spec.height == spec.width:
+    if size is None and getattr(sources[source], "resizes", False) and spec.height == spec.width:
         data = data.model_copy(update={"size": spec.height})
     return load_scored(data, split)
 
@@ -72,7 +74,7 @@ def evaluate_files(
     threads: int,
     split: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Accuracy (per cent) of each file on what ``load_scored`` finds, and agreement with the first file. Classes are
+    """The score of each file on what ``load_scored`` finds, and agreement with the first file. Classes are
     those of the data set: a file's are matched with them by name."""
     sets: dict[tuple[int, int], Scored] = {}  # one for each size of input
     checked = []
@@ -83,27 +85,31 @@ def evaluate_files(
         numbers, note = match_labels(spec.labels, found.labels, artifact.path, found.of)
         taken = [_taken(artifact, part.images, found.of) for part in found.parts]
         notes = [*found.notes, note, *(note for _, note in taken)]
+        tasks[spec.task].check(found.parts[0].truth, found.of)
         checked.append((artifact, found, numbers, [images for images, _ in taken], notes))
     results, first = [], None
     for artifact, found, numbers, parts, notes in checked:
-        begun = time.monotonic()
+        begun, task = time.monotonic(), tasks[artifact.input.task]
+        truth = np.concatenate([part.truth for part in found.parts])
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
-            logits = np.concatenate([infer_all(runner, images, artifact.input)[0] for images in parts])
+            outputs = joined([infer_all(runner, images, artifact.input) for images in parts])
             details = runner.details()
-        if logits.shape[1] != len(numbers):
-            got, allowed = f"{logits.shape[1]} logits", f"{len(numbers)}, one a label"
+        if outputs[0].shape[1] != len(numbers):
+            got, allowed = f"{outputs[0].shape[1]} logits", f"{len(numbers)}, one a label"
             raise KDCompressError("The labels are not the model's.", where=artifact.path, got=got, allowed=allowed)
-        predictions = numbers[logits.argmax(1)]
-        first = predictions if first is None else first
-        truth = np.concatenate([part.labels for part in found.parts])
+        ordered = task.renumbered(outputs, numbers)
+        answers, score = task.answers(ordered), task.score(ordered, truth)
+        first = answers if first is None else first
         results.append(
             {
                 "file": str(artifact.path),
                 "sha256": artifact.sha256,
-                "n": len(predictions),
+                "n": len(truth),
                 "of": found.of,
-                "accuracy": 100.0 * float((predictions == truth).mean()),
-                "agreement": 100.0 * float((predictions == first).mean()),
+                "metric": vars(task.metric),
+                "score": score.value,
+                "details": dict(score.details),
+                "agreement": task.agreement(answers, first),
                 "seconds": round(time.monotonic() - begun, 2),
                 "runtime": details,
                 "notes": list(dict.fromkeys(filter(None, notes))),

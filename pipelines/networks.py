@@ -26,6 +26,8 @@ from kdcompress.models.prune import prune
 from kdcompress.pipelines.parts import Part, Role, pruned_of
 from kdcompress.pipelines.sources import Sources
 from kdcompress.recipe import Network, Recipe, Student
+from kdcompress.task import Task
+from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member
 
 Weights = Mapping[Role, Path]
@@ -40,6 +42,10 @@ class Networks:
     recipe: Recipe
     parts: Mapping[Role, Part]
     sources: Sources
+
+    @property
+    def task(self) -> Task:
+        return tasks[self.recipe.task]
 
     @property
     def source(self) -> Source:
@@ -73,6 +79,8 @@ class Networks:
             labels=self.source.labels,
             layout=export.layout,
             batch=export.batch,
+            outputs=self.task.outputs(self.source.labels),
+            task=self.recipe.task,
         )
 
     def normalisation(
@@ -190,6 +198,7 @@ class Networks:
             peers=peers,
             label_smoothing=part.train.label_smoothing if part.train else 0.0,
             images=len(self.trained_on(role).train),
+            task=self.recipe.task,
         )
 
     # As it ships

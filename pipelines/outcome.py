@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,9 +15,12 @@ from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Shipped, shipped
 from kdcompress.pipelines.provenance import PRIVATE, provenance
 from kdcompress.pipelines.runs import Done
+from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.verdict import BYTES, budgets, gates, judge, margin, predictions
 from kdcompress.report.rows import Row
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Outcome:
                 "licence": source.licence,
                 "images": {s: len(getattr(source, s)) for s in ("train", "validation", "test")},
             },
+            "metric": vars(networks.task.metric),
             "rows": [row.to_json() for row in rows],
             "normalisation": {
                 role: dict(zip(("mean", "std", "from"), networks.normalisation(role), strict=True))
@@ -46,6 +50,7 @@ class Outcome:
             },
             "training": [self.done[trained(role)].result for role in networks.parts],
             "confusion": self._confusion(),
+            "by_label": self._by_label(),
             "margin": margin(rows),
             "gates": limits,
             "predictions": predictions(recipe, rows),
@@ -61,8 +66,8 @@ class Outcome:
         parent = rows[-1]
         rows += [self._row("student", target) for target in formats.chosen(export.targets)]
         for row in rows:
-            if row.target and row.accuracy is not None and parent.accuracy is not None:
-                row.drop = parent.accuracy - row.accuracy
+            if row.target and row.score is not None and parent.score is not None:
+                row.drop = parent.score - row.score
             judge(row, export.max_drop)
         return rows
 
@@ -105,10 +110,10 @@ class Outcome:
 
     def _add_quality(self, row: Row, check: StepName) -> None:
         found = self.done[check].result
-        row.accuracy, row.parity, row.runtime = found["accuracy"], found["parity"], found["runtime"]
-        teacher, mine = self._predictions(checked("teacher")), self._predictions(check)
+        row.score, row.details, row.parity, row.runtime = (found[k] for k in ("score", "details", "parity", "runtime"))
+        teacher, mine = self._answers(checked("teacher")), self._answers(check)
         if teacher is not None and mine is not None:
-            row.agreement = 100.0 * float(np.equal(mine, teacher).mean())
+            row.agreement = self.networks.task.agreement(mine, teacher)
 
     def _add_latency(self, row: Row, target: formats.Target | None) -> None:
         latency = self.done[LATENCY].result
@@ -121,16 +126,27 @@ class Outcome:
         row.ratio = latency["ratios"]["parent"].get(row.name)
         row.teacher_ratio = latency["ratios"]["teacher"].get(row.name)
 
-    def _predictions(self, check: StepName) -> np.ndarray | None:
-        return np.load(self.done[check].folder / "predictions.npy") if check in self.done else None
+    def _answers(self, check: StepName) -> np.ndarray | None:
+        return np.load(self.done[check].folder / ANSWERS) if check in self.done else None
+
+    def _of_both(self, judge: Callable[[np.ndarray, np.ndarray, Sequence[str]], T]) -> dict[str, T] | None:
+        """By role, what the task makes of the fp32 file's answers; None where one of the two is missing."""
+        answers = {role: self._answers(checked(role)) for role in ("teacher", "student")}
+        truth, labels = self.networks.source.test.truth, self.networks.source.labels
+        known = {role: judge(found, truth, labels) for role, found in answers.items() if found is not None}
+        return known if len(known) == len(answers) else None
 
     def _confusion(self) -> dict[str, Any] | None:
-        """How often each class is taken for each, int [true, predicted], by the fp32 files."""
-        labels, truth = self.networks.source.labels, self.networks.source.test.labels
-        found = {role: self._predictions(checked(role)) for role in ("teacher", "student")}
-        known = {role: predictions for role, predictions in found.items() if predictions is not None}
-        if len(known) < 2:
+        """How often each label is taken for each, by the fp32 files, where an image has one."""
+        tables = self._of_both(self.networks.task.confusion)
+        if tables is None or None in tables.values():
             return None
-        count = len(labels)
-        tables = {r: np.bincount(truth * count + p, minlength=count**2).reshape(count, count) for r, p in known.items()}
-        return {"labels": list(labels), **{role: table.tolist() for role, table in tables.items()}}
+        return {"labels": list(self.networks.source.labels), **tables}
+
+    def _by_label(self) -> list[dict[str, Any]] | None:
+        """The score of each label, of the fp32 files."""
+        found = self._of_both(self.networks.task.by_label)
+        if found is None:
+            return None
+        pairs = zip(found["teacher"], found["student"], strict=True)
+        return [{"label": t["label"], "n": t["n"], "teacher": t["score"], "student": s["score"]} for t, s in pairs]

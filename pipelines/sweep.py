@@ -38,9 +38,11 @@ from kdcompress.pipelines.parts import Part, Role
 from kdcompress.pipelines.provenance import provenance
 from kdcompress.pipelines.runs import Done, Inputs, Key, Step
 from kdcompress.pipelines.sources import Sources
+from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.pipelines.steps.names import trained, weights_of
 from kdcompress.recipe import Recipe, parse_methods
-from kdcompress.training.evaluation import calibration_error, per_cent, predict
+from kdcompress.task import Outputs
+from kdcompress.training.evaluation import predict
 
 BASELINE = "none"
 RECORDED = (
@@ -193,27 +195,27 @@ class ScoreStep(Step):
         return Key({}, hashes, ("torch",))
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
-        training, labels = inputs[trained(self.role)], torch.from_numpy(self.networks.source.test.labels)
-        kept = self._logits(inputs, "weights")
+        training, task, truth = inputs[trained(self.role)], self.networks.task, self.networks.source.test.truth
+        kept = self._outputs(inputs, "weights")
         other = "best" if training.result.get("selected") == "last" else "last"
         both = [training.folder / f"{file}.safetensors" for file in ("weights", other)]
         same = not both[1].exists() or sha256(both[0]) == sha256(both[1])
-        found = {"best": kept, "last": kept, other: kept if same else self._logits(inputs, other)}
-        np.save(folder / "predictions.npy", kept.argmax(1).numpy())
-        facts = {f"test_{kind}": per_cent(found[kind].argmax(1) == labels) for kind in ("best", "last")}
-        facts["calibration_error"] = calibration_error(kept, labels)
+        found = {"best": kept, "last": kept, other: kept if same else self._outputs(inputs, other)}
+        np.save(folder / ANSWERS, task.answers(kept))
+        scores = {kind: task.score(found[kind], truth) for kind in ("best", "last")}
+        facts: dict[str, Any] = {f"test_{kind}": score.value for kind, score in scores.items()}
+        facts["calibration_error"] = scores["best"].details.get("calibration error")
         if self.teacher:
-            theirs = torch.from_numpy(np.load(self.teacher.folder / "predictions.npy"))
-            facts["agreement"] = per_cent(kept.argmax(1) == theirs)
+            facts["agreement"] = task.agreement(task.answers(kept), np.load(self.teacher.folder / ANSWERS))
         return facts
 
-    def _logits(self, inputs: Inputs, file: str) -> torch.Tensor:
-        """Of the test images, float32 [N, classes]."""
+    def _outputs(self, inputs: Inputs, file: str) -> Outputs:
+        """Of the test images, as those of a file."""
         networks, role = self.networks, self.role
         member = networks.member(role, networks.network(role, weights_of(inputs), file))
         member.tap(networks.example(), frozenset())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return predict(member.to(device), networks.source.test, device).cpu()
+        return (predict(member.to(device), networks.source.test, device).cpu().numpy(),)
 
 
 def summary(

@@ -28,6 +28,7 @@ from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.names import exported, trained
 from kdcompress.pipelines.timed import time_files, timed
 from kdcompress.recipe import Bench, Candidate, Recipe
+from kdcompress.tasks import tasks
 
 AS_IT_FALLS: dict[str, Any] = {"qat": None, "max_drop": 100.0}  # the first int8 file: its latency is all that is asked
 
@@ -113,7 +114,7 @@ class Tournament:
         }
 
     def run(self) -> tuple[Candidate, dict[str, Any]]:
-        """The winner, and the document of how it won: accuracies in per cent of the validation images, ``noise`` the
+        """The winner, and the document of how it won: scores of the validation images, ``noise`` the
         points by which two equal ones differ once in 20 times, by the number of those images. Trains what is not
         trained yet; the folder must be held."""
         left, rounds, last = self.entries, [], {}
@@ -131,15 +132,14 @@ class Tournament:
                 else:
                     last[entry.student.model_dump_json()] = made
                     result = made.done[trained("student")].result
-                    facts |= {"accuracy": result["best"]["accuracy"], "seconds": result["seconds"]}
-                say(f"  {facts['name']}: {facts.get('why') or format(facts['accuracy'], '.2f') + ' %'}")
+                    facts |= {"score": result["best"]["score"], "seconds": result["seconds"]}
+                say(f"  {facts['name']}: {facts.get('why') or format(facts['score'], '.2f') + ' %'}")
                 found.append((facts, entry))
-            ranked = sorted((each for each in found if "accuracy" in each[0]), key=lambda each: -each[0]["accuracy"])
+            ranked = sorted((each for each in found if "score" in each[0]), key=lambda each: -each[0]["score"])
             if not ranked:
                 raise KDCompressError("No candidate of the search could be trained.", got=found[0][0]["why"])
             left = [entry for _, entry in ranked[: math.ceil(len(left) / self.recipe.search.reduction)]]
-            share = ranked[0][0]["accuracy"] / 100
-            noise = 196 * math.sqrt(2 * share * (1 - share) / len(self.source.validation))
+            noise = tasks[self.recipe.task].noise(ranked[0][0]["score"], len(self.source.validation))
             rounds.append({"images": images, "noise": noise, "entries": [facts for facts, _ in found]})
         winners = [last[key] for entry in self.entries if (key := entry.student.model_dump_json()) in last]
         document = {"rounds": rounds, "winner": named(left[0].student), "predictions": self._predictions(winners)}

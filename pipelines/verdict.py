@@ -82,8 +82,8 @@ def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
     may_ship = [row for row in rows if row.role == "student" and row.status == "measured"]
     latencies = [ms for row in may_ship if (ms := (row.latency or {}).get("median_ms")) is not None]
     values = {
-        "teacher_accuracy": (teacher.accuracy if teacher else None, 1),
-        "student_accuracy": (student.accuracy, 1),
+        "teacher": (teacher.score if teacher else None, 1),
+        "student": (student.score, 1),
         "student_parameters": (student.parameters, -1),
         "latency_ms": (min(latencies, default=None), -1),
     }
@@ -125,9 +125,9 @@ def budgets(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
     """The recipe's budgets as gates: each with the artefact, the limit, its value, whether it is met, else by how much
     it is missed and what to try next. A row that misses one says so, too."""
     asked, found = recipe.budgets, []
-    teacher = next((row.accuracy for row in rows if row.name == "teacher-fp32"), None)
+    teacher = next((row.score for row in rows if row.name == "teacher-fp32"), None)
     for row in held(recipe, rows):
-        lost = None if teacher is None or row.accuracy is None else teacher - row.accuracy
+        lost = None if teacher is None or row.score is None else teacher - row.score
         figures = {
             "latency": (row.latency["median_ms"] if row.latency else None, asked.latency_ms),
             "size": (row.bytes, asked.size_bytes),

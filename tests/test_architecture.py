@@ -12,14 +12,19 @@ ROOT = Path(__file__).parents[1]
 # A room may import those in its own row or an earlier one.
 ROWS = [
     {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry"},
-    {"untrusted", "recipe", "artifact", "ours", "runner", "distributed"},
-    {"data", "models", "methods", "training", "compare", "bench", "report"},
+    {"untrusted", "recipe", "artifact", "ours", "runner", "distributed", "task"},
+    {"data", "models", "methods", "tasks", "training", "parity", "bench", "report"},
     {"export"},
     {"pipelines"},
     {"cli", "__main__", "__init__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
-NOT_OF = {"methods": {"training"}, "models": {"training", "methods"}, "data": {"training", "models", "methods"}}
+NOT_OF = {
+    "tasks": {"training", "methods", "models", "parity", "bench", "report"},
+    "methods": {"training"},
+    "models": {"training", "methods"},
+    "data": {"training", "models", "methods"},
+}
 LINKS = ROOT / "kdcompress/export", ROOT / "kdcompress/pipelines"  # to the folders at the top
 FILES = [
     path
@@ -140,3 +145,23 @@ def test_text_reaches_a_terminal_through_one_place():
             assert not re.search(r"(?<![.\w])print\(", text), path
         if path.name != "console.py":
             assert "Console(" not in text, path
+
+
+def test_no_file_outside_tasks_asks_which_task_it_is():
+    """A task's name stands in its own file alone, but where it is a default; what depends on it is asked of it."""
+    names = {path.stem.replace("_", "-") for path in (ROOT / "kdcompress/tasks").glob("[a-z]*.py")}
+    asked = []
+    for path in FILES:
+        if path.is_relative_to(ROOT / "kdcompress/tasks"):
+            continue
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            tests = [node.test] if isinstance(node, (ast.If, ast.IfExp, ast.While)) else []
+            tests += [node] if isinstance(node, ast.Compare) else []
+            tests += node.cases if isinstance(node, ast.Match) else []
+            for inner in (inner for test in tests for inner in ast.walk(test)):
+                if isinstance(inner, ast.Constant) and inner.value in names:
+                    asked.append(f"{path.relative_to(ROOT)}:{inner.lineno}")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdcompress.tasks."):
+                asked.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not asked

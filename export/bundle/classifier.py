@@ -35,6 +35,18 @@ class Classifier:
             images = images.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(images, spec["dtype"])
 
+    def said(self, logits):
+        """The answer to one image in words: the label of the largest of its logits [classes], or all those above 0."""
+        if self.model["answer"] == "the largest":
+            return self.labels[int(logits.argmax())]
+        return ", ".join(label for label, value in zip(self.labels, logits) if value > 0) or "none"
+
+    def shares(self, logits):
+        """How sure the model is of each label: logits [N, classes] -> probabilities."""
+        if self.model["answer"] == "the largest":
+            return softmax(logits)
+        return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
     def logits(self, images):
         """Of uint8 images [N, height, width, channels], in the batches that the model takes."""
         x, batch = self.prepare(images), self.model["input"]["shape"][0]

@@ -40,7 +40,14 @@ def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     if as_json:
         return print_json(results)
     rows = [{**row, "images": f"{row['n']:,} images of {row['of']}"} for row in results]
-    columns = {"file": "", "images": "scored on", "accuracy": "accuracy %", "agreement": "agreement %", "seconds": "s"}
+    titles = dict.fromkeys(f"{row['metric']['name']} {row['metric']['unit']}" for row in results)
+    columns = {
+        "file": "",
+        "images": "scored on",
+        "score": ", ".join(titles),
+        "agreement": "agreement %",
+        "seconds": "s",
+    }
     print_table(rows, columns)
     for note in dict.fromkeys(note for row in results for note in row["notes"]):
         say(f"Note: {note}.")

@@ -32,6 +32,8 @@ class ImageFolder:
     have more in folders in it. Links are followed. Hidden files and folders and those of systems are passed over.
     """
 
+    resizes = True
+
     def find(self, data: Data) -> Found:
         root = root_of(data, "the folder of the images")
         if not root.is_dir():

@@ -36,6 +36,8 @@ class WebDataset:
     Images as in an image folder; without shards of their own, validation and test are cut from the training images.
     """
 
+    resizes = True
+
     def find(self, data: Data) -> Found:
         root = root_of(data, "the folder of the shards or a pattern")
         shards(root)

@@ -73,7 +73,7 @@ class Loader:
         self.split = split
         if self.resident:
             self.images = nchw(split).contiguous().to(self.home)
-        self.labels = torch.from_numpy(split.labels).to(self.home)
+        self.truth = torch.from_numpy(split.truth).to(self.home)
         self.views = Views(augment, *split.images.shape[1:3])
         self.slots = min(augment.views or self.views.count, self.views.count)
         self._own = self.views.own(len(split)) if self.slots < self.views.count else None
@@ -86,7 +86,7 @@ class Loader:
 
     def __len__(self) -> int:
         """The number of images in the split."""
-        return len(self.labels)
+        return len(self.truth)
 
     def batches(self, step: int = 0) -> Generator[Batch, None, None]:
         """The batches of the global steps ``step``, ``step`` + 1, ... without an end."""
@@ -101,12 +101,12 @@ class Loader:
         return self._made(*self._read(step))
 
     def _read(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch before its augmentation: images, labels, indices and view ids, where the split is."""
+        """A batch before its augmentation: images, truths, indices and view ids, where the split is."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order, views, _ = self._plan(epoch)
         mine = self._mine(place)
         index = order[:, mine].flatten()
-        return self._fetch(index), self.labels.index_select(0, index), index, views[:, mine].flatten()
+        return self._fetch(index), self.truth.index_select(0, index), index, views[:, mine].flatten()
 
     def _made(self, x: Tensor, *rest: Tensor) -> Batch:
         y, index, view = (tensor.to(self.device, non_blocking=True) for tensor in rest)
@@ -165,7 +165,7 @@ class Loader:
 
     def _classmates(self, order: Tensor, generator: torch.Generator) -> Tensor:
         """For each sample of ``order`` another one of its class, drawn with equal chances."""
-        labels = self.labels.cpu()
+        labels = self.truth.cpu()
         by_class = torch.argsort(labels, stable=True)
         counts = torch.bincount(labels)
         place = torch.empty_like(by_class)
@@ -203,10 +203,10 @@ def eval_batches(
     """The whole split once, in its order and as it is; the last batch holds what is left."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for start in range(0, len(split), batch_size):
-        part = Split(split.images[start : start + batch_size], split.labels[start : start + batch_size])
+        part = Split(split.images[start : start + batch_size], split.truth[start : start + batch_size])
         index = torch.arange(start, start + len(part))
         view = torch.full_like(index, Views.identity)
-        yield Batch(nchw(part).clone(memory_format=layout), torch.from_numpy(part.labels), index, view).to(device)
+        yield Batch(nchw(part).clone(memory_format=layout), torch.from_numpy(part.truth), index, view).to(device)
 
 
 def nchw(split: Split) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 
 from kdcompress.console import say_once
 from kdcompress.data.kept import Images, Stored, chosen, remembered
+from kdcompress.data.truth import encoded, of_each, replaced, strata
 from kdcompress.errors import UsageError, without_addresses
 from kdcompress.recipe import Data
 from kdcompress.registry import Registry
@@ -21,19 +22,20 @@ from kdcompress.registry import Registry
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``images`` uint8 [N, H, W, C], in memory or in a file, and ``labels`` int64 [N], class numbers from 0."""
+    """``images`` uint8 [N, H, W, C], in memory or in a file, and what is right for each: class numbers from 0, int64
+    [N], or sets of labels, uint8 [N, K]."""
 
     images: Images
-    labels: np.ndarray
+    truth: np.ndarray
     rows: np.ndarray | None = None  # int64 [N]: which of the images that were read, counted through all splits
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.truth)
 
     def take(self, indices: np.ndarray) -> Split:
         """The samples at ``indices`` (int64 [M]), in that order, as a copy; those of a file are not read."""
         rows = None if self.rows is None else self.rows[indices]
-        return Split(chosen(self.images, indices), self.labels[indices], rows)
+        return Split(chosen(self.images, indices), self.truth[indices], rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ class Source:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    hash: str  # SHA-256 of the labels' names and of the images and labels of the three splits
+    hash: str  # SHA-256 of the labels' names and of the images and truths of the three splits
     origin: str  # where the files were found
     licence: str | None = None
     notes: tuple[str, ...] = ()  # what a user should know: files that were passed over, images in two splits
@@ -222,7 +224,7 @@ def stratified_order(labels: np.ndarray, key: object) -> np.ndarray:
 
 def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split]:
     """A stratified ``share`` of a split, and the rest; both keep the order of the files."""
-    counts, read = (np.bincount(s.labels, minlength=len(raw.labels)) for s in (split, raw.train))
+    counts, read = (of_each(s.truth, len(raw.labels)) for s in (split, raw.train))
     few = [f"{raw.labels[c]} ({read[c]})" for c in np.flatnonzero(counts < 2)]
     if few:
         raise UsageError(
@@ -231,7 +233,7 @@ def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split
             got=some(few),
             allowed=f"{2 + (len(split) < len(raw.train))} or more",
         )
-    order = stratified_order(split.labels, key)
+    order = stratified_order(strata(split.truth), key)
     size = min(max(round(share * len(split)), 1), len(split) - 1)
     return split.take(np.sort(order[:size])), split.take(np.sort(order[size:]))
 
@@ -254,7 +256,7 @@ def mislabelled(split: Split, share: float, key: object, classes: int) -> Split:
     noise): an image's label is wrong, or not, whatever the others are."""
     draws = own_draws(split.images, key) / share  # below 1 for those with a wrong label
     away = np.where(draws < 1, 1 + (draws * (classes - 1)).astype(np.int64), 0)
-    return replace(split, labels=(split.labels + away) % classes)
+    return replace(split, truth=replaced(split.truth, away, classes))
 
 
 def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
@@ -267,7 +269,7 @@ def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
             got=size,
             allowed=f"{classes} (one a class) to {len(split)} (all that validation leaves)",
         )
-    return split.take(np.sort(stratified_order(split.labels, key)[:size]))
+    return split.take(np.sort(stratified_order(strata(split.truth), key)[:size]))
 
 
 def described(
@@ -283,7 +285,7 @@ def described(
     for split in splits.values():
         if not isinstance(split.images, Stored):
             return found()
-        for part in (split.images.hash.encode(), split.images.rows.data, split.labels.data):
+        for part in (split.images.hash.encode(), split.images.rows.data, encoded(split.truth)):
             key.update(part)
     mean, std, digest, twice = remembered(key.hexdigest(), found)
     return tuple(mean), tuple(std), digest, twice
@@ -341,7 +343,7 @@ def source_hash(labels: tuple[str, ...], splits: Iterable[Split]) -> str:
         digest.update(repr(split.images.shape).encode())
         for block in blocks(split.images):
             digest.update(np.ascontiguousarray(block).data)
-        digest.update(split.labels.astype("<i8").data)
+        digest.update(encoded(split.truth))
     return digest.hexdigest()
 
 
@@ -363,7 +365,7 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
         got = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
         raise UsageError("The splits' images differ in size.", where=raw.origin, got=got)
     check_size(data, splits["training"].images.shape)
-    counts = np.bincount(splits["training"].labels, minlength=len(raw.labels))
+    counts = of_each(splits["training"].truth, len(raw.labels))
     if data.public is None and not counts.all():
         names = some([raw.labels[c] for c in np.flatnonzero(counts == 0)])
         raise UsageError(

@@ -23,7 +23,7 @@ class MethodOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    task_weight: float = Field(1.0, ge=0, description="weight of the cross-entropy with the labels")
+    task_weight: float = Field(1.0, ge=0, description="weight of the task's own loss")
     since: float = Field(0.0, ge=0, le=1, description="share of the training after which the method's terms begin")
     until: float = Field(1.0, ge=0, le=1, description="share of the training at which they end (early-stopped KD)")
     warmup: float = Field(0.0, ge=0, le=1, description="share of the training over which they rise from 0")
@@ -48,7 +48,7 @@ class MethodOptions(BaseModel):
         return min(1.0, (progress - self.since) / self.warmup) if self.warmup else 1.0
 
     def task_strength(self, progress: float) -> float:
-        """The weight of the cross-entropy when ``progress`` of the training is done."""
+        """The weight of the task's own loss when ``progress`` of the training is done."""
         return self.task_weight
 
 
@@ -70,7 +70,8 @@ class Needs:
 
     ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split.
     ``whole_batch``: some term is not a mean over samples (it relates them, counts them or remembers them), so of
-    several processes that train together each gets the rows of all."""
+    several processes that train together each gets the rows of all. ``one_label``: it takes each image to be of one
+    class, or relates classes to each other; others compare logits row by row (``Task.rows``), or none."""
 
     student: str = "logits"
     teacher: str = ""
@@ -80,6 +81,7 @@ class Needs:
     rows: Pairing = "single"
     index: bool = False
     whole_batch: bool = False
+    one_label: bool = False
 
     def __post_init__(self) -> None:
         if unknown := (self.of("student") | self.of("teacher") | self.of("peers")) - TAPS:

@@ -48,7 +48,7 @@ class BornAgain(Method):
 
     family = "self"
     paper = "arXiv:1805.04770"
-    needs = Needs(teacher="logits", whole_batch=True)
+    needs = Needs(teacher="logits", whole_batch=True, one_label=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o, n = self.options, len(batch.y)

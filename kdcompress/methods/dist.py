@@ -41,7 +41,7 @@ class DIST(Method):
         temperature: float = Field(4.0, ge=0.01, le=1000, description="4 on CIFAR-100, 1 on ImageNet in the paper")
 
     paper = "arXiv:2205.10536"
-    needs = Needs(teacher="logits", whole_batch=True)
+    needs = Needs(teacher="logits", whole_batch=True, one_label=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         if student.classes == 2:

@@ -44,7 +44,7 @@ class DKD(Method):
         warmup: float = Field(1 / 12, ge=0, le=1, description="share of the training; the paper's 20 of 240 epochs")
 
     paper = "arXiv:2203.08679"
-    needs = Needs(teacher="logits")
+    needs = Needs(teacher="logits", one_label=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         if student.classes == 2:

@@ -50,7 +50,7 @@ class MCO(Method):
 
     family = "online"
     paper = "doi:10.3390/e21040357"
-    needs = Needs(peers="logits")
+    needs = Needs(peers="logits", one_label=True)
 
     def terms(self, batch: Batch, student: Taps, peers: list[Taps], progress: float) -> dict[str, Tensor]:
         o = self.options

@@ -53,7 +53,7 @@ class MLLD(Method):
         )
 
     paper = "doi:10.1109/CVPR52729.2023.02325"
-    needs = Needs(teacher="logits", whole_batch=True)
+    needs = Needs(teacher="logits", whole_batch=True, one_label=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         losses = mlld_loss(student.logits, teacher.logits, self.options.temperatures)

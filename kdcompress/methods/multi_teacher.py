@@ -49,7 +49,7 @@ class MultiTeacher(Method):
         )
 
     paper = "arXiv:2201.00007"
-    needs = Needs(teacher="logits", several=True)
+    needs = Needs(teacher="logits", several=True, one_label=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: list[Taps], progress: float) -> dict[str, Tensor]:
         o, n = self.options, len(batch.y)

@@ -51,7 +51,7 @@ class N2N(Method):
 
     family = "self"
     paper = "NeurIPS 2021"
-    needs = Needs()
+    needs = Needs(one_label=True)
 
     def build(self, student: TapShapes, teacher: None) -> None:
         blocks = range(self.options.levels, 0, -1)

@@ -45,7 +45,7 @@ class OFA(Method):
 
     family = "feature"
     paper = "arXiv:2310.19444"
-    needs = Needs(student="logits+stages", teacher="logits")
+    needs = Needs(student="logits+stages", teacher="logits", one_label=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         self.heads = nn.ModuleList(exit_head(stage, student.classes) for stage in student.stages)

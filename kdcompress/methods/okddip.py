@@ -55,7 +55,7 @@ class OKDDip(Method):
 
     family = "online"
     paper = "arXiv:1912.00350"
-    needs = Needs(peers="logits+pooled", least_peers=2)
+    needs = Needs(peers="logits+pooled", least_peers=2, one_label=True)
 
     def build(self, student: TapShapes, peers: list[TapShapes]) -> None:
         widths = [peer.pooled for peer in peers if peer.pooled is not None]

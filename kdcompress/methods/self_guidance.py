@@ -66,7 +66,7 @@ class SelfGuidance(Method):
 
     family = "self"
     paper = "doi:10.1109/WACV51458.2022.00351"
-    needs = Needs(student="logits+stages")
+    needs = Needs(student="logits+stages", one_label=True)
     deploy = "fold"
 
     @classmethod

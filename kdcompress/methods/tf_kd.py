@@ -45,7 +45,7 @@ class TfKD(Method):
 
     family = "self"
     paper = "arXiv:1909.11723"
-    needs = Needs()
+    needs = Needs(one_label=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: None, progress: float) -> dict[str, Tensor]:
         o, logits = self.options, student.logits[: len(batch.y)]

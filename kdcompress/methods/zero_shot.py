@@ -54,7 +54,7 @@ class ZeroShot(Method):
 
     family = "response"
     paper = "arXiv:1905.09768"
-    needs = Needs(student="logits+stages", teacher="logits+stages")
+    needs = Needs(student="logits+stages", teacher="logits+stages", one_label=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         self.generator = generator(self.options.latent, *student.input)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from kdcompress.recipe.networks import Methods, Student
 from kdcompress.recipe.section import Name, Names, PerCent, Section
@@ -44,10 +44,23 @@ class Compare(Section):
 class Gates(Section):
     """Limits; a run that does not meet one ends with exit code 1 after its report is written."""
 
-    teacher_accuracy: PerCent | None = Field(None, description="per cent, at least")
-    student_accuracy: PerCent | None = Field(None, description="per cent, at least")
+    teacher: PerCent | None = Field(None, description="the task's figure of its fp32 file, at least")
+    student: PerCent | None = Field(None, description="the same; also written teacher_accuracy and student_accuracy")
     student_parameters: int | None = Field(None, ge=0, description="at most")
     latency_ms: float | None = Field(None, gt=0, description="median of the fastest measured artefact, at most")
+
+    @model_validator(mode="before")
+    @classmethod
+    def former_names(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        named = dict(data)
+        for role in ("teacher", "student"):
+            if (former := f"{role}_accuracy") in named:
+                if role in named:
+                    raise ValueError(f"`{role}` and `{former}` are one gate: leave one out")
+                named[role] = named.pop(former)
+        return named
 
 
 def _checked(parse: Any) -> BeforeValidator:

@@ -14,6 +14,7 @@ from kdcompress.recipe.training import Data, Train
 
 class Recipe(Section):
     name: str = Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: str = Field("classification", max_length=100, description="what the networks are for: a file of tasks/")
     seed: Seed = 0
     data: Data
     teacher: Teacher | None = None

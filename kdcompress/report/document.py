@@ -1,6 +1,6 @@
 """The document a report is made from: JSON-able, and whole in report.json. Any part may be missing or None.
 
-Accuracies are in per cent, drops in points, times in the unit of the field's name, sizes in bytes.
+Scores are in per cent, drops in points, times in the unit of the field's name, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 class Score(TypedDict, total=False):
     epoch: float
-    accuracy: float  # on the validation split
+    score: float  # on the validation split, in per cent of the metric
 
 
 class Epoch(TypedDict, total=False):
@@ -19,7 +19,7 @@ class Epoch(TypedDict, total=False):
     lr: float
     loss: float
     terms: dict[str, float]  # the loss by its parts, weighted as they are summed
-    validation_accuracy: float
+    validation_score: float
     images_per_second: float
     seconds: float
 
@@ -49,7 +49,7 @@ class Confusion(TypedDict, total=False):
 
 
 class Gate(TypedDict, total=False):
-    name: str  # as in the recipe: "student_accuracy"
+    name: str  # "student", "teacher"; those of latency and size as in the recipe
     limit: float
     value: float | None
     met: bool
@@ -60,6 +60,14 @@ class Step(TypedDict, total=False):
     key: str  # SHA-256 of what the step depends on
     seconds: float
     reused: bool
+
+
+class Metric(TypedDict):
+    """The figure that all scores are."""
+
+    name: str  # "accuracy"
+    short: str  # for the head of a column
+    unit: str
 
 
 class Document(TypedDict, total=False):
@@ -73,10 +81,12 @@ class Document(TypedDict, total=False):
     machine: dict[str, Any]  # bench.machine.machine()
     packages: dict[str, str]
     device: dict[str, Any]  # what timed the rows: name ("local", "ssh:user@host"), machine as above
+    metric: Metric  # accuracy, where it is left out
     rows: list[dict[str, Any]]  # Row.to_json()
     normalisation: dict[str, Any]  # role -> mean and std of pixels in 0..1, inside the files, and where they are from
     training: list[Training]
     confusion: Confusion | None
+    by_label: list[dict[str, Any]] | None  # label, n (test images that have it), teacher and student: their scores
     gates: list[Gate]
     steps: list[Step]
     advice: list[str]

@@ -8,7 +8,7 @@ from typing import Any
 from kdcompress.report.present import count, duration, fixed
 
 
-def training(done: Mapping[str, Any]) -> dict[str, str]:
+def training(done: Mapping[str, Any], metric: str = "accuracy") -> dict[str, str]:
     scores = {which: done.get(which) or {} for which in ("best", "last")}
     said = {
         "model": done.get("model"),
@@ -20,9 +20,9 @@ def training(done: Mapping[str, Any]) -> dict[str, str]:
         "images seen": count(done["images_seen"]) if done.get("images_seen") else None,
         "device and precision": " ".join(filter(None, [done.get("device"), done.get("precision")])),
         **{
-            f"{which} validation accuracy": f"{fixed(score['accuracy'])} % (epoch {score.get('epoch', 0):g})"
+            f"{which} validation {metric}": f"{fixed(score['score'])} % (epoch {score.get('epoch', 0):g})"
             for which, score in scores.items()
-            if score.get("accuracy") is not None
+            if score.get("score") is not None
         },
         "weights kept": done.get("selected"),
         "privacy": done.get("privacy"),

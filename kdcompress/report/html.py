@@ -26,22 +26,25 @@ def render(template: str, **context: Any) -> str:
 def html(document: Mapping[str, Any]) -> str:
     """The whole report but its samples."""
     rows = document.get("rows") or []
+    metric = present.metric(document)["name"]
     changes = present.confusion_changes(document)
-    trainings = [_training(training) for training in document.get("training") or []]
+    trainings = [_training(training, metric) for training in document.get("training") or []]
     return render(
         "report.html",
         document=document,
         name=document.get("name") or "kdcompress report",
         present=present,
+        metric=metric,
+        columns=present.columns(document),
         head=present.headline(document),
         gates=present.gates(document),
         rows=[(row, present.cells(row)) for row in rows],
         notes=present.notes(document),
-        accuracy_charts=_accuracy_charts(rows),
+        score_charts=_score_charts(rows, metric),
         distribution=_distribution(rows),
         trainings=trainings,
         training_facts=list(dict.fromkeys(fact for training in trainings for fact in training["facts"])),
-        validation=_validation(document.get("training") or []),
+        validation=_validation(document.get("training") or [], metric),
         changes=changes,
         change_map=changes and charts.change_map(changes["labels"], changes["change"], "Student minus teacher"),
         machine=facts.machine(document),
@@ -49,20 +52,28 @@ def html(document: Mapping[str, Any]) -> str:
     )
 
 
-def _accuracy_charts(rows: list[dict[str, Any]]) -> list[tuple[str, Markup]]:
-    """Accuracy against latency and against size, of the measured rows; only where there are two to compare."""
+def _score_charts(rows: list[dict[str, Any]], metric: str) -> list[tuple[str, Markup]]:
+    """The score against latency and against size, of the measured rows; only where there are two to compare."""
     measured = [row for row in rows if row.get("status") == "measured"]
     drawn = []
     for title, x_label, value in (
-        ("Accuracy against latency", "median latency, ms", lambda row: (row.get("latency") or {}).get("median_ms")),
-        ("Accuracy against size", "size, MB", lambda row: row["bytes"] / 1e6 if row.get("bytes") else None),
+        (
+            f"{metric.capitalize()} against latency",
+            "median latency, ms",
+            lambda row: (row.get("latency") or {}).get("median_ms"),
+        ),
+        (
+            f"{metric.capitalize()} against size",
+            "size, MB",
+            lambda row: row["bytes"] / 1e6 if row.get("bytes") else None,
+        ),
     ):
         points = [
-            {"x": value(row), "y": row.get("accuracy"), "label": row.get("name", ""), "role": row.get("role")}
+            {"x": value(row), "y": row.get("score"), "label": row.get("name", ""), "role": row.get("role")}
             for row in measured
         ]
         points = [point for point in points if point["x"] and point["y"] is not None]
-        chart = charts.scatter(points, x_label, "accuracy, %", title) if len(points) > 1 else None
+        chart = charts.scatter(points, x_label, f"{metric}, %", title) if len(points) > 1 else None
         if chart:
             drawn.append((title, chart))
     return drawn
@@ -73,16 +84,16 @@ def _distribution(rows: list[dict[str, Any]]) -> Markup | None:
     return charts.ridges([row for row in samples if len(row[1]) >= SUPPORT[90]], "Distribution of latencies")
 
 
-def _validation(trainings: list[dict[str, Any]]) -> Markup | None:
+def _validation(trainings: list[dict[str, Any]], metric: str) -> Markup | None:
     colours = {"teacher": "teacher", "student": "student"}  # as in the other charts
     series = []
     for training in trainings:
         role = training.get("role") or ""
-        series.append((role, _curve(training, "validation_accuracy"), colours.get(role, "s2")))
-    return charts.lines(series, "epoch", "validation accuracy, %", "Validation accuracy by epoch")
+        series.append((role, _curve(training, "validation_score"), colours.get(role, "s2")))
+    return charts.lines(series, "epoch", f"validation {metric}, %", f"Validation {metric} by epoch")
 
 
-def _training(training: dict[str, Any]) -> dict[str, Any]:
+def _training(training: dict[str, Any], metric: str) -> dict[str, Any]:
     names = dict.fromkeys(name for epoch in training.get("history") or [] for name in epoch.get("terms") or {})
     series = [(name, _curve(training, name, terms=True), f"s{i % 6}") for i, name in enumerate(names)]
     if len(series) != 1:
@@ -90,7 +101,7 @@ def _training(training: dict[str, Any]) -> dict[str, Any]:
     role = training.get("role") or "network"
     return {
         "role": role,
-        "facts": facts.training(training),
+        "facts": facts.training(training, metric),
         "losses": charts.lines(series, "epoch", "loss (log)", f"Loss terms of the {role} by epoch", log=True),
     }
 

@@ -21,7 +21,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     if rows:
         body = [list(present.cells(row).values()) for row in rows]
         numbers = [i for i, column in enumerate(present.COLUMNS) if column in present.NUMBERS]
-        parts += ["## Artefacts", table(list(present.COLUMNS.values()), body, numbers)]
+        parts += ["## Artefacts", table(list(present.columns(document).values()), body, numbers)]
         parts.append(plain(present.column_notes(document)))
     notes = present.notes(document)
     if notes:
@@ -36,12 +36,18 @@ def markdown(document: Mapping[str, Any]) -> str:
         parts += ["## Worth knowing", listed(document["advice"])]
     for training in document.get("training") or []:
         title = f"{training.get('role') or ''} training".strip().capitalize()
-        parts += [f"## {plain(title)}", table(["what", "value"], facts.training(training).items())]
+        parts += [
+            f"## {plain(title)}",
+            table(["what", "value"], facts.training(training, present.metric(document)["name"]).items()),
+        ]
     changes = present.confusion_changes(document)
     if changes and changes["pairs"]:
         keys = ("true", "predicted", "teacher", "student", "change", "verdict")
         body = [[str(pair[key]) for key in keys] for pair in changes["pairs"]]
         parts += ["## Confusions that changed most", "In test images.", table(keys, body, [2, 3, 4])]
+    if labels := present.by_label(document):
+        title = f"{present.metric(document)['name']} of each label".capitalize()
+        parts += [f"## {title}", table(["label", "test images", "teacher %", "student %"], labels, [1, 2, 3])]
     steps = document.get("steps") or []
     if steps:
         body = [[s.get("name"), "reused" if s.get("reused") else present.duration(s.get("seconds")),

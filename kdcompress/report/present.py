@@ -11,30 +11,41 @@ COLUMNS = {
     "precision": "precision",
     "status": "status",
     "size": "size",
-    "accuracy": "accuracy %",
+    "score": "",  # the metric's name
     "drop": "drop",
     "agreement": "agreement %",
     "median": "median ms",
     "p90": "p90 ms",
     "speed": "against fp32",
 }
-NUMBERS = ("size", "accuracy", "drop", "agreement", "median", "p90", "speed")
+NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
 _NOTES = (
     "Behind a precision: the convolutions and matrix products of the file as built, where not all of them have it. "
-    "Accuracy is on the whole test split, by the file itself in its own runtime; drop is in points, to the fp32 ONNX "
-    "it was made from; agreement is the share of test images on which it gives the answer of the teacher's fp32 "
-    "ONNX. Latency is of single queries; its comparison to fp32 is paired by round and has a 95 % interval."
+    "{metric} is on the whole test split, by the file itself in its own runtime; drop is in points, to the fp32 ONNX "
+    "it was made from; agreement is the share of answers that are those of the teacher's fp32 ONNX. Latency is of "
+    "single queries; its comparison to fp32 is paired by round and has a 95 % interval."
 )
 GATE_UNITS = {
-    "teacher_accuracy": ("teacher's accuracy", "at least", " %"),
-    "student_accuracy": ("student's accuracy", "at least", " %"),
+    "teacher": ("teacher's {metric}", "at least", " %"),
+    "student": ("student's {metric}", "at least", " %"),
     "student_parameters": ("student's parameters", "at most", ""),
     "latency_ms": ("median latency of the fastest artefact", "at most", " ms"),
     "budget_latency": ("median latency", "at most", " ms"),
     "budget_size": ("size", "at most", "bytes"),
     "budget_memory": ("memory for file and largest layer", "at most", "bytes"),
-    "budget_drop": ("accuracy lost to the teacher", "at most", " points"),
+    "budget_drop": ("{metric} lost to the teacher", "at most", " points"),
 }
+
+
+def metric(document: Mapping[str, Any]) -> Mapping[str, str]:
+    """The figure that the document's scores are: its name, a shorter one and its unit."""
+    return document.get("metric") or {"name": "accuracy", "short": "acc", "unit": "%"}
+
+
+def columns(document: Mapping[str, Any], short: bool = False) -> dict[str, str]:
+    """The columns of rows, with their titles."""
+    found = metric(document)
+    return COLUMNS | {"score": f"{found['short' if short else 'name']} {found['unit']}"}
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -45,7 +56,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "precision": precision(row),
         "status": row.get("status") or NONE,
         "size": size(row.get("bytes")),
-        "accuracy": fixed(row.get("accuracy")),
+        "score": fixed(row.get("score")),
         "drop": fixed(row.get("drop")),
         "agreement": fixed(row.get("agreement")),
         "median": significant(latency.get("median_ms")),
@@ -85,7 +96,9 @@ def column_notes(document: Mapping[str, Any]) -> str:
     """What the columns mean, and how many images a query was of where that is not one."""
     batches = sorted({(row.get("latency") or {}).get("batch") or 1 for row in document.get("rows") or []} - {1})
     fixed_batch = f" Queries of a fixed batch have {', '.join(map(str, batches))} images." if batches else ""
-    return " ".join([_NOTES + fixed_batch, *timed_elsewhere(document)])
+    return " ".join(
+        [_NOTES.format(metric=metric(document)["name"].capitalize()) + fixed_batch, *timed_elsewhere(document)]
+    )
 
 
 def timed_elsewhere(document: Mapping[str, Any]) -> list[str]:
@@ -144,7 +157,7 @@ def headline(document: Mapping[str, Any]) -> dict[str, Any]:
         "faster": _over(_median(against), _median(ship)),
         "smaller": _over((against or {}).get("bytes"), (ship or {}).get("bytes")),
         "fewer": _over(parameters["teacher"], parameters["student"]),
-        "lost": _minus((against or {}).get("accuracy"), (ship or {}).get("accuracy")),
+        "lost": _minus((against or {}).get("score"), (ship or {}).get("score")),
     }
 
 
@@ -158,12 +171,12 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     if head["parameters"]:
         first += f" {count(head['parameters'])} parameters"
     fp32 = head["fp32"] or ship
-    if fp32.get("accuracy") is not None:
-        first += f": {fixed(fp32['accuracy'])} %"
-    if head["teacher"] and head["teacher"].get("accuracy") is not None:
-        first += f" (teacher {fixed(head['teacher']['accuracy'])} %)"
+    if fp32.get("score") is not None:
+        first += f": {fixed(fp32['score'])} %"
+    if head["teacher"] and head["teacher"].get("score") is not None:
+        first += f" (teacher {fixed(head['teacher']['score'])} %)"
     facts = [
-        f"{fixed(ship['accuracy'])} %" if ship.get("accuracy") is not None else "",
+        f"{fixed(ship['score'])} %" if ship.get("score") is not None else "",
         f"{significant(_median(ship))} ms" if _median(ship) else "",
         size(ship["bytes"]) if ship.get("bytes") else "",
     ]
@@ -225,13 +238,13 @@ def tournament(document: Mapping[str, Any]) -> list[str]:
     rounds = (document.get("search") or {}).get("rounds") or []
     if not rounds:
         return []
-    entered, last = rounds[0]["entries"], sorted(rounds[-1]["entries"], key=lambda e: -(e.get("accuracy") or 0))
-    first, *others = (f"{entry['name']} ({fixed(entry.get('accuracy'))} %)" for entry in last)
+    entered, last = rounds[0]["entries"], sorted(rounds[-1]["entries"], key=lambda e: -(e.get("score") or 0))
+    first, *others = (f"{entry['name']} ({fixed(entry.get('score'))} %)" for entry in last)
     after = f" after {count(rounds[-1]['images'])} images" if rounds[-1].get("images") else ""
     line = f"{first} won the tournament of {len(entered)} candidates, by validation images{after}"
     line += f"; then {', '.join(others)}" if others else ""
-    scores = [entry["accuracy"] for entry in last if entry.get("accuracy") is not None]
-    even = len(scores) > 1 and scores[0] - scores[1] < rounds[-1].get("noise", 0.0)
+    scores = [entry["score"] for entry in last if entry.get("score") is not None]
+    even = len(scores) > 1 and scores[0] - scores[1] < (rounds[-1].get("noise") or 0.0)
     return [line + (": no difference shown between the first two." if even else ".")]
 
 
@@ -259,7 +272,9 @@ def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The gates with their limit and value as text."""
     said = []
     for gate in document.get("gates") or []:
-        what, bound, unit = GATE_UNITS.get(gate.get("name", ""), (gate.get("name", ""), "limit", ""))
+        name = gate.get("name", "").removesuffix("_accuracy")  # as they were called when all scores were
+        what, bound, unit = GATE_UNITS.get(name, (name, "limit", ""))
+        what = what.format(metric=metric(document)["name"])
         value, limit = gate.get("value"), gate.get("limit")
         text, most = (size(v) if unit == "bytes" else f"{_plain(v)}{unit}" for v in (value, limit))
         said.append(
@@ -285,13 +300,21 @@ def ladders(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
         if len(rungs) > 1:
             lines = [
                 [
-                    *(rung["rung"], rung["what"], fixed(rung["accuracy"]), fixed(rung["drop"]), size(rung["bytes"])),
+                    *(rung["rung"], rung["what"], fixed(rung["score"]), fixed(rung["drop"]), size(rung["bytes"])),
                     *(duration(rung["seconds"]), "kept" if rung["kept"] else rung["why"] or ""),
                 ]
                 for rung in rungs
             ]
             found.append((row.get("name", ""), lines))
     return found
+
+
+def by_label(document: Mapping[str, Any]) -> list[list[str]]:
+    """Label, test images that have it, the teacher's and the student's score: where no map of confusions shows it."""
+    if document.get("confusion"):
+        return []
+    found = document.get("by_label") or []
+    return [[each["label"], count(each["n"]), fixed(each["teacher"]), fixed(each["student"])] for each in found]
 
 
 def confusion_changes(document: Mapping[str, Any], most: int = 8) -> dict[str, Any] | None:

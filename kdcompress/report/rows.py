@@ -10,7 +10,7 @@ Status = Literal["measured", "built, not run", "skipped", "failed"]
 
 @dataclass
 class Row:
-    """One artefact, or the attempt at one. Accuracies and agreement in per cent, drops in points,
+    """One artefact, or the attempt at one. Scores and agreement in per cent, drops in points,
     times in the unit of the field's name. None: not measured."""
 
     name: str  # "student x86-vnni"
@@ -28,12 +28,13 @@ class Row:
     memory: int | None = None  # bytes of the file and of its largest layer's input and output, where a budget asks
     build_seconds: float | None = None
     runtime: dict[str, Any] | None = None  # Runner.details()
-    accuracy: float | None = None  # whole test split, by the artefact in its own runtime
+    score: float | None = None  # of the whole test split, by the artefact in its own runtime
+    details: dict[str, float] | None = None  # the task's other figures, in per cent
     drop: float | None = None  # points lost to the fp32 parent; negative: gained
     agreement: float | None = None  # with the teacher's fp32 ONNX: same arg max
-    parity: dict[str, Any] | None = None  # against PyTorch: max_abs, mean_abs, same_argmax, passed
+    parity: dict[str, Any] | None = None  # against PyTorch: max_abs, mean_abs, matched, passed
     coverage: dict[str, Any] | None = None  # precision as built
-    ladder: list[dict[str, Any]] | None = None  # int8: what was tried, each with its accuracy on validation images
+    ladder: list[dict[str, Any]] | None = None  # int8: what was tried, each with its score on validation images
     device_parity: dict[str, Any] | None = None  # its outputs on the device that timed it, against those here
     latency: dict[str, Any] | None = None  # bench record: n, median_ms, p90_ms, cv, samples_ms, ...
     ratio: dict[str, Any] | None = None  # latency over the fp32 parent's: median, low, high, verdict

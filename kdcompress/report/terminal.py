@@ -15,7 +15,7 @@ from kdcompress.report import present
 STYLES = {"measured": "green", "built, not run": "cyan", "skipped": "yellow", "failed": "bold red"}
 # What the narrowest terminals still show; each entry needs at least so many columns to be shown too.
 WIDTHS = {"p90": 92, "agreement": 104, "precision": 70, "size": 60, "drop": 50}
-HEADERS = {"accuracy": "acc %", "agreement": "agree %", "precision": "type", "median": "ms"}
+HEADERS = {"agreement": "agree %", "precision": "type", "median": "ms"}
 
 
 def print_report(document: Mapping[str, Any], console: Console) -> None:
@@ -44,8 +44,9 @@ def artefacts(document: Mapping[str, Any], width: int) -> Table:
     """The table of all artefacts in at most ``width`` columns."""
     shown = [column for column in present.COLUMNS if width >= WIDTHS.get(column, 0)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if width >= 100 else 0, 0, 0))
+    titles = present.columns(document, short=width < 120)
     for column in shown:
-        header = HEADERS.get(column, present.COLUMNS[column]) if width < 120 else present.COLUMNS[column]
+        header = HEADERS.get(column, titles[column]) if width < 120 else titles[column]
         table.add_column(
             header,
             justify="right" if column in present.NUMBERS else "left",

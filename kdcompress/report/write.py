@@ -58,6 +58,8 @@ def load_report(path: Path) -> dict[str, Any]:
 def _row(row: Any, path: Path) -> dict[str, Any]:
     """With every field that a Row has. Raises UsageError where it is none, or its file is not one of the folder's."""
     found = {**NO_ROW, **row} if isinstance(row, dict) else {}
+    if found.get("score") is None and "accuracy" in found:  # what a score was called when all were accuracies
+        found["score"] = found.pop("accuracy")
     texts = [found.get(key) for key in ("role", "format", "precision", "status", "target", "why", "next", "sha256")]
     if not isinstance(found.get("name"), str) or not all(text is None or isinstance(text, str) for text in texts):
         raise UsageError("A row of the report is damaged.", where=path, got=reprlib.repr(row), hint="run again")

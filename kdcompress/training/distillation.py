@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch
@@ -21,7 +20,8 @@ from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.recipe import parse_methods
-from kdcompress.training.needs import check_company, check_standardized, pairing, union
+from kdcompress.tasks import tasks
+from kdcompress.training.needs import check_company, check_standardized, check_task, pairing, union
 from kdcompress.training.sharing import check_apart
 from kdcompress.training.whole_batch import whole_batch, whole_taps
 
@@ -90,7 +90,8 @@ class Distillation(nn.Module):
 
     ``student``, ``teacher`` (one or a list) and ``peers`` are any modules that give logits, or ``Member``s where they
     normalise or resize the batch differently. ``method`` is a name, a mapping of names to options or a list of both;
-    ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each).
+    ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each);
+    ``task`` what the networks are for (``kdcompress.tasks``).
 
     Raises UsageError for an unknown method or option, a missing teacher or peer, a teacher that shares parameters with
     what is trained, a number of classes that a method cannot teach, or stages that cannot be paired.
@@ -109,6 +110,7 @@ class Distillation(nn.Module):
         peers: Sequence[nn.Module] = (),
         label_smoothing: float = 0.0,
         images: int = 0,
+        task: str = "classification",
     ):
         super().__init__()
         if example is None:
@@ -119,7 +121,8 @@ class Distillation(nn.Module):
             raise UsageError(f"The methods are not valid: {error}.") from error
         kinds: dict[str, type[Method]] = {name: registry[name] for name in wanted}
         options = {name: kind.parse_options(name, wanted[name]) for name, kind in kinds.items()}
-        self.task = next(iter(options.values()))  # the method named first weighs the task
+        self.task = tasks[task]
+        self.weighing = next(iter(options.values()))  # the method named first weighs the task
         self.label_smoothing = label_smoothing
         self.teacher_passes = 0  # images that a teacher was shown so far
         self.rows = pairing(kinds)
@@ -128,6 +131,7 @@ class Distillation(nn.Module):
         needs = union(kinds)
         teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
         check_company(kinds, teachers, peers)
+        check_task(kinds, self.task)
         self.student = _member(student)
         check_apart(self.student.net, [_net(peer) for peer in peers], [_net(each) for each in teachers])
         self.student.tap(example, needs["student"])
@@ -141,7 +145,7 @@ class Distillation(nn.Module):
             peer.tap(example, needs["peers"])
 
         self._check_classes(kinds)
-        check_standardized(options, self.student.tapped.shapes.classes)
+        check_standardized(options, self.task.rows(torch.empty(1, self.student.tapped.shapes.classes)).shape[1])
 
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
         if len(self.attached) > 1:
@@ -211,7 +215,8 @@ class Distillation(nn.Module):
         view: Tensor | None = None,
         answers: Sequence[Taps] | None = None,
     ) -> dict[str, Tensor]:
-        """``x`` [N, C, H, W], ``y`` int64 [N] -> the weighted terms, float32 scalars; their sum is the loss.
+        """``x`` [N, C, H, W], ``y`` what is right for each, as in a batch -> the weighted terms, float32
+        scalars; their sum is the loss.
 
         ``progress`` is the share of the training that is done, for methods whose terms rise or end; ``index``
         int64 [N] the images' places in the training set, for those that remember them. ``answers`` are the teachers'
@@ -232,7 +237,7 @@ class Distillation(nn.Module):
             self.teacher_passes += len(batch) * len(taps)
         student = self.student(batch.x)
         taps |= {peer: peer(batch.x) for peer in self._peers()}
-        weight = self.task.task_strength(progress)
+        weight = self.weighing.task_strength(progress)
         terms = {"task": weight * self._task(student, batch.y)}
         if self.peers:
             tasks = torch.stack([self._task(taps[peer], batch.y) for peer in self._peers()])
@@ -246,11 +251,16 @@ class Distillation(nn.Module):
             if needs.whole_batch and processes() > 1:
                 ours, theirs = whole_taps(ours, rows), _each(theirs, partial(whole_taps, rows=rows))
                 seen = whole_batch(batch, rows)
+            ours, theirs = self._in_rows(ours), _each(theirs, self._in_rows)
             if getattr(method.options, "standardize", False):
                 ours, theirs = _standardized(ours), _each(theirs, _standardized)
             for term, value in method.terms(seen, ours, theirs, progress).items():
                 terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
+
+    def _in_rows(self, taps: Taps) -> Taps:
+        """With the logits as methods compare them."""
+        return replace(taps, logits=self.task.rows(taps.logits))
 
     def _active(self, progress: float) -> list[tuple[str, Method, float]]:
         """The methods that have terms now, and their strength."""
@@ -265,7 +275,7 @@ class Distillation(nn.Module):
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
         if not len(y):  # images that were made have no labels
             return taps.logits.sum() * 0.0
-        return F.cross_entropy(taps.logits[: len(y)].float(), y, label_smoothing=self.label_smoothing)
+        return self.task.loss(taps.logits[: len(y)], y, self.label_smoothing)
 
     def auxiliary(self) -> dict[str, Method]:
         return {name: method for name, method in self.methods.items() if isinstance(method, Method)}

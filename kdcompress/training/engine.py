@@ -53,7 +53,7 @@ def train(
 
     ``folder`` holds the checkpoint: called again after an interruption, the training goes on from
     there and ends with the weights it would have had. ``progress(step, steps, facts)`` is told of
-    the mean loss, images a second and the last validation accuracy. ``profile``: a folder for a trace and a table of
+    the mean loss, images a second and the last validation score. ``profile``: a folder for a trace and a table of
     where the time goes.
 
     Raises KDCompressError when a loss term is not finite, with the step, the images and the term, and UsageError
@@ -152,7 +152,7 @@ class Training:
         if epoch_ends:
             if main:
                 with self.clock.section("evaluation"):
-                    facts["validation_accuracy"] = self._validate(finished)
+                    facts["validation_score"] = self._validate(finished)
             self.setup.accelerator.wait_for_everyone()
             self.losses.begin_epoch()
         if due:
@@ -167,7 +167,7 @@ class Training:
             self.losses.begin_window()
 
     def _validate(self, finished: int) -> float:
-        """Accuracy in per cent; it decides which weights are the best, and begins a row of the history."""
+        """The task's figure; it decides which weights are the best, and begins a row of the history."""
         setup, loader = self.setup, self.setup.loader
         score, weights = validate(
             setup.distillation.student,
@@ -176,6 +176,7 @@ class Training:
             setup.average,
             setup.accelerator.device,
             setup.accelerator.autocast,
+            setup.distillation.task.name,
         )
         epoch, terms, seconds = round(finished / loader.steps_per_epoch, 3), self.losses.means(), self.clock.total()
         self.result.validated(epoch, score, weights)
@@ -186,7 +187,7 @@ class Training:
                 "lr": setup.optimizer.param_groups[0]["lr"],
                 "loss": sum(terms.values()),
                 "terms": terms,
-                "validation_accuracy": score,
+                "validation_score": score,
                 "images_per_second": round(finished * loader.rows_per_step / seconds, 1),
                 "seconds": round(seconds, 2),
             }

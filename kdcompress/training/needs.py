@@ -7,7 +7,9 @@ from typing import Any
 
 from kdcompress.data.batch import Pairing
 from kdcompress.errors import UsageError
+from kdcompress.methods import methods
 from kdcompress.methods.base import Method
+from kdcompress.task import Task
 
 
 def union(kinds: Mapping[str, type[Method]]) -> dict[str, frozenset[str]]:
@@ -40,6 +42,12 @@ def check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], pe
                 got=len(peers),
                 hint="add `peers` to the recipe, or give peers=[...]",
             )
+
+
+def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
+    """Raises UsageError for methods that networks of this task cannot learn by."""
+    for name, kind in kinds.items():
+        task.check_method(name, kind.needs.one_label, [each for each in methods if not methods[each].needs.one_label])
 
 
 def check_standardized(options: Mapping[str, Any], classes: int) -> None:

@@ -12,7 +12,7 @@ KEPT = ("history", "best", "last", "best_weights", "last_weights", "sections")  
 
 @dataclass
 class TrainResult:
-    """``best`` and ``last`` hold epoch and validation accuracy in per cent; the weights of both are
+    """``best`` and ``last`` hold epoch and validation score in per cent; the weights of both are
     on the CPU. Everything but the weights is in ``record()``."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -38,10 +38,10 @@ class TrainResult:
     def record(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if not k.endswith("_weights")}
 
-    def validated(self, epoch: float, accuracy: float, weights: dict[str, Tensor]) -> None:
-        """These weights are the last now, and the best where none before were as accurate."""
-        self.last, self.last_weights = {"epoch": epoch, "accuracy": accuracy}, weights
-        if not self.best or accuracy > self.best["accuracy"]:
+    def validated(self, epoch: float, score: float, weights: dict[str, Tensor]) -> None:
+        """These weights are the last now, and the best where none before were as good."""
+        self.last, self.last_weights = {"epoch": epoch, "score": score}, weights
+        if not self.best or score > self.best["score"]:
             self.best, self.best_weights = dict(self.last), weights
 
     def kept(self) -> dict[str, Any]:

@@ -12,30 +12,28 @@ from kdcompress.artifact import Artifact
 from kdcompress.data.source import Source
 from kdcompress.export import formats
 from kdcompress.pipelines.runs import STEPS
+from kdcompress.pipelines.steps.check import ANSWERS
+from kdcompress.tasks import tasks
 
 
 def by_class(
     run: Path, document: Mapping[str, Any], row: Mapping[str, Any], source: Source
 ) -> list[dict[str, Any]] | None:
-    """Accuracy of each class, by this very file on the test split; None where its answers were not kept."""
+    """The score of each label, by this very file on the test split; None where its answers were not kept."""
     keys = {step["name"]: step["key"] for step in document.get("steps") or []}
     name = f"check-{row['name']}"
-    found = sorted(run.glob(f"{STEPS}/{name}/{keys[name]}*/predictions.npy")) if name in keys else []
-    if not found or row["accuracy"] is None:
+    found = sorted(run.glob(f"{STEPS}/{name}/{keys[name]}*/{ANSWERS}")) if name in keys else []
+    if not found or row["score"] is None:
         return None
-    right, truth = np.load(found[0]) == source.test.labels, source.test.labels
-    counts = np.bincount(truth, minlength=len(source.labels))
-    correct = np.bincount(truth[right], minlength=len(source.labels))
-    return [
-        {"label": label, "n": int(n), "accuracy": 100.0 * int(k) / int(n) if n else None}
-        for label, n, k in zip(source.labels, counts, correct, strict=True)
-    ]
+    return tasks[document["recipe"].get("task", "classification")].by_label(
+        np.load(found[0]), source.test.truth, source.labels
+    )
 
 
 def limits(row: Mapping[str, Any], artifact: Artifact) -> list[str]:
     found = []
     if artifact.precision == "int8":
-        found.append("int8 arithmetic differs between CPUs: measure accuracy on the device that will run it.")
+        found.append("int8 arithmetic differs between CPUs: measure it on the device that will run it.")
     if row["target"]:
         found.append(f"Made for: {formats.target(row['target']).description}." if _known(row["target"]) else "")
     if row["why"]:

@@ -20,6 +20,7 @@ from kdcompress.pipelines.bundle.sample import sample, save_png
 from kdcompress.pipelines.verify import SUMS
 from kdcompress.report.markdown import plain
 from kdcompress.report.present import significant
+from kdcompress.tasks import tasks
 
 TEMPLATES = Path(formats.__file__).parent / "bundle"
 
@@ -41,13 +42,15 @@ def write(
     texts = {name: _json(value) for name, value in (("model.json", model), ("expected.json", expected))}
     values = {
         "model": model,
+        "task": tasks[artifact.input.task].name.replace("-", " "),
+        "metric": tasks[artifact.input.task].metric.name,
         "document": document,
         "row": row,
         "bytes": artifact.bytes,
         "folder": artifact.path.is_dir(),
         "classes": by_class(run, document, row, source),
         "test_images": len(source.test),
-        "parent_accuracy": next((r["accuracy"] for r in document["rows"] if r["name"] == "student-fp32"), None),
+        "parent_score": next((r["score"] for r in document["rows"] if r["name"] == "student-fp32"), None),
         "latency": row["latency"] if (row["latency"] or {}).get("n") else None,
         "threads": threads,
         "limits": limits(row, artifact),

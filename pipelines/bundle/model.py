@@ -12,6 +12,7 @@ from kdcompress.bench.machine import machine
 from kdcompress.export import formats
 from kdcompress.export.run_ncnn import blobs
 from kdcompress.pipelines.bundle.kinds import Kind
+from kdcompress.tasks import tasks
 
 
 def model_of(
@@ -65,6 +66,7 @@ def model_of(
             for output in spec.outputs
         ],
         "labels": list(spec.labels),
+        "answer": tasks[spec.task].answer,
         "runtime": {
             "name": kind.runtime,
             "version": _version(kind, provenance),

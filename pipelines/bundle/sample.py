@@ -15,6 +15,8 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError
 from kdcompress.export import formats
 from kdcompress.pipelines.bundle.chosen import artifact_of
 from kdcompress.runner import infer_all
+from kdcompress.task import Outputs
+from kdcompress.tasks import tasks
 
 SAMPLE_OF = 64  # test images that the sample is chosen from
 # Of the largest logit: other CPUs and versions add up in another order, and int8 rounds at other places.
@@ -24,29 +26,27 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
 def sample(
     run: Path, document: Mapping[str, Any], artifact: Artifact, source: Source, threads: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """(image uint8 [H, W, C], expected.json): of the first test images, the one that is classified right with the
-    widest margin, so that another CPU's rounding does not change the answer."""
-    images, truth = source.test.images[:SAMPLE_OF], source.test.labels[:SAMPLE_OF]
-    spec, by = artifact.input, artifact
+    """(image uint8 [H, W, C], expected.json): of the first test images, the one that is answered right by the widest
+    margin, so that another CPU's rounding does not change the answer."""
+    images, truth = source.test.images[:SAMPLE_OF], source.test.truth[:SAMPLE_OF]
+    spec, by, task = artifact.input, artifact, tasks[artifact.input.task]
     try:
-        logits = _logits(artifact, images, threads)
+        outputs = _outputs(artifact, images, threads)
     except RuntimeMissingError:
         parent = next((row for row in document["rows"] if row["name"] == "student-fp32" and row["file"]), None)
         if parent is None:
             raise
         by = artifact_of(run, parent)
-        logits = _logits(by, images, threads)
-    if logits.shape[1] != spec.classes:
-        got = f"{logits.shape[1]} logits"
+        outputs = _outputs(by, images, threads)
+    if outputs[0].shape[1] != spec.classes:
+        got = f"{outputs[0].shape[1]} logits"
         raise KDCompressError("The labels are not the model's.", where=by.path, got=got, allowed=f"{spec.classes}")
-    ranked = np.sort(logits, axis=1)
-    margin = ranked[:, -1] - (ranked[:, -2] if spec.classes > 1 else 0)
     numbers = match_labels(spec.labels, source.labels, artifact.path, source.name).numbers
-    best = int(np.where(numbers[logits.argmax(1)] == truth, margin, -np.inf).argmax())
+    best = task.sample(task.renumbered(outputs, numbers), truth)
     expected = {
-        "logits": [float(value) for value in logits[best]],
-        "label": spec.labels[int(logits[best].argmax())],
-        "true_label": source.labels[int(truth[best])],
+        "logits": [float(value) for value in outputs[0][best]],
+        "label": task.said([each[best : best + 1] for each in outputs], spec.labels),
+        "true_label": task.named(truth[best], source.labels),
         "tolerance": TOLERANCE[artifact.precision],
         "tolerance_is": "the largest difference of a logit, as a share of the largest logit",
         "by": f"{by.path.name}" if by is artifact else f"{by.path.name}, for {artifact.path.name} does not run here",
@@ -55,9 +55,9 @@ def sample(
     return images[best], expected
 
 
-def _logits(artifact: Artifact, images: np.ndarray, threads: int) -> np.ndarray:
+def _outputs(artifact: Artifact, images: np.ndarray, threads: int) -> Outputs:
     with formats.open_runner(artifact, threads=threads) as runner:
-        return infer_all(runner, images, artifact.input)[0]
+        return infer_all(runner, images, artifact.input)
 
 
 def save_png(image: np.ndarray, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A file held to the network that it was made from: parity with PyTorch, and its accuracy on the test split, by the
+"""A file held to the network that it was made from: parity with PyTorch, and its score on the test split, by the
 file in its own runtime."""
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from kdcompress.artifact import Artifact, InputSpec
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.bisect import first_difference, steps, tolerance_of
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.models.checkpoint import load_weights
 from kdcompress.models.deployable import Deployable
+from kdcompress.parity import parity
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role
 from kdcompress.pipelines.runs import Inputs, Key, Step
@@ -26,6 +26,7 @@ from kdcompress.pipelines.steps.target import QAT_WEIGHTS
 from kdcompress.runner import infer_all
 
 PARITY_IMAGES = 256
+ANSWERS = "answers.npy"
 
 
 @dataclass(frozen=True)
@@ -59,28 +60,29 @@ class CheckStep(Step):
 
     def key(self, inputs: Inputs) -> Key:
         hashes = {"artifact": inputs[self.built].hash, "weights": inputs[trained(self.role)].hash}
-        return Key({}, {**hashes, "data": self.networks.source.hash}, ("onnxruntime",))
+        return Key({"task": self.networks.recipe.task}, {**hashes, "data": self.networks.source.hash}, ("onnxruntime",))
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
-        """``predictions.npy``, int32 [images of the test split]."""
-        artifact, source = artifact_of(inputs, self.built).verified(), self.networks.source
+        """``ANSWERS``, the task's to the test split."""
+        task, source = self.networks.task, self.networks.source
+        artifact = artifact_of(inputs, self.built).verified()
         spec, images = artifact.input, source.validation.images[:PARITY_IMAGES]
         self._check_record(artifact, self.networks.spec(self.role))
         with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
             with TorchRunner(self._module(artifact, inputs), spec) as reference:
                 agreement = parity(reference, runner, images, spec, artifact.precision)
-            (logits,) = infer_all(runner, source.test.images, spec)
+            outputs = infer_all(runner, source.test.images, spec)
             details = runner.details()
-        predictions = logits.argmax(1).astype(np.int32)
-        np.save(folder / "predictions.npy", predictions)
-        accuracy = 100.0 * float((predictions == source.test.labels).mean())
+        np.save(folder / ANSWERS, task.answers(outputs))
+        score = task.score(outputs, source.test.truth)
         compared: dict[str, Any] = agreement.to_json()
         parent = artifact_of(inputs, exported(self.role))
         if not agreement and artifact.format == "onnx" and artifact.provenance.get("parent") == parent.sha256:
             found = steps(parent.path, artifact.path, images)
             first = first_difference(found, tolerance_of(artifact.precision))
             compared["first_difference"] = str(first) if first else None
-        return {"accuracy": accuracy, "parity": compared, "runtime": details, "n": len(predictions)}
+        facts = {"score": score.value, "details": dict(score.details), "n": len(source.test)}
+        return {**facts, "parity": compared, "runtime": details}
 
     def _check_record(self, artifact: Artifact, wanted: InputSpec) -> None:
         """Raises KDCompressError for another input or other labels, in another order say: no measurement shows that."""

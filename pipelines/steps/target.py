@@ -79,7 +79,7 @@ class TargetStep(Step):
         if not self.climbs:
             return recorded(formats.build(job, self.target))
         distil = partial(learn_quantized, networks, weights, job) if self.learns else None
-        artifact = climb(job, self.target, partial(validation_accuracy, networks), export.max_drop, distil)
+        artifact = climb(job, self.target, partial(validation_score, networks), export.max_drop, distil)
         remove(folder / "learning")
         if artifact.provenance["parent"] == parent.sha256:  # not of a student that learnt to be quantised
             remove(folder / QAT_WEIGHTS)
@@ -91,11 +91,11 @@ def _guide(networks: Networks) -> Role:
     return next(iter(networks.parts["student"].teachers), "student")
 
 
-def validation_accuracy(networks: Networks, artifact: Artifact) -> float:
-    """Per cent of the validation images, by the file in its own runtime."""
+def validation_score(networks: Networks, artifact: Artifact) -> float:
+    """The task's figure on the validation images, by the file in its own runtime."""
     split = networks.source.validation
     with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-        return 100.0 * float((infer_all(runner, split.images, artifact.input)[0].argmax(1) == split.labels).mean())
+        return networks.task.score(infer_all(runner, split.images, artifact.input), split.truth).value
 
 
 def learn_quantized(
@@ -113,6 +113,7 @@ def learn_quantized(
         [networks.member(guide, networks.network(guide, weights))],
         {"quantized": as_in(scheme)},
         networks.example(),
+        task=networks.recipe.task,
     )
     folder.mkdir(exist_ok=True)
     source, augment = networks.trained_on("student"), networks.recipe.data.augment

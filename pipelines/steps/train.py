@@ -49,6 +49,7 @@ class TrainStep(Step):
             "method": part.method,
             "seed": part.seed,
             "peers": [described(peer) for peer in part.company()],
+            "task": self.networks.recipe.task,
         }
         hashes = {"data": self.networks.trained_on(self.role).hash}
         hashes |= {name.role: inputs[name].hash for name in self.after}

@@ -38,7 +38,7 @@ def test_the_plain_losses_have_the_values_and_gradients_of_ours(training, source
     made = training.distillation(method, ("resnet14", "resnet8"), source)
     beside, losses = training.plain_losses(made, 200)
     x = torch.from_numpy(source.train.images[:16]).permute(0, 3, 1, 2)
-    y = torch.from_numpy(source.train.labels[:16])
+    y = torch.from_numpy(source.train.truth[:16])
     parameter = next(made.student.net.parameters())
     ours = sum(made(x, y, progress).values())
     (our_gradient,) = torch.autograd.grad(ours, parameter)
@@ -59,8 +59,8 @@ def test_the_plain_contrast_has_the_value_of_ours(training):
 def test_the_plain_contrast_draws_for_each_sample_of_other_classes(training, source):
     images = training.PlainImages(source, training.AUGMENT, 50)
     x, y, index, drawn = images[7]
-    assert x.shape == (3, 32, 32) and (y, index) == (int(source.train.labels[7]), 7)
-    assert len(set(drawn.tolist())) == 50 and not (source.train.labels[drawn] == y).any()
+    assert x.shape == (3, 32, 32) and (y, index) == (int(source.train.truth[7]), 7)
+    assert len(set(drawn.tolist())) == 50 and not (source.train.truth[drawn] == y).any()
 
 
 @pytest.mark.parametrize("method", ["kd", "crd"])

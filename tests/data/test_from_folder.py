@@ -31,7 +31,7 @@ def test_splits_of_their_own(tmp_path):
         write_classes(tmp_path / split, 4 + number)
     source = read(tmp_path)
     assert source.labels == ("a", "b")
-    assert [np.bincount(s.labels).tolist() for s in (source.train, source.validation, source.test)] == [
+    assert [np.bincount(s.truth).tolist() for s in (source.train, source.validation, source.test)] == [
         [4, 4], [5, 5], [6, 6],
     ]  # fmt: skip
     assert np.array_equal(source.train.images[:4][..., 0], pixels(4, 8, 8, start=1))  # a, in the files' order
@@ -52,7 +52,7 @@ def test_missing_splits_are_cut_from_the_training_images(tmp_path, splits, sizes
         write_classes(tmp_path / split, 20)
     source = read(tmp_path)
     assert tuple(map(len, (source.train, source.validation, source.test))) == sizes
-    assert np.ptp(np.bincount(source.validation.labels)) <= 1
+    assert np.ptp(np.bincount(source.validation.truth)) <= 1
 
 
 def test_grey_and_colour(tmp_path):
@@ -62,7 +62,7 @@ def test_grey_and_colour(tmp_path):
     write_images(tmp_path / "mixed/c", 5, 8, 8, 4)
     source = read(tmp_path / "mixed")
     assert source.train.images.shape[1:] == (8, 8, 3) and len(source.mean) == 3
-    grey = source.train.images[np.flatnonzero(source.train.labels == 0)]
+    grey = source.train.images[np.flatnonzero(source.train.truth == 0)]
     assert (grey[..., 0] == grey[..., 2]).all()
 
 

@@ -33,7 +33,7 @@ def test_shards_are_the_images_in_their_order(tmp_path):
     assert tuple(map(len, (source.train, source.validation, source.test))) == (22, 6, 8)
     assert np.array_equal(source.train.images[10:], pixels(12, 8, 8, 3, start=1))
     assert np.array_equal(source.test.images[:], pixels(8, 8, 8, 3, start=3))
-    assert source.train.labels[10:].tolist() == [0, 1] * 6
+    assert source.train.truth[10:].tolist() == [0, 1] * 6
     assert find(Data(source="webdataset", root=tmp_path)).ready
 
 

@@ -59,7 +59,7 @@ def test_kept_images_are_those_in_memory(place, root, monkeypatch, capsys):
         assert facts(source) == facts(plain)
         for name in ("train", "validation", "test"):
             one, other = getattr(source, name), getattr(plain, name)
-            assert np.array_equal(one.images[:], other.images) and np.array_equal(one.labels, other.labels)
+            assert np.array_equal(one.images[:], other.images) and np.array_equal(one.truth, other.truth)
 
 
 def test_indexing_reads_what_numpy_would(place, root):

@@ -40,7 +40,7 @@ def test_a_batch_is_the_views_of_its_samples():
         assert batch.y.dtype == batch.index.dtype == batch.view.dtype == torch.int64
         images = torch.from_numpy(data.images[batch.index.numpy()]).permute(0, 3, 1, 2)
         assert torch.equal(batch.x, views.apply(images, batch.view))
-        assert batch.y.tolist() == data.labels[batch.index.numpy()].tolist()
+        assert batch.y.tolist() == data.truth[batch.index.numpy()].tolist()
 
 
 def test_an_epoch_sees_each_sample_once_and_the_next_one_in_another_order():
@@ -176,7 +176,7 @@ def watched(broken=-1):
     data = split()
     images = data.images.view(Watched)
     images.log, images.broken = [], broken
-    return Loader(Split(images, data.labels), AUGMENT, 8, 3, memory_limit=0), images.log
+    return Loader(Split(images, data.truth), AUGMENT, 8, 3, memory_limit=0), images.log
 
 
 @pytest.mark.parametrize("rows", ["single", "views", "class pairs"])

@@ -16,8 +16,8 @@ def test_fashion_mnist_is_whole_and_stratified(fashion_mnist):
     assert [len(s) for s in (source.train, source.validation, source.test)] == [54_000, 6_000, 10_000]
     for split, each in ((source.train, 5400), (source.validation, 600), (source.test, 1000)):
         assert split.images.dtype == np.uint8 and split.images.shape[1:] == (28, 28, 1)
-        assert split.labels.dtype == np.int64
-        assert np.bincount(split.labels).tolist() == [each] * 10
+        assert split.truth.dtype == np.int64
+        assert np.bincount(split.truth).tolist() == [each] * 10
     assert source.labels[0] == "T-shirt/top" and source.labels[9] == "Ankle boot"
     assert source.licence == "MIT"
     assert source.mean == pytest.approx((0.286,), abs=1e-3)
@@ -30,27 +30,27 @@ def test_smaller_training_splits_are_nested_and_leave_the_others_alone(fashion_m
         return load(Data(source="fashion-mnist", root=DATASETS, train_images=n))
 
     one, two = small(250), small(1000)
-    assert np.bincount(one.train.labels).tolist() == [25] * 10
+    assert np.bincount(one.train.truth).tolist() == [25] * 10
     assert rows(one.train) < rows(two.train) < rows(fashion_mnist.train)
     for source in (one, two):
         assert np.array_equal(source.validation.images, fashion_mnist.validation.images)
-        assert np.array_equal(source.test.labels, fashion_mnist.test.labels)
+        assert np.array_equal(source.test.truth, fashion_mnist.test.truth)
     assert one.hash != two.hash
 
 
 def test_label_noise_is_symmetric_and_in_the_training_labels_alone(fashion_mnist):
     noisy = load(Data(source="fashion-mnist", root=DATASETS, label_noise=0.4))
-    clean, labels = fashion_mnist.train.labels, noisy.train.labels
+    clean, labels = fashion_mnist.train.truth, noisy.train.truth
     wrong = labels != clean
     assert abs(wrong.mean() - 0.4) < 0.01 and noisy.hash != fashion_mnist.hash
     for part in ("validation", "test"):
-        assert (getattr(noisy, part).labels == getattr(fashion_mnist, part).labels).all()
+        assert (getattr(noisy, part).truth == getattr(fashion_mnist, part).truth).all()
     counts = np.bincount(10 * clean[wrong] + labels[wrong], minlength=100).reshape(10, 10)
     others = counts[~np.eye(10, dtype=bool)]
     assert not counts.diagonal().any() and (abs(others / others.mean() - 1) < 0.25).all()
     few = load(Data(source="fashion-mnist", root=DATASETS, label_noise=0.4, train_images=500)).train
     by_image = {image.tobytes(): label for image, label in zip(noisy.train.images, labels)}
-    assert all(by_image[image.tobytes()] == label for image, label in zip(few.images, few.labels))
+    assert all(by_image[image.tobytes()] == label for image, label in zip(few.images, few.truth))
 
 
 def test_splits_depend_on_the_seed_alone(bare):

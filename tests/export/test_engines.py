@@ -13,7 +13,6 @@ from onnx import TensorProto, helper
 from pydantic import ValidationError
 
 from kdcompress.artifact import Artifact
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.describe import describe
@@ -21,6 +20,7 @@ from kdcompress.export.formats import Options, Target, build, open_runner, targe
 from kdcompress.export.tensorrt_builder import build_engine, engine_source, kept_log
 from kdcompress.export.tensorrt_engine import as_built, hold_to, refit
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.parity import parity
 
 trt = pytest.importorskip("tensorrt_rtx")
 OPTIONS = target("tensorrt-rtx").options

@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdcompress.artifact import Artifact, InputSpec
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_model
 from kdcompress.models.deployable import Deployable
+from kdcompress.parity import parity
 from kdcompress.runner import infer_all
 
 pytest.importorskip("executorch")

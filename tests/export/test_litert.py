@@ -18,7 +18,6 @@ from export_nets import SmallPlain, colour_spec, pixels, problem
 from torch import nn
 
 from kdcompress.artifact import Artifact
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Options, Scheme, Target, build, open_runner, target
 from kdcompress.export.litert_file import coverage
@@ -26,6 +25,7 @@ from kdcompress.export.litert_int8 import quantize
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
+from kdcompress.parity import parity
 from kdcompress.runner import infer_all
 
 pytest.importorskip("litert_torch")

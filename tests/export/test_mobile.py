@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdcompress.artifact import files_of, sha256
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import to_mnn, to_ncnn
 from kdcompress.export.formats import ExportJob, Target, build, open_runner, target
@@ -25,6 +24,7 @@ from kdcompress.export.planar import planar
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
+from kdcompress.parity import parity
 
 FORMATS = {"ncnn": "ncnn-fp32", "mnn": "mnn-fp32", "coreml": "ios-coreml"}
 PACKAGES = {"ncnn": ("ncnn", "pnnx"), "mnn": ("MNN",), "coreml": ("coremltools",)}

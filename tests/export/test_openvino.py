@@ -12,12 +12,12 @@ import torch
 from export_nets import pixels, problem
 
 from kdcompress.artifact import InputSpec
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export.formats import ExportJob, Options, Scheme, Target, availability, build, open_runner, target
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
+from kdcompress.parity import parity
 from kdcompress.runner import infer_all
 
 ov = pytest.importorskip("openvino")

@@ -10,13 +10,13 @@ import torch
 from export_nets import pixels, problem
 
 from kdcompress.artifact import InputSpec
-from kdcompress.compare import parity
 from kdcompress.errors import UsageError
 from kdcompress.export.formats import ExportJob, Options, build, open_runner, target
 from kdcompress.export.run_onnxruntime import open_session
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
+from kdcompress.parity import parity
 from kdcompress.runner import infer_all
 
 FLOAT = target("android-ort").model_copy(update={"precision": "fp32", "options": Options(platform="arm")})

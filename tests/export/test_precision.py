@@ -7,11 +7,11 @@ import onnx
 import pytest
 from export_nets import problem
 
-from kdcompress.compare import parity
 from kdcompress.errors import UsageError
 from kdcompress.export.formats import Scheme, build, open_runner, target
 from kdcompress.export.quantize import coverage, quantize
 from kdcompress.export.run_torch import TorchRunner
+from kdcompress.parity import parity
 from kdcompress.runner import infer_all
 
 X86 = target("x86-vnni").options.scheme

@@ -14,9 +14,9 @@ from export_nets import problem
 
 from kdcompress import optional
 from kdcompress.artifact import Artifact, files_of, replacing
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export.formats import availability, build, chosen, open_runner, runners, target, targets
+from kdcompress.parity import parity
 from kdcompress.pipelines.verdict import not_as_asked
 
 # Without a GPU the package is of no use, and what is said is where to build and what can be built here.

@@ -14,12 +14,12 @@ from export_nets import Normalised, SmallPlain, SmallResNet, colour_spec, grey_s
 from torch import nn
 
 from kdcompress.artifact import InputSpec
-from kdcompress.compare import parity
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.describe import artifact_of, describe
 from kdcompress.export.formats import open_runner
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.parity import parity
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 5])

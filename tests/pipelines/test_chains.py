@@ -87,7 +87,7 @@ def test_a_teacher_may_see_all_images_where_the_student_sees_few(fashion_mnist_r
     compression = Compression(recipe(fashion_mnist_root, teacher=teacher), "unused")
     everything, few = compression.networks.trained_on("teacher"), compression.networks.trained_on("student")
     assert len(everything.train) == 54_000 and len(few.train) == 200
-    assert everything.validation.labels.tolist() == few.validation.labels.tolist()
+    assert everything.validation.truth.tolist() == few.validation.truth.tolist()
 
 
 @pytest.mark.parametrize("name", [name for name in methods if methods[name].deploy != "drop"])

@@ -86,7 +86,7 @@ def test_every_image_is_scored_and_the_table_says_what_of(file, tmp_path):
 
 def test_images_become_what_the_file_takes(file, grey_file, tmp_path):
     big = folder(tmp_path / "big", SPEC.labels, size=24)
-    assert scores(file, "--data", "image-folder", "--root", big)[0]["accuracy"] == 100
+    assert scores(file, "--data", "image-folder", "--root", big)[0]["score"] == 100
     refused = evaluate(file, "--data", "image-folder", "--root", big, "--size", 16)
     assert refused.exit_code == 2 and "got: 16x16x3" in refused.stderr
     for name, value in (("bright", 200), ("dark", 20)):
@@ -96,9 +96,9 @@ def test_images_become_what_the_file_takes(file, grey_file, tmp_path):
             image.ravel()[: len(channels)] += 1  # not quite grey
             Image.fromarray(image).save(tmp_path / mode / name / "a.png")
     one = scores(grey_file, "--data", "image-folder", "--root", tmp_path / "grey")[0]
-    assert one["accuracy"] == 100 and any("another order" in note for note in one["notes"])
+    assert one["score"] == 100 and any("another order" in note for note in one["notes"])
     three = scores(grey_file, "--data", "image-folder", "--root", tmp_path / "colour")[0]
-    assert three["accuracy"] == 100 and "colour images are given as their luminance" in three["notes"]
+    assert three["score"] == 100 and "colour images are given as their luminance" in three["notes"]
     for name in SPEC.labels:
         (tmp_path / "greys" / name).mkdir(parents=True)
         Image.new("L", (8, 8), 100).save(tmp_path / "greys" / name / "a.png")
@@ -111,8 +111,8 @@ def test_files_of_several_sizes_are_scored_on_the_same_images(file, tmp_path):
     export_onnx(Deployable(Brightest(), larger), larger, tmp_path / "larger.onnx")
     first, second = scores(file, tmp_path / "larger.onnx", "--data", "image-folder", "--root",
                            folder(tmp_path / "d", SPEC.labels))  # fmt: skip
-    assert first["n"] == second["n"] == 12 and first["accuracy"] == 100
-    assert second["accuracy"] == second["agreement"] == pytest.approx(100 / 3)  # it takes ants for cats: by name
+    assert first["n"] == second["n"] == 12 and first["score"] == 100
+    assert second["score"] == second["agreement"] == pytest.approx(100 / 3)  # it takes ants for cats: by name
     assert not any("another order" in note for note in first["notes"])
     assert any("another order" in note for note in second["notes"])
 
@@ -125,7 +125,7 @@ def test_classes_are_matched_by_name(file, tmp_path):
     turned = named(file, tmp_path / "turned.onnx", ("cat", "ant", "bee"))
     data = folder(tmp_path / "d3", ("cat", "ant", "bee"))
     found = scores(turned, "--data", "image-folder", "--root", data)[0]
-    assert found["accuracy"] == 100 and any("matched by name" in note for note in found["notes"])
+    assert found["score"] == 100 and any("matched by name" in note for note in found["notes"])
 
 
 def test_a_file_without_names_is_scored_by_number(file, tmp_path):

@@ -74,7 +74,7 @@ def scores(compression, role="student"):
     images = torch.from_numpy(networks.source.test.images[:])
     with torch.no_grad():
         answers = networks.deployable(role, networks.untrained(role))(images).argmax(1).numpy()
-    return 100 * float((answers == networks.source.test.labels).mean())
+    return 100 * float((answers == networks.source.test.truth).mean())
 
 
 def export(*arguments):
@@ -89,7 +89,7 @@ def test_a_network_of_plain_pixels_is_exported_as_such(place, monkeypatch):
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     (row,) = document["rows"]
-    assert row["accuracy"] == 100
+    assert row["score"] == 100
     assert document["name"] == "export-my-student-best-e"
     said = document["normalisation"]["student"]
     assert (said["mean"], said["std"], said["from"]) == ([0.0], [1 / 255], "as given")

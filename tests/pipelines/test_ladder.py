@@ -16,7 +16,8 @@ from kdcompress.export.sensitivity import ranking
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
-from kdcompress.pipelines import compress, ladder
+from kdcompress.pipelines import ladder
+from kdcompress.pipelines.steps import target as target_step
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.ladder import climb
 from kdcompress.pipelines.steps.names import exported
@@ -73,7 +74,7 @@ def test_the_first_rung_is_the_targets_own_and_enough_where_it_holds(job, score)
     artifact = climb(job, target("x86-vnni"), score, 100.0, None)
     (rung,) = artifact.provenance["ladder"]
     assert (rung["rung"], rung["what"], rung["why"]) == ("calibration", "minmax", None)
-    assert rung["accuracy"] == score(artifact) and rung["drop"] == 100.0 - rung["accuracy"]
+    assert rung["score"] == score(artifact) and rung["drop"] == 100.0 - rung["score"]
     assert artifact.verified() and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
 
 
@@ -96,7 +97,7 @@ def test_all_rungs_are_climbed_in_order_and_the_best_is_kept(job, score):
     assert learnt == [target("x86-vnni").options.scheme] and all(
         rung["seconds"] > 0 and rung["why"] is None for rung in rungs
     )
-    assert score(artifact) == max(rung["accuracy"] for rung in rungs)
+    assert score(artifact) == max(rung["score"] for rung in rungs)
     assert json.dumps(rungs) and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
 
 
@@ -204,7 +205,7 @@ def test_a_student_learns_to_be_quantised_when_all_else_loses_too_much(tmp_path,
     }
     monkeypatch.setattr(ladder, "RUNGS", rungs)
     monkeypatch.setattr(
-        compress, "climb", lambda job, target, score, _, distil: climb(job, target, score, -99.0, distil)
+        target_step, "climb", lambda job, target, score, _, distil: climb(job, target, score, -99.0, distil)
     )
     run = Compression(validate_recipe(recipe), tmp_path / "run")
     with run.folder.locked():
@@ -213,7 +214,7 @@ def test_a_student_learns_to_be_quantised_when_all_else_loses_too_much(tmp_path,
     (kept,) = [rung for rung in row["ladder"] if rung["kept"]]
     assert kept["rung"] == "quantisation-aware distillation" and kept["drop"] < -5
     assert row["parity"]["passed"], row["why"]  # with the student that learnt, not with the one before
-    assert row["accuracy"] > 5 + next(r["accuracy"] for r in document["rows"] if r["name"] == "student-fp32")
+    assert row["score"] > 5 + next(r["score"] for r in document["rows"] if r["name"] == "student-fp32")
     folder = run.done[exported("student", "x86-vnni")].folder
     assert {path.name for path in folder.iterdir()} == {
         "student-x86-vnni.onnx",

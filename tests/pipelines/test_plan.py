@@ -281,7 +281,7 @@ def test_a_search_trains_the_best_of_the_plan_and_holds_the_budgets(searched):
     document = json.loads(found.stdout)
     rounds = document["search"]["rounds"]
     assert len(rounds) == 1 and {entry["name"] for entry in rounds[0]["entries"]} == {"resnet8x0.5", "resnet14x0.5"}
-    best = max(rounds[0]["entries"], key=lambda entry: entry["accuracy"])
+    best = max(rounds[0]["entries"], key=lambda entry: entry["score"])
     assert document["search"]["winner"] == best["name"] == document["recipe"]["student"]["model"]
     assert {(gate["name"], gate["met"]) for gate in document["gates"]} == {
         ("budget_size", True),

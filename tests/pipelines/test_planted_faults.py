@@ -85,7 +85,7 @@ def again(sound, tmp_path, monkeypatch):
 def test_without_a_fault_every_file_may_ship(sound):
     rows = sound[1]["rows"]
     assert [row["status"] for row in rows] == ["measured"] * 3, [row["why"] for row in rows]
-    assert rows[0]["accuracy"] > 90
+    assert rows[0]["score"] > 90
 
 
 # Faults of the exported graph
@@ -141,7 +141,7 @@ def test_swapped_channels(again, monkeypatch):
     exporting_with(monkeypatch, lambda model: change_values(weights(model)[0], lambda values: values[:, ::-1]))
     row = again("student-fp32")["student-fp32"]
     assert row["status"] == "failed" and "its outputs differ from PyTorch's" in row["why"]
-    assert row["accuracy"] < 80
+    assert row["score"] < 80
 
 
 @pytest.mark.parametrize("layer", [0, 4, -1])
@@ -178,7 +178,7 @@ def test_logits_in_another_order(again, monkeypatch):
 
     monkeypatch.setitem(formats.writers._entries, "onnx-fp16", formats.Writer(faulty))
     row = again("student-onnx-fp16")["student-onnx-fp16"]
-    assert row["status"] == "failed" and row["drop"] > 50 and row["parity"]["same_argmax"] < 0.5
+    assert row["status"] == "failed" and row["drop"] > 50 and row["parity"]["matched"] < 0.5
     assert "first at Gemm" in row["next"] and "(tensor logits)" in row["next"]
     found = Row(**{**row, "status": "measured", "parity": None, "why": None})
     judge(found, max_drop=2)
@@ -215,7 +215,7 @@ def test_fp32_shipped_as_int8(again, monkeypatch):
 
     monkeypatch.setattr(quantization, "quantize_static", lambda source, path, *_, **__: shutil.copy(source, path))
     row = again("student-x86-vnni")["student-x86-vnni"]
-    assert row["status"] == "failed" and "runs in int8" in row["why"] and row["accuracy"] is None
+    assert row["status"] == "failed" and "runs in int8" in row["why"] and row["score"] is None
 
 
 def test_fp32_shipped_as_int8_by_a_writer_that_does_not_look(again, monkeypatch):

@@ -107,12 +107,12 @@ def test_an_edited_result_is_noticed(tmp_path, capsys):
 
     def work(folder):
         calls.append(1)
-        return {"accuracy": 91.5, "classes": {1: "a", 10: "b", 2: float("nan")}, "shape": (1, 2)}
+        return {"score": 91.5, "classes": {1: "a", 10: "b", 2: float("nan")}, "shape": (1, 2)}
 
     record = run.run(Does("check", work)).folder / "step.json"
     assert run.run(Does("check", work)).reused
     record.write_text(record.read_text().replace("91.5", "99.5"))
-    assert run.run(Does("check", work)).result["accuracy"] == 91.5 and len(calls) == 2
+    assert run.run(Does("check", work)).result["score"] == 91.5 and len(calls) == 2
     assert "is damaged or was changed" in " ".join(capsys.readouterr().err.split())
 
 

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from kdcompress.cli.main import main
 from kdcompress.pipelines.sweep import choose, elsewhere, interval, summary
 from kdcompress.recipe import load_recipe
-from kdcompress.training.evaluation import calibration_error
 
 SMALL = (
     "fashion-mnist-demo",
@@ -154,12 +153,6 @@ def test_a_failed_training_is_counted_and_left_out():
     good |= {"auxiliary_parameters": 0}
     row = summary([good, {"label": "kd", "seed": 1, "error": "diverged"}], ["kd"], {"kd": 91.0})[0]
     assert (row["n"], row["failed"], row["test_best"], row["published"]) == (1, 1, 90.0, 91.0)
-
-
-def test_calibration_error_by_hand():
-    # two images at confidence 0.9 of which one is right, one at 0.6 that is right: (|1 - 1.8| + |1 - 0.6|) / 3
-    logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]]).log()
-    assert calibration_error(logits, torch.tensor([0, 1, 0])) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-4)
 
 
 def test_a_worker_that_dies_is_told_with_its_signal():

@@ -194,14 +194,14 @@ def test_colour_is_for_terminals_that_want_it(document, monkeypatch):
 
 
 def test_write_and_load(document, tmp_path):
-    document["rows"][0]["accuracy"] = float("nan")
+    document["rows"][0]["score"] = float("nan")
     document["training"][0]["history"][0]["loss"] = float("inf")
     paths = write_report(document, tmp_path / "new" / "run")
     assert [path.name for path in paths] == ["report.json", "report.md", "report.html"]
     assert sorted(path.name for path in paths[0].parent.glob("[!.]*")) == ["report.html", "report.json", "report.md"]
     loaded = load_report(paths[0].parent)
     assert loaded == load_report(paths[0])
-    assert loaded["rows"][0]["accuracy"] is None and loaded["training"][0]["history"][0]["loss"] is None
+    assert loaded["rows"][0]["score"] is None and loaded["training"][0]["history"][0]["loss"] is None
     assert loaded["rows"][1] == document["rows"][1]  # with every sample
     assert paths == write_report(loaded, paths[0].parent)
     assert load_report(paths[0]) == loaded

@@ -103,7 +103,7 @@ def test_in_the_engine_without_delta_it_is_sgd(tmp_path):
 def test_it_learns(tmp_path):
     train = Train(epochs=6, batch_size=32, lr=0.02, optimizer="dot", precision="fp32")
     method = {"kd": {"weight": 0.01, "task_weight": 1.0}}  # of a teacher that knows nothing
-    assert run(source(), tmp_path, train, method=method).best["accuracy"] > 90
+    assert run(source(), tmp_path, train, method=method).best["score"] > 90
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -154,8 +154,8 @@ def test_the_first_of_the_most_accurate_is_the_best():
     result, weights = TrainResult(), [{"w": torch.tensor(float(k))} for k in range(4)]
     for epoch, accuracy in enumerate([50.0, 70.0, 70.0, 60.0]):
         result.validated(epoch, accuracy, weights[epoch])
-    assert result.best == {"epoch": 1, "accuracy": 70.0} and result.weights is weights[1]
-    assert result.last == {"epoch": 3, "accuracy": 60.0} and result.last_weights is weights[3]
+    assert result.best == {"epoch": 1, "score": 70.0} and result.weights is weights[1]
+    assert result.last == {"epoch": 3, "score": 60.0} and result.last_weights is weights[3]
     assert "best_weights" not in result.record() and result.record()["best"] == result.best
 
 

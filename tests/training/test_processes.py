@@ -73,7 +73,7 @@ def test_a_launch_of_several_that_came_to_one_is_refused(monkeypatch):
 def recipe(tmp_path):
     """Of two small trainings."""
     data = source()
-    for number, (image, label) in enumerate(zip(data.train.images, data.train.labels)):
+    for number, (image, label) in enumerate(zip(data.train.images, data.train.truth)):
         path = tmp_path / "images" / str(label) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)

@@ -12,7 +12,7 @@ from kdcompress.bench import timing
 from kdcompress.bench.browser.protocol import Asked, PostedResult, PostedSubject, browser_name
 from kdcompress.bench.devices import Session
 from kdcompress.bench.record import Record, add_ratios, summarise
-from kdcompress.compare import TOLERANCES, Parity, compare_logits
+from kdcompress.parity import Parity, compared
 from kdcompress.untrusted import plain
 
 
@@ -92,8 +92,8 @@ def session(result: PostedResult, asked: Asked, agent: str) -> Session:
             record.p90_ms = record.p95_ms = record.p99_ms = record.p99_9_ms = None
             record.p90_early_stopping_ms = None
         if not subject.failed:
-            (expected,), (got,) = asked.expected[label], _outputs(label, subject, asked)
-            parities[label] = compare_logits(expected, got, TOLERANCES[artifact.precision])
+            got = _outputs(label, subject, asked)
+            parities[label] = compared(asked.expected[label], got, artifact.input.task, artifact.precision)
     add_ratios(records, request.baseline, request.seed)
     parity = {label: found.to_json() for label, found in parities.items()}
     notes = list(_notes(result, request.threads))

@@ -16,8 +16,8 @@ from kdcompress.bench.machine import cpu_family
 from kdcompress.bench.record import add_ratios
 from kdcompress.bench.remote.messages import Answer, Outputs, checked, tidy
 from kdcompress.bench.remote.sent import COMPARED
-from kdcompress.compare import TOLERANCES, compare_logits
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.parity import compared
 from kdcompress.runner import infer_all
 
 
@@ -98,11 +98,12 @@ def _compare(found: Session, label: str, outputs: Outputs, request: Request) -> 
         return
     try:
         with request.open(artifact, threads=request.threads) as runner:
-            (expected,) = infer_all(runner, request.images[:COMPARED], artifact.input)
+            expected = infer_all(runner, request.images[:COMPARED], artifact.input)
     except Exception as error:  # a runtime's own errors have no common type; what was measured there stays
         why = str(error).splitlines()[0]
         found.notes.append(f"The outputs of {label} could not be compared with any of this machine: {why}")
         return
     with np.errstate(over="ignore"):  # infinite as float32: no parity
-        got = np.array(outputs.arrays[0], np.float32)
-    found.parity[label] = compare_logits(expected, got, TOLERANCES[artifact.precision]).to_json()
+        got = [np.array(each, np.float32) for each in outputs.arrays]
+    got = [each.reshape(len(each), *output.shape) for each, output in zip(got, artifact.input.outputs, strict=True)]
+    found.parity[label] = compared(expected, got, artifact.input.task, artifact.precision).to_json()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdcompress.artifact import InputSpec
-from kdcompress.compare import TOLERANCES, Tolerance, compare_logits, parity
+from kdcompress.parity import TOLERANCES, Tolerance, compared, parity
 
 SPEC = InputSpec(4, 4, 1, (0.5,), (0.5,), ("a", "b", "c"))
 
@@ -42,7 +42,7 @@ def images(count: int) -> np.ndarray:
 
 def test_the_same_runner_passes_exactly():
     found = parity(Fixed(), Fixed(), images(300), SPEC)
-    assert found and found.n == 300 and found.max_abs == 0 and found.same_argmax == 1 and found.why is None
+    assert found and found.n == 300 and found.max_abs == 0 and found.matched == 1 and found.why is None
     assert json.loads(json.dumps(found.to_json()))["passed"] is True
 
 
@@ -62,7 +62,7 @@ def test_tolerances_are_relative_to_the_logits(precision, factor, passes):
 
 def test_int8_is_judged_by_agreement():
     found = parity(Fixed(), Fixed(shift=120), images(200), SPEC, "int8")
-    assert not found and "same arg max" in found.why and found.same_argmax < 0.95
+    assert not found and "same arg max" in found.why and found.matched < 0.95
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -71,21 +71,32 @@ def test_non_finite_logits_fail_with_the_reason(value):
     bad = good.copy()
     bad[2, 1] = value
     for expected, got, name in ((good, bad, "other"), (bad, good, "reference")):
-        found = compare_logits(expected, got, TOLERANCES["int8"])
+        found = compared((expected,), (got,), "classification", TOLERANCES["int8"])
         assert not found and f"{name} runner" in found.why and "1 of 4" in found.why
 
 
 def test_ties_do_not_count_as_disagreement():
     expected = np.array([[1.0, 1.0 + 1e-7, 0.0]], np.float32)
     got = np.array([[1.0 + 1e-6, 1.0, 0.0]], np.float32)
-    assert compare_logits(expected, got, TOLERANCES["fp32"])
-    assert not compare_logits(expected, got, Tolerance(relative=None, agreement=1.0))
+    assert compared((expected,), (got,), "classification", TOLERANCES["fp32"])
+    assert not compared((expected,), (got,), "classification", Tolerance(relative=None, agreement=1.0))
 
 
 def test_shapes_and_emptiness():
-    assert "shapes differ" in compare_logits(np.ones((2, 3)), np.ones((2, 4)), TOLERANCES["fp32"]).why
-    assert "no images" in compare_logits(np.ones((0, 3)), np.ones((0, 3)), TOLERANCES["fp32"]).why
+    pairs = {"shapes differ": ((2, 3), (2, 4)), "no images": ((0, 3), (0, 3))}
+    for why, (one, other) in pairs.items():
+        assert why in compared((np.ones(one),), (np.ones(other),), "classification", TOLERANCES["fp32"]).why
+
+
+def test_each_output_counts_and_each_label_is_a_decision():
+    right = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    wrong = right.copy()
+    wrong[3, 2] *= -1
+    found = compared((right,), (wrong,), "multi-label", TOLERANCES["int8"])
+    assert found and found.matched == 1 - 1 / 200
+    assert "same answer to 99.50% of the labels" in compared((right,), (wrong,), "multi-label").why
+    assert "of the largest" in compared((right, right), (right, right + 1), "classification").why
 
 
 def test_a_constant_zero_reference_is_no_division_by_zero():
-    assert compare_logits(np.zeros((2, 3)), np.zeros((2, 3)), TOLERANCES["fp32"])
+    assert compared((np.zeros((2, 3)),), (np.zeros((2, 3)),), "classification", TOLERANCES["fp32"])

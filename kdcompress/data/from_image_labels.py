@@ -1,0 +1,118 @@
+"""Images that have any number of labels each: root/labels.csv says which.
+
+    file,labels,split                    file,split,sunny,people,dog
+    a/1.jpg,sunny;people,train           a/1.jpg,train,1,1,0
+    a/2.jpg,,test                        a/2.jpg,test,0,0,0
+
+On the left the labels of an image are separated by semicolons; on the right each has a column of 0 and 1. The column
+``split`` may be left out, and so may validation and test: they are cut from the training images.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kdcompress.data.decode import File, read_images
+from kdcompress.data.from_folder import SPLITS
+from kdcompress.data.kept import chosen
+from kdcompress.data.source import Found, Raw, Split, root_of, some, sources
+from kdcompress.errors import UsageError
+from kdcompress.recipe import Data
+
+TABLE = "labels.csv"
+OWN = ("file", "labels", "split")  # columns that are no labels
+Row = Mapping[str, str]
+
+
+class ImageLabels:
+    """Images are read as those of an image folder are, and resized to ``data.size`` where that is given."""
+
+    resizes = True
+
+    def find(self, data: Data) -> Found:
+        table = root_of(data, f"the folder of the images and of {TABLE}") / TABLE
+        if not table.is_file():
+            raise UsageError(f"There is no {TABLE} in data.root.", where=table, allowed="file,labels[,split]")
+        return Found(str(table.parent), True)
+
+    def read(self, data: Data) -> Raw:
+        root = Path(self.find(data).origin)
+        rows = _rows(root / TABLE)
+        labels = _labels(root / TABLE, rows)
+        truth = np.array([_truth(row, labels) for row in rows], np.uint8)
+        splits = np.array([SPLITS[row.get("split", "train").casefold()] for row in rows])
+        order = np.concatenate([np.flatnonzero(splits == split) for split in ("train", "validation", "test")])
+        paths = [root / rows[place]["file"] for place in order]
+        images = read_images([File(path) for path in paths], data.size, root)
+        found = {
+            split: Split(chosen(images, np.flatnonzero(splits[order] == split)), truth[splits == split])
+            for split in ("train", "validation", "test")
+            if (splits == split).any()
+        }
+        if "train" not in found:
+            raise UsageError("The table has no training images.", where=root / TABLE, got=", ".join(found))
+        return Raw(labels, found["train"], found.get("validation"), found.get("test"), str(root), files=paths)
+
+
+def _rows(table: Path) -> Sequence[Row]:
+    """The table's rows, each held to it. Raises UsageError with the lines that are wrong."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or ()), [dict(row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError("The table of labels cannot be read.", where=table, got=error) from error
+    if "file" not in columns or len(set(columns)) < len(columns) or len(columns) < 2:
+        allowed = "file,labels[,split], or file[,split] and a column a label"
+        raise UsageError("The table's first line has to name its columns.", where=table, got=columns, allowed=allowed)
+    wrong, seen = [], set[str]()
+    for number, row in enumerate(rows, 2):
+        if why := _wrong(row, seen, table.parent):
+            wrong.append(f"line {number}: {why}")
+        seen.add(row["file"] or "")
+    if wrong or not rows:
+        raise UsageError("The table of labels is not as it should be.", where=table, got=some(wrong) or "no image")
+    return rows
+
+
+def _wrong(row: Row, seen: set[str], root: Path) -> str | None:
+    if None in row or None in row.values():
+        return "another number of columns than the first line"
+    file = row["file"]
+    if not file or Path(file).is_absolute() or ".." in Path(file).parts or not (root / file).is_file():
+        return f"no file {file!r} in the folder"
+    if file in seen:
+        return f"{file} again"
+    if row.get("split", "train").casefold() not in SPLITS:
+        return f"split {row['split']!r}, and train, val and test are"
+    if "labels" not in row:
+        for column, value in row.items():
+            if column not in OWN and value not in ("0", "1"):
+                return f"{value!r} in column {column}, and 0 and 1 are"
+    return None
+
+
+def _labels(table: Path, rows: Sequence[Row]) -> tuple[str, ...]:
+    if "labels" not in rows[0]:
+        found = [column for column in rows[0] if column not in OWN]
+    else:
+        found = sorted({label for row in rows for label in _named(row)})
+    if len(found) < 2:
+        raise UsageError("Two labels or more are learnt.", where=table, got=", ".join(found) or "none")
+    return tuple(found)
+
+
+def _named(row: Row) -> list[str]:
+    return [label.strip() for label in row["labels"].split(";") if label.strip()]
+
+
+def _truth(row: Row, labels: Sequence[str]) -> list[int]:
+    there = set(_named(row)) if "labels" in row else {label for label in labels if row[label] == "1"}
+    return [int(label in there) for label in labels]
+
+
+sources.register("image-labels")(ImageLabels())

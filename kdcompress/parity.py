@@ -1,0 +1,96 @@
+"""Parity: whether two runners give the same outputs on the same images, as numbers and a verdict."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from kdcompress.artifact import InputSpec
+from kdcompress.runner import Runner, infer_all
+from kdcompress.task import Outputs
+from kdcompress.tasks import tasks
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ: ``relative`` bounds the largest difference as a share of the largest
+    value of a reference output (None: not judged), ``agreement`` is the least share of decisions that are the same.
+    Decisions that so small a difference could change are ties and count as agreeing."""
+
+    relative: float | None
+    agreement: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(relative=1e-4, agreement=1.0),
+    "fp16": Tolerance(relative=1e-2, agreement=0.995),
+    "int8": Tolerance(relative=None, agreement=0.95),
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ``other`` is from the reference; true where within the tolerance."""
+
+    n: int
+    max_abs: float
+    mean_abs: float
+    relative: float  # the largest difference as a share of the largest value of that output
+    matched: float  # share of decisions that are the same, 0..1
+    passed: bool
+    why: str | None  # it did not pass
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parity(
+    reference: Runner, other: Runner, images: np.ndarray, spec: InputSpec, tolerance: Tolerance | str = "fp32"
+) -> Parity:
+    """Run both (entered) runners on uint8 [N, H, W, C] images and compare their outputs.
+
+    ``tolerance`` may be the name of a precision: fp32, fp16 or int8.
+    """
+    return compared(infer_all(reference, images, spec), infer_all(other, images, spec), spec.task, tolerance)
+
+
+def compared(expected: Outputs, got: Outputs, task: str, tolerance: Tolerance | str = "fp32") -> Parity:
+    """The parity of two files' outputs to the same images, float32 [N, ...] each, of networks for a ``task``."""
+    allowed = TOLERANCES[tolerance] if isinstance(tolerance, str) else tolerance
+    n = len(expected[0])
+    shapes = [[list(each.shape) for each in outputs] for outputs in (got, expected)]
+    if shapes[0] != shapes[1] or not n:
+        why = f"shapes differ: {shapes[0]}, not {shapes[1]}" if n else "no images to compare on"
+        return Parity(n, float("inf"), float("inf"), float("inf"), 0.0, False, why)
+    for name, outputs in (("reference", expected), ("other", got)):
+        finite = [np.isfinite(each).reshape(n, -1).all(1) for each in outputs]
+        if broken := int((~np.logical_and.reduce(finite)).sum()):
+            why = f"the {name} runner gives NaN or infinite outputs for {broken} of {n} images"
+            return Parity(n, float("inf"), float("inf"), float("inf"), 0.0, False, why)
+    differences = [np.abs(one.astype(np.float64) - other) for one, other in zip(expected, got, strict=True)]
+    scales = [float(np.abs(each).max()) or 1.0 for each in expected]
+    relative = max(float(each.max()) / scale for each, scale in zip(differences, scales, strict=True))
+    mine, theirs = (tasks[task].decisions(outputs) for outputs in (expected, got))
+    same = mine.taken == theirs.taken
+    tie = np.zeros(same.shape, bool)
+    if allowed.relative is not None:
+        tie = mine.margin <= 2 * allowed.relative * max(scales)
+    agreement, reasons = float(np.mean(same | tie)), []
+    if allowed.relative is not None and relative > allowed.relative:
+        reasons.append(f"outputs differ by {relative:.3g} of the largest, {allowed.relative:.3g} allowed")
+    if agreement < allowed.agreement:
+        reasons.append(f"{mine.what.format(share=format(agreement, '.2%'))}, {allowed.agreement:.2%} wanted")
+    return Parity(
+        n=n,
+        max_abs=max(float(each.max()) for each in differences),
+        mean_abs=float(np.mean([each.mean() for each in differences])),
+        relative=relative,
+        matched=float(np.mean(same)),
+        passed=not reasons,
+        why="; ".join(reasons) or None,
+    )

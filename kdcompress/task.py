@@ -1,0 +1,120 @@
+"""What a network is for: the protocol of a task, on arrays alone, and what all of them share.
+
+A task is a file in ``kdcompress/tasks``; no other file asks which task it is. What it judges are the outputs of a
+file, float32 [N, ...] each, in the order of its spec: so the same code judges PyTorch, a file in any runtime, a
+device's answers and a bundle's. torch is imported by what trains, and there alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from kdcompress.artifact import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Outputs = Sequence[np.ndarray]
+"""Of a file, float32 [N, ...] each, in the order of its spec."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The one figure that a task is scored by."""
+
+    name: str
+    short: str  # for the head of a column
+    unit: str = "%"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good the answers to a split are: the metric's figure, and others by their names, in per cent."""
+
+    value: float
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What outputs decide, [N, ...], and by how much, float [N, ...]: the least change of the outputs that decides
+    otherwise is half of it."""
+
+    taken: np.ndarray
+    margin: np.ndarray
+    what: str  # "same arg max on {share} of the images"
+
+
+class Task(Protocol):
+    name: str
+    metric: Metric
+    answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
+
+    def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
+        """Of the file that ships."""
+        ...
+
+    def check(self, truth: np.ndarray, source: str) -> None:
+        """Raises UsageError where a source's truth is another task's."""
+        ...
+
+    # Judged on arrays
+
+    def decisions(self, outputs: Outputs) -> Decisions: ...
+
+    def answers(self, outputs: Outputs) -> np.ndarray:
+        """What is kept of a file's outputs to a split, [N, ...]."""
+        ...
+
+    def score(self, outputs: Outputs, truth: np.ndarray) -> Score: ...
+
+    def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
+        """Of two files' answers, per cent."""
+        ...
+
+    def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """For each label its name, "n" images of it, and "score" in per cent, None where there is no such image."""
+        ...
+
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]] | None:
+        """How often each label is taken for each, int [true, answered]; None where no image has one label."""
+        ...
+
+    def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
+        """Those of a file whose label k is number ``numbers[k]`` of the source, as the source counts."""
+        ...
+
+    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
+        """The image that shows best whether a file answers as it should: the clearest of those that are right."""
+        ...
+
+    def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
+        """What one image's truth says, in words."""
+        ...
+
+    def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
+        """What the outputs to one image say, in the same words."""
+        ...
+
+    def noise(self, score: float, images: int) -> float | None:
+        """Points by which two equal networks' scores differ once in 20 times; None where nothing simple says so."""
+        ...
+
+    # Trained
+
+    def loss(self, logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
+        """The supervised loss, a float32 scalar averaged over the images: logits [N, K], ``y`` as in a batch."""
+        ...
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """Logits [N, K] as methods on logits compare them: rows [M, C] whose softmax is a distribution each."""
+        ...
+
+    def check_method(self, name: str, one_label: bool, working: Sequence[str]) -> None:
+        """Raises UsageError for a method that the task's networks cannot learn by. ``one_label``: it takes each image
+        to be of one class. ``working``: names of those that are not so."""
+        ...

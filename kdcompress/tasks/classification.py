@@ -1,0 +1,105 @@
+"""One label an image: the largest logit is the answer, and accuracy the figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdcompress.artifact import Output
+from kdcompress.data.truth import of_each
+from kdcompress.errors import UsageError
+from kdcompress.task import Decisions, Metric, Outputs, Score
+from kdcompress.tasks import tasks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Classification:
+    """Truths are class numbers, int64 [N]; the output is float32 logits [N, K]; answers are class numbers, int32."""
+
+    name = "classification"
+    metric = Metric("accuracy", "acc")
+    answer = "the largest"
+
+    def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
+        return (Output.logits(len(labels)),)
+
+    def check(self, truth: np.ndarray, source: str) -> None:
+        if truth.ndim != 1:
+            got, hint = "sets of labels", "task: multi-label, or a source with one label an image"
+            raise UsageError("A classifier learns one label an image.", where=source, got=got, hint=hint)
+
+    def decisions(self, outputs: Outputs) -> Decisions:
+        logits = outputs[0].reshape(len(outputs[0]), -1)  # of a file from elsewhere: the first there is
+        ranked = np.sort(logits, axis=1)
+        margin = ranked[:, -1] - ranked[:, -2] if logits.shape[1] > 1 else np.full(len(logits), np.inf)
+        return Decisions(logits.argmax(1), margin, "same arg max on {share} of the images")
+
+    def answers(self, outputs: Outputs) -> np.ndarray:
+        return outputs[0].argmax(1).astype(np.int32)
+
+    def score(self, outputs: Outputs, truth: np.ndarray) -> Score:
+        right = self.answers(outputs) == truth
+        return Score(100.0 * float(right.mean()), {"calibration error": calibration_error(outputs[0], truth)})
+
+    def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
+        return 100.0 * float(np.equal(mine, theirs).mean())
+
+    def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+        counts, right = (of_each(truth[where], len(labels)) for where in (slice(None), answers == truth))
+        return [
+            {"label": label, "n": int(n), "score": 100.0 * int(k) / int(n) if n else None}
+            for label, n, k in zip(labels, counts, right, strict=True)
+        ]
+
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]]:
+        count = len(labels)
+        table: list[list[int]] = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1).tolist()
+        return table
+
+    def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
+        return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
+
+    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
+        found = self.decisions(outputs)
+        return int(np.where(found.taken == truth, found.margin, -np.inf).argmax())
+
+    def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
+        return labels[int(row)]
+
+    def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
+        return labels[int(outputs[0][0].argmax())]
+
+    def noise(self, score: float, images: int) -> float:
+        share = score / 100
+        return 196 * math.sqrt(2 * share * (1 - share) / images)
+
+    def loss(self, logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
+        """Cross-entropy."""
+        import torch.nn.functional as F
+
+        return F.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+
+    def rows(self, logits: Tensor) -> Tensor:
+        return logits
+
+    def check_method(self, name: str, one_label: bool, working: Sequence[str]) -> None:
+        """All methods are made for it."""
+
+
+def calibration_error(logits: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error in per cent: how far confidence and accuracy lie apart, in ``bins`` bins of equal
+    width, averaged over the images (Guo et al., ICML 2017, equation 3). ``logits`` [N, K], ``truth`` int64 [N]."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    shares = shifted / shifted.sum(1, keepdims=True)
+    confidence, chosen = shares.max(1), shares.argmax(1)
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64), 1, bins) - 1
+    gap = (chosen == truth) - confidence
+    return 100.0 * float(np.abs(np.bincount(place, gap, bins)).sum()) / len(truth)
+
+
+tasks.register("classification")(Classification())

@@ -1,0 +1,124 @@
+"""A set of labels an image: each has a logit of its own, whose sigmoid is the share. Mean average precision is the
+figure, and F1 at a share of 0.5 stands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdcompress.artifact import Output
+from kdcompress.errors import UsageError
+from kdcompress.task import Decisions, Metric, Outputs, Score
+from kdcompress.tasks import tasks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class MultiLabel:
+    """Truths are uint8 [N, K] of 0 and 1; the output is float32 logits [N, K]; answers are those logits."""
+
+    name = "multi-label"
+    metric = Metric("mean average precision", "mAP")
+    answer = "all above 0"
+
+    def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
+        meaning = "logits: above 0 the image has the label; the sigmoid of each gives its share"
+        return (Output("logits", (len(labels),), meaning),)
+
+    def check(self, truth: np.ndarray, source: str) -> None:
+        if truth.ndim != 2:
+            got, hint = "one label an image", "task: classification, or a source of label sets such as image-labels"
+            raise UsageError("This task learns sets of labels.", where=source, got=got, hint=hint)
+
+    def decisions(self, outputs: Outputs) -> Decisions:
+        logits = outputs[0]
+        return Decisions(logits > 0, 2 * np.abs(logits), "same answer to {share} of the labels")
+
+    def answers(self, outputs: Outputs) -> np.ndarray:
+        return outputs[0].astype(np.float32)
+
+    def score(self, outputs: Outputs, truth: np.ndarray) -> Score:
+        found = [ap for ap in average_precisions(outputs[0], truth) if ap is not None]
+        has, right = truth.astype(bool), outputs[0] > 0
+        both, said, there = (has & right).sum(0), right.sum(0), has.sum(0)
+        each = 2 * both / np.maximum(said + there, 1)
+        return Score(
+            float(np.mean(found)) if found else 0.0,
+            {
+                "F1 over all labels": 100.0 * float(2 * both.sum() / max(said.sum() + there.sum(), 1)),
+                "F1, mean of the labels": 100.0 * float(each[there > 0].mean()) if there.any() else 0.0,
+            },
+        )
+
+    def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
+        return 100.0 * float(np.equal(mine > 0, theirs > 0).mean())
+
+    def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+        return [
+            {"label": label, "n": int(n), "score": ap}
+            for label, n, ap in zip(labels, truth.sum(0), average_precisions(answers, truth), strict=True)
+        ]
+
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
+        return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
+
+    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
+        found = self.decisions(outputs)
+        right = (found.taken == truth.astype(bool)).mean(1)
+        return int(np.lexsort((found.margin.min(1), right))[-1])
+
+    def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
+        return ", ".join(label for label, there in zip(labels, row, strict=True) if there) or "none"
+
+    def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
+        return self.named(outputs[0][0] > 0, labels)
+
+    def noise(self, score: float, images: int) -> None:
+        return None
+
+    def loss(self, logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
+        """Binary cross-entropy, averaged over images and labels; ``smoothing`` moves both targets towards 0.5."""
+        import torch.nn.functional as F
+
+        targets = y.float() * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits.float(), targets)
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """The distribution of each label, has it or not, is a row of its own: [N * K, 2] of (logit, 0), whose softmax
+        is (sigmoid, 1 - sigmoid). kd is the divergence of Bernoulli variables then, at its temperature."""
+        import torch
+
+        return torch.stack([logits, torch.zeros_like(logits)], 2).flatten(0, 1)
+
+    def check_method(self, name: str, one_label: bool, working: Sequence[str]) -> None:
+        if one_label:
+            raise UsageError(
+                f"{name} takes each image to be of one class, and these images have sets of labels.",
+                where="method",
+                got=name,
+                allowed=", ".join(working),
+            )
+
+
+def average_precisions(scores: np.ndarray, truth: np.ndarray) -> list[float | None]:
+    """Of each label in per cent, None where no image has it: the mean, over the images that have the label, of the
+    precision among those that score at least as much (without interpolation). ``scores`` [N, K], ``truth`` [N, K]."""
+    found: list[float | None] = []
+    for column, there in zip(scores.T, truth.T.astype(bool), strict=True):
+        if not there.any():
+            found.append(None)
+            continue
+        order = np.argsort(-column, kind="stable")
+        ranked, values = np.cumsum(there[order]), column[order]
+        last = np.searchsorted(-values, -values[there[order]], side="right") - 1  # of those that score the same
+        found.append(100.0 * float(np.mean(ranked[last] / (last + 1))))
+    return found
+
+
+tasks.register("multi-label")(MultiLabel())

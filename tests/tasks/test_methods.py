@@ -1,0 +1,53 @@
+"""Which methods teach which task: each of those that a task takes makes its student learn, the others are refused."""
+
+import pytest
+import torch
+
+from kdcompress.errors import UsageError
+from kdcompress.methods import methods
+from kdcompress.models.build import build
+from kdcompress.tasks import tasks
+from kdcompress.training.distillation import Distillation, Member
+
+IMAGES = 8
+TRUTHS = {"classification": torch.randint(0, 3, (IMAGES,)), "multi-label": torch.randint(0, 2, (IMAGES, 3))}
+# The default of a training with one label an image is tested with every method elsewhere.
+OTHERS = [(task, name) for task in tasks if task != "classification" for name in methods]
+
+
+def made(task, name, **options):
+    torch.manual_seed(0)
+    needs, norm = methods[name].needs, ((0.5,) * 3, (0.25,) * 3)
+    teachers = [Member(build("resnet14", 3, 3), *norm)] if needs.teacher else None
+    peers = [Member(build(model, 3, 3), *norm) for model in ("resnet8", "resnet14")] if needs.peers else ()
+    x = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
+    student = Member(build("resnet8", 3, 3), *norm)
+    found = Distillation(student, teachers, {name: options}, x, peers=peers, images=IMAGES, task=task)
+    return found, x
+
+
+@pytest.mark.parametrize(("task", "name"), OTHERS)
+def test_a_method_teaches_or_is_refused_with_those_that_do(task, name):
+    if methods[name].needs.one_label:
+        with pytest.raises(UsageError, match="sets of labels") as caught:
+            made(task, name)
+        assert "kd" in str(caught.value) and "reviewkd" in str(caught.value)
+        return
+    distillation, x = made(task, name)
+    terms = distillation.train()(x, TRUTHS[task], 0.6, torch.arange(IMAGES))
+    assert all(term.isfinite() and term.ndim == 0 for term in terms.values()), terms
+    sum(terms.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in distillation.parameters())
+    assert sum(p.grad.abs().sum() for p in distillation.student.parameters() if p.grad is not None) > 0
+    teaching = [term for key, term in terms.items() if key not in ("task", "peers")]
+    assert name == "none" or any(term.requires_grad for term in teaching)
+
+
+def test_standardised_logits_of_two_columns_are_refused():
+    with pytest.raises(UsageError, match="standardised"):
+        made("multi-label", "kd", standardize=True)
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(UsageError, match="did you mean"):
+        tasks["multi-lable"]
