@@ -39,8 +39,8 @@ def distillation(method="none"):
     return Distillation(Net(), None if method == "none" else Net(), method, torch.zeros(2, 1, 8, 8))
 
 
-def ready(made, options):
-    return set_up(made, split(), options, Augment(), 0, accelerated("fp32"))
+def ready(made, options, precision="fp32"):
+    return set_up(made, split(), options, Augment(), 0, accelerated(precision))
 
 
 OPTIONS = Train(epochs=2, batch_size=8, lr=0.1, precision="fp32")
@@ -55,11 +55,12 @@ def test_the_number_of_steps():
     assert number_of_steps(Train(epochs=0.01), rows_per_step=128, steps_per_epoch=10) == 1
 
 
-@pytest.mark.parametrize("method", ["none", "kd"])
-def test_what_the_set_up_does_is_undone(method):
+@pytest.mark.parametrize("method, precision", [("none", "fp32"), ("kd", "bf16")])
+def test_what_the_set_up_does_is_undone(method, precision):
     made = distillation(method)
-    with pytest.raises(KeyboardInterrupt), ready(made, OPTIONS) as setup:
-        assert setup.steps == 8 and setup.average is None and "forward" in vars(made)
+    with pytest.raises(KeyboardInterrupt), ready(made, OPTIONS, precision) as setup:
+        assert setup.steps == 8 and setup.average is None and "_is_accelerate_prepared" in vars(made)
+        assert ("forward" in vars(made)) == (precision == "bf16")  # which runs it under autocast
         raise KeyboardInterrupt
     assert "forward" not in vars(made) and "_is_accelerate_prepared" not in vars(made)
 
