@@ -86,7 +86,7 @@ class ThreeHeads(nn.Module):
     def forward(self, x):
         x = F.relu(self.normalised(x))
         pooled = x.mean((2, 3))
-        boxes = F.relu(self.box(x)).flatten(2).transpose(1, 2) * 4
+        boxes = F.relu(self.box(x)).flatten(2).transpose(1, 2)
         return torch.sigmoid(self.score(pooled)), boxes, self.area(pooled)
 
 

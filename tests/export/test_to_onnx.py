@@ -213,7 +213,7 @@ def test_torch_runner_puts_the_mode_back():
     spec = InputSpec(8, 8, 1, (0.5,), (0.5,), labels(4))
     module = Normalised(SmallPlain(1, 4), spec).train()
     with TorchRunner(module, spec) as runner:
-        first, second = (runner.infer(pixels(spec, 2)) for _ in range(2))
+        first, second = (runner.infer(pixels(spec, 2))[0] for _ in range(2))
         assert not module.training
     assert module.training and np.array_equal(first, second) and first.dtype == np.float32
 
