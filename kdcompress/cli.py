@@ -661,15 +661,41 @@ def verify(folder: Path, signer: Path | None, no_run: bool, timeout: float) -> N
 @click.argument("file", type=PathArgument)
 @click.option("--bisect", "other", type=PathArgument, help="An ONNX file of the same network, such as the fp32 parent.")
 @click.option("--tolerance", type=float, help="Of --bisect, relative.  [default: by FILE's precision]")
+@click.option("--taps", is_flag=True, help="FILE is a model's name: what can be tapped of it, what is, and why.")
+@click.option("--size", type=click.IntRange(1), help="Of --taps: pixels.  [default: the model's own; zoo 32, else 224]")
+@click.option("--channels", type=click.IntRange(1), help="Of --taps.  [default: 3]")
+@click.option("--classes", type=click.IntRange(1), help="Of --taps.  [default: 10]")
 @json_option
-def inspect(file: Path, other: Path | None, tolerance: float | None, as_json: bool) -> None:
+def inspect(
+    file: Path,
+    other: Path | None,
+    tolerance: float | None,
+    taps: bool,
+    size: int | None,
+    channels: int | None,
+    classes: int | None,
+    as_json: bool,
+) -> None:
     """What is in a model FILE or folder.
 
     ONNX, .ort, engines, OpenVINO, ExecuTorch, LiteRT, MNN, ncnn, Core ML, files of weights, and the .json
     record beside an artefact.
 
     With --bisect: the first layer at which FILE differs from that other file, on random images.
+
+    With --taps: the modules of a network, named as in a recipe (resnet8, timm/NAME, torchvision/NAME,
+    package.module:callable), the maps that they give, and which are taken as its stages. Any of these
+    paths can be written under `taps` in a recipe.
     """
+    if taps:
+        from kdcompress.models.taps.inspection import inspection
+
+        if other or tolerance is not None:
+            raise UsageError("A model's taps and files are inspected one at a time.", where="--taps, --bisect")
+        facts = inspection(file.as_posix(), size, channels or 3, classes or 10)
+        return _print_json(facts) if as_json else _print_taps(facts)
+    if size or channels or classes:
+        raise UsageError("A size, channels and classes go with --taps.", where="--size, --channels, --classes")
     if other:
         from kdcompress.export.apart import apart
         from kdcompress.export.bisect import report
@@ -685,6 +711,21 @@ def inspect(file: Path, other: Path | None, tolerance: float | None, as_json: bo
         return _print_json(facts)
     for line in _lines(facts):
         echo(line)
+
+
+def _print_taps(facts: dict[str, Any]) -> None:
+    rows = [
+        {
+            **call,
+            "path": f"{call['path']} #{call['call']}" if call["call"] > 1 else call["path"],
+            "map": "x".join(map(str, call["map"])) if call["map"] else None,
+            "reduction": f"{call['reduction']:g}" if call["map"] else None,
+        }
+        for call in facts["calls"]
+    ]
+    for line in _lines({**facts, "input": "x".join(map(str, facts["input"])), "calls": len(rows)}):
+        echo(line)
+    _print_table(rows, {key: key for key in ("path", "kind", "map", "reduction", "tap", "why")})
 
 
 def _lines(value: dict[str, Any], indent: str = "") -> list[str]:
