@@ -33,7 +33,8 @@ from kdcompress.pipelines.provenance import RECIPE, is_recipe
 from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Recipe, code_of
-from kdcompress.training.engine import check_optimizer, choose_precision
+from kdcompress.training.optimizer import check_optimizer
+from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
 
 

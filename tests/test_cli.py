@@ -273,6 +273,13 @@ BAD = {
     ),
     "inspect of a file that is not there": (lambda t: ["inspect", t / "none.onnx"], "none.onnx"),
     "inspect of a text file": (lambda t: ["inspect", text_file(t, "a.onnx")], "a.onnx"),
+    "the taps of a model that does not exist": (lambda t: ["inspect", "--taps", "resnet9"], "did you mean 'resnet"),
+    "the taps at a size at which a model does not run": (
+        lambda t: ["inspect", "--taps", "torchvision/alexnet", "--size", "8"],
+        "torchvision/alexnet does not run on images [3, 8, 8]",
+    ),
+    "the size of a file": (lambda t: ["inspect", text_file(t, "a.onnx"), "--size", "8"], "--taps"),
+    "taps and another file": (lambda t: ["inspect", "--taps", "resnet8", "--bisect", t / "a.onnx"], "--bisect"),
     "bench of a text file": (lambda t: ["bench", text_file(t, "a.onnx")], "a.onnx"),
     "bench of an ONNX file from elsewhere": (lambda t: ["bench", foreign_onnx(t)], "foreign.onnx"),
     "evaluate of an empty file": (
@@ -326,3 +333,13 @@ def test_a_crash_inside_a_library_is_not_silent():
     code += "main.command('die')(lambda: os.kill(os.getpid(), signal.SIGSEGV)); main(['die'])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == -signal.SIGSEGV and "Segmentation fault" in found.stderr
+
+
+def test_the_taps_of_a_model_are_shown():
+    found = invoke("inspect", "--taps", "resnet8")
+    assert found.exit_code == 0 and "taps: layer1, layer2, layer3\n" in found.stdout
+    line = next(line for line in found.stdout.splitlines() if line.startswith("layer2 "))
+    assert line.split(maxsplit=4) == ["layer2", "Sequential", "32x16x16", "2", line.split(maxsplit=4)[4]]
+    assert "stage 2" in line and "the last block at its resolution" in line
+    facts = json.loads(invoke("inspect", "--taps", "resnet8", "--json", "--classes", 5, "--size", 64).stdout)
+    assert facts["classes"] == 5 and facts["input"] == [3, 64, 64] and facts["calls"][0]["map"] == [16, 64, 64]

@@ -53,4 +53,6 @@ def _layers(net: nn.Module) -> list[nn.Module]:
 
 
 def _inside(net: Any) -> nn.Module | None:
-    return net.module if isinstance(net, (nn.DataParallel, DistributedDataParallel)) else net._modules.get(COMPILED)
+    if COMPILED in net._modules:  # TorchScript's modules have no `get`
+        return net._modules[COMPILED]
+    return net.module if isinstance(net, (nn.DataParallel, DistributedDataParallel)) else None

@@ -67,6 +67,24 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -
     out.print(table)
 
 
+def print_taps(facts: Mapping[str, Any], as_json: bool) -> None:
+    """What a dry run saw of a network, as ``models.taps.inspection`` has it."""
+    if as_json:
+        return print_json(facts)
+    rows = [
+        {
+            **call,
+            "path": f"{call['path']} #{call['call']}" if call["call"] > 1 else call["path"],
+            "map": "x".join(map(str, call["map"])) if call["map"] else None,
+            "reduction": f"{call['reduction']:g}" if call["map"] else None,
+        }
+        for call in facts["calls"]
+    ]
+    for line in lines({**facts, "input": "x".join(map(str, facts["input"])), "calls": len(rows)}):
+        echo(line)
+    print_table(rows, {key: key for key in ("path", "kind", "map", "reduction", "tap", "why")})
+
+
 def print_steps(states: Mapping[str, str], as_json: bool) -> None:
     """Each step and its state."""
     if as_json:

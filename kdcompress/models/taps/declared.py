@@ -24,10 +24,12 @@ def declared(run: DryRun) -> Choice | None:
     Raises UsageError where it names maps that are no module's output.
     """
     other = _intermediates(run)
-    maps: list[Tensor] = [] if other is None else other.result
+    if other is None:
+        return None
+    maps: list[Tensor] = other.result
     if len({tuple(m.shape[2:]) for m in maps}) == 1:
         maps = [maps[index] for index in spaced(len(maps), min(ISOTROPIC_STAGES, len(maps)))]
-    stages = [_in_forward(run, other, m) for m in maps if other is not None and m.shape[2] * m.shape[3] > 1]
+    stages = [_in_forward(run, other, m) for m in maps if m.shape[2] * m.shape[3] > 1]
     if len(stages) > 1 and not stages[0].block and any(call.block for call in stages):
         stages = stages[1:]  # the first is a stem
     why = dict.fromkeys(stages, "the network declares it")

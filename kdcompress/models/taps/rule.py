@@ -13,7 +13,7 @@ Each function looks at the table alone, and says why it leaves a call out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from kdcompress.models.taps.table import ISOTROPIC_STAGES, Call, Choice, spaced
 
@@ -56,7 +56,7 @@ def _is_closed(call: Call) -> bool:
     return call.block and call.alone and maps
 
 
-def _holder(call: Call, paths: Iterable[str]) -> str:
+def _holder(call: Call, paths: Collection[str]) -> str:
     """The outermost of ``paths`` that is a module which holds the call's; empty where none is."""
     names = call.path.split(".")
     return next((path for count in range(1, len(names)) if (path := ".".join(names[:count])) in paths), "")
