@@ -17,9 +17,9 @@ from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
 from kdcompress.pipelines import ladder
-from kdcompress.pipelines.steps import target as target_step
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.ladder import climb
+from kdcompress.pipelines.steps import target as target_step
 from kdcompress.pipelines.steps.names import exported
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.html import html
