@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kdcompress.report import charts, present, terminal
+from kdcompress.report import charts, figures, terminal
 from kdcompress.report.html import render
 from kdcompress.report.markdown import fence, plain, table
 from kdcompress.report.write import write_document
@@ -36,25 +36,25 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "best": spread(row, "test_best"),
         "last": spread(row, "test_last"),
         "gain": gain(row),
-        "published": present.fixed(row.get("published")),
-        "agreement": present.fixed(row.get("agreement")),
-        "calibration": present.fixed(row.get("calibration_error")),
-        "images": f"{row['images_seen']:,}" if row.get("images_seen") else present.NONE,
-        "passes": f"{row['teacher_passes']:,}" if row.get("teacher_passes") is not None else present.NONE,
-        "step": f"{row['step']:.2f}" if row.get("step") else present.NONE,
+        "published": figures.fixed(row.get("published")),
+        "agreement": figures.fixed(row.get("agreement")),
+        "calibration": figures.fixed(row.get("calibration_error")),
+        "images": f"{row['images_seen']:,}" if row.get("images_seen") else figures.NONE,
+        "passes": f"{row['teacher_passes']:,}" if row.get("teacher_passes") is not None else figures.NONE,
+        "step": f"{row['step']:.2f}" if row.get("step") else figures.NONE,
     }
 
 
 def spread(row: Mapping[str, Any], key: str) -> str:
     if row.get(key) is None:
-        return present.NONE
+        return figures.NONE
     sd = row.get(f"{key}_sd")
     return f"{row[key]:.2f}" + (f" ± {sd:.2f}" if sd is not None else "")
 
 
 def gain(row: Mapping[str, Any]) -> str:
     if row.get("gain") is None:
-        return present.NONE
+        return figures.NONE
     text = f"{row['gain']:+.2f}"
     if row.get("gain_low") is not None:
         text += f" [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]"
@@ -64,7 +64,7 @@ def gain(row: Mapping[str, Any]) -> str:
 def columns(document: Mapping[str, Any]) -> dict[str, str]:
     """The columns that have something in them."""
     rows = [cells(row) for row in document["summary"]]
-    return {key: title for key, title in COLUMNS.items() if any(row[key] != present.NONE for row in rows)}
+    return {key: title for key, title in COLUMNS.items() if any(row[key] != figures.NONE for row in rows)}
 
 
 def markdown(document: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdcompress.report.present import count, duration, fixed
+from kdcompress.report.figures import count, duration, fixed
 
 
 def training(done: Mapping[str, Any], metric: str = "accuracy") -> dict[str, str]:

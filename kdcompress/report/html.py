@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from kdcompress.bench.statistics import SUPPORT
-from kdcompress.report import charts, facts, present
+from kdcompress.report import charts, facts, figures, present
 
 
 def render(template: str, **context: Any) -> str:
@@ -34,6 +34,7 @@ def html(document: Mapping[str, Any]) -> str:
         document=document,
         name=document.get("name") or "kdcompress report",
         present=present,
+        figures=figures,
         metric=metric,
         columns=present.columns(document),
         head=present.headline(document),

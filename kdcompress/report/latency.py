@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kdcompress.artifact import write_text
 from kdcompress.errors import UsageError, shown
-from kdcompress.report import charts, facts, present, terminal
+from kdcompress.report import charts, facts, figures, terminal
 from kdcompress.report.html import render
 from kdcompress.report.markdown import fence, listed, table
 from kdcompress.report.write import finite
@@ -50,24 +50,24 @@ def cells(
     label: str, record: Mapping[str, Any], baseline: str | None, parity: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
     """The text of a record in each of ``COLUMNS``. ``parity``: of its outputs there with those of this machine."""
-    ms = {key: present.significant(record.get(f"{key}_ms")) for key in ("median", "p90", "p95", "p99", "p99_9", "load")}
+    ms = {key: figures.significant(record.get(f"{key}_ms")) for key in ("median", "p90", "p95", "p99", "p99_9", "load")}
     offline = record.get("scenario") == "offline"
     joules = ((record.get("energy") or {}).get("joules_per_query") or {}).values()
     memory = record.get("load_rss_mib")
     return {
         "name": label,
         "n": str(record["n"]),
-        "batch": str(record["batch"]) if record["batch"] != 1 or offline else present.NONE,
+        "batch": str(record["batch"]) if record["batch"] != 1 or offline else figures.NONE,
         **ms,
-        "throughput": present.significant(record.get("images_per_second")) if offline else present.NONE,
-        "cv": present.NONE if record.get("cv") is None else f"{record['cv']:.0%}",
-        "first": present.significant(record.get("first_call_ms")),
-        "memory": present.NONE if memory is None else f"{memory:.1f}",
-        "device_memory": present.NONE if not record.get("device_mib") else f"{record['device_mib']:.0f}",
-        "energy": present.significant(1e3 * sum(joules)) if joules else present.NONE,
+        "throughput": figures.significant(record.get("images_per_second")) if offline else figures.NONE,
+        "cv": figures.NONE if record.get("cv") is None else f"{record['cv']:.0%}",
+        "first": figures.significant(record.get("first_call_ms")),
+        "memory": figures.NONE if memory is None else f"{memory:.1f}",
+        "device_memory": figures.NONE if not record.get("device_mib") else f"{record['device_mib']:.0f}",
+        "energy": figures.significant(1e3 * sum(joules)) if joules else figures.NONE,
         "ratio": "1" if label == baseline else interval(record.get("ratio")),
         "verdict": "failed" if record.get("failed") else verdict(label, record, baseline),
-        "parity": present.NONE
+        "parity": figures.NONE
         if parity is None
         else f"{parity['max_abs']:.1e}" + ("" if parity["passed"] else ", too far"),
     }
@@ -77,13 +77,13 @@ def verdict(label: str, record: Mapping[str, Any], baseline: str | None) -> str:
     if label == baseline:
         return "baseline"
     ratio = record.get("ratio") or {}
-    return ratio.get("verdict") or present.NONE
+    return ratio.get("verdict") or figures.NONE
 
 
 def interval(ratio: Mapping[str, Any] | None) -> str:
     """ "0.52 [0.50, 0.54]"; a ratio of latencies: below 1 is faster."""
     if not ratio or ratio.get("low") is None:
-        return present.NONE
+        return figures.NONE
     return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
 
 
@@ -91,7 +91,7 @@ def rows(document: Mapping[str, Any]) -> tuple[dict[str, str], list[dict[str, st
     """The columns that have something in them, and the cells of every record."""
     parity, baseline = document.get("parity") or {}, document.get("baseline")
     found = [cells(label, record, baseline, parity.get(label)) for label, record in document["records"].items()]
-    return {key: title for key, title in COLUMNS.items() if any(row[key] != present.NONE for row in found)}, found
+    return {key: title for key, title in COLUMNS.items() if any(row[key] != figures.NONE for row in found)}, found
 
 
 def sentences(document: Mapping[str, Any]) -> list[str]:
@@ -172,7 +172,7 @@ def as_html(document: Mapping[str, Any]) -> str:
         document=document,
         columns=shown,
         rows=body,
-        none=present.NONE,
+        none=figures.NONE,
         tags=TAGS,
         sentences=sentences(document),
         distribution=charts.ridges(samples, "Distribution of latencies"),
@@ -227,10 +227,10 @@ def print_latency(document: Mapping[str, Any], console: Console) -> None:
 def change_cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "name": row["name"],
-        "old": present.significant(row["old_ms"]),
-        "new": present.significant(row["new_ms"]),
+        "old": figures.significant(row["old_ms"]),
+        "new": figures.significant(row["new_ms"]),
         "ratio": interval({**row, "median": row["ratio"]}),
-        "by": row["by"] or present.NONE,
+        "by": row["by"] or figures.NONE,
         "verdict": row["verdict"] + (f": {row['why']}" if row.get("why") else ""),
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdcompress.errors import shown
-from kdcompress.report import facts, present
+from kdcompress.report import facts, figures, present
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -50,7 +50,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         parts += [f"## {title}", table(["label", "test images", "teacher %", "student %"], labels, [1, 2, 3])]
     steps = document.get("steps") or []
     if steps:
-        body = [[s.get("name"), "reused" if s.get("reused") else present.duration(s.get("seconds")),
+        body = [[s.get("name"), "reused" if s.get("reused") else figures.duration(s.get("seconds")),
                  (s.get("key") or "")[:12]] for s in steps]  # fmt: skip
         parts += ["## Steps", table(["step", "time", "key"], body)]
     hashes = [[row.get("file"), row["sha256"]] for row in rows if row.get("sha256")]
@@ -73,7 +73,7 @@ def table(head: Sequence[str], body: Iterable[Sequence[Any]], numbers: Sequence[
 
 def plain(value: Any) -> str:
     """A value on one line, in which nothing is Markdown, a link or HTML, and no character steers a terminal."""
-    text = html.escape(shown(" ".join(str(present.NONE if value is None else value).split())), quote=False)
+    text = html.escape(shown(" ".join(str(figures.NONE if value is None else value).split())), quote=False)
     for mark in "\\|`*_[]~#":
         text = text.replace(mark, "\\" + mark)
     return text.replace("://", ":&#47;/").replace("www.", "www&#46;")

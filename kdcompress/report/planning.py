@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kdcompress.report import terminal
-from kdcompress.report.present import NONE, count, duration, significant, size
+from kdcompress.report.figures import NONE, count, duration, significant, size
 
 
 def print_plan(document: Mapping[str, Any], console: Console, most: int) -> None:

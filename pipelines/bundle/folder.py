@@ -18,8 +18,8 @@ from kdcompress.pipelines.bundle.kinds import COMMON, ENGINE, KINDS
 from kdcompress.pipelines.bundle.model import model_of
 from kdcompress.pipelines.bundle.sample import sample, save_png
 from kdcompress.pipelines.verify import SUMS
+from kdcompress.report.figures import significant
 from kdcompress.report.markdown import plain
-from kdcompress.report.present import significant
 from kdcompress.tasks import tasks
 
 TEMPLATES = Path(formats.__file__).parent / "bundle"

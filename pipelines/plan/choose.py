@@ -10,7 +10,8 @@ from kdcompress.pipelines.plan.records import Built, Counted, Judged, Latency
 from kdcompress.pipelines.verdict import BYTES
 from kdcompress.recipe import Recipe
 from kdcompress.recipe.shipping import Budgets
-from kdcompress.report.present import count, over, significant, size
+from kdcompress.report.figures import count, significant, size
+from kdcompress.report.present import over
 
 SPEED_MARGIN = 3.0  # a candidate is ruled out unmeasured if it misses at so many times the best pace measured
 

@@ -29,7 +29,7 @@ from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.timed import timed
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Recipe, Student
-from kdcompress.report.present import count, size
+from kdcompress.report.figures import count, size
 
 GROUP = 6  # candidates timed in turns, with the baseline
 

@@ -13,7 +13,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.pipelines.parts import named
 from kdcompress.pipelines.runs import Done
 from kdcompress.recipe import Student
-from kdcompress.report.present import count
+from kdcompress.report.figures import count
 
 PARENT = "fp32"  # of a candidate: the file that those for the targets are made from
 

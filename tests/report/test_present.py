@@ -1,6 +1,6 @@
 import pytest
 
-from kdcompress.report import present
+from kdcompress.report import figures, present
 
 
 @pytest.mark.parametrize("count, text", [
@@ -8,26 +8,26 @@ from kdcompress.report import present
     (2_431_204, "2.43 MB"), (1.5e9, "1.50 GB"),
 ])  # fmt: skip
 def test_size(count, text):
-    assert present.size(count) == text
+    assert figures.size(count) == text
 
 
 @pytest.mark.parametrize("value, text", [
     (None, "–"), (0, "0"), (0.31, "0.310"), (0.00123, "0.00123"), (12.5, "12.5"), (123.4, "123"), (1340.2, "1340"),
 ])  # fmt: skip
 def test_significant(value, text):
-    assert present.significant(value) == text
+    assert figures.significant(value) == text
 
 
 @pytest.mark.parametrize("value, text", [(77_754, "77.8 k"), (11_172_810, "11.2 M"), (999_999, "1 M"), (12, "12")])
 def test_count(value, text):
-    assert present.count(value) == text
+    assert figures.count(value) == text
 
 
 @pytest.mark.parametrize("seconds, text", [
     (0.0312, "31 ms"), (21.7, "21.7 s"), (431, "7 min 11 s"), (7260, "2 h 1 min"), (None, "–"),
 ])  # fmt: skip
 def test_duration(seconds, text):
-    assert present.duration(seconds) == text
+    assert figures.duration(seconds) == text
 
 
 @pytest.mark.parametrize("ratio, text", [
@@ -42,8 +42,8 @@ def test_speed(ratio, text):
 
 
 def test_signs():
-    assert present.signed(-1.364) == "−1.36" and present.signed(0.2) == "+0.20" and present.signed(-0.001) == "0.00"
-    assert present.fixed(-0.5) == "−0.50" and present.fixed(-0.001) == "0.00" and present.fixed(92.1) == "92.10"
+    assert figures.signed(-1.364) == "−1.36" and figures.signed(0.2) == "+0.20" and figures.signed(-0.001) == "0.00"
+    assert figures.fixed(-0.5) == "−0.50" and figures.fixed(-0.001) == "0.00" and figures.fixed(92.1) == "92.10"
 
 
 def test_headline_names_the_fastest_measured_artefact_of_the_student(document):
