@@ -21,7 +21,7 @@ INT8 = 0.1  # relative; parity does not judge int8's logits by a number
 
 
 @dataclass(frozen=True)
-class Step:
+class Layer:
     """One tensor. Errors are the largest difference as a share of the reference's largest value."""
 
     layer: str
@@ -41,7 +41,7 @@ def tolerance_of(precision: str) -> float:
     return INT8 if allowed is None else allowed
 
 
-def steps(reference: Path, other: Path, images: np.ndarray | None = None) -> list[Step]:
+def layers(reference: Path, other: Path, images: np.ndarray | None = None) -> list[Layer]:
     """Every tensor that both files compute under the same name, in the order of the reference. ``images``: uint8
     [N, H, W, C], random pixels where there are none.
 
@@ -69,7 +69,7 @@ def steps(reference: Path, other: Path, images: np.ndarray | None = None) -> lis
     return list(_walk(models[0], errors))
 
 
-def first_difference(found: list[Step], tolerance: float) -> Step | None:
+def first_difference(found: list[Layer], tolerance: float) -> Layer | None:
     """The first tensor that differs by more than ``tolerance``; NaN differs."""
     return next((step for step in found if not step.after <= tolerance), None)
 
@@ -78,7 +78,7 @@ def report(reference: Path, other: str | Path, tolerance: float | None = None) -
     """What `kdcompress inspect --bisect` says."""
     other = Path(other)
     allowed = tolerance_of(artifact_of(other).precision) if tolerance is None else tolerance
-    found = steps(reference, other)
+    found = layers(reference, other)
     first, listed = first_difference(found, allowed), []
     for step in found:
         shown = {name: float(f"{getattr(step, name):.3g}") for name in ("before", "after")}
@@ -93,7 +93,7 @@ def report(reference: Path, other: str | Path, tolerance: float | None = None) -
     }
 
 
-def _walk(model: Any, errors: dict[str, float]) -> Iterator[Step]:
+def _walk(model: Any, errors: dict[str, float]) -> Iterator[Layer]:
     """The error before a layer is that of the nearest compared tensors: a tensor that only one file has passes on
     those it is computed from."""
     passed: dict[str, float] = {}
@@ -102,7 +102,7 @@ def _walk(model: Any, errors: dict[str, float]) -> Iterator[Step]:
         for name in node.output:
             passed[name] = errors.get(name, before)
             if name in errors:
-                yield Step(node.name, node.op_type, name, before, errors[name])
+                yield Layer(node.name, node.op_type, name, before, errors[name])
 
 
 def _tensors(model: Any, spec: InputSpec, names: list[str], images: np.ndarray) -> dict[str, np.ndarray]:

@@ -30,7 +30,7 @@ class PreActBlock(nn.Module):
         return shortcut + self.conv2(self.relu2(self.bn2(self.conv1(y))))
 
 
-class Stage(nn.Module):
+class Group(nn.Module):
     def __init__(self, inputs: int, outputs: int, blocks: int, stride: int):
         super().__init__()
         rest = (PreActBlock(outputs, outputs, 1) for _ in range(blocks - 1))
@@ -47,9 +47,9 @@ class WideResNet(nn.Module):
         super().__init__()
         blocks = (depth - 4) // 6
         self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
-        self.block1 = Stage(16, 16 * widen, blocks, 1)
-        self.block2 = Stage(16 * widen, 32 * widen, blocks, 2)
-        self.block3 = Stage(32 * widen, 64 * widen, blocks, 2)
+        self.block1 = Group(16, 16 * widen, blocks, 1)
+        self.block2 = Group(16 * widen, 32 * widen, blocks, 2)
+        self.block3 = Group(32 * widen, 64 * widen, blocks, 2)
         self.bn1 = nn.BatchNorm2d(64 * widen)
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)

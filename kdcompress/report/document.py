@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 
-class Score(TypedDict, total=False):
+class EpochScore(TypedDict, total=False):
     epoch: float
     score: float  # on the validation split, in per cent of the metric
 
@@ -24,7 +24,7 @@ class Epoch(TypedDict, total=False):
     seconds: float
 
 
-class Training(TypedDict, total=False):
+class TrainingRecord(TypedDict, total=False):
     role: str  # "teacher" or "student"
     model: str
     method: str
@@ -37,8 +37,8 @@ class Training(TypedDict, total=False):
     precision: str
     selected: str  # "best" or "last": which weights were kept
     privacy: str  # what a private training promises
-    best: Score
-    last: Score
+    best: EpochScore
+    last: EpochScore
     history: list[Epoch]
 
 
@@ -48,21 +48,21 @@ class Confusion(TypedDict, total=False):
     student: list[list[int]] | None
 
 
-class Gate(TypedDict, total=False):
+class GateRecord(TypedDict, total=False):
     name: str  # "student", "teacher"; those of latency and size as in the recipe
     limit: float
     value: float | None
     met: bool
 
 
-class Step(TypedDict, total=False):
+class StepRecord(TypedDict, total=False):
     name: str
     key: str  # SHA-256 of what the step depends on
     seconds: float
     reused: bool
 
 
-class Metric(TypedDict):
+class MetricRecord(TypedDict):
     """The figure that all scores are."""
 
     name: str  # "accuracy"
@@ -81,12 +81,12 @@ class Document(TypedDict, total=False):
     machine: dict[str, Any]  # bench.machine.machine()
     packages: dict[str, str]
     device: dict[str, Any]  # what timed the rows: name ("local", "ssh:user@host"), machine as above
-    metric: Metric  # accuracy, where it is left out
+    metric: MetricRecord  # accuracy, where it is left out
     rows: list[dict[str, Any]]  # Row.to_json()
     normalisation: dict[str, Any]  # role -> mean and std of pixels in 0..1, inside the files, and where they are from
-    training: list[Training]
+    training: list[TrainingRecord]
     confusion: Confusion | None
     by_label: list[dict[str, Any]] | None  # label, n (test images that have it), teacher and student: their scores
-    gates: list[Gate]
-    steps: list[Step]
+    gates: list[GateRecord]
+    steps: list[StepRecord]
     advice: list[str]

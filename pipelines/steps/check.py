@@ -13,7 +13,7 @@ import torch
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
-from kdcompress.export.bisect import first_difference, steps, tolerance_of
+from kdcompress.export.bisect import first_difference, layers, tolerance_of
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.models.checkpoint import load_weights
 from kdcompress.models.deployable import Deployable
@@ -78,7 +78,7 @@ class CheckStep(Step):
         compared: dict[str, Any] = agreement.to_json()
         parent = artifact_of(inputs, exported(self.role))
         if not agreement and artifact.format == "onnx" and artifact.provenance.get("parent") == parent.sha256:
-            found = steps(parent.path, artifact.path, images)
+            found = layers(parent.path, artifact.path, images)
             first = first_difference(found, tolerance_of(artifact.precision))
             compared["first_difference"] = str(first) if first else None
         facts = {"score": score.value, "details": dict(score.details), "n": len(source.test)}

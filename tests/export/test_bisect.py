@@ -12,7 +12,7 @@ from export_nets import problem
 
 from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
-from kdcompress.export.bisect import first_difference, steps, tolerance_of
+from kdcompress.export.bisect import first_difference, layers, tolerance_of
 from kdcompress.export.formats import build, target
 from kdcompress.export.graph import LAYERS
 
@@ -31,7 +31,7 @@ def perturbed(trained, tmp_path):
 
 
 def test_the_same_file_does_not_part(trained):
-    found = steps(trained.artifact.path, trained.artifact.path)
+    found = layers(trained.artifact.path, trained.artifact.path)
     assert len(found) > 10 and all(step.before == step.after == 0 for step in found)
     assert first_difference(found, 0.0) is None and found[-1].tensor == "logits"
 
@@ -39,13 +39,13 @@ def test_the_same_file_does_not_part(trained):
 def test_a_perturbed_layer_is_named(trained, perturbed):
     file, layer = perturbed
     for images in (None, problem(20, seed=3)[0]):
-        first = first_difference(steps(trained.artifact.path, file, images), tolerance_of("fp32"))
+        first = first_difference(layers(trained.artifact.path, file, images), tolerance_of("fp32"))
         assert (first.layer, first.before) == (layer, 0.0) and first.after > 1e-3
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("onnx-fp16", 1e-5, 1e-2), ("x86-vnni", 1e-3, 0.1)])
 def test_a_sound_file_of_lower_precision_stays_within_its_tolerance(name, least, most, trained, job):
-    found = steps(trained.artifact.path, build(job, target(name)).path, problem(64, seed=3)[0])
+    found = layers(trained.artifact.path, build(job, target(name)).path, problem(64, seed=3)[0])
     assert {"Conv", "Relu", "Gemm"} <= {step.kind for step in found}
     assert least < max(step.after for step in found) < most, list(map(str, found))
     assert most == tolerance_of(target(name).precision)
@@ -60,7 +60,7 @@ def test_a_fault_in_an_int8_file_is_named(trained, job):
     scale = next(i for i in model.graph.initializer if i.name == restored.input[1])
     scale.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(scale), scale.name))
     onnx.save(model, artifact.path)
-    found = steps(trained.artifact.path, artifact.path, problem(64, seed=3)[0])
+    found = layers(trained.artifact.path, artifact.path, problem(64, seed=3)[0])
     first = first_difference(found, tolerance_of("int8"))
     assert first.before < 0.1 < first.after
     after = [node for node in model.graph.node if layer.output[0] in node.input or layer.output[0] == first.tensor]
@@ -68,13 +68,13 @@ def test_a_fault_in_an_int8_file_is_named(trained, job):
 
 
 def test_of_a_fixed_batch_of_floats(fixed):
-    found = steps(fixed.artifact.path, fixed.artifact.path)
+    found = layers(fixed.artifact.path, fixed.artifact.path)
     assert found[-1].tensor == "logits" and found[-1].after == 0
 
 
 def test_other_networks_are_refused(trained, fixed, perturbed):
     with pytest.raises(UsageError, match="images of different sizes"):
-        steps(trained.artifact.path, fixed.artifact.path)
+        layers(trained.artifact.path, fixed.artifact.path)
     model = onnx.load(trained.artifact.path)
     for node in model.graph.node:
         for names in (node.input, node.output):
@@ -84,7 +84,7 @@ def test_other_networks_are_refused(trained, fixed, perturbed):
     path = perturbed[0].with_name("other.onnx")
     onnx.save(model, path)
     with pytest.raises(UsageError, match="no tensor in common"):
-        steps(trained.artifact.path, path)
+        layers(trained.artifact.path, path)
 
 
 def test_the_command(trained, perturbed):
