@@ -114,7 +114,7 @@ class Task(Protocol):
         """Logits [N, K] as methods on logits compare them: rows [M, C] whose softmax is a distribution each."""
         ...
 
-    def check_method(self, name: str, one_label: bool, working: Sequence[str]) -> None:
-        """Raises UsageError for a method that the task's networks cannot learn by. ``one_label``: it takes each image
-        to be of one class. ``working``: names of those that are not so."""
+    def takes(self, one_label: bool) -> bool:
+        """Whether networks of this task can learn by a method. ``one_label``: it takes each image to be of one class,
+        or relates classes to each other."""
         ...

@@ -43,6 +43,21 @@ def methods() -> list[dict[str, Any]]:
     return rows
 
 
+def tasks() -> list[dict[str, Any]]:
+    from kdcompress.methods import methods as kinds
+    from kdcompress.tasks import tasks as registry
+
+    return [
+        {
+            "task": name,
+            "figure": f"{task.metric.name}, {task.metric.unit}",
+            "answer": task.answer,
+            "methods": sum(task.takes(kinds[kind].needs.one_label) for kind in kinds),
+        }
+        for name, task in registry.entries().items()
+    ]
+
+
 def method_costs() -> list[dict[str, Any]]:
     """What a training step computes, on resnet8x4 teaching resnet8 with 32x32 images; counting takes some seconds."""
     from kdcompress.pipelines.costs import cost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -176,3 +176,16 @@ def check_folder(recipe: Recipe, folder: Path, profile: Path | None = None) -> N
         Ours(profile).check(FILES)
     targets = formats.chosen(recipe.export.targets)
     publish.check(folder, ["teacher", "student", *(str(exported("student", target.name)) for target in targets)])
+
+
+def check_profile(networks: Networks, folder: Path, state: str, force: Collection[str] = ()) -> None:
+    """Raises UsageError where the student's training, which is in this ``state``, is not there to be profiled."""
+    name = trained("student")
+    if networks.parts[name.role].train is None:
+        raise UsageError("This recipe trains no student.", where="--profile")
+    if state == "done" and str(name) not in force:
+        raise UsageError(
+            "The student is trained already, so that there is no training to profile.",
+            where=folder,
+            hint="train it again with --force student, or in another folder with --output",
+        )

@@ -10,7 +10,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench.devices import LOCAL
 from kdcompress.console import say
 from kdcompress.distributed import is_main_process
-from kdcompress.errors import RuntimeMissingError, UsageError, reason
+from kdcompress.errors import RuntimeMissingError, reason
 from kdcompress.export import formats
 from kdcompress.pipelines import checks, publish
 from kdcompress.pipelines.networks import Networks
@@ -20,7 +20,7 @@ from kdcompress.pipelines.runs import Done, RunFolder, Step
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.check import CheckStep
 from kdcompress.pipelines.steps.latency import LatencyStep
-from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, exported, trained
+from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, damaged, exported
 from kdcompress.pipelines.steps.onnx import OnnxStep
 from kdcompress.pipelines.steps.target import TargetStep
 from kdcompress.pipelines.steps.train import TrainStep
@@ -109,10 +109,10 @@ class Compression:
                     raise
                 self.errors[step.name] = error
                 say(f"{step.name}: {reason(error)[0]}", style="yellow")
-        damaged = self._damaged()
-        self.errors |= {checked(name.role, name.target): error for name, error in damaged.items()}
+        broken = damaged(self.done)
+        self.errors |= {checked(name.role, name.target): error for name, error in broken.items()}
         self._finish(self.latency_step(self.done), force)
-        built = [self.artifact(name).path for name in self.done if name.kind == "export" and name not in damaged]
+        built = [self.artifact(name).path for name in self.done if name.kind == "export" and name not in broken]
         wanted = {part.name: part for path in built for part in (path, path.with_name(path.name + ".json"))}
         publish.publish(self.folder.path, wanted)
         return Outcome(self.networks, self.done, self.errors).document(self.command)
@@ -134,32 +134,9 @@ class Compression:
     def artifact(self, name: StepName) -> Artifact:
         return artifact_of(self.done, name)
 
-    def check_profile(self, force: Collection[str] = ()) -> None:
-        """Raises UsageError where the student's training is not there to be profiled."""
-        name = trained("student")
-        if self.networks.parts["student"].train is None:
-            raise UsageError("This recipe trains no student.", where="--profile")
-        if self.states()[name] == "done" and str(name) not in force:
-            raise UsageError(
-                "The student is trained already, so that there is no training to profile.",
-                where=self.folder.path,
-                hint="train it again with --force student, or in another folder with --output",
-            )
-
     def _finish(self, step: Step, force: Collection[str] = ()) -> None:
         done = self.done[step.name] = self.folder.run(step, self.done, str(step.name) in force)
         say(f"{step.name}: " + ("done before" if done.reused else f"done in {done.seconds:.1f} s"), style="dim")
-
-    def _damaged(self) -> dict[StepName, UsageError]:
-        """The files that are not as they were built. They are neither timed nor handed out."""
-        found = {}
-        for name in self.done:
-            if name.kind == "export":
-                try:
-                    self.artifact(name).verified()
-                except UsageError as error:
-                    found[name] = error
-        return found
 
 
 def _can_be_done(step: Step) -> bool:

@@ -13,11 +13,12 @@ from kdcompress.console import say
 from kdcompress.distributed import is_main_process
 from kdcompress.errors import KDCompressError, unknown_name
 from kdcompress.ours import Ours
-from kdcompress.pipelines.checks import check_folder
+from kdcompress.pipelines.checks import check_folder, check_profile
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.plan.planning import Plan, Planning
 from kdcompress.pipelines.plan.write import asked_for, check_output, write_recipe
 from kdcompress.pipelines.provenance import save_recipe
+from kdcompress.pipelines.steps.names import trained
 from kdcompress.pipelines.sweep import Sweep, choose
 from kdcompress.pipelines.tournament import Tournament
 from kdcompress.pipelines.verdict import failures
@@ -66,7 +67,8 @@ class RunJob:
                 winner, search["search"] = self.tournament.run()
                 compression = self.tournament.compression(winner)
             if self.profile:
-                compression.check_profile(self.force)
+                state = compression.states()[trained("student")]
+                check_profile(compression.networks, self.folder, state, self.force)
             document = compression.run(self.force, self.profile) | search
             publish(document)
             if self.profile:

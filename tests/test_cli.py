@@ -113,7 +113,7 @@ def test_no_arguments_is_a_usage_error_and_version_is_not():
     assert invoke("--version").exit_code == 0
 
 
-@pytest.mark.parametrize("kind", ["models", "methods", "data", "targets", "recipes"])
+@pytest.mark.parametrize("kind", ["models", "methods", "tasks", "data", "targets", "recipes"])
 def test_list_in_words_and_in_json(kind):
     assert invoke("list", kind).exit_code == 0
     assert len(json.loads(invoke("list", kind, "--json").stdout)) >= 2

@@ -7,7 +7,7 @@ from kdcompress.errors import UsageError
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(["models", "methods", "data", "targets", "recipes"]))
+@click.argument("kind", type=click.Choice(["models", "methods", "tasks", "data", "targets", "recipes"]))
 @click.option("--cost", is_flag=True, help="Of methods: passes and arithmetic of a step, in place of the options.")
 @json_option
 def command(kind: str, cost: bool, as_json: bool) -> None:

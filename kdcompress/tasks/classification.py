@@ -87,8 +87,8 @@ class Classification:
     def rows(self, logits: Tensor) -> Tensor:
         return logits
 
-    def check_method(self, name: str, one_label: bool, working: Sequence[str]) -> None:
-        """All methods are made for it."""
+    def takes(self, one_label: bool) -> bool:
+        return True
 
 
 def calibration_error(logits: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:

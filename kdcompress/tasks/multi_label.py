@@ -96,14 +96,8 @@ class MultiLabel:
 
         return torch.stack([logits, torch.zeros_like(logits)], 2).flatten(0, 1)
 
-    def check_method(self, name: str, one_label: bool, working: Sequence[str]) -> None:
-        if one_label:
-            raise UsageError(
-                f"{name} takes each image to be of one class, and these images have sets of labels.",
-                where="method",
-                got=name,
-                allowed=", ".join(working),
-            )
+    def takes(self, one_label: bool) -> bool:
+        return not one_label
 
 
 def average_precisions(scores: np.ndarray, truth: np.ndarray) -> list[float | None]:

@@ -46,8 +46,12 @@ def check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], pe
 
 def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
     """Raises UsageError for methods that networks of this task cannot learn by."""
-    for name, kind in kinds.items():
-        task.check_method(name, kind.needs.one_label, [each for each in methods if not methods[each].needs.one_label])
+    if refused := [name for name, kind in kinds.items() if not task.takes(kind.needs.one_label)]:
+        raise UsageError(
+            f"{', '.join(refused)} takes each image to be of one class, which is not so in this task.",
+            where=f"task: {task.name}",
+            allowed=", ".join(name for name in methods if task.takes(methods[name].needs.one_label)),
+        )
 
 
 def check_standardized(options: Mapping[str, Any], classes: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdcompress.artifact import Artifact, write_text
+from kdcompress.errors import UsageError
 from kdcompress.pipelines.parts import Role
 from kdcompress.pipelines.runs import Inputs
 
@@ -48,6 +49,18 @@ def weights_of(inputs: Inputs) -> dict[Role, Path]:
 def artifact_of(inputs: Inputs, name: StepName) -> Artifact:
     done = inputs[name]
     return Artifact.from_json(done.result["artifact"], done.folder)
+
+
+def damaged(inputs: Inputs) -> dict[StepName, UsageError]:
+    """The files that are not as they were built. They are neither timed nor handed out."""
+    found = {}
+    for name in inputs:
+        if name.kind == "export":
+            try:
+                artifact_of(inputs, name).verified()
+            except UsageError as error:
+                found[name] = error
+    return found
 
 
 def recorded(artifact: Artifact) -> dict[str, Any]:

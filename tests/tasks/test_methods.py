@@ -29,7 +29,7 @@ def made(task, name, **options):
 @pytest.mark.parametrize(("task", "name"), OTHERS)
 def test_a_method_teaches_or_is_refused_with_those_that_do(task, name):
     if methods[name].needs.one_label:
-        with pytest.raises(UsageError, match="sets of labels") as caught:
+        with pytest.raises(UsageError, match="of one class") as caught:
             made(task, name)
         assert "kd" in str(caught.value) and "reviewkd" in str(caught.value)
         return
