@@ -56,7 +56,7 @@ from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Data, Train, apply_override
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.engine import train
-from kdcompress.training.evaluation import accuracy
+from kdcompress.training.evaluation import score
 
 PAIR = ("resnet32x4", "resnet8x4")  # teacher, student
 METHODS = ("none", "kd", "dkd", "reviewkd", "crd")
@@ -551,7 +551,7 @@ def equal_results(names: Sequence[str], options: argparse.Namespace) -> list[dic
                     wanted = train_options([*options.variants[variant], "train.select=last"], base)
                     with tempfile.TemporaryDirectory() as folder:
                         train(made, source, wanted, augment, seed, Path(folder))
-                found[variant] = accuracy(made.student, source.test, device)
+                found[variant] = score(made.student, source.test, device)
             rows.append({"method": method, "seed": seed, "images_seen": base["train"]["images"], "accuracy": found})
     return rows
 

@@ -29,6 +29,8 @@ class Metric:
     name: str
     short: str  # for the head of a column
     unit: str = "%"
+    each: str = ""  # what the figure of one label is called, where that is another
+    beside: tuple[str, ...] = ()  # names of those in a score's details that reports show
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Decisions:
 class Task(Protocol):
     name: str
     metric: Metric
+    purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
 
     def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:

@@ -53,6 +53,7 @@ class RunJob:
     def states(self) -> dict[str, str]:
         """ "done", "to do" or "not here" of each step, with nothing run or written."""
         states = {str(name): state for name, state in self.compression.states().items()}
+        states |= {name: "to do" for name in self.force if states[name] == "done"}
         return {**(self.tournament.states() if self.tournament else {}), **states}
 
     def run(self, publish: Callable[[dict[str, Any]], None]) -> None:

@@ -42,6 +42,7 @@ from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.pipelines.steps.names import trained, weights_of
 from kdcompress.recipe import Recipe, parse_methods
 from kdcompress.task import Outputs
+from kdcompress.tasks import tasks
 from kdcompress.training.evaluation import predict
 
 BASELINE = "none"
@@ -62,7 +63,9 @@ def choose(recipe: Recipe, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
         own.setdefault(name, {name: options})
     wanted = list(labels) or list(recipe.compare.methods) or list(dict.fromkeys([BASELINE, *recipe.method]))
     if "all" in wanted:
-        wanted = list(dict.fromkeys([*own, *methods]))
+        task = tasks[recipe.task]
+        fit = [name for name in methods if task.takes(methods[name].needs.one_label)]
+        wanted = list(dict.fromkeys([*own, *fit]))
     for label in wanted:
         if label not in own and label not in methods:
             raise unknown_name("method", label, list(dict.fromkeys([*own, *methods])), where="--methods")
@@ -123,6 +126,7 @@ class Sweep:
         trials.sort(key=lambda t: self.trials.index((t["label"], t["seed"])))
         return {
             **provenance(self.recipe, self.command),
+            "metric": vars(tasks[self.recipe.task].metric),
             "methods": self.chosen,
             "data": {"name": self.source.name, "hash": self.source.hash, "train": len(self.source.train)},
             "teacher": teacher,

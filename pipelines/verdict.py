@@ -55,7 +55,7 @@ def judge(row: Row, max_drop: float) -> None:
         row.status, row.why = "failed", f"it stopped while it was timed: {stopped}"
         row.next = "`kdcompress bench` times it alone; `--force latency` times all again"
     elif row.drop is not None and row.drop > max_drop:
-        row.status, row.why = "failed", f"{row.drop:.2f} points less accurate than its parent; {max_drop} are allowed"
+        row.status, row.why = "failed", f"{row.drop:.2f} points below its parent; {max_drop} are allowed"
         row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"
     elif row.precision == "int8" and row.ratio and row.ratio["verdict"] == "slower":
         row.status, row.why = "failed", f"{row.ratio['median']:.2f} times its fp32 parent's latency on this machine"
@@ -208,9 +208,13 @@ def failures(document: dict[str, Any]) -> list[str]:
 
 def _unmet(gate: dict[str, Any]) -> str:
     if "artefact" not in gate:
-        return f"gate {gate['name']}: {gate['value']} against {gate['limit']}"
+        return f"gate {gate['name']}: {_short(gate['value'])} against {gate['limit']}"
     said = present.gates({"gates": [gate]})[0]
     return f"budget of {said['what']} {said['value']} ({said['limit']}); next: {gate['next']}"
+
+
+def _short(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.6g}"
 
 
 def ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:

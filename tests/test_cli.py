@@ -340,6 +340,8 @@ def test_the_taps_of_a_model_are_shown():
     assert found.exit_code == 0 and "taps: layer1, layer2, layer3\n" in found.stdout
     line = next(line for line in found.stdout.splitlines() if line.startswith("layer2 "))
     assert line.split(maxsplit=4) == ["layer2", "Sequential", "32x16x16", "2", line.split(maxsplit=4)[4]]
-    assert "stage 2" in line and "the last block at its resolution" in line
+    assert "stage 2" in line
+    calls = json.loads(invoke("inspect", "--taps", "resnet8", "--json").stdout)["calls"]
+    assert "the last block at its resolution" in next(call["why"] for call in calls if call["path"] == "layer2")
     facts = json.loads(invoke("inspect", "--taps", "resnet8", "--json", "--classes", 5, "--size", 64).stdout)
     assert facts["classes"] == 5 and facts["input"] == [3, 64, 64] and facts["calls"][0]["map"] == [16, 64, 64]

@@ -41,6 +41,13 @@ class Classifier:
             return self.labels[int(logits.argmax())]
         return ", ".join(label for label, value in zip(self.labels, logits) if value > 0) or "none"
 
+    def differs(self, got, wanted, allowed):
+        """Whether one image is answered otherwise than ``wanted`` [classes]: of the labels of which each is there or
+        not, those whose logit is further than ``allowed`` from 0 count."""
+        if self.model["answer"] == "the largest":
+            return int(got.argmax()) != int(wanted.argmax())
+        return bool(((got > 0) != (wanted > 0))[np.abs(wanted) > allowed].any())
+
     def shares(self, logits):
         """How sure the model is of each label: logits [N, classes] -> probabilities."""
         if self.model["answer"] == "the largest":

@@ -20,6 +20,8 @@ for name in sys.argv[1:] or [str(folder / "sample.png")]:
     # The shorter side to the model's, the middle cut out: as the training images were made.
     image = ImageOps.fit(image, (spec["width"], spec["height"]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image, np.uint8).reshape(1, spec["height"], spec["width"], spec["channels"])
-    shares = classifier.shares(classifier.logits(pixels))[0]
+    (logits,) = classifier.logits(pixels)
+    shares = classifier.shares(logits[None])[0]
     best = shares.argsort()[::-1][:3]
     print(name + ": " + ", ".join(f"{classifier.labels[i]} {shares[i]:.1%}" for i in best))
+    print("  answer: " + classifier.said(logits))

@@ -21,7 +21,7 @@ from kdcompress.cli.options import AS_PATH, data_option, json_option, root_optio
 @threads_option(default=1)
 @json_option
 def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Accuracy of exported FILES on the test images of a data set.
+    """Score of exported FILES on the test images of a data set.
 
     Each runs in its own runtime. Classes are matched by name. Agreement is the share of images on which a file answers
     as the first one does.
@@ -39,12 +39,13 @@ def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     results = evaluate_files(files, **options)
     if as_json:
         return print_json(results)
-    rows = [{**row, "images": f"{row['n']:,} images of {row['of']}"} for row in results]
+    rows = [{**row, **row["details"], "images": f"{row['n']:,} images of {row['of']}"} for row in results]
     titles = dict.fromkeys(f"{row['metric']['name']} {row['metric']['unit']}" for row in results)
     columns = {
         "file": "",
         "images": "scored on",
         "score": ", ".join(titles),
+        **{name: f"{name} %" for row in results for name in row["metric"]["beside"]},
         "agreement": "agreement %",
         "seconds": "s",
     }

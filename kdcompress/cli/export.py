@@ -34,9 +34,10 @@ from kdcompress.cli.options import (
     help="Its architecture: `kdcompress list models`, or package.module:callable.",
     **into("student"),
 )
-@data_option(required=True, help="Data set for calibration and accuracy: `kdcompress list data`.", **into("data"))
+@click.option("--task", default="classification", help="What it is for: `kdcompress list tasks`.")
+@data_option(required=True, help="Data set for calibration and scores: `kdcompress list data`.", **into("data"))
 @root_option(**into("data"))
-@size_option(help="Resize images to this square (image-folder, webdataset).", **into("data"))
+@size_option(help="Resize images to this square (image-folder, image-labels, webdataset).", **into("data"))
 @click.option(
     "--mean",
     help="Of pixels in 0..1: 0.485,0.456,0.406, or one number; none: the network takes 0..255 as they are.",
@@ -53,6 +54,7 @@ from kdcompress.cli.options import (
 @json_option
 def command(
     weights: Path,
+    task: str,
     data: dict[str, Any],
     student: dict[str, Any],
     export: dict[str, Any],
@@ -75,7 +77,7 @@ def command(
     from kdcompress.recipe import validate_recipe
 
     name, student = clean_name(f"export-{weights.stem}"), {**student, "weights": weights}
-    sections = {"data": data, "student": student, "train": None, "export": export}
+    sections = {"task": task, "data": data, "student": student, "train": None, "export": export}
     recipe = validate_recipe({"name": name, **sections}, where="the command's options")
     if no_code:
         refuse_code(recipe)

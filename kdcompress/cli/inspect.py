@@ -13,7 +13,9 @@ from kdcompress.errors import UsageError
 @click.option("--bisect", "other", type=AS_PATH, help="An ONNX file of the same network, such as the fp32 parent.")
 @click.option("--tolerance", type=float, help="Of --bisect, relative.  [default: by FILE's precision]")
 @click.option("--taps", is_flag=True, help="FILE is a model's name: what can be tapped of it, what is, and why.")
-@click.option("--size", type=click.IntRange(1), help="Of --taps: pixels.  [default: the model's own; zoo 32, else 224]")
+@click.option(
+    "--size", type=click.IntRange(1, 1024), help="Of --taps: pixels.  [default: the model's own; zoo 32, else 224]"
+)
 @click.option("--channels", type=click.IntRange(1), help="Of --taps.  [default: 3]")
 @click.option("--classes", type=click.IntRange(1), help="Of --taps.  [default: 10]")
 @json_option

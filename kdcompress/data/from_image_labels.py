@@ -11,6 +11,7 @@ On the left the labels of an image are separated by semicolons; on the right eac
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class ImageLabels:
         rows = _rows(root / TABLE)
         labels = _labels(root / TABLE, rows)
         truth = np.array([_truth(row, labels) for row in rows], np.uint8)
-        splits = np.array([SPLITS[row.get("split", "train").casefold()] for row in rows])
+        splits = np.array([SPLITS[_split(row)] for row in rows])
         order = np.concatenate([np.flatnonzero(splits == split) for split in ("train", "validation", "test")])
         paths = [root / rows[place]["file"] for place in order]
         images = read_images([File(path) for path in paths], data.size, root)
@@ -63,37 +64,55 @@ def _rows(table: Path) -> Sequence[Row]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            columns, rows = list(reader.fieldnames or ()), [dict(row) for row in reader]
+            columns = reader.fieldnames = [_column(name) for name in reader.fieldnames or ()]
+            rows = [(reader.line_num, dict(row)) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError("The table of labels cannot be read.", where=table, got=error) from error
-    if "file" not in columns or len(set(columns)) < len(columns) or len(columns) < 2:
-        allowed = "file,labels[,split], or file[,split] and a column a label"
-        raise UsageError("The table's first line has to name its columns.", where=table, got=columns, allowed=allowed)
+        hint = "save it as UTF-8, with commas between the columns"
+        raise UsageError("The table of labels cannot be read.", where=table, got=error, hint=hint) from error
+    more = set(columns) - set(OWN) if "labels" in columns else {""} & set(columns)
+    if "file" not in columns or len(set(columns)) < len(columns) or len(columns) < 2 or more:
+        raise UsageError(
+            "The table's first line has to name its columns.",
+            where=table,
+            got=", ".join(columns) or "nothing",
+            allowed="file,labels[,split], or file[,split] and a column a label, with commas between them",
+        )
     wrong, seen = [], set[str]()
-    for number, row in enumerate(rows, 2):
+    for line, row in rows:
         if why := _wrong(row, seen, table.parent):
-            wrong.append(f"line {number}: {why}")
+            wrong.append(f"line {line}: {why}")
         seen.add(row["file"] or "")
     if wrong or not rows:
         raise UsageError("The table of labels is not as it should be.", where=table, got=some(wrong) or "no image")
-    return rows
+    return [row for _, row in rows]
+
+
+def _column(name: str) -> str:
+    """Its own columns are known in any case, and with spaces around."""
+    return name.strip().casefold() if name.strip().casefold() in OWN else unicodedata.normalize("NFC", name.strip())
 
 
 def _wrong(row: Row, seen: set[str], root: Path) -> str | None:
     if None in row or None in row.values():
         return "another number of columns than the first line"
     file = row["file"]
-    if not file or Path(file).is_absolute() or ".." in Path(file).parts or not (root / file).is_file():
+    if not file or Path(file).is_absolute() or ".." in Path(file).parts or Path(file).as_posix() != file:
+        return f"file {file!r}, and paths like photos/1.jpg, from the table's folder on, are"
+    if not (root / file).is_file():
         return f"no file {file!r} in the folder"
     if file in seen:
         return f"{file} again"
-    if row.get("split", "train").casefold() not in SPLITS:
+    if _split(row) not in SPLITS:
         return f"split {row['split']!r}, and train, val and test are"
     if "labels" not in row:
         for column, value in row.items():
             if column not in OWN and value not in ("0", "1"):
                 return f"{value!r} in column {column}, and 0 and 1 are"
     return None
+
+
+def _split(row: Row) -> str:
+    return row.get("split", "train").strip().casefold()
 
 
 def _labels(table: Path, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -107,7 +126,7 @@ def _labels(table: Path, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _named(row: Row) -> list[str]:
-    return [label.strip() for label in row["labels"].split(";") if label.strip()]
+    return [unicodedata.normalize("NFC", label.strip()) for label in row["labels"].split(";") if label.strip()]
 
 
 def _truth(row: Row, labels: Sequence[str]) -> list[int]:

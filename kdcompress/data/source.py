@@ -14,7 +14,7 @@ import numpy as np
 
 from kdcompress.console import say_once
 from kdcompress.data.kept import Images, Stored, chosen, remembered
-from kdcompress.data.truth import encoded, of_each, replaced, strata
+from kdcompress.data.truth import encoded, needs_each, of_each, replaced, strata
 from kdcompress.errors import UsageError, without_addresses
 from kdcompress.recipe import Data
 from kdcompress.registry import Registry
@@ -198,7 +198,9 @@ def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
     mean, std, digest, twice = described(raw.labels, splits)
     if not all(std):
         raise UsageError("Every pixel of a channel has the same value.", where=raw.origin, got=f"mean {mean}")
-    notes = [*raw.notes, *(told_twice(name, found, raw, splits) for name, found in twice.items())]
+    missing = [raw.labels[k] for k in np.flatnonzero(of_each(train.truth, len(raw.labels)) == 0)]
+    unseen = [f"no training image has {some(missing)}"] if missing and not needs_each(train.truth) else []
+    notes = [*raw.notes, *unseen, *(told_twice(name, found, raw, splits) for name, found in twice.items())]
     for note in notes:
         say_once(f"data: {note}", "yellow")
     return Source(
@@ -206,11 +208,11 @@ def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
     )
 
 
-def stratified_order(labels: np.ndarray, key: object) -> np.ndarray:
+def stratified_order(labels: np.ndarray, key: object, each: bool = True) -> np.ndarray:
     """An order of the samples in which every beginning holds each class in proportion.
 
     ``labels`` is int64 [N]; the result int64 [N], a permutation that depends on ``labels`` and ``repr(key)``
-    alone. It begins with one sample of each class; a beginning of n samples is contained in one of n + 1.
+    alone. With ``each`` it begins with one sample of each class. A beginning of n samples is contained in one of n + 1.
     """
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:16], "little")
     # raw 64-bit words: NumPy keeps those stable between versions, which it does not promise of permutation()
@@ -218,7 +220,10 @@ def stratified_order(labels: np.ndarray, key: object) -> np.ndarray:
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     counts = np.bincount(labels)
     place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # within its class
-    share = np.where(place == 0, 0.0, (place + 0.5) / np.repeat(counts, counts))
+    # without ``each``, strata of few samples begin at places of their own: all before or after the rest are no share
+    first = np.full(len(counts), 0.5) if each else np.random.PCG64(seed + 1).random_raw(len(counts)) * 2.0**-64
+    share = (place + np.repeat(first, counts)) / np.repeat(counts, counts)
+    share[(place == 0) & each] = 0.0
     return by_class[np.argsort(share, kind="stable")]
 
 
@@ -226,14 +231,14 @@ def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split
     """A stratified ``share`` of a split, and the rest; both keep the order of the files."""
     counts, read = (of_each(s.truth, len(raw.labels)) for s in (split, raw.train))
     few = [f"{raw.labels[c]} ({read[c]})" for c in np.flatnonzero(counts < 2)]
-    if few:
+    if few and needs_each(split.truth):
         raise UsageError(
             "A class has too few images to be split.",
             where=raw.origin,
             got=some(few),
             allowed=f"{2 + (len(split) < len(raw.train))} or more",
         )
-    order = stratified_order(strata(split.truth), key)
+    order = stratified_order(strata(split.truth), key, needs_each(split.truth))
     size = min(max(round(share * len(split)), 1), len(split) - 1)
     return split.take(np.sort(order[:size])), split.take(np.sort(order[size:]))
 
@@ -269,7 +274,7 @@ def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
             got=size,
             allowed=f"{classes} (one a class) to {len(split)} (all that validation leaves)",
         )
-    return split.take(np.sort(stratified_order(strata(split.truth), key)[:size]))
+    return split.take(np.sort(stratified_order(strata(split.truth), key, needs_each(split.truth))[:size]))
 
 
 def described(
@@ -366,7 +371,7 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
         raise UsageError("The splits' images differ in size.", where=raw.origin, got=got)
     check_size(data, splits["training"].images.shape)
     counts = of_each(splits["training"].truth, len(raw.labels))
-    if data.public is None and not counts.all():
+    if data.public is None and not counts.all() and needs_each(splits["training"].truth):
         names = some([raw.labels[c] for c in np.flatnonzero(counts == 0)])
         raise UsageError(
             "A class has no image in the training split.",

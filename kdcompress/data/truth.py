@@ -13,6 +13,11 @@ def of_each(truth: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(truth, minlength=classes) if truth.ndim == 1 else truth.sum(0, dtype=np.int64)
 
 
+def needs_each(truth: np.ndarray) -> bool:
+    """Whether a label that no image has means that something is wrong: of sets, rare labels are usual."""
+    return truth.ndim == 1
+
+
 def strata(truth: np.ndarray) -> np.ndarray:
     """A number for each image, int64 [N], by which splits are stratified: its class, or of a set of labels the one
     that the fewest images have (the number of labels where it has none)."""

@@ -20,7 +20,9 @@ class Export(Section):
         (), description="see `kdcompress list targets`; auto: all that this machine runs; fp32 ONNX is always built"
     )
     calibration_images: int = Field(512, ge=16, le=1_000_000)
-    max_drop: float = Field(0.5, ge=0, le=100, description="points of accuracy an artefact may lose to its fp32 parent")
+    max_drop: float = Field(
+        0.5, ge=0, le=100, description="points of its score an artefact may lose to its fp32 parent"
+    )
     qat: Train | None = Field(
         Train(epochs=2, lr=0.01),
         description="int8, when all else loses more: the student learns to be quantised, from the teacher; null: never",
@@ -91,7 +93,7 @@ class Budgets(Section):
     memory: Size | None = Field(
         None, description="file and the largest layer's input and output, at most: what any runtime has to hold"
     )
-    drop: float | None = Field(None, ge=0, le=100, description="points of accuracy lost to the teacher, at most")
+    drop: float | None = Field(None, ge=0, le=100, description="points of the score lost to the teacher, at most")
     candidates: tuple[Candidate, ...] = Field(
         (), max_length=1000, description="what a plan found inside them, most capacity first"
     )

@@ -22,7 +22,7 @@ class Augment(Section):
 
 
 class Data(Section):
-    source: Name = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder, webdataset")
+    source: Name = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder, image-labels, webdataset")
     root: Path | None = Field(None, description="where the files are, or are downloaded to; shards: {00..15}.tar too")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
     train_images: int | None = Field(None, ge=2, le=1_000_000_000, description="use only this many, stratified")
@@ -32,7 +32,9 @@ class Data(Section):
     public: float | None = Field(
         None, gt=0, lt=1, description="share of the training images for the student; teachers get parts of the rest"
     )
-    size: int | None = Field(None, ge=8, le=1024, description="resize to a square (image-folder, webdataset)")
+    size: int | None = Field(
+        None, ge=8, le=1024, description="resize to a square (image-folder, image-labels, webdataset)"
+    )
     split_seed: Seed = 0
     augment: Augment = Augment()
 
@@ -72,7 +74,7 @@ class Train(Section):
         BeforeValidator(lambda v: {False: "off", True: "default"}.get(v, v) if isinstance(v, bool) else v),
     ] = Field("off", description="torch.compile's mode, or true; the last two use CUDA graphs")
     sync_batch_norm: bool = Field(False, description="of several processes: statistics of the whole batch")
-    select: Literal["best", "last"] = Field("best", description="best by validation accuracy, or last")
+    select: Literal["best", "last"] = Field("best", description="best by the validation score, or last")
     teacher_cache: Annotated[Literal["exact", "fp16", "off"], BeforeValidator(lambda v: "off" if v is False else v)] = (
         Field("exact", description="the teacher's answers are kept and read: as they are, in half the bytes, or not")
     )

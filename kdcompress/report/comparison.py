@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kdcompress.report import charts, figures, terminal
+from kdcompress.report import charts, figures, present, terminal
 from kdcompress.report.html import render
 from kdcompress.report.markdown import fence, plain, table
 from kdcompress.report.write import write_document
@@ -16,7 +16,7 @@ from kdcompress.report.write import write_document
 COLUMNS = {
     "label": "method",
     "n": "n",
-    "best": "accuracy %",
+    "best": "",  # the metric's name
     "last": "last epoch %",
     "gain": "gain [95 %]",
     "published": "published %",
@@ -26,6 +26,13 @@ COLUMNS = {
     "passes": "teacher passes",
     "step": "time/step",
 }
+
+NOTES = (
+    "Test {metric} of the weights that validation chose, mean ± standard deviation over seeds; the gain is over the "
+    "baseline of the same seed, with a 95 % interval (Student's t). ECE: expected calibration error, 15 bins. Time a "
+    "step is relative to kd's, as it was with whatever else ran at the time. A teacher's answers that were kept from "
+    "an earlier training are read: for times and passes as if each were the first, train.teacher_cache=off."
+)
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -63,8 +70,9 @@ def gain(row: Mapping[str, Any]) -> str:
 
 def columns(document: Mapping[str, Any]) -> dict[str, str]:
     """The columns that have something in them."""
-    rows = [cells(row) for row in document["summary"]]
-    return {key: title for key, title in COLUMNS.items() if any(row[key] != figures.NONE for row in rows)}
+    rows, metric = [cells(row) for row in document["summary"]], present.metric(document)
+    titles = COLUMNS | {"best": f"{metric['name']} {metric['unit']}"}
+    return {key: title for key, title in titles.items() if any(row[key] != figures.NONE for row in rows)}
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -82,17 +90,11 @@ def markdown(document: Mapping[str, Any]) -> str:
 def notes(document: Mapping[str, Any]) -> str:
     teacher = document.get("teacher")
     first = f"Teacher {teacher['model']}: {teacher['test_best']:.2f} %. " if teacher else ""
-    return (
-        first + "Test accuracy of the weights that validation chose, mean ± standard deviation over seeds; the gain is "
-        "over the baseline of the same seed, with a 95 % interval (Student's t). ECE: expected calibration error, 15 "
-        "bins. Time a step is relative to kd's, as it was with whatever else ran at the time. A teacher's answers that "
-        "were kept from an earlier training are read: for times and passes as if each were the first, "
-        "train.teacher_cache=off."
-    )
+    return first + NOTES.format(metric=present.metric(document)["name"])
 
 
 def html(document: Mapping[str, Any]) -> str:
-    scores: dict[str, list[float]] = {}
+    metric, scores = present.metric(document)["name"], dict[str, list[float]]()
     for trial in document["trials"]:
         if "error" not in trial:
             scores.setdefault(trial["label"], []).append(trial["test_best"])
@@ -103,7 +105,7 @@ def html(document: Mapping[str, Any]) -> str:
         columns=columns(document),
         rows=[cells(row) for row in document["summary"]],
         notes=notes(document),
-        plot=charts.spread(ranked, "test accuracy, %", "Test accuracy of every training, by method"),
+        plot=charts.spread(ranked, f"test {metric}, %", f"Test {metric} of every training, by method"),
         failures=[trial for trial in document["trials"] if "error" in trial],
     )
 

@@ -46,7 +46,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         body = [[str(pair[key]) for key in keys] for pair in changes["pairs"]]
         parts += ["## Confusions that changed most", "In test images.", table(keys, body, [2, 3, 4])]
     if labels := present.by_label(document):
-        title = f"{present.metric(document)['name']} of each label".capitalize()
+        title = f"{present.of_each(document)} of each label".capitalize()
         parts += [f"## {title}", table(["label", "test images", "teacher %", "student %"], labels, [1, 2, 3])]
     steps = document.get("steps") or []
     if steps:

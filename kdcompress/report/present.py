@@ -43,6 +43,22 @@ def metric(document: Mapping[str, Any]) -> Mapping[str, str]:
     return document.get("metric") or {"name": "accuracy", "short": "acc", "unit": "%"}
 
 
+def of_each(document: Mapping[str, Any]) -> str:
+    """What the figure of one label is called."""
+    found = metric(document)
+    return found.get("each") or found["name"]
+
+
+def beside(document: Mapping[str, Any]) -> list[str]:
+    """A line for each file that was scored, with the figures that stand beside its score."""
+    names = metric(document).get("beside") or ()
+    return [
+        f"{row['name']}: " + ", ".join(f"{name} {fixed(row['details'].get(name))} %" for name in names)
+        for row in document.get("rows") or []
+        if names and row.get("details")
+    ]
+
+
 def columns(document: Mapping[str, Any], short: bool = False) -> dict[str, str]:
     """The columns of rows, with their titles."""
     found = metric(document)
@@ -192,6 +208,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         *normalisation(document),
         *lead(document),
         *timed_elsewhere(document),
+        *beside(document),
         *tournament(document),
         *predictions(document),
     ]

@@ -23,6 +23,7 @@ class Classification:
 
     name = "classification"
     metric = Metric("accuracy", "acc")
+    purpose = "classification"
     answer = "the largest"
 
     def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:

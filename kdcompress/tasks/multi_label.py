@@ -16,12 +16,15 @@ from kdcompress.tasks import tasks
 if TYPE_CHECKING:
     from torch import Tensor
 
+F1_OF_ALL, F1_OF_EACH = "F1 over all labels", "F1, mean of the labels"
+
 
 class MultiLabel:
     """Truths are uint8 [N, K] of 0 and 1; the output is float32 logits [N, K]; answers are those logits."""
 
     name = "multi-label"
-    metric = Metric("mean average precision", "mAP")
+    metric = Metric("mean average precision", "mAP", each="average precision", beside=(F1_OF_ALL, F1_OF_EACH))
+    purpose = "multi-label classification"
     answer = "all above 0"
 
     def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
@@ -48,8 +51,8 @@ class MultiLabel:
         return Score(
             float(np.mean(found)) if found else 0.0,
             {
-                "F1 over all labels": 100.0 * float(2 * both.sum() / max(said.sum() + there.sum(), 1)),
-                "F1, mean of the labels": 100.0 * float(each[there > 0].mean()) if there.any() else 0.0,
+                F1_OF_ALL: 100.0 * float(2 * both.sum() / max(said.sum() + there.sum(), 1)),
+                F1_OF_EACH: 100.0 * float(each[there > 0].mean()) if there.any() else 0.0,
             },
         )
 

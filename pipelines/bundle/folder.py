@@ -42,8 +42,8 @@ def write(
     texts = {name: _json(value) for name, value in (("model.json", model), ("expected.json", expected))}
     values = {
         "model": model,
-        "task": tasks[artifact.input.task].name.replace("-", " "),
-        "metric": tasks[artifact.input.task].metric.name,
+        "task": tasks[artifact.input.task].purpose,
+        "metric": tasks[artifact.input.task].metric,
         "document": document,
         "row": row,
         "bytes": artifact.bytes,

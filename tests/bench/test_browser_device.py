@@ -345,7 +345,7 @@ def test_other_outputs_than_here_are_said(serve, artifacts, page):
     page.wait_for_selector("#outcome", state="visible")
     session = run.ended()
     assert not session.parity["fp32"]["passed"] and session.records["fp32"].n >= 64
-    assert "logits differ by" in session.parity["fp32"]["why"]
+    assert "outputs differ by" in session.parity["fp32"]["why"]
     assert "not as on the computer" in page.inner_text("#rows")
 
 

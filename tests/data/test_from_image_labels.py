@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdcompress.data.source import load
+from kdcompress.data.source import load, stratified_order
+from kdcompress.data.truth import strata
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -78,14 +79,17 @@ def test_a_change_of_the_table_is_other_data(root):
         ("image,labels\nphotos/00.png,a", "first line has to name its columns"),
         ("file,labels\n", "no image"),
         ("file,labels\nphotos/00.png,a;b\nphotos/99.png,a", "line 3: no file 'photos/99.png'"),
-        ("file,labels\n../labels.csv,a;b", "line 2: no file"),
+        ("file,labels\n../labels.csv,a;b", "line 2: file '../labels.csv'"),
         ("file,labels\nphotos/00.png,a;b\nphotos/00.png,b", "line 3: photos/00.png again"),
         ("file,labels,split\nphotos/00.png,a;b,holdout", "line 2: split 'holdout'"),
         ("file,labels\nphotos/00.png,a,b", "another number of columns"),
         ("file,a,b\nphotos/00.png,1,yes", "'yes' in column b"),
         ("file,labels\nphotos/00.png,a", "Two labels or more"),
         ("file,labels,split\nphotos/00.png,a;b,test", "no training images"),
-        ("file,labels\nphotos/00.png,a\nphotos/01.png,b", "too few images"),
+        ("file;labels;split\nphotos/00.png;a,b;train", "with commas between them"),
+        ("file,label,split\nphotos/00.png,a;b,train", "'a;b' in column label"),
+        ("file,labels,photographer\nphotos/00.png,a;b,me", "name its columns"),
+        ("file,a,,b\nphotos/00.png,1,0,1", "name its columns"),
     ],
 )
 def test_what_is_wrong_with_the_table_is_said(root, text, words):
@@ -104,3 +108,23 @@ def test_wrong_labels_are_not_drawn_for_sets(root):
     lists(root)
     with pytest.raises(UsageError, match="label_noise"):
         read(root, label_noise=0.2)
+
+
+def test_its_own_columns_are_known_in_any_case_and_rare_labels_are_told(root, capsys):
+    lists(root, splits=True)
+    text = (root / "labels.csv").read_text().replace("file,labels,split", "File, Labels ,SPLIT")
+    (root / "labels.csv").write_text(text.replace("03.png,sun,TEST", "03.png,sun;comet, Test "))
+    found = read(root)
+    assert len(found.test) == 15 and found.labels == ("comet", "dog", "sea", "sun")
+    assert "no training image has comet" in " ".join(capsys.readouterr().err.split())
+    lists(root)
+    text = (root / "labels.csv").read_text()
+    (root / "labels.csv").write_text(text.replace("03.png,sun", "03.png,sun;comet"))
+    assert sum(split.truth[:, 0].sum() for split in (read(root).train, read(root).validation, read(root).test)) == 1
+
+
+def test_many_rare_labels_are_cut_in_proportion():
+    truth = (np.random.default_rng(0).random((1000, 200)) < 0.02).astype(np.uint8)
+    cut = truth[stratified_order(strata(truth), "key", each=False)[:100]]
+    first, second = cut[:, :100].sum() / truth[:, :100].sum(), cut[:, 100:].sum() / truth[:, 100:].sum()
+    assert 0.07 < first < 0.13 and 0.07 < second < 0.13

@@ -99,7 +99,15 @@ def test_find_reads_nothing(bare):
 
 
 def test_unknown_source_names_the_known_ones():
-    assert list(sources) == ["cifar10", "cifar100", "fashion-mnist", "image-folder", "mnist", "webdataset"]
+    assert list(sources) == [
+        "cifar10",
+        "cifar100",
+        "fashion-mnist",
+        "image-folder",
+        "image-labels",
+        "mnist",
+        "webdataset",
+    ]
     with pytest.raises(UsageError, match="no data source named 'fashion-mist'(.|\n)*did you mean 'fashion-mnist'"):
         load(Data(source="fashion-mist"))
 

@@ -152,7 +152,7 @@ def test_its_sums_and_its_words_are_right(target, bundled, rows):
     assert len(model["labels"]) == model["outputs"][0]["shape"][1] == 10 and model["runtime"]["version"]
     card, row = (folder / "MODEL_CARD.md").read_text(), rows[target]
     if row["score"] is None:
-        assert "Not measured: " in card and "By class: not measured" in card
+        assert "Not measured: " in card and "By label: not measured" in card
     else:
         assert f"{row['score']:.2f} % of the 10000 test images" in card and card.count(" | 1000 |") == 10
     assert "MIT" in card and str(Path.home()) not in card

@@ -37,7 +37,7 @@ def file(tmp_path_factory):
 def grey_file(tmp_path_factory):
     """Dark is class 0, bright is class 1."""
     net, spec = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)), replace(SPEC, channels=1)
-    spec = replace(spec, mean=(0.0,), std=(1.0,), labels=("dark", "bright"))
+    spec = replace(spec, mean=(0.0,), std=(1.0,), labels=("dark", "bright"), outputs=())
     net[2].weight.data, net[2].bias.data = torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, -0.5])
     path = tmp_path_factory.mktemp("grey") / "grey.onnx"
     export_onnx(Deployable(net, spec), spec, path)
@@ -47,7 +47,7 @@ def grey_file(tmp_path_factory):
 def named(file, path, labels):
     """A copy of the file whose classes have other names."""
     model = graph.load(file)
-    graph.set_metadata(model, {"kdcompress.input": json.dumps(asdict(replace(SPEC, labels=labels)))})
+    graph.set_metadata(model, {"kdcompress.input": json.dumps(asdict(replace(SPEC, labels=labels, outputs=())))})
     graph.save(model, path)
     return path
 
@@ -107,7 +107,7 @@ def test_images_become_what_the_file_takes(file, grey_file, tmp_path):
 
 
 def test_files_of_several_sizes_are_scored_on_the_same_images(file, tmp_path):
-    larger = replace(SPEC, height=12, width=12, labels=("cat", "bee", "ant"))
+    larger = replace(SPEC, height=12, width=12, labels=("cat", "bee", "ant"), outputs=())
     export_onnx(Deployable(Brightest(), larger), larger, tmp_path / "larger.onnx")
     first, second = scores(file, tmp_path / "larger.onnx", "--data", "image-folder", "--root",
                            folder(tmp_path / "d", SPEC.labels))  # fmt: skip

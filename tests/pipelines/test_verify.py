@@ -40,7 +40,14 @@ def made(tmp_path_factory):
     spec = {"name": "image", "dtype": "uint8", "layout": "NHWC", "range": [0, 255], "shape": [None, 1, 2, 1]}
     spec |= {"height": 1, "width": 2, "channels": 1}
     runtime = {"name": "ONNX Runtime", "version": "1", "install": "pip install onnxruntime numpy", "threads": 1}
-    model = {"file": "student.onnx", "precision": "fp32", "input": spec, "labels": ["a", "b"], "made_on": "a test"}
+    model = {
+        "file": "student.onnx",
+        "precision": "fp32",
+        "input": spec,
+        "labels": ["a", "b"],
+        "answer": "the largest",
+        "made_on": "a test",
+    }
     model |= {"outputs": [{"name": "logits", "shape": [None, 2]}], "runtime": runtime}
     expected = {"logits": [3.0, 9.0], "label": "b", "tolerance": 1e-3}
     (folder / "model.json").write_text(json.dumps(model))
