@@ -8,50 +8,37 @@ split is looked at when a training is over.
 from __future__ import annotations
 
 import os
-import signal
-import statistics
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from functools import partial
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.process import BaseProcess
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kdcompress import console
-from kdcompress.artifact import sha256
 from kdcompress.console import say
 from kdcompress.data.source import Source
-from kdcompress.errors import KDCompressError, UsageError, cut, ended, unknown_name
+from kdcompress.errors import UsageError, unknown_name
 from kdcompress.methods import methods
-from kdcompress.optional import require
 from kdcompress.pipelines.checks import Tried
 from kdcompress.pipelines.compress import Compression
-from kdcompress.pipelines.networks import Networks
+from kdcompress.pipelines.gains import BASELINE, summary
 from kdcompress.pipelines.parts import Part, Role
 from kdcompress.pipelines.provenance import provenance
-from kdcompress.pipelines.runs import Done, Inputs, Key, Step
+from kdcompress.pipelines.runs import Done
 from kdcompress.pipelines.sources import Sources
-from kdcompress.pipelines.steps.check import ANSWERS
-from kdcompress.pipelines.steps.names import trained, weights_of
+from kdcompress.pipelines.steps.names import trained
+from kdcompress.pipelines.steps.score import ScoreStep
+from kdcompress.pipelines.workers import attempt, elsewhere, executor
 from kdcompress.recipe import Recipe, parse_methods
-from kdcompress.task import Outputs
 from kdcompress.tasks import tasks
-from kdcompress.training.evaluation import predict
 
-BASELINE = "none"
 RECORDED = (
     *("model", "parameters", "auxiliary_parameters", "macs", "best", "last", "images_seen", "teacher_passes"),
     *("seconds", "device", "precision", "history"),
 )
-# Student's t: the 97.5 % point for 1, 2, ... degrees of freedom.
-T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def choose(recipe: Recipe, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -178,148 +165,3 @@ def score(compression: Compression, role: Role) -> dict[str, Any]:
 
 def _score(compression: Compression, role: Role, teacher: Done | None) -> Done:
     return compression.folder.run(ScoreStep(compression.networks, role, teacher), compression.done)
-
-
-@dataclass(frozen=True)
-class ScoreStep(Step):
-    """The weights of a finished training, looked at on the test split."""
-
-    networks: Networks
-    role: Role
-    teacher: Done | None  # its score
-
-    @property
-    def name(self) -> str:
-        return f"score-{self.role}"
-
-    def key(self, inputs: Inputs) -> Key:
-        hashes = {"weights": inputs[trained(self.role)].hash, "data": self.networks.source.hash}
-        if self.teacher:
-            hashes["teacher"] = self.teacher.hash
-        return Key({}, hashes, ("torch",))
-
-    def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
-        training, task, truth = inputs[trained(self.role)], self.networks.task, self.networks.source.test.truth
-        kept = self._outputs(inputs, "weights")
-        other = "best" if training.result.get("selected") == "last" else "last"
-        both = [training.folder / f"{file}.safetensors" for file in ("weights", other)]
-        same = not both[1].exists() or sha256(both[0]) == sha256(both[1])
-        found = {"best": kept, "last": kept, other: kept if same else self._outputs(inputs, other)}
-        np.save(folder / ANSWERS, task.answers(kept))
-        scores = {kind: task.score(found[kind], truth) for kind in ("best", "last")}
-        facts: dict[str, Any] = {f"test_{kind}": score.value for kind, score in scores.items()}
-        facts["calibration_error"] = scores["best"].details.get("calibration error")
-        if self.teacher:
-            facts["agreement"] = task.agreement(task.answers(kept), np.load(self.teacher.folder / ANSWERS))
-        return facts
-
-    def _outputs(self, inputs: Inputs, file: str) -> Outputs:
-        """Of the test images, as those of a file."""
-        networks, role = self.networks, self.role
-        member = networks.member(role, networks.network(role, weights_of(inputs), file))
-        member.tap(networks.example(), frozenset())
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return (predict(member.to(device), networks.source.test, device).cpu().numpy(),)
-
-
-def summary(
-    trials: Sequence[dict[str, Any]], labels: Sequence[str], published: dict[str, float]
-) -> list[dict[str, Any]]:
-    """A row a method. ``gain`` is the mean difference to the baseline of the same seed (the same initial weights and
-    batches), with its 95 % interval by Student's t; ``step`` the median time a step relative to kd's."""
-    good = [t for t in trials if "error" not in t]
-    of = {label: {t["seed"]: t for t in good if t["label"] == label} for label in labels}
-    baseline = of.get(BASELINE, {})
-    paces = {label: [t["seconds"] / t["images_seen"] for t in found.values()] for label, found in of.items()}
-    reference = next((statistics.median(paces[name]) for name in ("kd", BASELINE) if paces.get(name)), None)
-    rows = []
-    for label in labels:
-        found = list(of[label].values())
-        row: dict[str, Any] = {
-            "label": label,
-            "n": len(found),
-            "failed": sum(t["label"] == label for t in trials) - len(found),
-        }
-        for key in ("test_best", "test_last", "calibration_error", "agreement"):
-            values = [t[key] for t in found if t.get(key) is not None]
-            row[key] = statistics.mean(values) if values else None
-            row[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        gains = [t["test_best"] - baseline[s]["test_best"] for s, t in of[label].items() if s in baseline]
-        row |= interval(gains) if label != BASELINE else {}
-        for key in ("images_seen", "teacher_passes", "auxiliary_parameters"):
-            row[key] = found[0][key] if found else None
-        row["step"] = statistics.median(paces[label]) / reference if found and reference else None
-        row["published"] = published.get(label)
-        rows.append(row)
-    return rows
-
-
-def interval(differences: Sequence[float]) -> dict[str, Any]:
-    """Mean and 95 % interval of paired differences; no interval of fewer than two."""
-    if not differences:
-        return {}
-    mean, n = statistics.mean(differences), len(differences)
-    if n < 2:
-        return {"gain": mean}
-    t = T975[n - 2] if n - 2 < len(T975) else 1.96 + 2.4 / (n - 1)
-    half = t * statistics.stdev(differences) / n**0.5
-    return {"gain": mean, "gain_low": mean - half, "gain_high": mean + half}
-
-
-def attempt(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return job()
-    except KDCompressError as error:
-        return {"error": error.what}
-
-
-def elsewhere(job: Callable[[], dict[str, Any]], workers: Sequence[BaseProcess]) -> dict[str, Any]:
-    """As ``attempt``, of a training in another process, which may have died."""
-    try:
-        return attempt(job)
-    except BrokenExecutor:
-        for worker in workers:
-            worker.join(10)
-        codes = [worker.exitcode for worker in workers if worker.exitcode]
-        codes.sort(key=lambda code: code == -signal.SIGTERM)  # with which the others are ended then
-        return {"error": f"A process that trains ended with {ended(codes[0]) if codes else 'no word'}."}
-    except Exception as error:  # Dask's own, where a worker died or cannot be reached, have no common type
-        return {"error": cut(f"{type(error).__name__}: {error}")}
-
-
-def end_with_parent() -> None:
-    """Of a worker: do not go on alone when the process that asked was killed. What is being trained is on the disk."""
-    parent = parent_process()
-    if parent is not None:
-
-        def wait() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=wait, daemon=True).start()
-
-
-@contextmanager
-def executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
-    """Where trainings run: on the workers of a Dask scheduler, in ``workers`` processes, or (None) in this one."""
-    if scheduler:
-        distributed = require("distributed", "cluster", "A sweep over several machines")
-        try:
-            client = distributed.Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                "The Dask scheduler cannot be reached.",
-                where=scheduler,
-                got=error,
-                hint="`dask scheduler` starts one, `dask worker ADDRESS` adds a machine that sees the same folder",
-            ) from error
-        with client:
-            yield client.get_executor(pure=False)
-    elif workers == 1:
-        yield None
-    else:
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)

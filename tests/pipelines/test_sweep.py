@@ -17,7 +17,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from kdcompress.cli.main import main
-from kdcompress.pipelines.sweep import choose, elsewhere, interval, summary
+from kdcompress.pipelines.gains import interval, summary
+from kdcompress.pipelines.sweep import choose
+from kdcompress.pipelines.workers import elsewhere
 from kdcompress.recipe import load_recipe
 
 SMALL = (
@@ -91,7 +93,7 @@ def test_several_workers_train_the_same_weights(swept, tmp_path):
 
 
 def test_workers_do_not_outlive_a_killed_parent(ended):
-    asking = "import time; from kdcompress.pipelines.sweep import executor\n"
+    asking = "import time; from kdcompress.pipelines.workers import executor\n"
     asking += "with executor(2, None) as pool: list(pool.map(time.sleep, [600, 600]))"
     with subprocess.Popen([sys.executable, "-c", f"if __name__ == '__main__':\n  exec({asking!r})"]) as parent:
         try:
