@@ -318,7 +318,13 @@ def ladders(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
         if len(rungs) > 1:
             lines = [
                 [
-                    *(rung["rung"], rung["what"], fixed(rung["score"]), fixed(rung["drop"]), size(rung["bytes"])),
+                    *(
+                        rung["rung"],
+                        rung["what"],
+                        fixed(rung.get("score", rung.get("accuracy"))),
+                        fixed(rung["drop"]),
+                        size(rung["bytes"]),
+                    ),
                     *(duration(rung["seconds"]), "kept" if rung["kept"] else rung["why"] or ""),
                 ]
                 for rung in rungs

@@ -45,7 +45,7 @@ class ScoreStep(Step):
         np.save(folder / ANSWERS, task.answers(kept))
         scores = {kind: task.score(found[kind], truth) for kind in ("best", "last")}
         facts: dict[str, Any] = {f"test_{kind}": score.value for kind, score in scores.items()}
-        facts["calibration_error"] = scores["best"].details.get("calibration error")
+        facts["calibration_error"] = task.score(kept, truth).details.get("calibration error")
         if self.teacher:
             facts["agreement"] = task.agreement(task.answers(kept), np.load(self.teacher.folder / ANSWERS))
         return facts
