@@ -321,7 +321,7 @@ def ladders(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
                     *(
                         rung["rung"],
                         rung["what"],
-                        fixed(rung.get("score", rung.get("accuracy"))),
+                        fixed(rung["score"]),
                         fixed(rung["drop"]),
                         size(rung["bytes"]),
                     ),

@@ -17,6 +17,7 @@ from kdcompress.report.markdown import markdown
 from kdcompress.report.rows import Row
 from kdcompress.untrusted import inside, read_json
 
+FORMER = {"accuracy": "score", "validation_accuracy": "validation_score", "same_argmax": "matched", "stages": "steps"}
 NO_ROW = {field.name: None for field in fields(Row)}
 
 
@@ -52,14 +53,21 @@ def load_report(path: Path) -> dict[str, Any]:
     document = read_json(path, "The report cannot be read.", "`kdcompress run` writes it")
     if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
         raise UsageError("The file is not a kdcompress report.", where=path, allowed="an object with a list of `rows`")
+    if "metric" not in document:
+        document = _renamed(document)
     return {**document, "rows": [_row(row, path) for row in document["rows"]]}
+
+
+def _renamed(value: Any) -> Any:
+    """A report from before there were tasks, in today's words. Its recipe stays as it was given."""
+    if isinstance(value, dict):
+        return {FORMER.get(k, k): part if k == "recipe" else _renamed(part) for k, part in value.items()}
+    return [_renamed(part) for part in value] if isinstance(value, list) else value
 
 
 def _row(row: Any, path: Path) -> dict[str, Any]:
     """With every field that a Row has. Raises UsageError where it is none, or its file is not one of the folder's."""
     found = {**NO_ROW, **row} if isinstance(row, dict) else {}
-    if found.get("score") is None and "accuracy" in found:  # what a score was called when all were accuracies
-        found["score"] = found.pop("accuracy")
     texts = [found.get(key) for key in ("role", "format", "precision", "status", "target", "why", "next", "sha256")]
     if not isinstance(found.get("name"), str) or not all(text is None or isinstance(text, str) for text in texts):
         raise UsageError("A row of the report is damaged.", where=path, got=reprlib.repr(row), hint="run again")

@@ -11,7 +11,7 @@ from kdcompress.report import charts
 from kdcompress.report.html import html
 from kdcompress.report.markdown import markdown, table
 from kdcompress.report.terminal import print_report
-from kdcompress.report.write import load_report, write_report
+from kdcompress.report.write import FORMER, load_report, write_report
 
 VOID = {"meta", "link", "br"}
 
@@ -263,3 +263,19 @@ def test_labels_of_points_in_one_place_do_not_overlap():
     svg = charts.scatter([{"x": 1, "y": 1, "label": f"artefact {i}"} for i in range(30)], "x", "y", "t")
     places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)">artefact', svg)
     assert len(places) == len(set(places)) < 30
+
+
+def test_a_report_from_before_there_were_tasks_is_read(tmp_path, document):
+    """All its scores were accuracies, and its steps stages."""
+    former = {new: old for old, new in FORMER.items()}
+
+    def before(value):
+        if isinstance(value, dict):
+            return {former.get(key, key): before(part) for key, part in value.items() if key != "metric"}
+        return [before(part) for part in value] if isinstance(value, list) else value
+
+    now = load_report(write_report(document, tmp_path / "now")[0])
+    (tmp_path / "report.json").write_text(json.dumps(before(now)))
+    found = load_report(tmp_path)
+    assert found == {key: value for key, value in now.items() if key != "metric"}
+    assert "stages" in before(now) and any("accuracy" in row for row in before(now)["rows"])
