@@ -50,11 +50,11 @@ class RunJob:
             if name not in steps:
                 raise unknown_name("step", name, steps, where="--force")
 
-    def states(self) -> dict[str, str]:
-        """ "done", "to do" or "not here" of each step, with nothing run or written."""
+    def states(self) -> list[tuple[str, str]]:
+        """(step, "done", "to do" or "not here"), with nothing run or written."""
         states = {str(name): state for name, state in self.compression.states().items()}
         states |= {name: "to do" for name in self.force if states[name] == "done"}
-        return {**(self.tournament.states() if self.tournament else {}), **states}
+        return [*(self.tournament.states() if self.tournament else ()), *states.items()]
 
     def run(self, publish: Callable[[dict[str, Any]], None]) -> None:
         """Does what is not done yet; ``publish`` gets the report while the folder is still held. Raises

@@ -91,12 +91,12 @@ class Sweep:
             listed = "\n".join(f"- {', '.join(labels)}: {text}" for text, labels in problems.items())
             raise UsageError(f"Not every method can be compared:\n{listed}", hint="leave them out with --methods")
 
-    def states(self) -> dict[str, str]:
-        """ "done" or "to do" of each training, with nothing run or written."""
-        return {
-            f"{label} seed {seed}": self.compression(label, seed).states()[trained("student")]
+    def states(self) -> list[tuple[str, str]]:
+        """(training, "done" or "to do"), with nothing run or written."""
+        return [
+            (f"{label} seed {seed}", self.compression(label, seed).states()[trained("student")])
             for label, seed in self.trials
-        }
+        ]
 
     def run(self, workers: int = 1, scheduler: str | None = None) -> dict[str, Any]:
         """Train what is not trained yet and return the document. A training that fails is reported as such.

@@ -106,12 +106,12 @@ class Tournament:
             listed = "\n".join(f"- {', '.join(names)}: {text}" for text, names in problems.items())
             raise UsageError(f"Not every candidate of the search can be trained:\n{listed}", where="budgets.candidates")
 
-    def states(self) -> dict[str, str]:
-        """ "done" or "to do" of each training of the first round, whose outcome decides the others."""
-        return {
-            f"round 1: {named(entry.student)}": self.compression(entry, 0).states()[trained("student")]
+    def states(self) -> list[tuple[str, str]]:
+        """(training, "done" or "to do") of the first round, whose outcome decides the others."""
+        return [
+            (f"round 1: {named(entry.student)}", self.compression(entry, 0).states()[trained("student")])
             for entry in self.entries
-        }
+        ]
 
     def run(self) -> tuple[Candidate, dict[str, Any]]:
         """The winner, and the document of how it won: scores of the validation images, ``noise`` the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,11 @@ def print_taps(facts: Mapping[str, Any], as_json: bool) -> None:
     print_table(rows, {key: key for key in ("path", "kind", "map", "reduction", "tap", "why")})
 
 
-def print_steps(states: Mapping[str, str], as_json: bool) -> None:
+def print_steps(states: Sequence[tuple[str, str]], as_json: bool) -> None:
     """Each step and its state."""
     if as_json:
-        return print_json([{"step": name, "state": state} for name, state in states.items()])
-    for name, state in states.items():
+        return print_json([{"step": name, "state": state} for name, state in states])
+    for name, state in states:
         echo(f"{state:<8} {name}")
 
 

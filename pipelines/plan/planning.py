@@ -46,11 +46,10 @@ class Measured:
         """What every group is measured with: the recipe's own student, or the first that was built."""
         return next(((name, target.name) for name in self.built for target in targets), None)
 
-    def latency(self, name: str, targets: Sequence[formats.Target]) -> dict[str, Latency]:
-        """By target."""
+    def latency(self, name: str, targets: Sequence[formats.Target]) -> dict[str, Latency | str]:
+        """By target, or why it could not be timed."""
         files = [(name, target.name) for target in targets]
-        found = latencies(self.groups, self.baseline(targets), files)
-        return {target: each for (_, target), each in found.items() if isinstance(each, Latency)}
+        return {target: each for (_, target), each in latencies(self.groups, self.baseline(targets), files).items()}
 
 
 class Planning:
@@ -140,7 +139,7 @@ class Planning:
     def _paces(self, target: formats.Target, measured: Measured) -> list[tuple[int, float]]:
         """Multiply-accumulates and ms of what was timed for the target."""
         found = [(each.macs, measured.latency(each.name, [target]).get(target.name)) for each in self.candidates]
-        return [(macs, latency.ms) for macs, latency in found if latency]
+        return [(macs, latency.ms) for macs, latency in found if isinstance(latency, Latency)]
 
     def _time_group(self, group: Sequence[Counted], measured: Measured) -> None:
         baseline = measured.baseline(self.timed)
@@ -155,27 +154,27 @@ class Planning:
         return self.folder.run(TimeStep(name, self.sources, bench, artifacts))
 
     def _judged(self, candidate: Counted, measured: Measured) -> Judged:
-        name, files = candidate.name, [(candidate.name, target.name) for target in self.timed]
-        latency = latencies(measured.groups, measured.baseline(self.timed), files)
-        failed = next((each for each in latency.values() if isinstance(each, str)), None)
-        out = candidate.out or measured.out.get(name) or failed
-        times = measured.latency(name, self.timed)
-        return choose.judged(candidate, measured.built.get(name), times, out, self.recipe, self.targets)
+        found = measured.latency(candidate.name, self.timed)
+        failed = next((each for each in found.values() if isinstance(each, str)), None)
+        out = candidate.out or measured.out.get(candidate.name) or failed
+        times = {target: each for target, each in found.items() if isinstance(each, Latency)}
+        return choose.judged(candidate, measured.built.get(candidate.name), times, out, self.recipe, self.targets)
 
     def _chosen(self, candidates: Sequence[Judged], measured: Measured) -> tuple[list[Judged], list[Done]]:
         """With those ruled out that have more capacity than the one that is proposed, and cannot be taught or lose to
         their own fp32; and the steps that showed the latter."""
-        found = {each.name: each for each in choose.with_front(candidates, len(self.timed))}
+        found = choose.with_front(candidates, len(self.timed))
         further: list[Done] = []
-        for each in ranked(found.values()) if choose.limited(self.recipe.budgets) else ():
+        for each in ranked(found) if choose.limited(self.recipe.budgets) else ():
+            place = found.index(each)
             if (why := self._untaught(each)) is not None:
-                found[each.name] = replace(each, out=why)
+                found[place] = replace(each, out=why)
                 continue
             slower = self._slower_than_fp32(each, measured, further)
-            found[each.name] = replace(each, missed=slower)
+            found[place] = replace(each, missed=slower)
             if not slower:
                 break
-        return list(found.values()), further
+        return found, further
 
     def _untaught(self, candidate: Judged) -> str | None:
         """Why the recipe's method cannot teach it."""

@@ -7,11 +7,11 @@ from kdcompress.report import show
 
 
 def test_steps_in_words_and_in_json(capsys):
-    steps = {"student": "done", "latency": "to do"}
+    steps = [("student", "done"), ("latency", "to do")]
     show.print_steps(steps, as_json=False)
     assert capsys.readouterr().out == "done     student\nto do    latency\n"
     show.print_steps(steps, as_json=True)
-    assert json.loads(capsys.readouterr().out) == [{"step": name, "state": state} for name, state in steps.items()]
+    assert json.loads(capsys.readouterr().out) == [{"step": name, "state": state} for name, state in steps]
 
 
 def test_facts_in_words_and_in_json(capsys):
