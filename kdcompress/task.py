@@ -7,8 +7,8 @@ device's answers and a bundle's. torch is imported by what trains, and there alo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,15 +30,7 @@ class Metric:
     short: str  # for the head of a column
     unit: str = "%"
     each: str = ""  # what the figure of one label is called, where that is another
-    beside: tuple[str, ...] = ()  # names of those in a score's details that reports show
-
-
-@dataclass(frozen=True)
-class Score:
-    """How good the answers to a split are: the metric's figure, and others by their names, in per cent."""
-
-    value: float
-    details: Mapping[str, float] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()  # names of those of the details that reports show
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,13 @@ class Task(Protocol):
         """What is kept of a file's outputs to a split, [N, ...]."""
         ...
 
-    def score(self, outputs: Outputs, truth: np.ndarray) -> Score: ...
+    def score(self, outputs: Outputs, truth: np.ndarray) -> float:
+        """How good the answers to a split are: the metric's figure, in per cent."""
+        ...
+
+    def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
+        """Further figures by their names, in per cent."""
+        ...
 
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
         """Of two files' answers, per cent."""

@@ -85,7 +85,8 @@ def evaluate_files(
         numbers, note = match_labels(spec.labels, found.labels, artifact.path, found.of)
         taken = [_taken(artifact, part.images, found.of) for part in found.parts]
         notes = [*found.notes, note, *(note for _, note in taken)]
-        tasks[spec.task].check(found.parts[0].truth, found.of)
+        for part in found.parts:
+            tasks[spec.task].check(part.truth, found.of)
         checked.append((artifact, found, numbers, [images for images, _ in taken], notes))
     results, first = [], None
     for artifact, found, numbers, parts, notes in checked:
@@ -98,7 +99,7 @@ def evaluate_files(
             got, allowed = f"{outputs[0].shape[1]} logits", f"{len(numbers)}, one a label"
             raise KDCompressError("The labels are not the model's.", where=artifact.path, got=got, allowed=allowed)
         ordered = task.renumbered(outputs, numbers)
-        answers, score = task.answers(ordered), task.score(ordered, truth)
+        answers = task.answers(ordered)
         first = answers if first is None else first
         results.append(
             {
@@ -107,8 +108,8 @@ def evaluate_files(
                 "n": len(truth),
                 "of": found.of,
                 "metric": vars(task.metric),
-                "score": score.value,
-                "details": dict(score.details),
+                "score": task.score(ordered, truth),
+                "details": task.details(ordered, truth),
                 "agreement": task.agreement(answers, first),
                 "seconds": round(time.monotonic() - begun, 2),
                 "runtime": details,

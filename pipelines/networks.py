@@ -144,13 +144,17 @@ class Networks:
             self._in_our_classes(role, network, net)
         return net
 
+    def with_kept(self, role: Role, weights: Weights = UNTRAINED) -> nn.Module:
+        """Untrained, with what its methods keep in what ships."""
+        kept = any(kind.deploy == "keep" for kind in self.parts[role].kinds)
+        return self.distillation(role, weights).deployable() if kept else self.untrained(role, weights=weights)
+
     def network(self, role: Role, weights: Weights = UNTRAINED, file: str = "weights") -> nn.Module:
         """With the role's ``weights`` and with what its methods keep; untrained where it has none. ``file``: which of
         them, "best" or "last" where they are not the "weights" that ship."""
         if role not in weights:
             return self.untrained(role, weights=weights)
-        kept = any(kind.deploy == "keep" for kind in self.parts[role].kinds)
-        whole = self.distillation(role, weights).deployable() if kept else self.untrained(role, weights=weights)
+        whole = self.with_kept(role, weights)
         load_weights(whole, weights[role] / f"{file}.safetensors")
         return whole
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from kdcompress.pipelines.runs import Done
 from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.verdict import BYTES, budgets, gates, judge, margin, predictions
-from kdcompress.report.rows import Row
+from kdcompress.report.rows import Row, Status
 
 T = TypeVar("T")
 
@@ -83,19 +84,18 @@ class Outcome:
         )
         row.parameters = self.done[trained(role)].result["parameters"]
         if built in self.errors:
-            missing = isinstance(self.errors[built], RuntimeMissingError)
-            row.status = "skipped" if missing else "failed"
-            row.why, row.next = reason(self.errors[built])
-            return row
+            return _failed(row, self.errors[built], "skipped")
         self._add_file(row, built)
         if check in self.errors:
-            missing = isinstance(self.errors[check], RuntimeMissingError)
-            row.status = "built, not run" if missing else "failed"
-            row.why, row.next = reason(self.errors[check])
-            return row
+            return _failed(row, self.errors[check], "built, not run")
         self._add_quality(row, check)
         self._add_latency(row, target)
         return row
+
+    @cached_property
+    def _largest_layer(self) -> int:
+        """Values in and out of the student's largest layer, of one image."""
+        return self.networks.largest_layer("student", self.networks.network("student", weights_of(self.done)))
 
     def _add_file(self, row: Row, built: StepName) -> None:
         artifact = artifact_of(self.done, built)
@@ -103,8 +103,7 @@ class Outcome:
         row.sha256, row.bytes, row.precision = artifact.sha256, artifact.bytes, artifact.precision
         row.coverage = artifact.provenance.get("coverage")
         if row.role == "student" and self.networks.recipe.budgets.memory is not None:
-            net = self.networks.network("student", weights_of(self.done))
-            row.memory = artifact.bytes + self.networks.largest_layer("student", net) * BYTES[artifact.precision]
+            row.memory = artifact.bytes + self._largest_layer * BYTES[artifact.precision]
         row.build_seconds = artifact.provenance.get("build_seconds", self.done[built].seconds)
         row.ladder = artifact.provenance.get("ladder")
 
@@ -150,3 +149,10 @@ class Outcome:
             return None
         pairs = zip(found["teacher"], found["student"], strict=True)
         return [{"label": t["label"], "n": t["n"], "teacher": t["score"], "student": s["score"]} for t, s in pairs]
+
+
+def _failed(row: Row, error: Exception, missing: Status) -> Row:
+    """The row of what did not come about; ``missing``: its status where only a runtime is not there."""
+    row.status = missing if isinstance(error, RuntimeMissingError) else "failed"
+    row.why, row.next = reason(error)
+    return row

@@ -11,7 +11,7 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError
-from kdcompress.task import Decisions, Metric, Outputs, Score
+from kdcompress.task import Decisions, Metric, Outputs
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ class Classification:
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0].argmax(1).astype(np.int32)
 
-    def score(self, outputs: Outputs, truth: np.ndarray) -> Score:
-        right = self.answers(outputs) == truth
-        return Score(100.0 * float(right.mean()), {"calibration error": calibration_error(outputs[0], truth)})
+    def score(self, outputs: Outputs, truth: np.ndarray) -> float:
+        return 100.0 * float((self.answers(outputs) == truth).mean())
+
+    def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
+        return {"calibration error": calibration_error(outputs[0], truth)}
 
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
         return 100.0 * float(np.equal(mine, theirs).mean())

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.errors import UsageError
-from kdcompress.task import Decisions, Metric, Outputs, Score
+from kdcompress.task import Decisions, Metric, Outputs
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ class MultiLabel:
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0].astype(np.float32)
 
-    def score(self, outputs: Outputs, truth: np.ndarray) -> Score:
+    def score(self, outputs: Outputs, truth: np.ndarray) -> float:
         found = [ap for ap in average_precisions(outputs[0], truth) if ap is not None]
+        return float(np.mean(found)) if found else 0.0
+
+    def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
         has, right = truth.astype(bool), outputs[0] > 0
         both, said, there = (has & right).sum(0), right.sum(0), has.sum(0)
         each = 2 * both / np.maximum(said + there, 1)
-        return Score(
-            float(np.mean(found)) if found else 0.0,
-            {
-                F1_OF_ALL: 100.0 * float(2 * both.sum() / max(said.sum() + there.sum(), 1)),
-                F1_OF_EACH: 100.0 * float(each[there > 0].mean()) if there.any() else 0.0,
-            },
-        )
+        return {
+            F1_OF_ALL: 100.0 * float(2 * both.sum() / max(said.sum() + there.sum(), 1)),
+            F1_OF_EACH: 100.0 * float(each[there > 0].mean()) if there.any() else 0.0,
+        }
 
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
         return 100.0 * float(np.equal(mine > 0, theirs > 0).mean())

@@ -34,7 +34,7 @@ def score(
     member: Member, split: Split, device: torch.device, channels_last: bool = False, task: str = "classification"
 ) -> float:
     """The task's figure on ``split``."""
-    return tasks[task].score((predict(member, split, device, channels_last).cpu().numpy(),), split.truth).value
+    return tasks[task].score((predict(member, split, device, channels_last).cpu().numpy(),), split.truth)
 
 
 def validate(

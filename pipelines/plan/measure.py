@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError
@@ -62,7 +61,7 @@ class BuildStep(Step):
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         networks = self.networks
         images = networks.calibration()[:IMAGES]
-        net = _untrained_as_shipped(networks)
+        net = networks.with_kept("student")
         settle(net, networks.member("student", net).input(torch.from_numpy(images).permute(0, 3, 1, 2)))
         module = networks.deployable("student", net)
         path, opset = folder / "candidate.onnx", networks.recipe.export.opset
@@ -127,12 +126,6 @@ def latencies(groups: Sequence[Done], baseline: File | None, files: Sequence[Fil
         elif own and record["ratio"] and record["ratio"]["median"]:
             found[file] = Latency(*(record["ratio"][key] * own for key in ("median", "low", "high")))
     return found
-
-
-def _untrained_as_shipped(networks: Networks) -> nn.Module:
-    """The student with random weights, and with what its methods keep."""
-    kept = any(kind.deploy == "keep" for kind in networks.parts["student"].kinds)
-    return networks.distillation("student").deployable() if kept else networks.untrained("student")
 
 
 def slug(name: str) -> str:

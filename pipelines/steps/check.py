@@ -74,14 +74,14 @@ class CheckStep(Step):
             outputs = infer_all(runner, source.test.images, spec)
             details = runner.details()
         np.save(folder / ANSWERS, task.answers(outputs))
-        score = task.score(outputs, source.test.truth)
         compared: dict[str, Any] = agreement.to_json()
         parent = artifact_of(inputs, exported(self.role))
         if not agreement and artifact.format == "onnx" and artifact.provenance.get("parent") == parent.sha256:
             found = layers(parent.path, artifact.path, images)
             first = first_difference(found, tolerance_of(artifact.precision))
             compared["first_difference"] = str(first) if first else None
-        facts = {"score": score.value, "details": dict(score.details), "n": len(source.test)}
+        truth = source.test.truth
+        facts = {"score": task.score(outputs, truth), "details": task.details(outputs, truth), "n": len(truth)}
         return {**facts, "parity": compared, "runtime": details}
 
     def _check_record(self, artifact: Artifact, wanted: InputSpec) -> None:

@@ -43,9 +43,8 @@ class ScoreStep(Step):
         same = not both[1].exists() or sha256(both[0]) == sha256(both[1])
         found = {"best": kept, "last": kept, other: kept if same else self._outputs(inputs, other)}
         np.save(folder / ANSWERS, task.answers(kept))
-        scores = {kind: task.score(found[kind], truth) for kind in ("best", "last")}
-        facts: dict[str, Any] = {f"test_{kind}": score.value for kind, score in scores.items()}
-        facts["calibration_error"] = task.score(kept, truth).details.get("calibration error")
+        facts: dict[str, Any] = {f"test_{kind}": task.score(found[kind], truth) for kind in ("best", "last")}
+        facts["calibration_error"] = task.details(kept, truth).get("calibration error")
         if self.teacher:
             facts["agreement"] = task.agreement(task.answers(kept), np.load(self.teacher.folder / ANSWERS))
         return facts

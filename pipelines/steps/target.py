@@ -95,7 +95,7 @@ def validation_score(networks: Networks, artifact: Artifact) -> float:
     """The task's figure on the validation images, by the file in its own runtime."""
     split = networks.source.validation
     with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-        return networks.task.score(infer_all(runner, split.images, artifact.input), split.truth).value
+        return networks.task.score(infer_all(runner, split.images, artifact.input), split.truth)
 
 
 def learn_quantized(
@@ -120,7 +120,7 @@ def learn_quantized(
     with TrainingProgress("quantisation-aware student") as progress:
         result = train(distillation, source, export.qat, augment, part.seed, folder, progress)
     net = distillation.student.net.cpu()
-    net.load_state_dict(getattr(result, f"{result.selected}_weights"))
+    net.load_state_dict(result.weights)
     learnt = distillation.deployable()
     facts = {"role": "student", "model": part.network.model}
     save_weights(learnt, job.folder / QAT_WEIGHTS, facts | in_and_out(networks, "student"))
