@@ -551,7 +551,7 @@ def equal_results(names: Sequence[str], options: argparse.Namespace) -> list[dic
                     wanted = train_options([*options.variants[variant], "train.select=last"], base)
                     with tempfile.TemporaryDirectory() as folder:
                         train(made, source, wanted, augment, seed, Path(folder))
-                found[variant] = score(made.student, source.test, device)
+                found[variant] = score(made.student, source.test, device, "classification")
             rows.append({"method": method, "seed": seed, "images_seen": base["train"]["images"], "accuracy": found})
     return rows
 

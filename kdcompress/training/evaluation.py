@@ -30,9 +30,7 @@ def predict(member: Member, split: Split, device: torch.device, channels_last: b
     return torch.cat(found)
 
 
-def score(
-    member: Member, split: Split, device: torch.device, channels_last: bool = False, task: str = "classification"
-) -> float:
+def score(member: Member, split: Split, device: torch.device, task: str, channels_last: bool = False) -> float:
     """The task's figure on ``split``."""
     return tasks[task].score((predict(member, split, device, channels_last).cpu().numpy(),), split.truth)
 
@@ -44,11 +42,11 @@ def validate(
     average: EMA | None,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
-    task: str = "classification",
+    task: str,
 ) -> tuple[float, dict[str, Tensor]]:
     """The task's figure on ``split``, and the weights that reached it, on the CPU: the network's, or those of
     the ``average`` where there is one. In the training's precision: twice as fast in bf16."""
     with nullcontext() if average is None else average.lent_to(student.net):
         with autocast(), eager(options.compile):
-            reached = score(student, split, device, options.channels_last, task)
+            reached = score(student, split, device, task, options.channels_last)
         return reached, {k: v.detach().cpu().clone().contiguous() for k, v in student.net.state_dict().items()}

@@ -68,6 +68,8 @@ class TargetStep(Step):
         if self.climbs:
             params |= {"max_drop": export.max_drop, "qat": export.qat and export.qat.deciding()}
             hashes["weights"] = inputs[trained("student")].hash
+        if self.learns:
+            hashes["guide"] = inputs[trained(_guide(self.networks))].hash
         packages = ("torch", "onnx", "onnxruntime", *formats.writers[self.target.writer].packages)
         return Key(params, hashes, packages)
 

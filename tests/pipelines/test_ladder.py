@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from kdcompress.pipelines import ladder
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.ladder import climb
 from kdcompress.pipelines.steps import target as target_step
-from kdcompress.pipelines.steps.names import exported
+from kdcompress.pipelines.steps.names import exported, trained
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.html import html
 from kdcompress.report.markdown import markdown
@@ -225,3 +226,6 @@ def test_a_student_learns_to_be_quantised_when_all_else_loses_too_much(tmp_path,
     for text in (markdown(document), html(document)):
         assert "Quantisation ladder of student-x86-vnni" in text and "quantisation-aware distillation" in text
     assert Compression(run.recipe, tmp_path / "run").states()[exported("student", "x86-vnni")] == "done"
+    (step,) = [step for step in run.steps() if step.name == exported("student", "x86-vnni")]
+    another = {trained("teacher"): replace(run.done[trained("teacher")], hash="another teacher's")}
+    assert step.key(run.done) != step.key(run.done | another)

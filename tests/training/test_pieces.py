@@ -144,10 +144,10 @@ def test_validated_are_the_averages_weights_where_there_is_one():
             average.state["fc.weight"][:] = torch.tensor([[-1.0], [1.0]]) * sign
             own = net.fc.weight.detach().clone()
             device, autocast = setup.accelerator.device, setup.accelerator.autocast
-            score, weights = validate(made.student, data, options, average, device, autocast)
+            score, weights = validate(made.student, data, options, average, device, autocast, "classification")
             assert score == (100 if sign == 1 else 0)
             assert torch.equal(weights["fc.weight"], average.state["fc.weight"]) and torch.equal(net.fc.weight, own)
-        _, weights = validate(made.student, data, options, None, device, autocast)
+        _, weights = validate(made.student, data, options, None, device, autocast, "classification")
         assert torch.equal(weights["fc.weight"], own)
 
 
