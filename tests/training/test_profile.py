@@ -86,6 +86,7 @@ def test_a_training_of_one_step_has_no_trace(data, tmp_path):
     assert json.loads((tmp_path / "profile/profile.json").read_text())["images"] == 32
 
 
+@pytest.mark.usefixtures("by_size")
 def test_run_with_profile(tmp_path, fashion_mnist_root):
     arguments = [
         *("run", "fashion-mnist-demo", f"data.root={fashion_mnist_root}", "data.train_images=640", "gates={}"),
