@@ -154,7 +154,7 @@ def test_its_sums_and_its_words_are_right(target, bundled, rows):
     if row["score"] is None:
         assert "Not measured: " in card and "By label: not measured" in card
     else:
-        assert f"{row['score']:.2f} % of the 10000 test images" in card and card.count(" | 1000 |") == 10
+        assert f"{row['score']:.2f} % of the 2000 test images" in card and card.count(" | 200 |") == 10
     assert "MIT" in card and str(Path.home()) not in card
     for name in (folder / "SHA256SUMS").read_text().split()[1::2]:
         assert name == "MODEL_CARD.md" or name.startswith(model["file"]) or f"`{name}`" in card
