@@ -359,18 +359,19 @@ def _record(path: Path) -> dict[str, Any]:
     return {"format": "record", "artefact": {**record, "state": state}}
 
 
+PICKLED = (".pt", ".pth", ".ckpt", ".bin")  # PyTorch's
+
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".onnx": _onnx,
     ".engine": _engine,
     ".plan": _engine,
     ".safetensors": safetensors,
-    ".pt": pt,
-    ".pth": pt,
+    **dict.fromkeys(PICKLED, pt),
     ".ort": _ort,
     ".pte": _pte,
     ".tflite": _tflite,
     ".mnn": _mnn,
     ".json": _record,
 }
-PLAIN = (".json", ".safetensors", ".pt", ".pth", ".engine", ".plan")  # read by nothing that a damaged file crashes
+PLAIN = (".json", ".safetensors", *PICKLED, ".engine", ".plan")  # read by nothing that a damaged file crashes
 FOLDERS = {"model.xml": _openvino, "model.ncnn.param": _ncnn, "Manifest.json": _mlpackage}  # by a file in them

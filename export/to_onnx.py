@@ -127,7 +127,9 @@ def _expected(net: nn.Module, spec: InputSpec, x: np.ndarray, trained: bool) -> 
             what = f"The model's {output.name} are not finite."
             raise KDCompressError(what, where=where, hint="look at the training's loss")
         if not np.allclose(one, again, rtol=1e-3, atol=1e-5, equal_nan=True):
-            raise KDCompressError(f"The model gives other {output.name} for the same image in eval mode.", where=where)
+            what = f"The model gives other {output.name} for the same image in eval mode."
+            hint = "let what draws random numbers, such as dropout or noise, do so only where self.training is true"
+            raise KDCompressError(what, where=where, hint=hint)
     return first
 
 

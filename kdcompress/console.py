@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import cache
 from typing import Any
 
@@ -35,6 +36,17 @@ if not out.is_terminal and "COLUMNS" not in os.environ:
 err = Console(stderr=True, highlight=False)
 
 
+@contextmanager
+def data_alone() -> Iterator[None]:
+    """What code that is not kdcompress's prints to stdout goes to stderr: stdout has what ``out`` is given."""
+    vars(out)["_file"] = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        vars(out)["_file"] = None
+
+
 def say(text: str, style: str | None = None) -> None:
     err.print(text, style=style, soft_wrap=True)
 
@@ -47,7 +59,7 @@ def say_once(text: str, style: str | None = None) -> None:
 
 
 class TrainingProgress:
-    """A bar where stderr is a terminal, else a line each time validation accuracy is known and
+    """A bar where stderr is a terminal, else a line each time the score on the validation images is known and
     every half minute."""
 
     def __init__(self, title: str):

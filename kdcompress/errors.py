@@ -7,7 +7,7 @@ import re
 import signal
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ def cut(text: str, times: int = 1) -> str:
     if len(kept) > characters:
         return f"{kept[:characters]} ... and {len(text) - characters:,} more characters"
     return kept if len(lines) <= most else f"{kept}\n... and {len(lines) - most:,} more lines"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """ "a, b and 7 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def ended(code: int) -> str:
@@ -86,10 +91,6 @@ def _again(kind: type[KDCompressError], what: str, parts: dict[str, Any]) -> KDC
 def without_addresses(text: str) -> str:
     """``<_io.BytesIO object at 0x7f...>`` as ``<_io.BytesIO object>``: the same message in each run."""
     return re.sub(r" at 0x[0-9a-fA-F]{6,}(?=>)", "", text)
-
-
-class GateError(KDCompressError):
-    """The run finished, and what it made does not meet a limit the recipe sets."""
 
 
 class UsageError(KDCompressError):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kdcompress.artifact import kept_json, sha256, write_text
-from kdcompress.errors import UsageError
+from kdcompress.errors import UsageError, some
 
 LIST = ".kdcompress.json"
 
@@ -54,7 +54,7 @@ class Ours:
             raise UsageError(
                 "What is there was not written by kdcompress, or was changed since, and is not overwritten.",
                 where=self.folder,
-                got=", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else ""),
+                got=some(found),
                 hint="move or remove it, and it is made anew; or choose another folder",
             )
 

@@ -32,10 +32,12 @@ from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.provenance import RECIPE, is_recipe
 from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
-from kdcompress.recipe import Recipe, code_of
+from kdcompress.recipe import Recipe, Train, code_of
+from kdcompress.training.moving_average import unreached
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
+from kdcompress.training.setup import number_of_steps
 
 
 @dataclass
@@ -135,6 +137,14 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
             problems.attempt(partial(_with_company, networks, role))
         if part.train:
             problems.attempt(partial(check_optimizer, part.train, part.kinds, processes))
+            if told := _unreached(part.train, len(networks.trained_on(role).train)):
+                say_once(told, "dim")
+
+
+def _unreached(options: Train, images: int) -> str | None:
+    """What is to be told of an average of the weights that does not warm up in so short a training."""
+    steps = number_of_steps(options, options.batch_size, images // options.batch_size)
+    return unreached(options.ema, steps) if options.ema else None
 
 
 def _with_company(networks: Networks, role: Role) -> None:

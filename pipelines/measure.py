@@ -35,6 +35,9 @@ from kdcompress.untrusted import existing, read_json
 
 def load_artifact(path: Path) -> Artifact:
     """An artefact that kdcompress made: by the record beside it, or from the ONNX file itself."""
+    if (path / STEPS).is_dir():
+        hint = f"name files of {path / 'artifacts'}; `kdcompress report` prints the run's own report"
+        raise UsageError("This is the folder of a run, not a file.", where=path, hint=hint)
     return recorded(existing(path)) or tried(artifact_of, path)
 
 

@@ -104,16 +104,17 @@ class Sweep:
         Raises UsageError, before anything is trained, where the scheduler cannot be reached.
         """
         trials: list[dict[str, Any]] = []
+        metric = tasks[self.recipe.task].metric
         with executor(workers, scheduler) as pool:
             teacher = self._train_teachers()
             for (label, seed), facts in self._outcomes(pool, max(1, (os.cpu_count() or 1) // workers)):
                 trials.append({"label": label, "seed": seed, **facts})
-                shown = facts["error"] if "error" in facts else f"{facts['test_best']:.2f} % of the test images"
-                say(f"[{len(trials)}/{len(self.trials)}] {label} seed {seed}: {shown}")
+                told = facts.get("error") or f"test {metric.name} {facts['test_best']:.2f} {metric.unit}"
+                say(f"[{len(trials)}/{len(self.trials)}] {label} seed {seed}: {told}")
         trials.sort(key=lambda t: self.trials.index((t["label"], t["seed"])))
         return {
             **provenance(self.recipe, self.command),
-            "metric": vars(tasks[self.recipe.task].metric),
+            "metric": vars(metric),
             "methods": self.chosen,
             "data": {"name": self.source.name, "hash": self.source.hash, "train": len(self.source.train)},
             "teacher": teacher,

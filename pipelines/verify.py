@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kdcompress.artifact import sha256
-from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, some
 from kdcompress.pipelines import signing
 
 SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
@@ -42,9 +42,8 @@ def verify(folder: Path, signers: Path | None = None, run: bool = True, timeout_
     elif (folder / SIGNATURE).is_file():
         said.append("its signature was not checked: --signer")
     if wrong := differences(folder):
-        shown = wrong[:SHOWN] + ([f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else [])
         hint = "unpack it again into an empty folder, or remove what was made there, such as Python's __pycache__"
-        raise KDCompressError("The bundle is not as it was packed.", where=folder, got=", ".join(shown), hint=hint)
+        raise KDCompressError("The bundle is not as it was packed.", where=folder, got=some(wrong, SHOWN), hint=hint)
     said.append(_self_check(folder, timeout_s) if run else "every file is as listed; the model was not run")
     return "\n".join(said)
 

@@ -201,6 +201,11 @@ def text_file(tmp_path, name, content="hello"):
     return path
 
 
+def run_folder(tmp_path):
+    (tmp_path / "steps").mkdir()
+    return tmp_path
+
+
 def foreign_onnx(tmp_path):
     x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
@@ -277,6 +282,13 @@ BAD = {
     "the taps at a size at which a model does not run": (
         lambda t: ["inspect", "--taps", "torchvision/alexnet", "--size", "8"],
         "torchvision/alexnet does not run on images [3, 8, 8]",
+    ),
+    "the taps of a file": (lambda t: ["inspect", "--taps", text_file(t, "a.pt")], "not a file or folder"),
+    "the taps of nothing": (lambda t: ["inspect", "--taps", ""], "not a file or folder"),
+    "a checkpoint that is none": (lambda t: ["inspect", text_file(t, "a.ckpt")], "cannot be read as weights"),
+    "evaluate of a run's folder": (
+        lambda t: ["evaluate", run_folder(t), "--data", "fashion-mnist"],
+        "the folder of a run",
     ),
     "the size of a file": (lambda t: ["inspect", text_file(t, "a.onnx"), "--size", "8"], "--taps"),
     "taps and another file": (lambda t: ["inspect", "--taps", "resnet8", "--bisect", t / "a.onnx"], "--bisect"),

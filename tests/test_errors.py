@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kdcompress.cli.main import main
-from kdcompress.console import Console
-from kdcompress.errors import CONTROLS, MOST_CHARACTERS, MOST_LINES, UsageError, cut, ended, shown
+from kdcompress.console import Console, data_alone, out
+from kdcompress.errors import CONTROLS, MOST_CHARACTERS, MOST_LINES, UsageError, cut, ended, shown, some
 from kdcompress.report.show import echo, lines, print_json
 
 HOSTILE = "a\x1b]52;c;ZXZpbA==\x07b\x9b31mc\x7fd\u202ee\u2028f\rg\udcffh[link=http://x]i[/link]:cat:"
@@ -24,6 +24,11 @@ def test_what_steers_a_terminal_is_shown():
     assert not CONTROLS.search(text) and text.endswith("\n\tend")
     assert "\\x1b]52;c;" in text and "\\u202e" in text and "\\udcff" in text and "\\r" in text
     assert shown("Grüße, 猫") == "Grüße, 猫"
+
+
+def test_some_of_many():
+    assert some(list("abc"), 3) == "a, b, c" and some(list("abcd"), 2) == "a, b and 2 more"
+    assert some(["a"] * 1005).endswith("and 1,000 more") and some([]) == ""
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -47,6 +52,20 @@ def test_lines_of_the_command_line(capsys):
         echo(line)
     written = capsys.readouterr().out
     assert not CONTROLS.search(written) and "\nsha256" not in written
+
+
+def test_stdout_has_the_document_alone(capsys):
+    """Whatever a user's own module prints."""
+    with data_alone():
+        print("a user's own words")
+        print_json({"a": 1})
+        echo("a line")
+        out.print("a table")
+    written = capsys.readouterr()
+    assert written.out == '{\n "a": 1\n}\na line\na table\n' and written.err == "a user's own words\n"
+    print("as before")
+    out.print("both")
+    assert capsys.readouterr().out == "as before\nboth\n"
 
 
 def test_json_stays_json(capsys):

@@ -13,7 +13,17 @@ import click
 Decorator = Callable[[Any], Any]
 AS_PATH = click.Path(path_type=Path)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+def data_alone(ctx: click.Context, option: click.Parameter, value: bool) -> bool:
+    """With --json, stdout holds the document alone, also where a user's own module prints."""
+    if value:
+        from kdcompress import console
+
+        ctx.with_resource(console.data_alone())
+    return value
+
+
+json_option = click.option("--json", "as_json", is_flag=True, callback=data_alone, help="One JSON document on stdout.")
 no_code_option = click.option("--no-code", is_flag=True, help="Refuse what names code of its own: package.module:NAME.")
 
 

@@ -38,7 +38,7 @@ from kdcompress.cli.options import (
     "drop",
     type=click.FloatRange(0),
     metavar="POINTS",
-    help="Accuracy lost to the teacher, for the run.",
+    help="Points of the score that a file may lose to the teacher, for the run.",
     **into("budgets"),
 )
 @threads_option(help="[default: the recipe's bench.threads, or 1]", **into("bench"))

@@ -23,8 +23,8 @@ import numpy as np
 from kdcompress.console import say
 from kdcompress.data import image, kept
 from kdcompress.data.image import MOST_PIXELS, Header, header
-from kdcompress.data.source import SHOWN, one_line, some
-from kdcompress.errors import UsageError
+from kdcompress.data.source import SHOWN, one_line
+from kdcompress.errors import UsageError, some
 
 T = TypeVar("T")
 U = TypeVar("U")

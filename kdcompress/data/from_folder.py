@@ -11,8 +11,8 @@ from kdcompress.data.decode import File, read_images
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.kept import chosen
 from kdcompress.data.listing import Passed, entries, files_below
-from kdcompress.data.source import SHOWN, Found, Raw, Split, root_of, some, sources
-from kdcompress.errors import UsageError
+from kdcompress.data.source import SHOWN, Found, Raw, Split, root_of, sources
+from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data
 
 SPLITS = {  # names of folders, in any case

@@ -20,8 +20,8 @@ import numpy as np
 from kdcompress.data.decode import File, read_images
 from kdcompress.data.from_folder import SPLITS
 from kdcompress.data.kept import chosen
-from kdcompress.data.source import Found, Raw, Split, root_of, some, sources
-from kdcompress.errors import UsageError
+from kdcompress.data.source import Found, Raw, Split, root_of, sources
+from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data
 
 TABLE = "labels.csv"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdcompress.errors import UsageError
+from kdcompress.errors import UsageError, some
 
 SHOWN, LONGEST = 8, 40  # names in a message, and characters of each
 
@@ -61,5 +61,4 @@ def _listed(names: Sequence[str], alone: set[str]) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
+    return some([name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names], SHOWN)

@@ -15,7 +15,7 @@ import numpy as np
 from kdcompress.console import say_once
 from kdcompress.data.kept import Images, Stored, chosen, remembered
 from kdcompress.data.truth import encoded, needs_each, of_each, replaced, strata
-from kdcompress.errors import UsageError, without_addresses
+from kdcompress.errors import UsageError, some, without_addresses
 from kdcompress.recipe import Data
 from kdcompress.registry import Registry
 
@@ -354,11 +354,6 @@ def source_hash(labels: tuple[str, ...], splits: Iterable[Split]) -> str:
 
 def one_line(error: BaseException) -> str:
     return without_addresses(" ".join(str(error).split())) or type(error).__name__
-
-
-def some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:

@@ -40,7 +40,7 @@ class Compare(Section):
 
     methods: dict[str, Methods] = Field({}, description="label -> method, written as in `method`")
     seeds: int = Field(3, ge=1, le=1000)
-    published: dict[str, PerCent] = Field({}, description="label -> top-1 accuracy in the literature, per cent")
+    published: dict[str, PerCent] = Field({}, description="a method's label -> its score in the literature, per cent")
 
 
 class Gates(Section):

@@ -33,7 +33,8 @@ def _problem(error: Any) -> str:
         known = _keys(error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         return f"{path}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-    got = "" if error["type"] == "missing" else f" (got {shown(error['input'])})"
+    whole = error["type"] == "missing" or (error["type"] == "value_error" and isinstance(error["input"], dict))
+    got = "" if whole else f" (got {shown(error['input'])})"  # of a section, the message names the keys
     return f"{path}: {error['msg'].removeprefix('Value error, ')}{got}"
 
 

@@ -54,7 +54,7 @@ class Recipe(Section):
         for role, networks in {**roles, "assistants": self.assistants, "peers": self.peers}.items():
             for mean, std in ((network.mean, network.std) for network in networks if network):
                 if (mean is None) != (std is None):
-                    raise ValueError(f"give both `mean` and `std` of {role}, or neither")
+                    raise ValueError(f"`mean` and `std` of {role} go together: give both, or neither")
                 if mean and std and max(*mean, *std) > 1:
                     scaled = [", ".join(f"{value / 255:.4g}" for value in values) for values in (mean, std)]
                     raise ValueError(

@@ -24,15 +24,17 @@ COLUMNS = {
     "calibration": "ECE %",
     "images": "images seen",
     "passes": "teacher passes",
-    "step": "time/step",
+    "step": "time an iteration",
 }
 
-NOTES = (
-    "Test {metric} of the weights that validation chose, mean ± standard deviation over seeds; the gain is over the "
-    "baseline of the same seed, with a 95 % interval (Student's t). ECE: expected calibration error, 15 bins. Time a "
-    "step is relative to kd's, as it was with whatever else ran at the time. A teacher's answers that were kept from "
-    "an earlier training are read: for times and passes as if each were the first, train.teacher_cache=off."
-)
+NOTES = {  # by the column that they are on
+    "best": "Test {metric} of the weights that validation chose: mean ± standard deviation over the seeds.",
+    "gain": "The gain is over the baseline of the same seed, with a 95 % interval (Student's t).",
+    "calibration": "ECE: expected calibration error, 15 bins.",
+    "step": "The time of an iteration is relative to kd's, measured with whatever else ran at the time.",
+    "passes": "Answers of the teacher that an earlier training kept are read again. Set train.teacher_cache=off "
+    "to count and time all passes.",
+}
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -90,7 +92,8 @@ def markdown(document: Mapping[str, Any]) -> str:
 def notes(document: Mapping[str, Any]) -> str:
     teacher = document.get("teacher")
     first = f"Teacher {teacher['model']}: {teacher['test_best']:.2f} %. " if teacher else ""
-    return first + NOTES.format(metric=present.metric(document)["name"])
+    told = " ".join(note for column, note in NOTES.items() if column in columns(document))
+    return first + told.format(metric=present.metric(document)["name"])
 
 
 def html(document: Mapping[str, Any]) -> str:

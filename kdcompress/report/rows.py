@@ -31,7 +31,7 @@ class Row:
     score: float | None = None  # of the whole test split, by the artefact in its own runtime
     details: dict[str, float] | None = None  # the task's other figures, in per cent
     drop: float | None = None  # points lost to the fp32 parent; negative: gained
-    agreement: float | None = None  # with the teacher's fp32 ONNX: same arg max
+    agreement: float | None = None  # with the teacher's fp32 ONNX, as the task counts it
     parity: dict[str, Any] | None = None  # against PyTorch: max_abs, mean_abs, matched, passed
     coverage: dict[str, Any] | None = None  # precision as built
     ladder: list[dict[str, Any]] | None = None  # int8: what was tried, each with its score on validation images

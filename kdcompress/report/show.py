@@ -16,7 +16,7 @@ from kdcompress.errors import shown
 
 def echo(text: object) -> None:
     """Prints a line as it is, however wide the terminal."""
-    click.echo(shown(str(text)))
+    click.echo(shown(str(text)), file=out.file)
 
 
 def print_json(value: Any) -> None:
@@ -27,7 +27,7 @@ def print_json(value: Any) -> None:
         from kdcompress.report.write import finite
 
         text = json.dumps(finite(value), indent=1, default=str)
-    click.echo(text.replace("\x7f", "\\u007f"))  # all others that are not ASCII are escapes already
+    click.echo(text.replace("\x7f", "\\u007f"), file=out.file)  # all others that are not ASCII are escapes already
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:

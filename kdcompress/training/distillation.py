@@ -21,7 +21,15 @@ from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.recipe import parse_methods
 from kdcompress.tasks import tasks
-from kdcompress.training.needs import check_company, check_standardized, check_task, pairing, union
+from kdcompress.training.needs import (
+    batch_of_images,
+    check_company,
+    check_networks,
+    check_standardized,
+    check_task,
+    pairing,
+    union,
+)
 from kdcompress.training.sharing import check_apart
 from kdcompress.training.whole_batch import whole_batch, whole_taps
 
@@ -113,8 +121,9 @@ class Distillation(nn.Module):
         task: str = "classification",
     ):
         super().__init__()
-        if example is None:
-            raise UsageError("The networks are looked at with one batch.", hint="give example=x, [N, C, H, W]")
+        teachers = [teacher] if isinstance(teacher, (nn.Module, str)) else list(teacher or ())
+        check_networks({"student": [student], "teacher": teachers, "peers": peers})
+        example = batch_of_images(example)
         try:
             wanted = parse_methods(dict(method) if isinstance(method, Mapping) else method)
         except ValueError as error:
@@ -129,7 +138,6 @@ class Distillation(nn.Module):
         self.needs_index = [name for name, kind in kinds.items() if kind.needs.index]
 
         needs = union(kinds)
-        teachers = [teacher] if isinstance(teacher, nn.Module) else list(teacher or ())
         check_company(kinds, teachers, peers)
         check_task(kinds, self.task)
         self.student = _member(student)

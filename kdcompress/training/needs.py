@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from kdcompress.data.batch import Pairing
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
@@ -25,6 +27,35 @@ def pairing(kinds: Mapping[str, type[Method]]) -> Pairing:
         listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
         raise UsageError("These methods need batches that are paired differently.", got=listed)
     return next(iter(wanted), "single")
+
+
+def check_networks(networks: Mapping[str, Sequence[object]]) -> None:
+    """Raises UsageError for what is no module, by role, and for a student or peer that has nothing to train."""
+    for role, members in networks.items():
+        for net in members:
+            if not isinstance(net, nn.Module):
+                hint = 'kdcompress.models.build.build("resnet8", classes, channels) makes one by its name'
+                got = repr(net) if isinstance(net, str) else type(net).__name__
+                raise UsageError("A network is a torch.nn.Module.", where=role, got=got, hint=hint)
+            parameters = list(net.parameters())
+            if role != "teacher" and parameters and not any(each.requires_grad for each in parameters):
+                hint = f"{role}.requires_grad_(True), or only for the layers that are to learn"
+                raise UsageError("All parameters are frozen: there is nothing to train.", where=role, hint=hint)
+
+
+def batch_of_images(x: object) -> Tensor:
+    """``x``. Raises UsageError for what is no batch of images."""
+    if not isinstance(x, Tensor) or x.dim() != 4:
+        got = "none" if x is None else f"a tensor {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        hint = "example=x[None]" if isinstance(x, Tensor) and x.dim() == 3 else "give a batch of the training's images"
+        raise UsageError(
+            "The networks are looked at with one batch.",
+            where="example",
+            got=got,
+            allowed="a tensor [N, C, H, W]",
+            hint=hint,
+        )
+    return x
 
 
 def check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], peers: Sequence[Any]) -> None:

@@ -31,7 +31,7 @@ MEANING = {
     "backward": "gradients of all that is trained",
     "optimizer": "schedule, update, moving average",
     "device": "waiting for the device when the losses are looked at",
-    "evaluation": "validation accuracy, and copies of the weights",
+    "evaluation": "the score on the validation images, and copies of the weights",
     "checkpoints": "writing them",
     "logging": "progress",
     OTHER: "all else in the loop",

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from kdcompress.console import say
+from kdcompress.console import say_once
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import Split
 from kdcompress.distributed import processes
@@ -71,7 +71,7 @@ def set_up(
         module, optimizer = accelerator.prepare(distillation, make_optimizer(distillation, options))
         average = EMA(distillation.student.net, options.ema) if options.ema else None
         if options.ema and accelerator.is_main_process and (told := unreached(options.ema, steps)):
-            say(told, style="dim")
+            say_once(told, "dim")
         yield Setup(accelerator, loader, distillation, module, optimizer, average, steps)
     finally:
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave

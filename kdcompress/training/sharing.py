@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from kdcompress.errors import UsageError
+from kdcompress.errors import UsageError, some
 from kdcompress.models.wrapped import bare
 
 
@@ -25,10 +25,9 @@ def check_apart(student: nn.Module, peers: Sequence[nn.Module], teachers: Sequen
             modes = {id(part) for part in teacher.modules() if _has_modes(part)}
             shared += [path for path, part in net.named_modules() if id(part) in modes]
             if shared:
-                listed = ", ".join(shared[:5]) + (f" and {len(shared) - 5:,} more" if len(shared) > 5 else "")
                 raise UsageError(
                     f"The {role} and a teacher share parameters or other state.",
-                    got="they are one network" if len(shared) >= len(mine) else listed,
+                    got="they are one network" if len(shared) >= len(mine) else some(shared),
                     allowed="networks that have nothing in common: a teacher is frozen, and what it teaches is trained",
                     hint="give one of them a copy: copy.deepcopy(teacher)",
                 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kdcompress.artifact import clean_name, files_of, replacing, sha256
-from kdcompress.errors import UsageError
+from kdcompress.errors import UsageError, some
 from kdcompress.ours import Ours
 from kdcompress.pipelines import signing
 from kdcompress.pipelines.bundle.chosen import artifact_of, for_tensorrt, row_of, ships, source_of
@@ -67,7 +67,7 @@ def _others(folder: Path) -> str:
     known = (SUMS, SIGNATURE)
     foreign = {name: part for name, part in names.items() if name not in known and "__pycache__" not in name}
     found = [name for name, part in foreign.items() if f"{sha256(part)}  {name}" not in listed]
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return some(found)
 
 
 def _archive(folder: Path) -> Path:

@@ -225,7 +225,7 @@ def test_what_a_browser_measures(serve, artifacts, page, monkeypatch):
     page.on("request", lambda request: asked.append(request.url))
     page.goto(run.url)
     page.click("#start")
-    page.wait_for_selector("#stage:has-text('Measuring')")
+    page.wait_for_selector("#doing:has-text('Measuring')")
     page.wait_for_selector("#outcome", state="visible")
     session = run.ended()
     assert not page.problems and all(url.startswith(run.url) for url in asked if not url.startswith("data:"))
@@ -429,7 +429,7 @@ def test_ctrl_c_leaves_nothing_running(artifacts, page):
         url = re.search(r"http://\S+", process.stderr.readline())[0]
         page.goto(url)
         page.click("#start")
-        page.wait_for_selector("#stage:has-text('Measuring')")
+        page.wait_for_selector("#doing:has-text('Measuring')")
         process.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in process.communicate(timeout=600)[1]
     assert process.returncode in (1, 130, -signal.SIGINT)

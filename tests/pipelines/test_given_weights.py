@@ -143,7 +143,7 @@ def test_one_number_counts_for_every_channel():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--mean", "0.5"), "give both `mean` and `std` of student"),
+        (("--mean", "0.5"), "recipe: `mean` and `std` of student go together: give both, or neither\n"),
         (("--mean", "none", "--std", "0.5"), "is for `mean` and `std` alike"),
         (("--mean", "123.7", "--std", "58.4"), "divide them by 255 (mean 0.4851, std 0.229)"),
         (("--mean", "0", "--std", "255"), "0 and 1 stand for pixels of 0..1"),

@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
+from kdcompress import console
 from kdcompress.cli.main import main
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
@@ -286,3 +287,9 @@ def test_changed_code_is_another_step(place, monkeypatch):
 
 def test_keys_of_networks_by_name_have_no_code_in_them(place):
     assert compression(place).steps()[0].key({}).inputs.keys() == {"data"}
+
+
+def test_an_average_that_cannot_warm_up_is_told_before_the_training(place, capsys):
+    console.say_once.cache_clear()
+    compression(place, train={"epochs": 2, "batch_size": 8, "ema": 0.9999}).check(ships=False)
+    assert "train.ema=0.9999 is reached after 1,000,000 steps; of 4 the last" in capsys.readouterr().err

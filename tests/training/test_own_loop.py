@@ -32,6 +32,25 @@ def data():
     return x, (x[:, 0].mean((1, 2)) * 40).long().clamp(-2, 2) + 2
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"student": "resnet8"}, ["where: student", "got: 'resnet8'", "models.build"]),
+        ({"teacher": "resnet8"}, ["where: teacher", "got: 'resnet8'"]),
+        ({"teacher": [Plain(4), None]}, ["where: teacher", "got: NoneType"]),
+        ({"student": Plain(4).requires_grad_(False)}, ["nothing to train", "student.requires_grad_(True)"]),
+        ({"example": torch.zeros(3, 16, 16)}, ["got: a tensor [3, 16, 16]", "example=x[None]"]),
+        ({"example": None}, ["got: none", "[N, C, H, W]"]),
+        ({"example": [1]}, ["got: list"]),
+    ],
+)
+def test_what_is_no_network_and_no_batch_is_told(changed, words):
+    given = {"student": Plain(4), "teacher": Plain(8), "example": torch.zeros(2, 3, 16, 16)}
+    with pytest.raises(UsageError) as caught:
+        kdcompress.Distillation(**given | changed)
+    assert all(word in str(caught.value) for word in words)
+
+
 def fit(distillation, optimizer, x, y, backward=torch.Tensor.backward):
     distillation.train()
     history = []
@@ -96,7 +115,7 @@ def test_what_is_missing_is_said_before_anything_runs(data):
     kdcompress.Distillation(Plain(4), other, method="reviewkd", example=x)  # compares features alone
     with pytest.raises(UsageError, match="stands twice"):
         kdcompress.Distillation(Plain(4), Plain(4), method=["kd", "kd"], example=x)
-    with pytest.raises(UsageError, match="give example=x"):
+    with pytest.raises(UsageError, match="got: none"):
         kdcompress.Distillation(Plain(4), Plain(4), method="kd")
 
 

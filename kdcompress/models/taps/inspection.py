@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ def inspection(name: str, size: int | None = None, channels: int = 3, classes: i
 
     Raises UsageError for a name that is not known and a network that does not run at that size.
     """
+    if Path(name).exists():
+        hint = "--taps takes a name as recipes have it: resnet8, timm/resnet18, package.module:callable"
+        raise UsageError("The name of a model is wanted, not a file or folder.", where="--taps", got=name, hint=hint)
     model = bare_inside(build(name, classes, channels))
     size = size or _own_size(name, model)
     shape = [channels, size, size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from kdcompress.errors import UsageError
+from kdcompress.errors import UsageError, some
 from kdcompress.models.taps.dry_run import DryRun
 from kdcompress.models.taps.table import Call, Choice
 
@@ -27,21 +27,17 @@ def _call(run: DryRun, path: str, call: Call | None, mapped: list[str]) -> Call:
         raise UsageError(
             f"The network has no module {path!r} to tap.",
             where="taps",
-            allowed=_some(sorted(mapped, key=lambda p: p.count("."))),
+            allowed=some(sorted(mapped, key=lambda p: p.count(".")), 20),
             hint=f"did you mean {' or '.join(map(repr, near))}?" if near else None,
         )
     if call is None:
-        raise UsageError(f"The module {path!r} is not called in the forward.", where="taps", allowed=_some(mapped))
+        raise UsageError(f"The module {path!r} is not called in the forward.", where="taps", allowed=some(mapped, 20))
     if call.gives is None:
         output = run.tensor(call)
         raise UsageError(
             f"The output of {path!r} is not a map [N, C, H, W], nor tokens of one.",
             where="taps",
             got="no tensor" if output is None else f"a tensor {list(output.shape)}",
-            allowed=_some(sorted(mapped, key=lambda p: p.count("."))),
+            allowed=some(sorted(mapped, key=lambda p: p.count(".")), 20),
         )
     return call
-
-
-def _some(paths: list[str]) -> str:
-    return ", ".join(paths[:20]) + (f" and {len(paths) - 20} more" if len(paths) > 20 else "")

@@ -83,7 +83,7 @@ function show(job, it, browser) {
 }
 
 function progress({ share, what }) {
-  if (what !== last.what) $('stage').textContent = what.charAt(0).toUpperCase() + what.slice(1).replace(/, round.*/, '')
+  if (what !== last.what) $('doing').textContent = what.charAt(0).toUpperCase() + what.slice(1).replace(/, round.*/, '')
   last = { share, what }
   $('bar').value = share
   $('share').textContent = Math.round(100 * share)
