@@ -5,7 +5,7 @@ DATA ?= datasets
 RUN := $(VENV)/bin
 export KDCOMPRESS_DATA ?= $(DATA)
 
-.PHONY: demo full test slow lint install runtimes hashes data clean
+.PHONY: demo full test slow lint docs install runtimes hashes data clean
 
 demo: install data
 	$(RUN)/kdcompress run fashion-mnist-demo
@@ -24,6 +24,10 @@ lint: runtimes
 	$(RUN)/ruff format --check --quiet .
 	$(RUN)/mypy kdcompress
 
+# The site, in site/. The variable silences the theme's notice of its end of life (May 2027), on each build.
+docs: runtimes
+	NO_MKDOCS_2_WARNING=1 $(RUN)/python -m mkdocs build --strict
+
 install: $(VENV)/.installed
 
 # The tested versions; setup.py itself allows a range. With HASHES=FILE, which `make hashes` wrote, what is not as it is
@@ -39,13 +43,13 @@ runtimes: $(VENV)/.installed-all
 
 # Every runtime beside every other, and what the tests themselves need.
 $(VENV)/.installed-all: $(VENV)/.installed
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,all]'
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs,all]'
 	$(RUN)/pip check
 	touch $@
 
 hashes: install
 	$(RUN)/pip install --quiet --dry-run --ignore-installed --constraint constraints.txt \
-		--report $(VENV)/report.json '.[dev,all]'
+		--report $(VENV)/report.json '.[dev,docs,all]'
 	$(RUN)/python .ci/hashes.py $(VENV)/report.json >constraints-hashed.txt
 
 data: install

@@ -29,13 +29,5 @@ def test_its_commands_have_the_options_it_names(command):
         assert all(option in shown for option in re.findall(r"--[a-z-]+|(?<= )-[a-z]\b", line))
 
 
-def test_every_command_is_in_it():
-    assert set(main.commands) <= set(re.findall(r"kdcompress (\w+)", README))
-
-
 def test_its_make_targets_exist():
     assert all(f"\n{name}:" in MAKEFILE for name in re.findall(r"make (\w+) ", README) if name != "are")
-
-
-def test_every_method_and_target_is_in_it():
-    assert all(f"`{name}`" in README for name in [*methods, *formats.targets()])

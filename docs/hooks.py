@@ -1,0 +1,47 @@
+"""What mkdocs calls while it builds the site: the first page is the README, the reference pages are made from the
+code (reference.py), and links from pages to files of the repository become plain names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import reference
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#]+)\)")
+
+
+def on_config(config: Any) -> Any:
+    """Pages of the navigation that are not written yet are left out."""
+    written = {"index.md", *reference.PAGES, *(path.name for path in (ROOT / "docs").glob("*.md"))}
+    for section in config.nav:
+        for name, pages in section.items():
+            if isinstance(pages, list):
+                section[name] = [page for page in pages if set(page.values()) <= written]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    files.append(File.generated(config, "index.md", content=first_page((ROOT / "README.md").read_text())))
+    for name, page in reference.PAGES.items():
+        files.append(File.generated(config, name, content=page()))
+    return files
+
+
+def first_page(readme: str) -> str:
+    """Its links are from the repository's root; pages are beside each other."""
+    return re.sub(r"\]\(docs/", "](", readme)
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The site has pages, not the repository's files: a link to one, which has to exist, is its name alone."""
+
+    def name(link: re.Match[str]) -> str:
+        if not (ROOT / "docs" / link[2]).exists():
+            raise FileNotFoundError(f"docs/{page.file.src_uri} links to {link[2]}, which is not there")
+        return link[1]
+
+    return LINK.sub(name, markdown)
