@@ -14,16 +14,6 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)#]+)\)")
 
 
-def on_config(config: Any) -> Any:
-    """Pages of the navigation that are not written yet are left out."""
-    written = {"index.md", *reference.PAGES, *(path.name for path in (ROOT / "docs").glob("*.md"))}
-    for section in config.nav:
-        for name, pages in section.items():
-            if isinstance(pages, list):
-                section[name] = [page for page in pages if set(page.values()) <= written]
-    return config
-
-
 def on_files(files: Any, config: Any) -> Any:
     files.append(File.generated(config, "index.md", content=first_page((ROOT / "README.md").read_text())))
     for name, page in reference.PAGES.items():

@@ -129,15 +129,7 @@ def recipe(text):
     return "read"
 
 
-# Until the README that follows the convention is merged; then this goes.
-FORMER = "make demo    #" in (ROOT / "README.md").read_text()
-OLD = pytest.mark.xfail(FORMER, reason="the README is being rewritten", run=False)
-
-
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=OLD if page.name == "README.md" else (), id=page.name) for page in PAGES if page.blocks],
-)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if page.blocks])
 def test_blocks(page: Page, request, tmp_path, monkeypatch):
     if "run" in page.needs:
         shutil.copytree(request.getfixturevalue("finished"), tmp_path, dirs_exist_ok=True)
@@ -160,12 +152,7 @@ def test_blocks(page: Page, request, tmp_path, monkeypatch):
 
 
 def test_pages_keep_to_the_convention():
-    assert not [wrong for page in PAGES[1:] for wrong in page.wrong], CONVENTION
-
-
-@OLD
-def test_the_readme_keeps_to_the_convention():
-    assert not PAGES[0].wrong, CONVENTION
+    assert not [wrong for page in PAGES for wrong in page.wrong], CONVENTION
 
 
 def test_pages_ask_for_what_there_is():
