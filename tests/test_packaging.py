@@ -1,5 +1,6 @@
 """The wheel and the sdist hold everything, and what is installed from the wheel works."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -45,6 +46,22 @@ def test_the_sdist_can_build_the_same_wheel(built):
     with tarfile.open(built[1]) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"setup.py", "pyproject.toml", "README.md", "export/formats.py", "pipelines/compress.py"} <= names
+
+
+def test_both_hold_the_licence_and_the_wheel_names_it(built):
+    wheel = zipfile.ZipFile(built[0])
+    with tarfile.open(built[1]) as sdist:
+        folder = sdist.getnames()[0].split("/")[0]
+        for name in ("LICENSE", "NOTICE"):
+            whole = (ROOT / name).read_bytes()
+            assert sdist.extractfile(f"{folder}/{name}").read() == whole
+            inside = next(n for n in wheel.namelist() if n.endswith(f".dist-info/licenses/{name}"))
+            assert wheel.read(inside) == whole
+    metadata = next(wheel.read(n).decode() for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert (
+        hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest().startswith("cfc7749b96f63bd3")
+    )  # apache.org's text
 
 
 def test_the_wheel_works_away_from_the_checkout(built, tmp_path):
