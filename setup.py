@@ -3,9 +3,8 @@ from pathlib import Path
 from setuptools import setup
 
 here = Path(__file__).parent
-version = next(
-    line.split('"')[1] for line in (here / "kdcompress/__init__.py").read_text().splitlines() if "__version__" in line
-)
+face = (here / "kdcompress/__init__.py").read_text(encoding="utf-8")
+version = next(line.split('"')[1] for line in face.splitlines() if "__version__" in line)
 # export/ and pipelines/ stand at the top level and install below kdcompress.
 folders = {
     "kdcompress": "kdcompress",
@@ -66,7 +65,7 @@ setup(
     name="kdcompress",
     version=version,
     description="Distil a vision model, export it, and measure every file that ships",
-    long_description=(here / "README.md").read_text(),
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The kdcompress authors",
     license_expression="Apache-2.0",

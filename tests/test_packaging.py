@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -99,3 +100,32 @@ def test_hashes_are_of_all_but_pytorch_s(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [f"{name}==1.0 --hash=sha256:{'0' * 64}\n" for name in ("ruamel-yaml", "torch-pruning")]
     assert done.stdout == "".join(lines)
+
+
+def test_text_files_in_place_of_the_links_build_the_same_wheel(built, tmp_path):
+    """A checkout on Windows without symbolic links has a file with the link's target in place of each."""
+    rooms, links = ("kdcompress", "export", "pipelines"), ("export", "pipelines")
+    for room in rooms:
+        skipped = shutil.ignore_patterns("__pycache__", *(links if room == "kdcompress" else ()))
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=skipped)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in links:
+        (tmp_path / "kdcompress" / name).write_text(f"../{name}")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wheel = next((tmp_path / "dist").glob("*.whl"))
+    assert set(zipfile.ZipFile(wheel).namelist()) == set(zipfile.ZipFile(built[0]).namelist())
+
+
+@pytest.mark.parametrize("fetched", [0, 2])
+def test_the_demo_fetches_its_data_and_runs_its_recipe(monkeypatch, fetched):
+    from kdcompress import demo
+
+    calls = []
+    monkeypatch.setattr(demo.fetch, "main", lambda arguments: calls.append(arguments) or fetched)
+    monkeypatch.setattr(demo, "command_line", calls.append)
+    assert demo.main(["train.epochs=1"]) == fetched
+    run = ["run", "fashion-mnist-demo", "train.epochs=1"]
+    assert calls == [["fashion-mnist"], *([] if fetched else [run])]
