@@ -40,7 +40,7 @@ extras = {
     "litert-runtime": ["ai-edge-litert>=2.3,<3"],
     "ncnn": ["ncnn>=1.0.20260101", "pnnx>=20260101"],
     "mnn": ["MNN>=3.6,<4"],
-    "coreml": ["coremltools>=9,<10"],
+    "coreml": ["coremltools>=9,<10; sys_platform != 'win32'"],  # no wheel for Windows
     "pruning": ["torch-pruning>=1.6,<1.7"],
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
