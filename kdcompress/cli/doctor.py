@@ -9,7 +9,12 @@ from kdcompress.cli.options import json_option
 @json_option
 def command(as_json: bool) -> None:
     """What works on this machine, and what to install."""
-    from kdcompress.pipelines.catalogue import doctor
-    from kdcompress.report.show import print_facts
+    from kdcompress.console import out
+    from kdcompress.pipelines.doctor import doctor
+    from kdcompress.report.doctor import print_doctor
+    from kdcompress.report.show import print_json
 
-    print_facts(doctor(), as_json)
+    facts = doctor()
+    if as_json:
+        return print_json(facts)
+    print_doctor(facts, out)
