@@ -13,6 +13,7 @@ folders = {
     "kdcompress.pipelines": "pipelines",
     "kdcompress.pipelines.bundle": "pipelines/bundle",
     "kdcompress.pipelines.plan": "pipelines/plan",
+    "kdcompress.pipelines.starter": "pipelines/starter",
     "kdcompress.pipelines.steps": "pipelines/steps",
     **{
         f"kdcompress.{name}": f"kdcompress/{name.replace('.', '/')}"
