@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -107,6 +108,9 @@ class PhotosRun:
     def recipe(self, overrides: tuple[str, ...], dry_run: bool) -> Recipe:
         if self.path.exists():
             return self._known(overrides)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            hint = f"kdcompress init {shlex.quote(str(self.photos))} in one process, then run that recipe in several"
+            raise UsageError("One process makes a recipe for photos, and this is one of several.", hint=hint)
         if not dry_run:
             self.folder.mkdir(parents=True, exist_ok=True)
             files.check(self.path, False)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import torch
 
 from kdcompress.console import say
 from kdcompress.data import kept
@@ -21,7 +24,7 @@ from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import parts_of
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.starter import weights
-from kdcompress.pipelines.starter.choice import Setting, batch_size, settings, targets_here
+from kdcompress.pipelines.starter.choice import SMALL, Setting, batch_size, settings, targets_here
 from kdcompress.pipelines.starter.prediction import SHARE, START, Amounts, Prediction, fitting, minutes, predict
 from kdcompress.pipelines.starter.speed import Speed, measured
 from kdcompress.pipelines.starter.text import Choice
@@ -89,31 +92,24 @@ class Starter:
             why = weights.downloaded(list(names), len(found.listed.labels))
         if why:
             say(f"  note      no pretrained weights: {why}. The teacher is trained from scratch", style="yellow")
-            say("            Where the hub can be reached, set `pretrained: true` in the recipe", style="yellow")
+            say("            Where they can be had: the recipe says which lines to change", style="yellow")
         return why
 
     def _chosen(self, found: Survey, why: str | None) -> tuple[Choice, Mapping[str, Speed], float]:
         """The best setting whose trainings fit the time; else the cheapest. With its speeds, and the seconds that the
         images take to decode."""
         wanted = settings(found, found.channels == 3 and why is None)
-        costs = {setting: _macs(setting, found) for setting in dict.fromkeys(wanted)}
-        order = sorted(costs, key=lambda setting: wanted.index(setting))
-        cheapest = min(costs, key=lambda setting: costs[setting])
-        pace: float | None = None
-        known: dict[Setting, tuple[Choice, Mapping[str, Speed], float]] = {}
-        for setting in [cheapest, *order]:
-            if setting in known:
-                if self._enough(known[setting]):
-                    return known[setting]
-                continue
-            if pace is not None and not self._hopeful(setting, found, pace * costs[setting]):
-                continue
-            known[setting] = self._measured(setting, found, why)
-            choice, speeds, _ = known[setting]
-            pace = (speeds["teacher"].step + speeds["student"].step) / choice.batch / costs[setting]
-            if setting is not cheapest and self._enough(known[setting]):
-                return known[setting]
-        return known[cheapest]
+        cheapest = min(wanted, key=lambda setting: _macs(setting, found))
+        last, simplest = cheapest, self._measured(cheapest, found, why)  # by whose pace the others are estimated
+        known = simplest
+        for setting in wanted[: wanted.index(cheapest)]:
+            choice, speeds, _ = known
+            pace = (speeds["teacher"].step + speeds["student"].step) / choice.batch / _macs(last, found)
+            if self._hopeful(setting, found, pace * _macs(setting, found)):
+                last, known = setting, self._measured(setting, found, why)
+                if self._enough(known):
+                    return known
+        return simplest
 
     def _hopeful(self, setting: Setting, found: Survey, image: float) -> bool:
         """Whether the least number of epochs might fit, at so many seconds an image of both trainings."""
@@ -197,7 +193,8 @@ class Starter:
         say("Predicted for this machine", style="bold")
         for what, seconds in prediction.rows():
             say(f"  {what:<21} {minutes(seconds)}")
-        say(f"  {'all':<21} {minutes(prediction.total)} of {self.asked / 60:g} min", style="bold")
+        gone = f", {minutes(self.asked - self.seconds)} of which are gone" if self.began is not None else ""
+        say(f"  {'all':<21} {minutes(prediction.total)} of {self.asked / 60:g} min{gone}", style="bold")
         if choice.learns_int8:
             more = minutes(self._learning(choice, speeds))
             say(
@@ -238,12 +235,14 @@ def _networks(recipe: Recipe, source: Source) -> Networks:
 
 
 def _macs(setting: Setting, found: Survey) -> float:
-    """Multiply-accumulates of an image in both networks."""
-    import torch
+    """About the multiply-accumulates of an image in both networks: of convolutions they grow as the pixels do."""
+    side = setting.side or min(found.one_size or (SMALL, SMALL))
+    return sum(_macs_small(name, found.channels) for name in (setting.teacher, setting.student)) * (side / SMALL) ** 2
 
-    side = setting.side or min(found.one_size or (32, 32))
-    example = torch.zeros(1, found.channels, side, side)
-    return float(sum(macs(build(name, 10, found.channels), example) for name in (setting.teacher, setting.student)))
+
+@cache
+def _macs_small(name: str, channels: int) -> float:
+    return float(macs(build(name, 10, channels), torch.zeros(1, channels, SMALL, SMALL)))
 
 
 def _preflight(choice: Choice, source: Source | None) -> tuple[float, checks.Tried]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,9 +48,9 @@ class Choice:
 
     @property
     def max_drop(self) -> float:
-        """Half a point, or what two images of the smaller split are."""
+        """Half a point, or what chance alone makes of the smaller split where one answer in ten may turn."""
         fewest = min(len(self.found.truth["validation"]), len(self.found.truth["test"]))
-        return max(0.5, min(20.0, float(f"{200 / fewest:.2g}")))
+        return max(0.5, min(20.0, float(f"{100 * math.sqrt(0.1 / fewest):.2g}")))
 
     def from_scratch(self) -> Choice:
         """The same networks without weights, which train as fast."""
@@ -95,7 +96,7 @@ def body(choice: Choice) -> str:
         "export:",
         f"  targets: {scalar(list(choice.targets))} # besides fp32 ONNX; `kdcompress list targets`, or auto: all"
         " that run here",
-        f"  max_drop: {choice.max_drop:g} # points of the score that a file may lose to fp32; more is a failure",
+        f"  max_drop: {choice.max_drop:g} # points that a file may lose to fp32; of few images chance takes some",
         f"  qat: {_qat(choice)}",
         f"bench: {{effort: {choice.effort}}} # how long each file is timed: rapid, quick or normal",
         "gates: {} # limits; a run that misses one ends with exit code 1. For example {student: 90, latency_ms: 5}",
