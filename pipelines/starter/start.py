@@ -207,7 +207,7 @@ class Starter:
             amounts = self._amounts(choice)
             needed = predict(amounts, speeds, 0.6 * least, least, prediction.images, prediction.checks - START).total
             say(
-                f"  note      {self.asked / 60:g} minutes are short for {training:,} training images: the student sees"
+                f"  note      {self.asked / 60:g} min is short for {training:,} training images: the student sees"
                 f" each {choice.student_epochs:g} times. --minutes {needed / SHARE / 60 + 1:.0f} gives it {least:.0f}",
                 style="yellow",
             )

@@ -11,7 +11,7 @@ import yaml
 from kdcompress import strict_yaml
 from kdcompress.data.survey import Survey
 from kdcompress.errors import shown
-from kdcompress.pipelines.starter.choice import PRETRAINED, Setting, learning_rate, optimizer
+from kdcompress.pipelines.starter.choice import PHOTO, PRETRAINED, Setting, learning_rate, optimizer
 from kdcompress.recipe import Recipe, validate_recipe
 
 METHOD = "kd"
@@ -127,12 +127,13 @@ def _start(choice: Choice) -> list[str]:
     if setting.pretrained:
         return ["  pretrained: true # from the weights that timm has; they are trained further on your images"]
     if choice.unpretrained:
+        better = Setting(*PRETRAINED[0], pretrained=True)
         return [
             f"  # From scratch: pretrained weights cannot be had here ({comment(choice.unpretrained)}).",
-            "  # They are a better start for photos. Where they can be had, these replace `model` and `lr`:",
-            f"  # model: {PRETRAINED[0][0]}",
+            "  # They are a better start for photos. Where they can be had, make this recipe anew, or change:",
+            f"  # model: {better.teacher}",
             "  # pretrained: true",
-            f"  # lr: {learning_rate(replace(setting, pretrained=True), choice.batch):g}",
+            f"  # optimizer: {optimizer(better)}, lr: {learning_rate(better, choice.batch):g}; data.size: {PHOTO} or more",
         ]
     return []
 

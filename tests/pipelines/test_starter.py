@@ -277,7 +277,7 @@ def test_without_pretrained_weights_it_says_so(tmp_path, monkeypatch, unmeasured
 def test_a_short_time_is_told(folder, tmp_path, monkeypatch, unmeasured):
     monkeypatch.chdir(tmp_path)
     done = invoke("init", "photos", "--minutes", 0.5)
-    assert done.exit_code == 0 and "0.5 minutes are short" in done.stderr, done.output
+    assert done.exit_code == 0 and "0.5 min is short" in done.stderr, done.output
 
 
 def test_run_goes_on_with_its_recipe(folder, tmp_path, monkeypatch, unmeasured):
