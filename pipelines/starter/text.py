@@ -128,12 +128,13 @@ def _start(choice: Choice) -> list[str]:
         return ["  pretrained: true # from the weights that timm has; they are trained further on your images"]
     if choice.unpretrained:
         better = Setting(*PRETRAINED[0], pretrained=True)
+        lr = learning_rate(better, choice.batch)
         return [
             f"  # From scratch: pretrained weights cannot be had here ({comment(choice.unpretrained)}).",
             "  # They are a better start for photos. Where they can be had, make this recipe anew, or change:",
             f"  # model: {better.teacher}",
             "  # pretrained: true",
-            f"  # optimizer: {optimizer(better)}, lr: {learning_rate(better, choice.batch):g}; data.size: {PHOTO} or more",
+            f"  # optimizer: {optimizer(better)}, lr: {lr:g}; data.size: {PHOTO} or more",
         ]
     return []
 
