@@ -25,10 +25,12 @@ def command(what: str, output: Path | None, minutes: float | None, targets: tupl
     kdcompress init fashion-mnist-demo -o mine.yaml
     """
     from kdcompress.pipelines.catalogue import copy_recipe
-    from kdcompress.pipelines.starter import jobs
+    from kdcompress.pipelines.starter.argument import is_photos, refuse_options
     from kdcompress.report.show import echo
 
-    if jobs.is_photos(what, any_file=False):
-        return echo(jobs.init(Path(what), output, minutes, targets, force, as_typed()))
-    jobs.refuse_options("init RECIPE", what, minutes, targets, force)
+    if is_photos(what, any_file=False):
+        from kdcompress.pipelines.starter.jobs import init
+
+        return echo(init(Path(what), output, minutes, targets, force, as_typed()))
+    refuse_options("init RECIPE", what, minutes, targets, force)
     echo(copy_recipe(what, output))

@@ -50,15 +50,17 @@ def command(
     kdcompress run pipelines/recipes/fashion-mnist.yaml train.epochs=3 export.targets=[x86-vnni]
     """
     from kdcompress.pipelines.catalogue import find_recipe
-    from kdcompress.pipelines.starter import jobs
+    from kdcompress.pipelines.starter.argument import is_photos, refuse_options
     from kdcompress.pipelines.user_code import refuse_code
     from kdcompress.recipe import load_recipe
 
-    if jobs.is_photos(recipe):
-        photos = jobs.PhotosRun(Path(recipe), output, minutes, targets)
+    if is_photos(recipe):
+        from kdcompress.pipelines.starter.jobs import PhotosRun
+
+        photos = PhotosRun(Path(recipe), output, minutes, targets)
         loaded, output = photos.recipe(overrides, dry_run), photos.folder
     else:
-        jobs.refuse_options("run RECIPE", recipe, minutes, targets)
+        refuse_options("run RECIPE", recipe, minutes, targets)
         loaded = load_recipe(find_recipe(recipe), overrides)
     if no_code:
         refuse_code(loaded)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from kdcompress.artifact import clean_name
 from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import UsageError
 from kdcompress.pipelines import checks
-from kdcompress.pipelines.catalogue import shipped_recipes
 from kdcompress.pipelines.starter import files
 from kdcompress.pipelines.starter.prediction import minutes as told
 from kdcompress.pipelines.starter.start import Made, Starter
@@ -23,36 +23,6 @@ from kdcompress.recipe import Recipe, load_recipe
 
 MINUTES = 30.0
 RECIPE = "starter.yaml"  # in a run's folder
-BOTH = "a folder of images, a name of `kdcompress list recipes`, or a recipe's file (.yaml)"
-
-
-def is_photos(name: str, any_file: bool = True) -> bool:
-    """Whether the argument is a folder of photos, and no recipe. Raises UsageError for what is neither: a recipe's file
-    ends with .yaml, unless it may be ``any_file``."""
-    path, shipped = Path(name), shipped_recipes()
-    try:
-        folder, file = path.is_dir(), path.suffix in (".yaml", ".yml") or (any_file and path.is_file())
-    except OSError as error:  # such as a name longer than a system takes
-        raise UsageError("The name cannot be looked up.", where=name[:80], got=error.strerror) from error
-    if folder and name in shipped:
-        say(f"{name} is a folder here, and a recipe of kdcompress: the recipe is meant. The folder is ./{name}")
-    if folder or file or name in shipped:
-        return folder and name not in shipped
-    near = difflib.get_close_matches(name, shipped, n=1)
-    raise UsageError(
-        f"There is no recipe and no folder named {name[:80]!r}.",
-        allowed=BOTH,
-        hint=f"did you mean {near[0]!r}?" if near else None,
-    )
-
-
-def refuse_options(use: str, name: str, minutes: float | None, targets: Sequence[str], force: bool = False) -> None:
-    """Raises UsageError where what is for photos was given with a recipe."""
-    given = ["--minutes"] * bool(minutes) + ["--target"] * bool(targets) + ["--force"] * force
-    if given:
-        hint = "a recipe says itself how long it trains, and what it builds: train.epochs, export.targets"
-        what = f"{', '.join(given)} goes with a folder of photos, and {name[:80]} is none."
-        raise UsageError(what, where=use, hint=hint)
 
 
 def name_of(photos: Path) -> str:
@@ -67,8 +37,8 @@ def make(photos: Path, name: str, minutes: float, targets: Sequence[str], within
 
 def text_of(made: Made, command: str) -> str:
     here, parts = machine(), dict(made.prediction.rows())
-    device = here["gpu"]["name"] if isinstance(here.get("gpu"), dict) and "name" in here["gpu"] else "no GPU"
-    where = f"{here['cpu']}, {here['threads']} threads, {device}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    where = f"{here['cpu']}, {here['threads']} threads, {gpu}"
     rows = ", ".join(f"{what} {told(seconds)}" for what, seconds in parts.items())
     found = made.choice.found
     lines = [

@@ -95,20 +95,22 @@ RATIO = 0.6  # epochs of the teacher, of the student's: it is the larger network
 def fitting(
     amounts: Amounts, speeds: Mapping[str, Speed], seconds: float, most: float, ratio: float = RATIO
 ) -> tuple[float, float]:
-    """Epochs of teacher and student whose trainings take about so many seconds, the student's ``most`` at most; a tenth
-    of an epoch at least, however little time there is."""
+    """Epochs of teacher and student whose trainings take about so many seconds, the student's ``most`` at most; a step
+    at least, however little time there is."""
     low, high = 0.0, most
     for _ in range(30):
         middle = (low + high) / 2
         took = amounts.trained(speeds["teacher"], ratio * middle) + amounts.trained(speeds["student"], middle)
         low, high = (middle, high) if took <= seconds else (low, middle)
     found = high if high == most else low
-    return rounded(ratio * found), rounded(found)
+    least = 1 / amounts.steps
+    return max(least, rounded(ratio * found)), max(least, rounded(found))
 
 
 def rounded(epochs: float) -> float:
-    """Down, to a whole number from 2 on, else to a tenth."""
-    return float(math.floor(epochs + 1e-9)) if epochs >= 2 else max(0.1, math.floor(10 * epochs + 1e-9) / 10)
+    """Down: to a whole number from 2 on, to a tenth from 0.2 on, else to one digit."""
+    unit = 1.0 if epochs >= 2 else 0.1 if epochs >= 0.2 else 10.0 ** math.floor(math.log10(max(epochs, 1e-6)))
+    return round(unit * math.floor(epochs / unit + 1e-9), 6)
 
 
 def minutes(seconds: float) -> str:

@@ -161,11 +161,8 @@ class Starter:
             if student >= FEW_EPOCHS:
                 break
         prediction = predict(amounts, speeds, teacher, student, decoding, preflight)
-        learnt = self._learning(choice, speeds)
-        choice = replace(
-            choice, teacher_epochs=teacher, student_epochs=student, learns_int8=learnt < 0.2 * self.seconds
-        )
-        return choice, prediction
+        learns = self._learning(choice, speeds) < 0.2 * self.seconds
+        return replace(choice, teacher_epochs=teacher, student_epochs=student, learns_int8=learns), prediction
 
     def _learning(self, choice: Choice, speeds: Mapping[str, Speed]) -> float:
         """Seconds that learning int8 may take: two epochs with rounding in them, which makes a step longer."""
@@ -211,8 +208,9 @@ class Starter:
                 f" each {choice.student_epochs:g} times. --minutes {needed / SHARE / 60 + 1:.0f} gives it {least:.0f}",
                 style="yellow",
             )
-        elif prediction.total > self.seconds:
-            say("  note      It does not fit the time: export and measuring alone take most of it", style="yellow")
+        if prediction.total > self.seconds:
+            largest = max(prediction.rows(), key=lambda row: row[1])[0]
+            say(f"  note      It does not fit the time: {largest} takes most of it", style="yellow")
 
 
 NOTHING = {role: Speed(0.0, 0.0, 0.0, 0.0) for role in ("teacher", "student")}

@@ -21,23 +21,23 @@ def unreachable(names: Sequence[str]) -> str | None:
 
 def _asked(name: str) -> str | None:
     """The hub is asked in a thread of its own: to look up its name has no limit of time."""
-    answer = [f"no answer within {WAIT:.0f} s"]
+    import timm
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    known = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+    hub = known.hf_hub_id if known else None
+    if not hub:
+        return "no weights at the hub"
+    if isinstance(try_to_load_from_cache(hub, FILE), str):
+        return None
+    answer = [f"the hub does not answer within {WAIT:.0f} s"]
 
     def ask() -> None:
-        import timm
-        from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-
         try:
-            known = timm.get_pretrained_cfg(name.removeprefix("timm/"))
-            if known is None or not known.hf_hub_id:
-                answer[0] = "no weights at the hub"
-            elif not isinstance(try_to_load_from_cache(known.hf_hub_id, FILE), str):
-                get_hf_file_metadata(hf_hub_url(known.hf_hub_id, FILE), timeout=WAIT - 1)
-                answer[0] = ""
-            else:
-                answer[0] = ""
+            get_hf_file_metadata(hf_hub_url(hub, FILE), timeout=WAIT - 1)
+            answer[0] = ""
         except Exception as error:  # of many kinds: offline mode, no route, a proxy's
-            answer[0] = f"the hub does not answer ({type(error).__name__})"
+            answer[0] = f"the hub cannot be reached ({type(error).__name__})"
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

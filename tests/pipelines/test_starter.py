@@ -17,6 +17,7 @@ from kdcompress.errors import UsageError
 from kdcompress.pipelines.catalogue import recipe_schema
 from kdcompress.pipelines.checks import Tried
 from kdcompress.pipelines.starter import files, jobs, start, weights
+from kdcompress.pipelines.starter.argument import is_photos
 from kdcompress.pipelines.starter.choice import Setting, batch_size, learning_rate, settings
 from kdcompress.pipelines.starter.prediction import Amounts, fitting, minutes, predict, rounded
 from kdcompress.pipelines.starter.speed import Block, Speed, Took, speeds
@@ -174,8 +175,8 @@ def test_epochs_fit_the_time(seconds):
 
 def test_epochs_are_bounded():
     assert fitting(AMOUNTS, SPEEDS, 1e9, most=40) == (24, 40)
-    assert fitting(AMOUNTS, SPEEDS, -5, most=40) == (0.1, 0.1)
-    assert [rounded(e) for e in (0.01, 0.29, 1.99, 2.0, 7.9)] == [0.1, 0.2, 1.9, 2, 7]
+    assert fitting(AMOUNTS, SPEEDS, -5, most=40) == (0.1, 0.1)  # a step
+    assert [rounded(e) for e in (0.0123, 0.05, 0.29, 1.99, 2.0, 7.9)] == [0.01, 0.05, 0.2, 1.9, 2, 7]
 
 
 def test_times_in_words():
@@ -323,10 +324,10 @@ def test_a_wrong_argument_is_answered(folder, tmp_path, monkeypatch, words, said
     assert not list(tmp_path.glob("*.yaml")) and not (tmp_path / "runs").exists()
 
 
-def test_a_recipe_wins_over_a_folder_of_its_name(tmp_path, monkeypatch, capsys):
+def test_a_recipe_wins_over_a_folder_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fashion-mnist").mkdir()
-    assert not jobs.is_photos("fashion-mnist") and jobs.is_photos("./fashion-mnist")
+    assert not is_photos("fashion-mnist") and is_photos("./fashion-mnist")
 
 
 def test_really_measured(tmp_path, monkeypatch):
@@ -336,3 +337,20 @@ def test_really_measured(tmp_path, monkeypatch):
     done = invoke("init", "small", "--minutes", 1, "--target", "onnx-fp16")
     assert done.exit_code == 0, done.output
     assert validate_recipe(yaml.safe_load(Path("small.yaml").read_text())).data.size is None
+
+
+def test_weights_that_are_in_the_cache_ask_nobody(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, **_: asked.append(url))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: str(tmp_path / file))
+    assert weights.unreachable(["timm/resnet18", "timm/resnet34"]) is None and not asked
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: None)
+    assert weights.unreachable(["timm/resnet18"]) is None and "resnet18" in asked[0]
+
+    def closed(url, **_):
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", closed)
+    assert weights.unreachable(["timm/resnet18"]) == "timm/resnet18: the hub cannot be reached (OSError)"
