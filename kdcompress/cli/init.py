@@ -14,7 +14,7 @@ from kdcompress.cli.options import as_typed, output_option, target_option
 @target_option("targets", metavar="NAME", help="PHOTOS: build for this target.  [default: this machine's]")
 @click.option("--force", is_flag=True, help="PHOTOS: write over a file that is there.")
 def command(what: str, output: Path | None, minutes: float | None, targets: tuple[str, ...], force: bool) -> None:
-    """Write a first recipe for a folder of photos, or copy one that comes with kdcompress.
+    """Write a first recipe for a folder of photos, or copy one.
 
     PHOTOS is a folder with a folder of images for each class, or with train, val and test folders
     of those, or with a labels.csv. It is looked at, this machine is measured for some seconds, and
