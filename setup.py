@@ -12,6 +12,7 @@ folders = {
     "kdcompress.pipelines": "pipelines",
     "kdcompress.pipelines.bundle": "pipelines/bundle",
     "kdcompress.pipelines.plan": "pipelines/plan",
+    "kdcompress.pipelines.starter": "pipelines/starter",
     "kdcompress.pipelines.steps": "pipelines/steps",
     **{
         f"kdcompress.{name}": f"kdcompress/{name.replace('.', '/')}"
@@ -45,7 +46,7 @@ extras = {
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
 }
-docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2", "mkdocs-click>=0.9,<1"]
+docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2", "pymdown-extensions>=10"]
 extras = {
     **extras,
     "all": sorted({package for packages in extras.values() for package in packages}),

@@ -167,3 +167,21 @@ def recipes() -> list[dict[str, Any]]:
 
 def _first_comment(text: str) -> str:
     return text.splitlines()[0].lstrip("# ") if text.startswith("#") else ""
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema of recipes, with the names that there are here: what `kdcompress schema` prints."""
+    from kdcompress.data.source import sources
+    from kdcompress.export import formats
+    from kdcompress.methods import methods as kinds
+    from kdcompress.models.build import names
+    from kdcompress.recipe.schema import recipe_schema as schema
+    from kdcompress.tasks import tasks as registry
+
+    return schema(
+        models=[name for group in names().values() for name in group],
+        methods={name: kind.Options.model_json_schema() for name, kind in sorted(kinds.entries().items())},
+        targets=[formats.AUTO, *formats.targets()],
+        sources=list(sources),
+        tasks=list(registry),
+    )

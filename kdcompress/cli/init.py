@@ -4,15 +4,33 @@ from pathlib import Path
 
 import click
 
-from kdcompress.cli.options import output_option
+from kdcompress.cli.options import as_typed, output_option, target_option
 
 
 @click.command("init")
-@click.argument("recipe", default="fashion-mnist-demo")
-@output_option("[default: RECIPE.yaml]")
-def command(recipe: str, output: Path | None) -> None:
-    """Copy a starter RECIPE into this folder."""
+@click.argument("what", default="fashion-mnist-demo", metavar="[PHOTOS|RECIPE]")
+@output_option("The recipe that is written.  [default: PHOTOS.yaml or RECIPE.yaml]")
+@click.option("--minutes", type=click.FloatRange(0.5, 100_000), help="PHOTOS: what a run may take.  [default: 30]")
+@target_option("targets", metavar="NAME", help="PHOTOS: build for this target.  [default: this machine's]")
+@click.option("--force", is_flag=True, help="PHOTOS: write over a file that is there.")
+def command(what: str, output: Path | None, minutes: float | None, targets: tuple[str, ...], force: bool) -> None:
+    """Write a first recipe for a folder of photos, or copy one.
+
+    PHOTOS is a folder with a folder of images for each class, or with train, val and test folders
+    of those, or with a labels.csv. It is looked at, this machine is measured for some seconds, and
+    a recipe is written whose run fits the minutes. RECIPE is a name of `kdcompress list recipes`.
+
+    \b
+    kdcompress init photos -o mine.yaml --minutes 30
+    kdcompress init fashion-mnist-demo -o mine.yaml
+    """
     from kdcompress.pipelines.catalogue import copy_recipe
+    from kdcompress.pipelines.starter.argument import is_photos, refuse_options
     from kdcompress.report.show import echo
 
-    echo(copy_recipe(recipe, output))
+    if is_photos(what, any_file=False):
+        from kdcompress.pipelines.starter.jobs import init
+
+        return echo(init(Path(what), output, minutes, targets, force, as_typed()))
+    refuse_options("init RECIPE", what, minutes, targets, force)
+    echo(copy_recipe(what, output))

@@ -9,9 +9,8 @@ import numpy as np
 
 from kdcompress.data.decode import File, read_images
 from kdcompress.data.image import SUFFIXES
-from kdcompress.data.kept import chosen
 from kdcompress.data.listing import Passed, entries, files_below
-from kdcompress.data.source import SHOWN, Found, Raw, Split, root_of, sources
+from kdcompress.data.source import SHOWN, Found, Listed, Raw, root_of, sources
 from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data
 
@@ -41,32 +40,28 @@ class ImageFolder:
         return Found(str(root), True)
 
     def read(self, data: Data) -> Raw:
+        found = self.listed(data)
+        return found.raw(read_images([File(path) for path in found.paths], data.size, Path(found.origin)))
+
+    def listed(self, data: Data) -> Listed:
+        """Raises UsageError for folders that are not as they should be."""
         root = Path(self.find(data).origin)
         passed = Passed()
         folders = split_folders(root, passed=passed)
-        files = {split: class_files(folder, passed) for split, folder in folders.items()}
-        labels = tuple(files["train"])
+        classes_of = {split: class_files(folder, passed) for split, folder in folders.items()}
+        labels = tuple(classes_of["train"])
         if len(labels) < 2:
             raise UsageError(
                 "A classifier needs at least 2 classes, one folder each.",
                 where=folders["train"],
                 got=f"{len(labels)}: {', '.join(labels)}" if labels else "no folder",
             )
-        for split, classes in files.items():
+        files, truth = {}, {}
+        for split, classes in classes_of.items():
             check_classes(folders[split], classes, labels)
-        paths = [path for classes in files.values() for paths in classes.values() for path in paths]
-        images = read_images([File(path) for path in paths], data.size, root)
-        splits, start = {}, 0
-        for split, classes in files.items():
-            counts = [len(paths) for paths in classes.values()]
-            stop = start + sum(counts)
-            classes_of = np.repeat(np.arange(len(labels), dtype=np.int64), counts)
-            splits[split] = Split(chosen(images, slice(start, stop)), classes_of)
-            start = stop
-        return Raw(
-            labels, splits["train"], splits.get("validation"), splits.get("test"), str(root),
-            notes=passed.notes(root), files=paths,
-        )  # fmt: skip
+            files[split] = [path for paths in classes.values() for path in paths]
+            truth[split] = np.repeat(np.arange(len(labels), dtype=np.int64), [len(paths) for paths in classes.values()])
+        return Listed(labels, files, truth, str(root), passed.notes(root))
 
 
 def split_folders(root: Path, training: bool = True, passed: Passed | None = None) -> dict[str, Path]:

@@ -19,8 +19,7 @@ import numpy as np
 
 from kdcompress.data.decode import File, read_images
 from kdcompress.data.from_folder import SPLITS
-from kdcompress.data.kept import chosen
-from kdcompress.data.source import Found, Raw, Split, root_of, sources
+from kdcompress.data.source import Found, Listed, Raw, root_of, sources
 from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data
 
@@ -41,22 +40,22 @@ class ImageLabels:
         return Found(str(table.parent), True)
 
     def read(self, data: Data) -> Raw:
+        found = self.listed(data)
+        return found.raw(read_images([File(path) for path in found.paths], data.size, Path(found.origin)))
+
+    def listed(self, data: Data) -> Listed:
+        """Raises UsageError for a table that is not as it should be."""
         root = Path(self.find(data).origin)
         rows = _rows(root / TABLE)
         labels = _labels(root / TABLE, rows)
         truth = np.array([_truth(row, labels) for row in rows], np.uint8)
         splits = np.array([SPLITS[_split(row)] for row in rows])
-        order = np.concatenate([np.flatnonzero(splits == split) for split in ("train", "validation", "test")])
-        paths = [root / rows[place]["file"] for place in order]
-        images = read_images([File(path) for path in paths], data.size, root)
-        found = {
-            split: Split(chosen(images, np.flatnonzero(splits[order] == split)), truth[splits == split])
-            for split in ("train", "validation", "test")
-            if (splits == split).any()
-        }
-        if "train" not in found:
-            raise UsageError("The table has no training images.", where=root / TABLE, got=", ".join(found))
-        return Raw(labels, found["train"], found.get("validation"), found.get("test"), str(root), files=paths)
+        there = [split for split in ("train", "validation", "test") if (splits == split).any()]
+        if "train" not in there:
+            raise UsageError("The table has no training images.", where=root / TABLE, got=", ".join(there))
+        placed = list(zip(rows, splits, strict=True))
+        files = {split: [root / row["file"] for row, its in placed if its == split] for split in there}
+        return Listed(labels, files, {split: truth[splits == split] for split in there}, str(root))
 
 
 def _rows(table: Path) -> Sequence[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,34 @@ class Raw:
         return f"image {row} of {name}"
 
 
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """What a folder of images says of itself before any is decoded."""
+
+    labels: tuple[str, ...]
+    files: Mapping[str, Sequence[Path]]  # by split: train, and validation and test as far as they are there
+    truth: Mapping[str, np.ndarray]  # what is right for each file, as in a Split
+    origin: str
+    notes: Sequence[str] = ()
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for name in SPLITS if name in self.files for path in self.files[name]]
+
+    def raw(self, images: Images) -> Raw:
+        """With the images of ``paths``, in that order."""
+        splits, start = {}, 0
+        for name in SPLITS:
+            if name in self.files:
+                stop = start + len(self.files[name])
+                splits[name] = Split(chosen(images, slice(start, stop)), self.truth[name])
+                start = stop
+        return Raw(
+            self.labels, splits["train"], splits.get("validation"), splits.get("test"), self.origin,
+            notes=list(self.notes), files=self.paths,
+        )  # fmt: skip
+
+
 class Family(Protocol):
     """What is registered under a source's name."""
 
@@ -176,6 +204,11 @@ def load_parts(data: Data, count: int) -> list[Source]:
 def _splits(data: Data) -> tuple[Raw, dict[str, Split], Split]:
     """What was read, the three splits, and the private images."""
     raw = sources[data.source].read(data)
+    return raw, *parted(data, raw)
+
+
+def parted(data: Data, raw: Raw) -> tuple[dict[str, Split], Split]:
+    """The three splits of what was read, and the private images. Raises UsageError where they cannot be made."""
     train, validation, test = raw.train, raw.validation, raw.test
     private = train.take(np.arange(0))
     apart = partial(cut, raw=raw) if data.public is None else own_cut
@@ -189,7 +222,7 @@ def _splits(data: Data) -> tuple[Raw, dict[str, Split], Split]:
         train = mislabelled(train, data.label_noise, (data.split_seed, "noise"), len(raw.labels))
     if data.public is not None:
         train, private = own_cut(train, data.public, (data.split_seed, "public"))
-    return raw, {"training": train, "validation": validation, "test": test}, private
+    return {"training": train, "validation": validation, "test": test}, private
 
 
 def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:

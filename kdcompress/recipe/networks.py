@@ -25,7 +25,9 @@ class Network(Section):
         max_length=64,
         description="of pixels in 0..1; default: that of the pretraining, else the source's",
     )
-    std: tuple[Annotated[float, Field(ge=1e-6, le=1000)], ...] | None = Field(None, min_length=1, max_length=64)
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1000)], ...] | None = Field(
+        None, min_length=1, max_length=64, description="of the same pixels as `mean`; given with it"
+    )
     taps: tuple[Name, ...] = Field((), max_length=100, description="module paths of the stages; default: discovered")
     size: int | None = Field(None, ge=8, le=1024, description="side of its input; default: the data's")
 

@@ -13,13 +13,15 @@ from kdcompress.recipe.units import milliseconds, size_in_bytes
 
 
 class Export(Section):
-    layout: Literal["uint8-nhwc", "float-nchw"] = "uint8-nhwc"
+    layout: Literal["uint8-nhwc", "float-nchw"] = Field(
+        "uint8-nhwc", description="of the file's input: pixels of 0..255 by row, or of 0..1 by channel"
+    )
     batch: int | None = Field(None, ge=1, le=65_536, description="fixed batch size; none: dynamic")
-    opset: int = Field(20, ge=18, le=23)
+    opset: int = Field(20, ge=18, le=23, description="version of ONNX's operators")
     targets: Names = Field(
         (), description="see `kdcompress list targets`; auto: all that this machine runs; fp32 ONNX is always built"
     )
-    calibration_images: int = Field(512, ge=16, le=1_000_000)
+    calibration_images: int = Field(512, ge=16, le=1_000_000, description="training images that give int8 its ranges")
     max_drop: float = Field(
         0.5, ge=0, le=100, description="points of its score an artefact may lose to its fp32 parent"
     )
@@ -30,8 +32,10 @@ class Export(Section):
 
 
 class Bench(Section):
-    effort: Literal["rapid", "quick", "normal"] = "quick"
-    threads: int = Field(1, ge=1, le=1024)
+    effort: Literal["rapid", "quick", "normal"] = Field(
+        "quick", description="how long each file is timed: at least 6, 10 or 60 seconds"
+    )
+    threads: int = Field(1, ge=1, le=1024, description="that a file's runtime may use")
     device: Name = Field("local", description="local, ssh:user@host or adb:SERIAL: where files are timed")
 
 
@@ -39,7 +43,7 @@ class Compare(Section):
     """What `kdcompress compare` trains; a run takes no notice of it."""
 
     methods: dict[str, Methods] = Field({}, description="label -> method, written as in `method`")
-    seeds: int = Field(3, ge=1, le=1000)
+    seeds: int = Field(3, ge=1, le=1000, description="trainings of each method")
     published: dict[str, PerCent] = Field({}, description="a method's label -> its score in the literature, per cent")
 
 
@@ -77,11 +81,11 @@ Size = Annotated[str, _checked(size_in_bytes)]
 class Candidate(Section):
     """A student as `kdcompress plan` measured it, untrained; figures by target."""
 
-    student: Student
+    student: Student = Field(description="the network")
     macs: int = Field(ge=0, description="multiply-accumulates of one image")
-    parameters: int = Field(ge=0)
-    latency_ms: dict[str, float] = {}
-    bytes: dict[str, int] = {}
+    parameters: int = Field(ge=0, description="weights and biases of the network")
+    latency_ms: dict[str, float] = Field({}, description="target -> median of one query")
+    bytes: dict[str, int] = Field({}, description="target -> size of the file")
 
 
 class Budgets(Section):

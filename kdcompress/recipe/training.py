@@ -35,8 +35,8 @@ class Data(Section):
     size: int | None = Field(
         None, ge=8, le=1024, description="resize to a square (image-folder, image-labels, webdataset)"
     )
-    split_seed: Seed = 0
-    augment: Augment = Augment()
+    split_seed: Seed = Field(0, description="another number cuts other validation and test images")
+    augment: Augment = Field(Augment(), description="other views of each training image")
 
     @model_validator(mode="after")
     def each_image_for_itself(self) -> Data:
@@ -49,26 +49,30 @@ class Train(Section):
     """One training. ``epochs`` counts passes over the training images; ``images`` is the budget of
     images seen and replaces it."""
 
-    epochs: float = Field(12, gt=0, le=10_000)
+    epochs: float = Field(12, gt=0, le=10_000, description="passes over the training images")
     images: int | None = Field(None, ge=1, le=10**12, description="budget of images seen, instead of epochs")
-    batch_size: int = Field(128, ge=2, le=65_536)
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step, of all processes together")
     accumulate: int = Field(1, ge=1, le=1024, description="a batch in so many parts, one after the other: less memory")
     optimizer: Literal["sgd", "adamw", "dot"] = Field("sgd", description="dot: SGD with a momentum for distillation")
-    lr: float = Field(0.1, gt=0, le=10)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
+    lr: float = Field(0.1, gt=0, le=10, description="learning rate: its highest in the schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and dot")
+    nesterov: bool = Field(True, description="Nesterov's momentum, of sgd")
     dot_delta: float = Field(0.075, ge=0, lt=0.5, description="distillation's momentum is higher, the task's lower")
-    weight_decay: float = Field(5e-4, ge=0, lt=1)
-    schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = "cosine"
+    weight_decay: float = Field(5e-4, ge=0, lt=1, description="by how much a step shrinks the weights, times lr")
+    schedule: Literal["cosine", "one-cycle", "multi-step", "constant"] = Field(
+        "cosine", description="how lr changes during the training"
+    )
     milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (), max_length=100, description="multi-step: shares of the training at which lr falls 10x"
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps with rising lr")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(None, gt=0, le=1e6)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label that all classes get")
+    clip_norm: float | None = Field(None, gt=0, le=1e6, description="the gradient's largest norm; null: no limit")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    channels_last: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the arithmetic; auto: bf16 where the device is fast at it, else fp32"
+    )
+    channels_last: bool = Field(True, description="memory format; faster for most convolutional networks")
     compile: Annotated[
         Literal["off", "default", "reduce-overhead", "max-autotune"],
         BeforeValidator(lambda v: {False: "off", True: "default"}.get(v, v) if isinstance(v, bool) else v),

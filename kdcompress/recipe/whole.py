@@ -13,28 +13,34 @@ from kdcompress.recipe.training import Data, Train
 
 
 class Recipe(Section):
-    name: str = Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(
+        max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run, and of its folder in runs/"
+    )
     task: str = Field("classification", max_length=100, description="what the networks are for: a file of tasks/")
-    seed: Seed = 0
-    data: Data
-    teacher: Teacher | None = None
+    seed: Seed = Field(0, description="of the student's first weights, and of the order of its images")
+    data: Data = Field(description="the images")
+    teacher: Teacher | None = Field(None, description="the large network, which teaches the student")
     co_teachers: tuple[Teacher, ...] = Field(
         (), max_length=100, description="further teachers, for methods that learn from several"
     )
     assistants: tuple[Assistant, ...] = Field((), max_length=100, description="teacher assistants, in a row (TAKD)")
     generations: int = Field(1, ge=1, le=20, description="of the student, each taught by the last (born-again)")
-    student: Student
+    student: Student = Field(description="the small network, which ships")
     peers: tuple[Network, ...] = Field(
         (), max_length=100, description="for online methods; default: one more of the student's kind"
     )
-    method: Methods = {"none": {}}
-    train: Train | None = Field(Train(), description="null: the student is trained already")
-    export: Export = Export()
-    bench: Bench = Bench()
-    compare: Compare = Compare()
-    gates: Gates = Gates()
-    budgets: Budgets = Budgets()
-    search: Annotated[Search, BeforeValidator(lambda v: {"candidates": v} if type(v) is int else v)] = Search()
+    method: Methods = Field(
+        {"none": {}}, description="how the student learns: a name, {name: {option: value}}, or a list of these"
+    )
+    train: Train | None = Field(Train(), description="the student's training; null: it is trained already")
+    export: Export = Field(Export(), description="what is built from the student")
+    bench: Bench = Field(Bench(), description="how latency is measured")
+    compare: Compare = Field(Compare(), description="what `kdcompress compare` trains; a run takes no notice of it")
+    gates: Gates = Field(Gates(), description="limits; a run that misses one ends with exit code 1")
+    budgets: Budgets = Field(Budgets(), description="limits of each target's file, which `kdcompress plan` plans for")
+    search: Annotated[Search, BeforeValidator(lambda v: {"candidates": v} if type(v) is int else v)] = Field(
+        Search(), description="a tournament of the planned students before the training; a number: so many candidates"
+    )
 
     @model_validator(mode="after")
     def something_to_ship(self) -> Recipe:

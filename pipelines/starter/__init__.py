@@ -1,0 +1,1 @@
+"""A first recipe for a folder of photos: looked at, chosen, measured on this machine and predicted."""

@@ -1,0 +1,120 @@
+"""How long each part of a run takes, from speeds that were measured; and the epochs that fit a time. Nothing is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kdcompress.bench.timing import EFFORTS
+from kdcompress.pipelines.starter.speed import Speed
+
+START = 8.0  # seconds until a command has loaded its libraries, twice measured on two slow cores
+PARITY = 256  # images that a file's outputs are compared on
+FLOAT_FILES = 2  # fp32 of teacher and student
+SHARE = 0.92  # of the time that is to be used: the rest is for what a machine does besides
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What a run has to do, in images."""
+
+    training: int
+    validation: int
+    test: int
+    batch: int
+    views: int  # of an image, as augmentation makes them
+    targets: int
+    effort: str = "rapid"
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return max(1, self.training // self.batch)
+
+    def trained(self, speed: Speed, epochs: float) -> float:
+        """Seconds of a training. A teacher's answer to a view of an image is computed once."""
+        steps = max(1, round(epochs * self.steps))
+        ends = math.ceil(steps / self.steps)
+        seen = steps * self.batch / self.training  # times that an image is
+        fresh = self.views * (1 - (1 - 1 / self.views) ** seen) if self.views > 1 else min(1.0, seen)
+        asked = min(steps, math.ceil(fresh * self.training / self.batch))  # batches that the teacher answers
+        return steps * speed.step + asked * speed.teacher + ends * (self.validation * speed.image + speed.end)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of each part."""
+
+    images: float  # to decode them
+    checks: float  # before anything is trained
+    teacher: float
+    student: float
+    files: float  # exports, and each file checked on the test images
+    latency: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+    def rows(self) -> list[tuple[str, float]]:
+        return [
+            ("images and checks", self.images + self.checks),
+            ("teacher", self.teacher),
+            ("student", self.student),
+            ("export and measuring", self.files + self.latency),
+        ]
+
+
+def predict(
+    amounts: Amounts,
+    speeds: Mapping[str, Speed],
+    teacher_epochs: float,
+    student_epochs: float,
+    decoding: float,
+    preflight: float,
+) -> Prediction:
+    """``decoding``: seconds until the images are there. ``preflight``: what the checks before a training take, in which
+    each network is exported once, as it is again after it."""
+    answers = amounts.test + PARITY
+    checked = answers * (speeds["teacher"].image + (1 + amounts.targets) * speeds["student"].image)
+    ladder = amounts.targets * 4 * amounts.validation * speeds["student"].image
+    return Prediction(
+        images=decoding,
+        checks=START + preflight,
+        teacher=amounts.trained(speeds["teacher"], teacher_epochs),
+        student=amounts.trained(speeds["student"], student_epochs),
+        files=preflight + checked + ladder,
+        latency=(FLOAT_FILES + amounts.targets) * EFFORTS[amounts.effort][1],
+    )
+
+
+RATIO = 0.6  # epochs of the teacher, of the student's: it is the larger network
+
+
+def fitting(
+    amounts: Amounts, speeds: Mapping[str, Speed], seconds: float, most: float, ratio: float = RATIO
+) -> tuple[float, float]:
+    """Epochs of teacher and student whose trainings take about so many seconds, the student's ``most`` at most; a step
+    at least, however little time there is."""
+    low, high = 0.0, most
+    for _ in range(30):
+        middle = (low + high) / 2
+        took = amounts.trained(speeds["teacher"], ratio * middle) + amounts.trained(speeds["student"], middle)
+        low, high = (middle, high) if took <= seconds else (low, middle)
+    found = high if high == most else low
+    least = 1 / amounts.steps
+    return max(least, rounded(ratio * found)), max(least, rounded(found))
+
+
+def rounded(epochs: float) -> float:
+    """Down: to a whole number from 2 on, to a tenth from 0.2 on, else to one digit."""
+    unit = 1.0 if epochs >= 2 else 0.1 if epochs >= 0.2 else 10.0 ** math.floor(math.log10(max(epochs, 1e-6)))
+    return round(unit * math.floor(epochs / unit + 1e-9), 6)
+
+
+def minutes(seconds: float) -> str:
+    """ "about 11 min", "about 40 s" """
+    if seconds < 90:
+        return f"about {max(5, 5 * round(seconds / 5)):.0f} s"
+    return f"about {seconds / 60:.1f} min" if seconds < 600 else f"about {seconds / 60:.0f} min"
