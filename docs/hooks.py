@@ -22,8 +22,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def first_page(readme: str) -> str:
-    """Its links are from the repository's root; pages are beside each other."""
-    return re.sub(r"\]\(docs/", "](", readme)
+    """Its links are from the repository's root; pages are beside each other. Other files are named alone."""
+    outside = re.sub(r"(?<!!)\[([^\]]*)\]\((?!docs/|https?:|#)[^)]+\)", r"\1", readme)
+    return outside.replace("](docs/", "](")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -100,7 +100,7 @@ def data() -> list[dict[str, Any]]:
             found = find(Data.model_validate({"source": name}))
             rows.append({"data": name, "here": "yes" if found.ready else "no", "from": found.origin})
         except KDCompressError as error:
-            rows.append({"data": name, "here": "no", "from": error.what})
+            rows.append({"data": name, "here": "yours", "from": error.what})
     return rows
 
 

@@ -26,7 +26,10 @@ FACTS = {
         {"format": "tensorrt-rtx", "here": "no", "why": "It is missing. " * 9, "next": NEXT, "targets": ["rtx-ada"]},
     ],
     "devices": [{"device": "adb", "here": "no", "for": "an Android device", "next": "install Android's tools"}],
-    "data": [{"data": "mnist", "here": "no", "from": "torchvision's download into datasets/mnist"}],
+    "data": [
+        {"data": "mnist", "here": "no", "from": "torchvision's download into datasets/mnist"},
+        {"data": "image-folder", "here": "yours", "from": "The source image-folder needs data.root."},
+    ],
 }
 
 

@@ -15,6 +15,7 @@ STATES = {
     "yes": ("✓", "green"),
     "builds": ("~", "yellow"),
     "no": ("✗", "red"),
+    "yours": ("·", ""),
 }
 
 
