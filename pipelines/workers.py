@@ -69,6 +69,8 @@ def executor(workers: int, scheduler: str | None) -> Iterator[Executor | None]:
         yield None
     else:
         pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=end_with_parent)
+        for _ in range(workers):  # all start now: the death of one that the last job starts is not noticed at once
+            pool.submit(int)
         try:
             yield pool
         finally:

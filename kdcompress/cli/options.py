@@ -14,6 +14,17 @@ Decorator = Callable[[Any], Any]
 AS_PATH = click.Path(path_type=Path)
 
 
+class Minutes(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = super().convert(value, param, ctx)
+        if found != found:  # nan is in every range
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return found
+
+
+MINUTES = Minutes(0.5, 100_000)
+
+
 def data_alone(ctx: click.Context, option: click.Parameter, value: bool) -> bool:
     """With --json, stdout holds the document alone, also where a user's own module prints."""
     if value:

