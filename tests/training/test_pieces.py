@@ -151,11 +151,11 @@ def test_validated_are_the_averages_weights_where_there_is_one():
         assert torch.equal(weights["fc.weight"], own)
 
 
-def test_the_first_of_the_most_accurate_is_the_best():
+def test_the_last_of_the_most_accurate_is_the_best():
     result, weights = TrainResult(), [{"w": torch.tensor(float(k))} for k in range(4)]
     for epoch, accuracy in enumerate([50.0, 70.0, 70.0, 60.0]):
         result.validated(epoch, accuracy, weights[epoch])
-    assert result.best == {"epoch": 1, "score": 70.0} and result.weights is weights[1]
+    assert result.best == {"epoch": 2, "score": 70.0} and result.weights is weights[2]
     assert result.last == {"epoch": 3, "score": 60.0} and result.last_weights is weights[3]
     assert "best_weights" not in result.record() and result.record()["best"] == result.best
 
