@@ -25,24 +25,34 @@ from kdcompress.errors import KDCompressError, UsageError
     "--scenario",
     type=click.Choice(["single-stream", "multi-stream", "offline", "cold-start"]),
     default="single-stream",
-    help="Queries of one image, of 8, throughput at the best batch, or each query in a new process.",
+    help="single-stream: 1 image a query. multi-stream: 8. offline: most images a second. cold-start: a new process.",
 )
 @click.option("--cold-start", "scenario", flag_value="cold-start", help="The same as --scenario cold-start.")
-@click.option("--device", default="local", help="Where they run: NAME or NAME:ADDRESS.")
-@click.option("--baseline", help="What ratios are to: a file, or a name in the table.  [default: the first]")
+@click.option("--device", default="local", help="Device that runs the files: NAME or NAME:ADDRESS.")
+@click.option(
+    "--baseline", help="Compare all files to this one: a file, or its name in the table.  [default: the first]"
+)
 @data_option(help="Data set for real inputs.  [default: random pixels]")
 @root_option()
-@click.option("--export", "exports", multiple=True, metavar="PATH", help="Write .md, .csv, .json or .html, too.")
-@click.option("--compare", nargs=2, type=AS_PATH, metavar="OLD NEW", help="Two .json: is the new one slower?")
+@click.option(
+    "--export",
+    "exports",
+    multiple=True,
+    metavar="PATH",
+    help="Also write the result to this .md, .csv, .json or .html file.",
+)
+@click.option(
+    "--compare", nargs=2, type=AS_PATH, metavar="OLD NEW", help="Compare two .json results: is NEW slower than OLD?"
+)
 @json_option
 def command(
     files: tuple[Path, ...], exports: tuple[str, ...], compare: tuple[Path, Path] | None, as_json: bool, **options: Any
 ) -> None:
-    """Latency of exported FILES and of run folders, measured in turns.
+    """Measure the latency of exported FILES, in turns.
 
-    FILES are artefacts of any format, ONNX and other model files from elsewhere, or run folders. Ratios have a 95 %
-    interval, and there is a winner only where it excludes 1. --compare ends with 1 where NEW is slower than OLD by
-    more than noise.
+    FILES are artefacts of any format, ONNX and other model files from elsewhere, or run folders. Each ratio has a 95 %
+    interval. A file wins only where this interval excludes 1. --compare ends with exit code 1 where NEW is slower than
+    OLD by more than noise.
 
     \b
     kdcompress bench runs/fashion-mnist-demo --export today.json
@@ -58,7 +68,7 @@ def command(
         raise UsageError("Give files to measure, or two measurements to --compare.", where="bench")
     if compare:
         if exports:
-            raise UsageError("A comparison is printed, in JSON with --json; it is not exported.", where="--export")
+            raise UsageError("A comparison cannot be exported.", where="--export", hint="--json prints it as JSON")
         return compare_sessions(*compare, as_json)
     paths = [latency.export_path(asked) for asked in exports]
     with percentage() as progress:
@@ -84,7 +94,7 @@ def compare_sessions(old: Path, new: Path, as_json: bool) -> None:
     from kdcompress.untrusted import what_it_says
 
     sessions = load_session(old), load_session(new)
-    with what_it_says(new, "This is no measurement, or it is damaged; or the other file is."):
+    with what_it_says(new, "One of the two files is not a measurement, or is damaged."):
         found = compare(*sessions)
         if as_json:
             print_json(found)

@@ -10,17 +10,19 @@ from kdcompress.cli.options import AS_PATH, json_option, output_option, target_o
 @click.command("bundle")
 @click.argument("folder", type=AS_PATH)
 @target_option("targets", help="May be repeated.  [default: what the report says ships]")
-@output_option("Where its folder is put.  [default: FOLDER/bundle]")
-@click.option("--archive", is_flag=True, help="A .tar.gz beside it, the same bytes each time.")
-@click.option("--sign", "key", type=AS_PATH, metavar="KEY", help="Sign it with this ssh key, by ssh-keygen.")
+@output_option("Folder to put the bundle in.  [default: FOLDER/bundle]")
+@click.option("--archive", is_flag=True, help="Also write the bundle as a .tar.gz. Its bytes are the same each time.")
+@click.option(
+    "--sign", "key", type=AS_PATH, metavar="KEY", help="Sign the bundle with this ssh key. This needs ssh-keygen."
+)
 @json_option
 def command(
     folder: Path, targets: tuple[str, ...], output: Path | None, archive: bool, key: Path | None, as_json: bool
 ) -> None:
     """Pack an artefact of the run in FOLDER for those who use it.
 
-    One folder with all that a device engineer needs and no need of kdcompress: the model, what goes in and comes out,
-    a sample with its expected output, a self-check and examples.
+    A bundle is one folder. It has the model, a description of its input and output, a sample with its expected output,
+    a self-check and examples. Those who use it do not need kdcompress.
 
     \b
     kdcompress bundle runs/fashion-mnist-demo --target x86-vnni --archive

@@ -21,11 +21,13 @@ from kdcompress.cli.options import (
     "-m",
     "--methods",
     callback=comma_separated,
-    help="Comma-separated: names of methods or of the recipe's `compare`; all.",
+    help="Comma-separated names of methods, or labels of the recipe's `compare`, or all.",
 )
-@click.option("-s", "--seeds", type=click.IntRange(1), help="Trainings of each.  [default: the recipe's, or 3]")
+@click.option("-s", "--seeds", type=click.IntRange(1), help="Trainings of each method.  [default: the recipe's, or 3]")
 @click.option("-w", "--workers", type=click.IntRange(1), default=1, help="Trainings at once on this machine.")
-@click.option("--scheduler", metavar="ADDRESS", help="Share them among the workers of a Dask scheduler (tcp://...).")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Share the trainings among the workers of this Dask scheduler (tcp://...)."
+)
 @output_option("Folder.  [default: runs/compare-RECIPE'S NAME]")
 @dry_run_option()
 @no_code_option
@@ -44,9 +46,10 @@ def command(
 ) -> None:
     """Train RECIPE's student with several methods and seeds.
 
-    Says which gain is more than noise.
+    The table says which gain is more than noise.
 
-    One teacher serves all. Interrupted, or given more methods or seeds, it trains what is missing.
+    All methods share one teacher. Run the command again after an interruption, or with more methods or seeds: it
+    trains only what is missing.
 
     \b
     kdcompress compare fashion-mnist --methods none,kd,reviewkd --seeds 3 train.images=54000

@@ -21,13 +21,13 @@ from kdcompress.cli.options import AS_PATH, data_option, json_option, root_optio
 @threads_option(default=1)
 @json_option
 def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Score of exported FILES on the test images of a data set.
+    """Score exported FILES on the test images of a data set.
 
-    Each runs in its own runtime. Classes are matched by name. Agreement is the share of images on which a file answers
-    as the first one does.
+    Each file runs in its own runtime. Classes are matched by name. Agreement is the share of images on which a file
+    gives the same answer as the first file.
 
-    A folder with test/ alone will do; one of classes alone is scored whole. A split that the data lack is the one that
-    a run cuts from the training images.
+    A folder that has only test/ is enough. A folder that has only classes is scored whole. Where the data do not have
+    the --split, the images are those that a run cuts from the training images for it.
 
     \b
     kdcompress evaluate student.onnx --data image-folder --root photographs

@@ -25,25 +25,27 @@ from kdcompress.cli.options import (
 @click.option(
     "--weights-key",
     metavar="KEY",
-    help="Which of several weights in the file, such as `ema`.",
+    help="Name of the weights to take, such as `ema`, where the file has several.",
     **into("student"),
 )
 @click.option(
     "--model",
     required=True,
-    help="Its architecture: `kdcompress list models`, or package.module:callable.",
+    help="Architecture of the network: `kdcompress list models`, or package.module:callable.",
     **into("student"),
 )
-@click.option("--task", default="classification", help="What it is for: `kdcompress list tasks`.")
+@click.option("--task", default="classification", help="What the network is for: `kdcompress list tasks`.")
 @data_option(required=True, help="Data set for calibration and scores: `kdcompress list data`.", **into("data"))
 @root_option(**into("data"))
 @size_option(help="Resize images to this square (image-folder, image-labels, webdataset).", **into("data"))
 @click.option(
     "--mean",
-    help="Of pixels in 0..1: 0.485,0.456,0.406, or one number; none: the network takes 0..255 as they are.",
+    help="Mean of the pixels, scaled to 0..1: 0.485,0.456,0.406, or one number. none: pixels stay 0..255.",
     **into("student"),
 )
-@click.option("--std", help="The same. Pixels of 0..1 as they are: --mean 0 --std 1.", **into("student"))
+@click.option(
+    "--std", help="Standard deviation, written like --mean. --mean 0 --std 1: pixels stay 0..1.", **into("student")
+)
 @target_option("targets", help="May be repeated: `kdcompress list targets`.", **into("export"))
 @click.option("--layout", type=click.Choice(["uint8-nhwc", "float-nchw"]), default="uint8-nhwc", **into("export"))
 @click.option("--batch", type=int, help="Fixed batch size.  [default: dynamic]", **into("export"))
@@ -65,8 +67,9 @@ def command(
 ) -> None:
     """Export a trained network without distilling it.
 
-    Every file is checked and measured as in a run. The normalisation goes into the files: without --mean and --std it
-    is what the weights' file says, else the statistics of the training images.
+    Every file is checked and measured as in a run. The normalisation goes into the files. Without --mean and
+    --std it comes from the weights' file. Where that file has none, it is computed from the
+    training images.
 
     \b
     kdcompress export student.safetensors --model resnet8 --data fashion-mnist --target x86-vnni

@@ -10,14 +10,25 @@ from kdcompress.errors import UsageError
 
 @click.command("inspect")
 @click.argument("file", type=AS_PATH)
-@click.option("--bisect", "other", type=AS_PATH, help="An ONNX file of the same network, such as the fp32 parent.")
-@click.option("--tolerance", type=float, help="Of --bisect, relative.  [default: by FILE's precision]")
-@click.option("--taps", is_flag=True, help="FILE is a model's name: what can be tapped of it, what is, and why.")
 @click.option(
-    "--size", type=click.IntRange(1, 1024), help="Of --taps: pixels.  [default: the model's own; zoo 32, else 224]"
+    "--bisect",
+    "other",
+    type=AS_PATH,
+    help="Find the first layer that differs from this ONNX file, such as the fp32 parent.",
 )
-@click.option("--channels", type=click.IntRange(1), help="Of --taps.  [default: 3]")
-@click.option("--classes", type=click.IntRange(1), help="Of --taps.  [default: 10]")
+@click.option(
+    "--tolerance", type=float, help="With --bisect: relative difference to allow.  [default: by FILE's precision]"
+)
+@click.option(
+    "--taps", is_flag=True, help="FILE is the name of a model: show its modules and which of them are its stages."
+)
+@click.option(
+    "--size",
+    type=click.IntRange(1, 1024),
+    help="With --taps: side of the image in pixels.  [default: the model's own; zoo 32, else 224]",
+)
+@click.option("--channels", type=click.IntRange(1), help="With --taps: channels of the image.  [default: 3]")
+@click.option("--classes", type=click.IntRange(1), help="With --taps: classes of the model.  [default: 10]")
 @json_option
 def command(
     file: Path,
@@ -29,16 +40,16 @@ def command(
     classes: int | None,
     as_json: bool,
 ) -> None:
-    """What is in a model FILE or folder.
+    """Show what is in a model FILE or folder.
 
-    ONNX, .ort, engines, OpenVINO, ExecuTorch, LiteRT, MNN, ncnn, Core ML, files of weights, and the .json
+    FILE is ONNX, .ort, an engine, OpenVINO, ExecuTorch, LiteRT, MNN, ncnn, Core ML, a file of weights, or the .json
     record beside an artefact.
 
-    With --bisect: the first layer at which FILE differs from that other file, on random images.
+    With --bisect, both files run on random images. The result is the first layer at which they differ.
 
-    With --taps: the modules of a network, named as in a recipe (resnet8, timm/NAME, torchvision/NAME,
-    package.module:callable), the maps that they give, and which are taken as its stages. Any of these
-    paths can be written under `taps` in a recipe.
+    With --taps, FILE is the name of a network, as a recipe has it: resnet8, timm/NAME, torchvision/NAME or
+    package.module:callable. The table has its modules, the maps that they give, and which of them are its stages.
+    A recipe can name any of these modules under `taps`.
     """
     from kdcompress.report.show import print_facts, print_taps
 
@@ -46,17 +57,17 @@ def command(
         from kdcompress.models.taps.inspection import inspection
 
         if other or tolerance is not None:
-            raise UsageError("A model's taps and files are inspected one at a time.", where="--taps, --bisect")
+            raise UsageError("--taps and --bisect cannot be given together.", where="--taps, --bisect")
         return print_taps(inspection(file.as_posix(), size, channels or 3, classes or 10), as_json)
     if size or channels or classes:
-        raise UsageError("A size, channels and classes go with --taps.", where="--size, --channels, --classes")
+        raise UsageError("--size, --channels and --classes need --taps.", where="--size, --channels, --classes")
     if other:
         from kdcompress.export.apart import apart
         from kdcompress.export.bisect import report
 
         facts = apart(report, other, str(file), tolerance)
     elif tolerance is not None:
-        raise UsageError("A tolerance goes with --bisect.", where="--tolerance")
+        raise UsageError("--tolerance needs --bisect.", where="--tolerance")
     else:
         from kdcompress.export.describe import describe
 

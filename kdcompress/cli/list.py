@@ -8,10 +8,10 @@ from kdcompress.errors import UsageError
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(["models", "methods", "tasks", "data", "targets", "recipes"]))
-@click.option("--cost", is_flag=True, help="Of methods: passes and arithmetic of a step, in place of the options.")
+@click.option("--cost", is_flag=True, help="For methods: show passes and arithmetic of an iteration, not the options.")
 @json_option
 def command(kind: str, cost: bool, as_json: bool) -> None:
-    """Names that recipes can use."""
+    """List the names that a recipe can use."""
     from kdcompress.pipelines import catalogue
     from kdcompress.report.show import print_json, print_table
 

@@ -34,8 +34,10 @@ def data_alone(ctx: click.Context, option: click.Parameter, value: bool) -> bool
     return value
 
 
-json_option = click.option("--json", "as_json", is_flag=True, callback=data_alone, help="One JSON document on stdout.")
-no_code_option = click.option("--no-code", is_flag=True, help="Refuse what names code of its own: package.module:NAME.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=data_alone, help="Print one JSON document to stdout."
+)
+no_code_option = click.option("--no-code", is_flag=True, help="Refuse names of Python code: package.module:NAME.")
 
 
 def recipe_arguments(command: Any) -> Any:

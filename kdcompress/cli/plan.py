@@ -23,14 +23,20 @@ from kdcompress.cli.options import (
 
 @click.command("plan")
 @recipe_arguments
-@target_option("target", help="May be repeated.  [default: the recipe's that are timed here]", **into("budgets"))
-@click.option("--max-latency", "latency", metavar="TIME", help="Median of one query: 500us, 2ms.", **into("budgets"))
-@click.option("--max-size", "size", metavar="SIZE", help="Of the file: 500kB, 1.5MB, 512KiB.", **into("budgets"))
+@target_option(
+    "target", help="May be repeated.  [default: those targets of the recipe that are timed here]", **into("budgets")
+)
+@click.option(
+    "--max-latency", "latency", metavar="TIME", help="Most time for one query (median): 500us, 2ms.", **into("budgets")
+)
+@click.option(
+    "--max-size", "size", metavar="SIZE", help="Most bytes of the file: 500kB, 1.5MB, 512KiB.", **into("budgets")
+)
 @click.option(
     "--max-memory",
     "memory",
     metavar="SIZE",
-    help="File and largest layer: what any runtime has to hold.",
+    help="Most memory for the file and its largest layer.",
     **into("budgets"),
 )
 @click.option(
@@ -38,7 +44,7 @@ from kdcompress.cli.options import (
     "drop",
     type=click.FloatRange(0),
     metavar="POINTS",
-    help="Points of the score that a file may lose to the teacher, for the run.",
+    help="Most points that a file may score below the teacher. The run checks this.",
     **into("budgets"),
 )
 @threads_option(help="[default: the recipe's bench.threads, or 1]", **into("bench"))
@@ -53,10 +59,12 @@ from kdcompress.cli.options import (
     callback=comma_separated,
     help="Comma-separated: models, patterns (resnet*), zoo, mobile, prune=0.5.",
 )
-@click.option("--top", type=click.IntRange(1), default=8, help="Candidates inside the budgets to show and to keep.")
+@click.option(
+    "--top", type=click.IntRange(1), default=8, help="How many candidates inside the budgets to show and to write."
+)
 @effort_option("rapid")
-@click.option("--folder", type=AS_PATH, help="What is built and timed.  [default: runs/plan-RECIPE'S NAME]")
-@output_option("The recipe it writes.  [default: RECIPE'S NAME-planned.yaml]")
+@click.option("--folder", type=AS_PATH, help="Folder for what is built and timed.  [default: runs/plan-RECIPE'S NAME]")
+@output_option("Recipe to write.  [default: RECIPE'S NAME-planned.yaml]")
 @dry_run_option("Check everything, count the candidates, build and write nothing.")
 @no_code_option
 @json_option
@@ -65,9 +73,10 @@ def command(
 ) -> None:
     """Find the student that fits a budget, before training.
 
-    Candidates are built with random weights and timed, here or on --device: neither speed nor size depends on
-    training. The one with the most capacity (multiply-accumulates) inside the budgets is put into a copy of RECIPE, and
-    `run` holds the budgets as gates. Interrupted, it goes on where it was.
+    Each candidate is built with random weights and timed, here or on --device. Speed and size do not depend on
+    training. The plan takes the candidate inside the budgets that has the most capacity (multiply-accumulates). It
+    writes a copy of RECIPE with this student. `run` checks the budgets as gates. After an interruption, the same
+    command goes on.
 
     \b
     kdcompress plan fashion-mnist --target x86-vnni --max-latency 2ms --max-size 500kB --max-drop 1.0
@@ -100,4 +109,4 @@ def command(
         say(f"Next: kdcompress run {shlex.quote(str(job.output))}")
     else:
         say(f"Written: {job.record}")
-        say("Next: --max-latency or --max-size has a student proposed")
+        say("Next: give --max-latency or --max-size, and the plan proposes a student")

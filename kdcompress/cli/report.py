@@ -14,7 +14,7 @@ from kdcompress.errors import UsageError
 def command(folder: Path, as_json: bool) -> None:
     """Show the report of a finished run again.
 
-    Its pages in FOLDER are written anew where they are as kdcompress left them.
+    Its pages in FOLDER are written again, unless they were changed by hand.
     """
     from kdcompress.console import say
     from kdcompress.report.show import show_and_write
@@ -26,4 +26,4 @@ def command(folder: Path, as_json: bool) -> None:
         try:
             show_and_write(document, folder, as_json)
         except UsageError as error:  # it has been shown
-            say(f"The pages were not written anew: {error}")
+            say(f"The pages were not written again: {error}")

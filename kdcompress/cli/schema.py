@@ -5,10 +5,10 @@ import click
 
 @click.command("schema")
 def command() -> None:
-    """The recipe's JSON schema, for editors.
+    """Print the JSON schema of recipes, for editors.
 
-    It is one JSON document on stdout. An editor that knows YAML schemas completes and checks a
-    recipe whose first line names the file:
+    Save it as a file, and name that file in the first line of a recipe. An editor that knows YAML schemas then
+    completes and checks the recipe:
 
     \b
     kdcompress schema > kdcompress.schema.json

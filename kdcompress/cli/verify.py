@@ -9,14 +9,19 @@ from kdcompress.cli.options import AS_PATH
 
 @click.command("verify")
 @click.argument("folder", metavar="BUNDLE", type=AS_PATH)
-@click.option("--signer", type=AS_PATH, help="Public key(s) of whoever must have signed it, or allowed signers.")
-@click.option("--no-run", is_flag=True, help="Check the files and the signature alone; no code of the bundle runs.")
+@click.option(
+    "--signer",
+    type=AS_PATH,
+    help="Check that this key signed the bundle: a public key, several, or a file of allowed signers.",
+)
+@click.option("--no-run", is_flag=True, help="Check only the files and the signature. No code of the bundle runs.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600, help="Seconds for the self-check.")
 def command(folder: Path, signer: Path | None, no_run: bool, timeout: float) -> None:
-    """Whether a BUNDLE is whole and its model runs here as it should.
+    """Check that a BUNDLE is whole and that its model runs here.
 
-    Its list names every file and there is no other; then its own self-check runs in a process of its own. The list
-    shows what was damaged on the way, not who made it: a bundle from elsewhere wants --signer, or --no-run.
+    First, every file must be as the bundle's list says, and there must be no other file. Then the bundle's self-check
+    runs, in a new process. The list shows damage, but not who made the bundle. For a bundle from somebody else, give
+    --signer or --no-run.
     """
     from kdcompress.pipelines.verify import verify
     from kdcompress.report.show import echo
