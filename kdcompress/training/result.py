@@ -39,7 +39,8 @@ class TrainResult:
         return {k: v for k, v in vars(self).items() if not k.endswith("_weights")}
 
     def validated(self, epoch: float, score: float, weights: dict[str, Tensor]) -> None:
-        """These weights are the last now, and the best where none before were better: of equals, which few images make, the later."""
+        """These weights are the last now, and the best where none before were better. Few images make many equals: of
+        those, the last had the longest training."""
         self.last, self.last_weights = {"epoch": epoch, "score": score}, weights
         if not self.best or score >= self.best["score"]:
             self.best, self.best_weights = dict(self.last), weights
