@@ -42,7 +42,7 @@ from kdcompress.bench.machine import cpu_seconds, cpu_use, machine
 from kdcompress.bench.record import Record, paired_ratio
 from kdcompress.data import decode, kept
 from kdcompress.data.loader import Loader
-from kdcompress.data.source import Split
+from kdcompress.data.splits import Split
 from kdcompress.models.build import build
 from kdcompress.models.deployable import Normalize
 from kdcompress.recipe import Augment

@@ -46,7 +46,8 @@ from torchvision import transforms
 from kdcompress.artifact import content_hash
 from kdcompress.bench.machine import cpu_seconds, cpu_use, machine, peak_rss_mib
 from kdcompress.bench.record import Record, paired_ratio
-from kdcompress.data.source import Source, Split, load
+from kdcompress.data.source import load
+from kdcompress.data.splits import Source, Split
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.methods.crd import CRD
 from kdcompress.methods.dkd import DKD

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from kdcompress.artifact import InputSpec
 from kdcompress.console import say_once
 from kdcompress.data.labels import match_labels
-from kdcompress.data.source import Source
+from kdcompress.data.splits import Source
 from kdcompress.errors import UsageError, told
 from kdcompress.export.calibrate import calibration_images
 from kdcompress.models.build import build, evaluating, largest_layer, macs, pretrained_facts

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.data.source import Source, load, load_parts
+from kdcompress.data.source import load, load_parts
+from kdcompress.data.splits import Source
 from kdcompress.pipelines.parts import Part
 from kdcompress.recipe import Data
 

@@ -19,7 +19,7 @@ import torch
 
 from kdcompress import console
 from kdcompress.console import say
-from kdcompress.data.source import Source
+from kdcompress.data.splits import Source
 from kdcompress.errors import UsageError, unknown_name
 from kdcompress.methods import methods
 from kdcompress.pipelines.checks import Tried

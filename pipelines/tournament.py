@@ -17,7 +17,7 @@ from typing import Any
 
 from kdcompress.artifact import Artifact
 from kdcompress.console import say
-from kdcompress.data.source import Source
+from kdcompress.data.splits import Source
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import formats
 from kdcompress.pipelines.checks import Tried

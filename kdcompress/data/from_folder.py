@@ -10,7 +10,8 @@ import numpy as np
 from kdcompress.data.decode import File, read_images
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.listing import Passed, entries, files_below
-from kdcompress.data.source import SHOWN, Found, Listed, Raw, root_of, sources
+from kdcompress.data.source import SHOWN, root_of, sources
+from kdcompress.data.splits import Found, Listed, Raw
 from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data
 

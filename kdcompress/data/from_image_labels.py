@@ -19,7 +19,8 @@ import numpy as np
 
 from kdcompress.data.decode import File, read_images
 from kdcompress.data.from_folder import SPLITS
-from kdcompress.data.source import Found, Listed, Raw, root_of, sources
+from kdcompress.data.source import root_of, sources
+from kdcompress.data.splits import Found, Listed, Raw
 from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data
 

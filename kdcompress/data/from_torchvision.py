@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcompress.data.source import Found, Raw, Split, default_root, one_line, sources
+from kdcompress.data.source import default_root, one_line, sources
+from kdcompress.data.splits import Found, Raw, Split
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 

@@ -19,7 +19,8 @@ from kdcompress.data.from_folder import SPLITS, split_folders
 from kdcompress.data.kept import chosen, remembered
 from kdcompress.data.listing import Passed, entries, foreign
 from kdcompress.data.shard import Sample, index
-from kdcompress.data.source import Found, Raw, Split, one_line, root_of, short, sources
+from kdcompress.data.source import one_line, root_of, short, sources
+from kdcompress.data.splits import Found, Raw, Split
 from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.data.batch import Batch, Pairing
-from kdcompress.data.source import Split
+from kdcompress.data.splits import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment

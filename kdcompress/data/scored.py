@@ -12,7 +12,8 @@ import numpy as np
 
 from kdcompress.data.from_folder import split_folders
 from kdcompress.data.kept import Images
-from kdcompress.data.source import Split, check_size, load, sources
+from kdcompress.data.source import check_size, load, sources
+from kdcompress.data.splits import Split
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 

@@ -14,7 +14,8 @@ from kdcompress.data.decode import File, decode, in_threads, read_header
 from kdcompress.data.from_folder import ImageFolder
 from kdcompress.data.from_image_labels import TABLE, ImageLabels
 from kdcompress.data.image import Header
-from kdcompress.data.source import SHOWN, Listed, Source, Split, parted
+from kdcompress.data.source import SHOWN, parted
+from kdcompress.data.splits import Listed, Source, Split
 from kdcompress.data.truth import needs_each, of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.recipe import Data

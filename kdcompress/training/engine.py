@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from kdcompress.data.batch import Batch
-from kdcompress.data.source import Source
+from kdcompress.data.splits import Source
 from kdcompress.distributed import check_launch, loss_of_a_process_told
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train

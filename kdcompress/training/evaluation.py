@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.data.loader import eval_batches
-from kdcompress.data.source import Split
+from kdcompress.data.splits import Split
 from kdcompress.recipe import Train
 from kdcompress.tasks import tasks
 from kdcompress.training.compiling import eager

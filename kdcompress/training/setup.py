@@ -15,7 +15,7 @@ from torch import nn
 
 from kdcompress.console import say_once
 from kdcompress.data.loader import Loader
-from kdcompress.data.source import Split
+from kdcompress.data.splits import Split
 from kdcompress.distributed import processes
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.compiling import compile_members, leave_uncompiled

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdcompress.artifact import Artifact
-from kdcompress.data.source import Source
+from kdcompress.data.splits import Source
 from kdcompress.export import formats
 from kdcompress.pipelines.runs import STEPS
 from kdcompress.pipelines.steps.check import ANSWERS

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kdcompress.artifact import Artifact
-from kdcompress.data.source import Source, load
+from kdcompress.data.source import load
+from kdcompress.data.splits import Source
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export import formats, graph
 from kdcompress.export.calibrate import calibration_images

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdcompress.artifact import Artifact, files_of, sha256
 from kdcompress.bench import onnxruntime_web
-from kdcompress.data.source import Source
+from kdcompress.data.splits import Source
 from kdcompress.export import formats
 from kdcompress.pipelines import sbom
 from kdcompress.pipelines.bundle.card import by_class, limits, pretrained

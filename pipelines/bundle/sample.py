@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.data.labels import match_labels
-from kdcompress.data.source import Source
+from kdcompress.data.splits import Source
 from kdcompress.errors import KDCompressError, RuntimeMissingError
 from kdcompress.export import formats
 from kdcompress.pipelines.bundle.chosen import artifact_of

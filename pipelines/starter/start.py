@@ -13,7 +13,8 @@ import torch
 
 from kdcompress.console import say
 from kdcompress.data import kept
-from kdcompress.data.source import Source, load
+from kdcompress.data.source import load
+from kdcompress.data.splits import Source
 from kdcompress.data.survey import Survey, sampled, summary, survey
 from kdcompress.errors import UsageError
 from kdcompress.export import formats

@@ -11,7 +11,8 @@ from data_files import write_images
 
 from kdcompress import artifact
 from kdcompress.data import decode, kept
-from kdcompress.data.source import Split, load, source_hash, statistics
+from kdcompress.data.source import load, source_hash, statistics
+from kdcompress.data.splits import Split
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.recipe import Data
 

@@ -12,7 +12,7 @@ import torch
 from data_files import pixels
 
 from kdcompress.data.loader import AHEAD, Loader, eval_batches
-from kdcompress.data.source import Split
+from kdcompress.data.splits import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment

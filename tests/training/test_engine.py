@@ -8,7 +8,7 @@ import torch
 import torch._inductor.config
 
 from kdcompress.data.loader import Loader
-from kdcompress.data.source import Source, Split
+from kdcompress.data.splits import Source, Split
 from kdcompress.errors import KDCompressError
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Train

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdcompress.data.loader import Loader
-from kdcompress.data.source import Split
+from kdcompress.data.splits import Split
 from kdcompress.errors import KDCompressError
 from kdcompress.recipe import Augment
 from kdcompress.training.losses import Losses, diverged

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdcompress.data.source import Split
+from kdcompress.data.splits import Split
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.distillation import Distillation

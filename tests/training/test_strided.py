@@ -14,7 +14,7 @@ from kdcompress.training.strided import is_affected, subsample_first
 TRAINING = """
 import sys, numpy as np, torch
 from pathlib import Path
-from kdcompress.data.source import Source, Split
+from kdcompress.data.splits import Source, Split
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.distillation import Distillation, Member
