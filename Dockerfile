@@ -1,10 +1,10 @@
 # CPU:   docker build -t kdcompress .
-# CUDA:  docker build -t kdcompress --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 \
-#            --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
+# CUDA:  docker build -t kdcompress --build-arg BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04 .
+# A smaller image for the CPU: --build-arg PIP_EXTRA_INDEX_URL=... names PyTorch's own index of CPU packages. pip reads it.
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
 
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG PIP_EXTRA_INDEX_URL
 ARG EXTRAS=tensorrt-rtx
 
 # hadolint ignore=DL3008
@@ -18,8 +18,7 @@ ENV PATH=/opt/kdcompress/bin:$PATH PYTHONUNBUFFERED=1
 
 COPY --chown=10001:kd constraints.txt /tmp/kdcompress/
 RUN python3 -m venv /opt/kdcompress \
-    && pip install --no-cache-dir --constraint /tmp/kdcompress/constraints.txt \
-        --extra-index-url "${TORCH_INDEX}" torch torchvision
+    && pip install --no-cache-dir --constraint /tmp/kdcompress/constraints.txt torch torchvision
 COPY --chown=10001:kd . /tmp/kdcompress
 RUN pip install --no-cache-dir --constraint /tmp/kdcompress/constraints.txt "/tmp/kdcompress[${EXTRAS}]"
 
