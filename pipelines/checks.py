@@ -11,6 +11,7 @@ from typing import Any
 
 from kdcompress.artifact import content_hash
 from kdcompress.console import say_once
+from kdcompress.data.batch import rows_each
 from kdcompress.distributed import check_launch
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
@@ -34,6 +35,7 @@ from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Recipe, Train, code_of
 from kdcompress.training.moving_average import unreached
+from kdcompress.training.needs import pairing
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
@@ -137,14 +139,16 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
             problems.attempt(partial(_with_company, networks, role))
         if part.train:
             problems.attempt(partial(check_optimizer, part.train, part.kinds, processes))
-            if told := _unreached(part.train, len(networks.trained_on(role).train)):
-                say_once(told, "dim")
+            problems.attempt(partial(_tell_unreached, networks, role, part.train))
 
 
-def _unreached(options: Train, images: int) -> str | None:
-    """What is to be told of an average of the weights that does not warm up in so short a training."""
-    steps = number_of_steps(options, options.batch_size, images // options.batch_size)
-    return unreached(options.ema, steps) if options.ema else None
+def _tell_unreached(networks: Networks, role: Role, options: Train) -> None:
+    """Of an average of the weights that does not warm up in so short a training."""
+    batches = len(networks.trained_on(role).train) // options.batch_size
+    rows = rows_each(pairing({name: methods[name] for name in networks.parts[role].method}))
+    steps = number_of_steps(options, options.batch_size * rows, batches)
+    if options.ema and (told := unreached(options.ema, steps)):
+        say_once(told, "dim")
 
 
 def _with_company(networks: Networks, role: Role) -> None:

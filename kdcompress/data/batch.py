@@ -40,7 +40,12 @@ class Batch:
         return Batch(*moved)  # type: ignore[arg-type]
 
 
+def rows_each(pairing: Pairing) -> int:
+    """Rows of a batch that one image of ``batch_size`` makes: itself, and the one that belongs to it."""
+    return 1 if pairing == "single" else 2
+
+
 def split_rows(rows: Tensor, count: int, pairing: Pairing) -> list[Tensor]:
     """``rows`` [B, ...] as ``count`` tensors of equal size; see ``Batch.parts``."""
-    halves = rows.chunk(1 if pairing == "single" else 2)
+    halves = rows.chunk(rows_each(pairing))
     return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*(half.chunk(count) for half in halves))]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdcompress.data.batch import Batch, Pairing
+from kdcompress.data.batch import Batch, Pairing, rows_each
 from kdcompress.data.splits import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
@@ -79,7 +79,7 @@ class Loader:
         self._own = self.views.own(len(split)) if self.slots < self.views.count else None
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last
         self.rows = rows
-        self.rows_per_step = self.batch_size * (1 if rows == "single" else 2)
+        self.rows_per_step = self.batch_size * rows_each(rows)
         self.steps_per_epoch = len(split) // self.batch_size
         self.waited = 0.0
         self._plans: dict[int, tuple[Tensor, Tensor, np.ndarray]] = {}  # of two epochs: threads may be one ahead

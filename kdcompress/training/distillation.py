@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdcompress.data.batch import Batch
+from kdcompress.data.batch import Batch, rows_each
 from kdcompress.distributed import processes
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
@@ -233,7 +233,7 @@ class Distillation(nn.Module):
         if self.needs_index and index is None:
             raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
         batch = Batch(x, y, index, view)
-        rows = len(x) // (1 if self.rows == "single" else 2)
+        rows = len(x) // rows_each(self.rows)
         active = self._active(progress)
         for _, method, _ in active:
             batch = method.prepare(batch, progress)
