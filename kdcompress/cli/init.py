@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from kdcompress.cli.options import MINUTES, as_typed, output_option, target_option
+from kdcompress.cli.options import as_typed, minutes_option, output_option, target_option
 
 
 @click.command("init")
 @click.argument("what", default="fashion-mnist-demo", metavar="[PHOTOS|RECIPE]")
 @output_option("The recipe that is written.  [default: PHOTOS.yaml or RECIPE.yaml]")
-@click.option("--minutes", type=MINUTES, help="PHOTOS: what a run may take.  [default: 30]")
+@minutes_option("PHOTOS: what a run may take.  [default: 30]")
 @target_option("targets", metavar="NAME", help="PHOTOS: build for this target.  [default: this machine's]")
 @click.option("--force", is_flag=True, help="PHOTOS: write over a file that is there.")
 def command(what: str, output: Path | None, minutes: float | None, targets: tuple[str, ...], force: bool) -> None:

@@ -22,9 +22,6 @@ class Minutes(click.FloatRange):
         return found
 
 
-MINUTES = Minutes(0.5, 100_000)
-
-
 def data_alone(ctx: click.Context, option: click.Parameter, value: bool) -> bool:
     """With --json, stdout holds the document alone, also where a user's own module prints."""
     if value:
@@ -62,6 +59,10 @@ def root_option(**more: Any) -> Decorator:
 
 def size_option(**more: Any) -> Decorator:
     return click.option("--size", type=int, **more)
+
+
+def minutes_option(help: str) -> Decorator:
+    return click.option("--minutes", type=Minutes(0.5, 100_000), help=help)
 
 
 def target_option(name: str, **more: Any) -> Decorator:

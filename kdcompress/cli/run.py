@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from kdcompress.cli.options import (
-    MINUTES,
     dry_run_option,
     json_option,
+    minutes_option,
     no_code_option,
     output_option,
     recipe_arguments,
@@ -21,7 +21,7 @@ from kdcompress.cli.options import (
 @recipe_arguments
 @output_option("Run folder.  [default: runs/RECIPE'S NAME]")
 @dry_run_option()
-@click.option("--minutes", type=MINUTES, help="Of PHOTOS: what it may take.  [default: 30]")
+@minutes_option("Of PHOTOS: what it may take.  [default: 30]")
 @target_option("targets", metavar="NAME", help="Of PHOTOS: build for this target.  [default: this machine's]")
 @click.option("--force", multiple=True, metavar="STEP", help="Do this step again although it is done.")
 @click.option("--profile", is_flag=True, help="Where the time of the student's training goes: a table and a trace.")

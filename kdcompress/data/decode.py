@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from kdcompress.console import say
 from kdcompress.data import image, kept
 from kdcompress.data.image import MOST_PIXELS, Header, header
 from kdcompress.data.source import SHOWN, one_line
+from kdcompress.data.splits import Listed, Raw
 from kdcompress.errors import UsageError, some
 
 T = TypeVar("T")
@@ -57,6 +58,11 @@ class File(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.name}" if self.name else str(self.path)
+
+
+def read_listed(found: Listed, size: int | None) -> Raw:
+    """The files of a folder with their pixels. Raises UsageError as ``read_images`` does."""
+    return found.raw(read_images([File(path) for path in found.paths], size, Path(found.origin)))
 
 
 def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
@@ -252,10 +258,13 @@ def allocate(shape: tuple[int, ...], root: Path) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
-def broken_files(broken: dict[File, str], root: Path) -> UsageError:
+def broken_files(broken: Mapping[File, str] | Mapping[Path, str], root: Path | str) -> UsageError:
     count = "1 image" if len(broken) == 1 else f"{len(broken)} images"
+    return UsageError(f"{count} cannot be read.", where=root, got=reasons(broken), hint="repair or remove them")
+
+
+def reasons(broken: Mapping[File, str] | Mapping[Path, str]) -> str:
+    """Of some of the files, a line each."""
     lines = [f"\n    - {file}: {reason}" for file, reason in broken.items()]
     more = [f"\n    - and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return UsageError(
-        f"{count} cannot be read.", where=root, got="".join(lines[:SHOWN] + more), hint="repair or remove them"
-    )
+    return "".join(lines[:SHOWN] + more)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcompress.data.decode import File, read_images
+from kdcompress.data.decode import read_listed
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.listing import Passed, entries, files_below
 from kdcompress.data.source import SHOWN, root_of, sources
@@ -41,8 +41,7 @@ class ImageFolder:
         return Found(str(root), True)
 
     def read(self, data: Data) -> Raw:
-        found = self.listed(data)
-        return found.raw(read_images([File(path) for path in found.paths], data.size, Path(found.origin)))
+        return read_listed(self.listed(data), data.size)
 
     def listed(self, data: Data) -> Listed:
         """Raises UsageError for folders that are not as they should be."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcompress.data.decode import File, read_images
+from kdcompress.data.decode import read_listed
 from kdcompress.data.from_folder import SPLITS
 from kdcompress.data.source import root_of, sources
 from kdcompress.data.splits import Found, Listed, Raw
@@ -41,8 +41,7 @@ class ImageLabels:
         return Found(str(table.parent), True)
 
     def read(self, data: Data) -> Raw:
-        found = self.listed(data)
-        return found.raw(read_images([File(path) for path in found.paths], data.size, Path(found.origin)))
+        return read_listed(self.listed(data), data.size)
 
     def listed(self, data: Data) -> Listed:
         """Raises UsageError for a table that is not as it should be."""

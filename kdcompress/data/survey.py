@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kdcompress.data.decode import File, decode, in_threads, read_header
+from kdcompress.data.decode import File, decode, in_threads, read_header, reasons
 from kdcompress.data.from_folder import ImageFolder
 from kdcompress.data.from_image_labels import TABLE, ImageLabels
 from kdcompress.data.image import Header
-from kdcompress.data.source import SHOWN, parted
+from kdcompress.data.source import parted
 from kdcompress.data.splits import Listed, Source, Split
 from kdcompress.data.truth import needs_each, of_each
 from kdcompress.errors import UsageError, some
@@ -100,7 +100,7 @@ def survey(root: Path) -> Survey:
     good = [header for header in headers if isinstance(header, Header)]
     unreadable = {path: header for path, header in zip(looked, headers, strict=True) if not isinstance(header, Header)}
     if not good:
-        raise UsageError("No image can be read.", where=root, got=_reasons(unreadable), hint="look at the files")
+        raise UsageError("No image can be read.", where=root, got=reasons(unreadable), hint="look at the files")
     return Survey(
         data,
         listed,
@@ -109,11 +109,6 @@ def survey(root: Path) -> Survey:
         sum(header.grey for header in good),
         unreadable,
     )
-
-
-def _reasons(unreadable: dict[Path, str]) -> str:
-    lines = [f"\n    - {path}: {reason}" for path, reason in list(unreadable.items())[:SHOWN]]
-    return "".join(lines + [f"\n    - and {len(unreadable) - SHOWN} more"] * (len(unreadable) > SHOWN))
 
 
 def facts(found: Survey) -> Iterator[tuple[str, str]]:
@@ -156,10 +151,9 @@ def warnings(found: Survey) -> Iterator[str]:
     labels, counts = found.listed.labels, found.counts
     label, share = found.largest
     if found.unreadable:
-        yield f"unreadable: {len(found.unreadable):,} of {found.looked:,} files looked at{_reasons(found.unreadable)}"
+        yield f"unreadable: {len(found.unreadable):,} of {found.looked:,} files looked at{reasons(found.unreadable)}"
     if found.exclusive and found.uneven:
         least = int(counts.argmin())
-        largest = f"{labels[int(counts.argmax())]} has {counts.max():,} images"
         largest = f"{labels[int(counts.argmax())]} has {counts.max():,} images"
         yield (
             f"unbalanced: {largest}, {labels[least]} {counts[least]:,}. To answer always {label} is right for"

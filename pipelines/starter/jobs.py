@@ -73,7 +73,6 @@ class PhotosRun:
         self.photos, self.minutes, self.targets = photos, minutes, targets
         self.folder = folder or Path("runs") / name_of(photos)
         self.path = self.folder / RECIPE
-        self.made: Made | None = None
 
     def recipe(self, overrides: tuple[str, ...], dry_run: bool) -> Recipe:
         if self.path.exists():
@@ -84,20 +83,21 @@ class PhotosRun:
         if not dry_run:
             self.folder.mkdir(parents=True, exist_ok=True)
             files.check(self.path, False)
-        self.made = make(self.photos, name_of(self.photos), self.minutes or MINUTES, self.targets, within=True)
+        made = make(self.photos, name_of(self.photos), self.minutes or MINUTES, self.targets, within=True)
         if overrides:
             say("  note      the prediction is without what you set on the command line", style="yellow")
         if dry_run:
-            return validated(self.made, overrides)
-        files.write(self.path, text_of(self.made, self._words()))
+            return made.choice.recipe(overrides)
+        files.write(self.path, text_of(made, shlex.join(self._words())))
         say(f"Written: {self.path}. Interrupted, the same command goes on with it.")
         if not overrides:
-            checks.keep(self.made.tried, self.folder)
+            checks.keep(made.tried, self.folder)
         return load_recipe(self.path, overrides)
 
-    def _words(self) -> str:
+    def _words(self) -> list[str]:
+        """The command that makes the same recipe."""
         asked = ["--minutes", f"{self.minutes or MINUTES:g}", *(w for name in self.targets for w in ("--target", name))]
-        return shlex.join(["kdcompress", "run", str(self.photos), *asked])
+        return ["kdcompress", "run", str(self.photos), *asked]
 
     def _known(self, overrides: tuple[str, ...]) -> Recipe:
         """The recipe that is there. Raises UsageError where other photos or another time were meant."""
@@ -112,25 +112,12 @@ class PhotosRun:
                 allowed=self.photos,
                 hint=hint,
             )
-        words = known[0] if known else []
-        before = shlex.join(words[3:])
-        now = shlex.join(shlex.split(self._words())[3:])
+        before, now = known[0][3:] if known else [], self._words()[3:]
         if (self.minutes or self.targets) and known and before != now:
             raise UsageError(
                 "The run's folder has a recipe that was made for something else.",
-                where=self.path, got=before, allowed=now, hint=hint,
+                where=self.path, got=shlex.join(before), allowed=shlex.join(now), hint=hint,
             )  # fmt: skip
         changed = "" if known and known[1] else ", which was changed since"
         say(f"Going on with {self.path}{changed}: nothing is measured anew. Remove it to start afresh.")
         return recipe
-
-
-def validated(made: Made, overrides: tuple[str, ...]) -> Recipe:
-    """The recipe with the overrides, unwritten."""
-    from kdcompress import strict_yaml
-    from kdcompress.recipe import apply_override, validate_recipe
-
-    data = strict_yaml.parse(body(made.choice))
-    for override in overrides:
-        apply_override(data, override)
-    return validate_recipe(data)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from kdcompress.bench.timing import EFFORTS
 from kdcompress.pipelines.starter.speed import Speed
+from kdcompress.pipelines.steps.check import PARITY_IMAGES
 
 START = 8.0  # seconds until a command has loaded its libraries, twice measured on two slow cores
-PARITY = 256  # images that a file's outputs are compared on
 FLOAT_FILES = 2  # fp32 of teacher and student
+RATIO = 0.6  # epochs of the teacher, of the student's: it is the larger network
 SHARE = 0.92  # of the time that is to be used: the rest is for what a machine does besides
 
 
@@ -76,7 +77,7 @@ def predict(
 ) -> Prediction:
     """``decoding``: seconds until the images are there. ``preflight``: what the checks before a training take, in which
     each network is exported once, as it is again after it."""
-    answers = amounts.test + PARITY
+    answers = amounts.test + PARITY_IMAGES
     checked = answers * (speeds["teacher"].image + (1 + amounts.targets) * speeds["student"].image)
     ladder = amounts.targets * 4 * amounts.validation * speeds["student"].image
     return Prediction(
@@ -89,22 +90,17 @@ def predict(
     )
 
 
-RATIO = 0.6  # epochs of the teacher, of the student's: it is the larger network
-
-
-def fitting(
-    amounts: Amounts, speeds: Mapping[str, Speed], seconds: float, most: float, ratio: float = RATIO
-) -> tuple[float, float]:
+def fitting(amounts: Amounts, speeds: Mapping[str, Speed], seconds: float, most: float) -> tuple[float, float]:
     """Epochs of teacher and student whose trainings take about so many seconds, the student's ``most`` at most; a step
     at least, however little time there is."""
     low, high = 0.0, most
     for _ in range(30):
         middle = (low + high) / 2
-        took = amounts.trained(speeds["teacher"], ratio * middle) + amounts.trained(speeds["student"], middle)
+        took = amounts.trained(speeds["teacher"], RATIO * middle) + amounts.trained(speeds["student"], middle)
         low, high = (middle, high) if took <= seconds else (low, middle)
     found = high if high == most else low
     least = 1 / amounts.steps
-    return max(least, rounded(ratio * found)), max(least, rounded(found))
+    return max(least, rounded(RATIO * found)), max(least, rounded(found))
 
 
 def rounded(epochs: float) -> float:

@@ -13,10 +13,10 @@ import torch
 
 from kdcompress.console import say
 from kdcompress.data import kept
+from kdcompress.data.decode import broken_files
 from kdcompress.data.source import load
 from kdcompress.data.splits import Source
 from kdcompress.data.survey import Survey, sampled, summary, survey
-from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.models.build import build, macs
 from kdcompress.pipelines import checks
@@ -26,7 +26,7 @@ from kdcompress.pipelines.parts import parts_of
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.starter import weights
 from kdcompress.pipelines.starter.choice import SMALL, Setting, batch_size, settings, targets_here
-from kdcompress.pipelines.starter.prediction import SHARE, START, Amounts, Prediction, fitting, minutes, predict
+from kdcompress.pipelines.starter.prediction import RATIO, SHARE, START, Amounts, Prediction, fitting, minutes, predict
 from kdcompress.pipelines.starter.speed import Speed, measured
 from kdcompress.pipelines.starter.text import Choice
 from kdcompress.recipe import Recipe
@@ -36,6 +36,16 @@ FEW_EPOCHS = 8  # below so many other views cost more than they give
 VIEWS = 8
 DECODED_AT_ONCE = 0.1  # of the time: what takes no longer is decoded now, and kept for the run
 HOPEFUL = 1.6  # a setting is measured where its estimate is not more than so much too long
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A choice, how fast this machine is at it, the seconds that all images take to decode, and some of them."""
+
+    choice: Choice
+    speeds: Mapping[str, Speed]
+    decoding: float
+    sample: Source
 
 
 @dataclass(frozen=True)
@@ -70,14 +80,14 @@ class Starter:
         for what, text in summary(found):
             say(f"  {what:<9} {text}", style="yellow" if what == "note" else None)
         if found.unreadable:
-            raise _unreadable(found)
+            raise broken_files(found.unreadable, found.listed.origin)
         why = self._unpretrained(found)
         say("Measuring this machine: some steps of each network's training", style="bold")
-        choice, speeds, decoding = self._chosen(found, why)
-        source, decoding = self._images(choice, decoding)
-        preflight, tried = _preflight(choice, source)
-        choice, prediction = self._fitted(choice, speeds, decoding, preflight)
-        self._tell(choice, prediction, speeds)
+        known = self._chosen(found, why)
+        source, decoding = self._images(known.choice, known.decoding)
+        preflight, tried = _preflight(known.choice.recipe(), source or known.sample)
+        choice, prediction = self._fitted(known.choice, known.speeds, decoding, preflight)
+        self._tell(choice, prediction, known.speeds)
         return Made(choice, choice.recipe(), prediction, tried)
 
     # Chosen
@@ -96,16 +106,15 @@ class Starter:
             say("            Where they can be had: the recipe says which lines to change", style="yellow")
         return why
 
-    def _chosen(self, found: Survey, why: str | None) -> tuple[Choice, Mapping[str, Speed], float]:
-        """The best setting whose trainings fit the time; else the cheapest. With its speeds, and the seconds that the
-        images take to decode."""
+    def _chosen(self, found: Survey, why: str | None) -> Measured:
+        """The best setting whose trainings fit the time; else the cheapest."""
         wanted = settings(found, found.channels == 3 and why is None)
         cheapest = min(wanted, key=lambda setting: _macs(setting, found))
         last, simplest = cheapest, self._measured(cheapest, found, why)  # by whose pace the others are estimated
         known = simplest
         for setting in wanted[: wanted.index(cheapest)]:
-            choice, speeds, _ = known
-            pace = (speeds["teacher"].step + speeds["student"].step) / choice.batch / _macs(last, found)
+            step = known.speeds["teacher"].step + known.speeds["student"].step
+            pace = step / known.choice.batch / _macs(last, found)
             if self._hopeful(setting, found, pace * _macs(setting, found)):
                 last, known = setting, self._measured(setting, found, why)
                 if self._enough(known):
@@ -118,22 +127,22 @@ class Starter:
         least, _ = setting.epochs(training)
         return 0.8 * least * training * image < HOPEFUL * self._for_training(0.0, PREFLIGHT)
 
-    def _measured(self, setting: Setting, found: Survey, why: str | None) -> tuple[Choice, Mapping[str, Speed], float]:
+    def _measured(self, setting: Setting, found: Survey, why: str | None) -> Measured:
         training = len(found.truth["training"])
         _, most = setting.epochs(training)
         choice = Choice(
             found, self.name, setting, batch_size(training), most, most, True, self.targets,
             effort="rapid" if self.asked < 900 else "quick", unpretrained=why,
         )  # fmt: skip
-        source, each = sampled(found, setting.side)
+        sample, each = sampled(found, setting.side)
         seconds = min(max(0.05 * self.asked, 4.0), 12.0)
-        speeds = measured(_networks(choice.from_scratch().recipe(), source), ("teacher", "student"), seconds)
-        return choice, speeds, each * found.images
+        recipe = choice.from_scratch().recipe()
+        speeds = measured(Networks(recipe, parts_of(recipe), _of(sample, recipe)), ("teacher", "student"), seconds)
+        return Measured(choice, speeds, each * found.images, sample)
 
-    def _enough(self, known: tuple[Choice, Mapping[str, Speed], float]) -> bool:
-        choice, speeds, decoding = known
-        fitted, _ = self._fitted(choice, speeds, decoding, PREFLIGHT)
-        least, _ = choice.setting.epochs(len(choice.found.truth["training"]))
+    def _enough(self, known: Measured) -> bool:
+        fitted, _ = self._fitted(known.choice, known.speeds, known.decoding, PREFLIGHT)
+        least, _ = known.choice.setting.epochs(len(known.choice.found.truth["training"]))
         return fitted.student_epochs >= least
 
     # Fitted to the time
@@ -203,7 +212,7 @@ class Starter:
         least, _ = setting.epochs(training)
         if choice.student_epochs < least:
             amounts = self._amounts(choice)
-            needed = predict(amounts, speeds, 0.6 * least, least, prediction.images, prediction.checks - START).total
+            needed = predict(amounts, speeds, RATIO * least, least, prediction.images, prediction.checks - START).total
             say(
                 f"  note      {self.asked / 60:g} min is short for {training:,} training images: the student sees"
                 f" each {choice.student_epochs:g} times. --minutes {needed / SHARE / 60 + 1:.0f} gives it {least:.0f}",
@@ -217,20 +226,11 @@ class Starter:
 NOTHING = {role: Speed(0.0, 0.0, 0.0, 0.0) for role in ("teacher", "student")}
 
 
-def _unreadable(found: Survey) -> UsageError:
-    files = list(found.unreadable)
-    return UsageError(
-        f"{len(files)} of the images cannot be read.",
-        where=found.listed.origin,
-        got=", ".join(map(str, files[:5])),
-        hint="repair or remove them",
-    )
-
-
-def _networks(recipe: Recipe, source: Source) -> Networks:
+def _of(source: Source, recipe: Recipe) -> Sources:
+    """These images in place of the recipe's own."""
     sources = Sources(recipe.data)
     sources.main = source
-    return Networks(recipe, parts_of(recipe), sources)
+    return sources
 
 
 def _macs(setting: Setting, found: Survey) -> float:
@@ -244,13 +244,10 @@ def _macs_small(name: str, channels: int) -> float:
     return float(macs(build(name, 10, channels), torch.zeros(1, channels, SMALL, SMALL)))
 
 
-def _preflight(choice: Choice, source: Source | None) -> tuple[float, checks.Tried]:
+def _preflight(recipe: Recipe, source: Source) -> tuple[float, checks.Tried]:
     """Seconds that the run's own checks take, and what they tried. Raises UsageError for what they find."""
-    recipe = choice.recipe()
-    sources = Sources(recipe.data)
-    sources.main = source or sampled(choice.found, choice.setting.side)[0]
     with TemporaryDirectory() as folder:
-        compression = Compression(recipe, Path(folder), sources=sources)
+        compression = Compression(recipe, Path(folder), sources=_of(source, recipe))
         begun = time.monotonic()
         compression.check()
         return time.monotonic() - begun, compression.tried

@@ -12,7 +12,7 @@ from kdcompress import strict_yaml
 from kdcompress.data.survey import Survey
 from kdcompress.errors import shown
 from kdcompress.pipelines.starter.choice import PHOTO, PRETRAINED, Setting, learning_rate, optimizer
-from kdcompress.recipe import Recipe, validate_recipe
+from kdcompress.recipe import Recipe, apply_override, validate_recipe
 
 METHOD = "kd"
 NO_TIME = "null # int8 is not learnt, for there is no time; without this line it is, where it loses more than max_drop"
@@ -56,8 +56,11 @@ class Choice:
         """The same networks without weights, which train as fast."""
         return replace(self, setting=replace(self.setting, pretrained=False))
 
-    def recipe(self) -> Recipe:
-        return validate_recipe(strict_yaml.parse(body(self)))
+    def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
+        data = strict_yaml.parse(body(self))
+        for override in overrides:
+            apply_override(data, override)
+        return validate_recipe(data)
 
 
 def scalar(value: object) -> str:
