@@ -141,8 +141,8 @@ class Sweep:
             for trial in self.trials:
                 yield trial, attempt(partial(train_trial, self.compression(*trial), None))
             return
+        workers = active_children()  # before one can have died: who has is not among them
         jobs = {pool.submit(train_trial, self.compression(*trial), threads): trial for trial in self.trials}
-        workers = active_children()
         for job in as_completed(jobs):
             yield jobs[job], elsewhere(job.result, workers)
 

@@ -158,8 +158,8 @@ def test_a_failed_training_is_counted_and_left_out():
 
 def test_a_worker_that_dies_is_told_with_its_signal():
     with executor(2, None) as pool:
-        jobs = [pool.submit(os.abort), pool.submit(time.sleep, 3600)]
         workers = active_children()
+        jobs = [pool.submit(os.abort), pool.submit(time.sleep, 3600)]
         found = [elsewhere(job.result, workers) for job in jobs]
     assert found == 2 * [{"error": "A process that trains ended with signal 6 (SIGABRT)."}]
 
