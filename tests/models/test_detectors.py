@@ -102,7 +102,7 @@ def test_places_are_assigned_as_torchvision_does():
         boxes = torch.cat([corner, corner + 16 + 60 * torch.rand(6, 2, generator=generator)], 1).clamp(max=128)
         y = torch.cat([boxes, torch.arange(6.0)[:, None], torch.ones(6, 1)], 1)[None]
         theirs = {}
-        head = SimpleNamespace(compute_loss=lambda targets, outputs, anchors, matched: theirs.update(matched=matched))
+        head = SimpleNamespace(compute_loss=lambda *given, theirs=theirs: theirs.update(matched=given[3]))
         self = SimpleNamespace(center_sampling_radius=1.5, head=head)
         TorchvisionFCOS.compute_loss(self, [{"boxes": boxes}], {}, [anchors], counts)
         index, positive, _ = assigned(places, y)
@@ -145,8 +145,8 @@ def test_the_loss_is_the_papers():
             focal -= 0 if ignored[n, p] else alpha * (1 - right) ** 2 * np.log(right)
         if positive[n, p]:
             x, z = answer.places[p, :2].tolist()
-            l, t, r, b = x - target[0], z - target[1], target[2] - x, target[3] - z
-            wanted = (max(min(l, r), 0) / max(l, r) * max(min(t, b), 0) / max(t, b)) ** 0.5
+            left, top, right_, low = x - target[0], z - target[1], target[2] - x, target[3] - z
+            wanted = (max(min(left, right_), 0) / max(left, right_) * max(min(top, low), 0) / max(top, low)) ** 0.5
             share = sigmoid(centre[n, p])
             bce -= wanted * np.log(share) + (1 - wanted) * np.log(1 - share)
             a, c = boxes[n, p], target[:4]
