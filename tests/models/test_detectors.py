@@ -57,6 +57,8 @@ def test_what_cannot_be_made_is_told():
         build("fcos/resnet8", 3, 3)
     with pytest.raises(UsageError, match="did you mean"):
         build("fcos/small-resnet10", 3, 3)
+    with pytest.raises(UsageError, match="fewer levels"):
+        build("fcos/small-resnet10x1", 3, 3, {"levels": 2})
     with pytest.raises(UsageError, match="options.width"):
         build("fcos/small-resnet10x1", 3, 3, {"width": 0})
     with pytest.raises(UsageError, match="width=64, levels=5"):

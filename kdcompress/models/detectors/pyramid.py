@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdcompress.errors import UsageError
 from kdcompress.models.detectors.backbone import Backbone
 
 
@@ -20,16 +21,22 @@ def conv_norm(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Seque
 
 class Pyramid(nn.Module):
     """float [N, C, H, W] -> ``levels`` maps [N, width, h, w], fine to coarse, at 1 / ``strides`` of the image's
-    resolution: those of the backbone, and further ones by convolutions with stride 2, as in RetinaNet."""
+    resolution: those of the backbone, and further ones by convolutions with stride 2, as in RetinaNet.
+
+    Raises UsageError for fewer levels than the backbone has maps: its deepest layers would learn nothing."""
 
     def __init__(self, backbone: Backbone, width: int, levels: int):
         super().__init__()
         self.backbone = backbone
-        count = min(levels, len(backbone.channels))
-        self.lateral = nn.ModuleList(conv_norm(channels, width, 1) for channels in backbone.channels[:count])
+        count = len(backbone.channels)
+        if levels < count:
+            what = "The pyramid has fewer levels than its backbone has maps."
+            maps = ", ".join(f"1/{each}" for each in backbone.reductions)
+            raise UsageError(what, where="options.levels", got=levels, allowed=f"{count} or more: maps of {maps}")
+        self.lateral = nn.ModuleList(conv_norm(channels, width, 1) for channels in backbone.channels)
         self.out = nn.ModuleList(conv_norm(width, width, 3) for _ in range(count))
         self.further = nn.ModuleList(conv_norm(width, width, 3, stride=2) for _ in range(levels - count))
-        self.strides = list(backbone.reductions[:count])
+        self.strides = list(backbone.reductions)
         for _ in self.further:
             self.strides.append(2 * self.strides[-1])
 
