@@ -75,6 +75,7 @@ class Task(Protocol):
     purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
     refusal: str  # why there are methods that it does not take: "they ..."
+    int8_agreement: float  # of what an int8 file and its network decide, at least, 0..1
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
         """Of the file that ships. ``shapes``: of what the network gives for an image."""

@@ -28,6 +28,7 @@ class Classification:
     purpose = "classification"
     answer = "the largest"
     refusal = ""
+    int8_agreement = 0.95
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]] = ()) -> tuple[Output, ...]:
         return (Output.logits(len(labels)),)

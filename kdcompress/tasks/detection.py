@@ -38,6 +38,7 @@ class Detection:
     purpose = "object detection"
     answer = "boxes that score enough, without those that overlap a better one of their label"
     refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
+    int8_agreement = 0.9
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
         if [len(shape) for shape in shapes] != [2, 2] or [shape[1] for shape in shapes] != [4, len(labels)]:

@@ -29,6 +29,7 @@ class MultiLabel:
     purpose = "multi-label classification"
     answer = "all above 0"
     refusal = "they take each image to be of one class"
+    int8_agreement = 0.95
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]] = ()) -> tuple[Output, ...]:
         meaning = "logits: above 0 the image has the label; the sigmoid of each gives its share"
