@@ -17,7 +17,7 @@ from kdcompress.tasks import tasks
 class Tolerance:
     """What may differ: ``relative`` bounds the largest difference as a share of the largest
     value of a reference output (None: not judged), ``agreement`` is the least share of decisions that are the same
-    (None: what the task says of int8). Decisions that so small a difference could change are ties and count as agreeing."""
+    (None: what the task says of int8). Decisions that so small a difference could change are ties, which agree."""
 
     relative: float | None
     agreement: float | None

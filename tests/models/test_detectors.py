@@ -10,6 +10,7 @@ from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
 from kdcompress.errors import UsageError
 from kdcompress.models.answers import Dense, answer_of, class_logits, shipped
 from kdcompress.models.build import build, count_parameters
+from kdcompress.models.detectors import head_retinanet, heads
 from kdcompress.models.detectors.head_fcos import FCOSAnswer, assigned, centerness, distances
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped
@@ -29,14 +30,15 @@ def grid(side=64, strides=(8, 16, 32), reach=8.0):
     return net.places([torch.zeros(1, 1, side // stride, side // stride) for stride in strides])
 
 
+@pytest.mark.parametrize(("head", "each"), [("fcos", 1), ("retinanet", 9)])
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_any_backbone_makes_a_detector(backbone):
-    net = build(f"fcos/{backbone}", 7, 3, THIN)
+def test_any_backbone_makes_a_detector(backbone, head, each):
+    net = build(f"{head}/{backbone}", 7, 3, THIN)
     with evaluating(net), torch.no_grad():
         answer = answer_of(net(torch.randn(2, 3, 64, 96)))
         assert isinstance(answer, Dense)
         boxes, scores = shipped(answer)
-    places = 8 * 12 + 4 * 6 + 2 * 3
+    places = each * (8 * 12 + 4 * 6 + 2 * 3)
     assert boxes.shape == (2, places, 4) and scores.shape == (2, places, 7) == class_logits(answer).shape
     assert boxes[..., 0::2].amax() <= 96 and boxes[..., 1::2].amax() <= 64 and boxes.amin() >= 0
     assert scores.min() >= 0 and scores.max() <= 1
@@ -169,9 +171,10 @@ def test_a_batch_twice_over_has_the_same_loss_and_padding_none():
     assert float(answer.loss(padded)) == float(answer.loss(y))
 
 
+@pytest.mark.parametrize("head", list(heads))
 @pytest.mark.parametrize("y", [torch.zeros(2, 1, 6), objects([5, 5, 6, 6, 0, 1], padding=0).repeat(2, 500, 1)])
-def test_no_object_tiny_ones_and_many_train(y):
-    net = build("fcos/small-resnet10x1", 3, 3, THIN)
+def test_no_object_tiny_ones_and_many_train(y, head):
+    net = build(f"{head}/small-resnet10x1", 3, 3, THIN)
     loss = net(torch.randn(2, 3, 64, 64)).loss(y)
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
@@ -191,8 +194,80 @@ def test_a_perfect_answer_costs_nearly_nothing():
     assert float(good.loss(objects([4, 4, 36, 36, 1, 1]))) > 5  # another label
 
 
-def test_every_parameter_learns():
-    net = build("fcos/timm/resnet18", 3, 3, {**THIN, "levels": 4})
+@pytest.mark.parametrize("head", list(heads))
+def test_every_parameter_learns(head):
+    net = build(f"{head}/timm/resnet18", 3, 3, {**THIN, "levels": 4})
     net(torch.randn(2, 3, 128, 128)).loss(objects([4, 4, 36, 36, 2, 1]).repeat(2, 1, 1)).backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None]
     assert not silent
+
+
+# RetinaNet
+
+
+def anchors(side=64):
+    net = build("retinanet/small-resnet10x1", 3, 3, THIN)
+    return net.anchors([torch.zeros(1, 1, side // stride, side // stride) for stride in (8, 16, 32)])
+
+
+def test_anchors_are_torchvisions():
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.image_list import ImageList
+
+    sizes = tuple(tuple(4 * stride * 2 ** (k / 3) for k in range(3)) for stride in (8, 16, 32))
+    theirs = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 3)
+    maps = [torch.zeros(1, 1, 64 // stride, 64 // stride) for stride in (8, 16, 32)]
+    found = theirs(ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)]), maps)[0]
+    offset = torch.repeat_interleave(torch.tensor([4.0, 8.0, 16.0]), torch.tensor([9 * 64, 9 * 16, 9 * 4]))
+    assert torch.allclose(anchors(), found + offset[:, None], atol=0.51)  # theirs are rounded, around the corners
+
+
+def test_boxes_are_coded_and_decoded_as_torchvision_does():
+    from torchvision.models.detection._utils import BoxCoder
+
+    coder, places = BoxCoder((1.0, 1.0, 1.0, 1.0)), anchors()
+    corner = 40 * torch.rand(len(places), 2)
+    boxes = torch.cat([corner, corner + 1 + 20 * torch.rand(len(places), 2)], 1)
+    codes = head_retinanet.coded(places, boxes[None])
+    assert torch.allclose(codes[0], coder.encode_single(boxes, places), atol=1e-5)
+    answer = head_retinanet.RetinaNetAnswer(torch.zeros(1, len(places), 3), codes, places, (64, 64))
+    assert torch.allclose(answer.boxes()[0], boxes, atol=1e-3)
+    assert torch.allclose(answer.boxes()[0], coder.decode_single(codes[0], places), atol=1e-3)
+
+
+def test_anchors_are_assigned_as_torchvision_does():
+    from torchvision.models.detection._utils import Matcher
+    from torchvision.ops import box_iou
+
+    matcher, places = Matcher(0.5, 0.4, allow_low_quality_matches=True), anchors(128)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        corner = 96 * torch.rand(5, 2, generator=generator)
+        boxes = torch.cat([corner, corner + 6 + 60 * torch.rand(5, 2, generator=generator)], 1)
+        theirs = matcher(box_iou(boxes, places))
+        y = torch.cat([boxes, torch.zeros(5, 1), torch.ones(5, 1)], 1)[None]
+        index, positive, ignored = head_retinanet.assigned(places, y)
+        assert torch.equal(positive[0], theirs >= 0)
+        assert torch.equal(ignored[0], theirs == Matcher.BETWEEN_THRESHOLDS)
+        assert torch.equal(index[0][positive[0]], theirs[positive[0]])
+
+
+def test_the_loss_of_anchors_is_torchvisions():
+    from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
+
+    torch.manual_seed(0)
+    y, places = objects([4, 4, 36, 36, 2, 1], [30, 8, 60, 50, 0, 1]).repeat(2, 1, 1), anchors()
+    answer = head_retinanet.RetinaNetAnswer(
+        torch.randn(2, len(places), 3), torch.randn(2, len(places), 4), places, (64, 64)
+    )
+    index, positive, ignored = head_retinanet.assigned(places, y)
+    matched = list(torch.where(positive, index, torch.where(ignored, -2, -1)))
+    targets = [{"boxes": row[:2, :4], "labels": row[:2, 4].long()} for row in y]
+    given = {"cls_logits": answer.logits, "bbox_regression": answer.codes}
+    whole = 0.0  # theirs is divided by each image's own anchors with an object, and averaged
+    for head, rest in (
+        (RetinaNetClassificationHead(8, 9, 3), ()),
+        (RetinaNetRegressionHead(8, 9), ([places] * 2,)),
+    ):
+        whole += float(head.compute_loss(targets, given, *rest, matched))
+    assert float(answer.loss(y)) == pytest.approx(whole, rel=1e-4)  # both images have as many

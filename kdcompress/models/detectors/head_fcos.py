@@ -17,12 +17,11 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
 from kdcompress.distributed import processes, total
-from kdcompress.errors import UsageError
 from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
 from kdcompress.models.detectors.pyramid import Pyramid
+from kdcompress.models.detectors.towers import Tower, begin, check_options, clamped, flat
 
-PRIOR = 0.01  # the share of an untrained network's scores
 RADIUS = 1.5  # in strides, around an object's centre
 
 
@@ -44,13 +43,8 @@ class FCOSAnswer(NamedTuple):
         return torch.stack([x - left, y - top, x + right, y + bottom], 2)
 
     def shipped(self) -> tuple[Tensor, ...]:
-        height, width = float(self.size[0]), float(self.size[1])
-        x1, y1, x2, y2 = self.boxes().unbind(2)
-        boxes = torch.stack(
-            [x1.clamp(0.0, width), y1.clamp(0.0, height), x2.clamp(0.0, width), y2.clamp(0.0, height)], 2
-        )
         scores = (self.logits.float().sigmoid() * self.centerness.float().sigmoid()[..., None]).sqrt()
-        return boxes, scores
+        return clamped(self.boxes(), self.size), scores
 
     def loss(self, y: Tensor) -> Tensor:
         """Focal loss of the classes, GIoU loss of the boxes, binary cross-entropy of the centerness (equation 2, with
@@ -120,36 +114,16 @@ class Head(nn.Module):
         self.logits = nn.Conv2d(width, classes, 3, padding=1)
         self.distances = nn.Conv2d(width, 4, 3, padding=1)
         self.centerness = nn.Conv2d(width, 1, 3, padding=1)
-        for layer in (self.logits, self.distances, self.centerness):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.logits.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+        begin(self.logits, self.distances, self.centerness)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         found: list[tuple[Tensor, ...]] = []
         for level, map in enumerate(maps):
             what, where = self.towers["classes"](map, level), self.towers["boxes"](map, level)
             outputs = self.logits(what), self.distances(where), self.centerness(where)
-            found.append(tuple(output.flatten(2).transpose(1, 2) for output in outputs))
+            found.append(tuple(flat(output) for output in outputs))
         logits, away, centres = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
         return logits, away, centres[..., 0]
-
-
-class Tower(nn.Module):
-    """``depth`` convolutions of 3x3, each with a batch norm a level and a ReLU."""
-
-    def __init__(self, width: int, levels: int, depth: int):
-        super().__init__()
-        self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(depth))
-        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for _ in range(levels)) for _ in range(depth))
-        for convolution in self.convolutions:
-            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, level: int) -> Tensor:
-        for convolution, norms in zip(self.convolutions, self.norms):
-            x = norms[level](convolution(x)).relu()  # type: ignore[index]
-        return x
 
 
 class FCOS(nn.Module):
@@ -199,9 +173,5 @@ def fcos(
 ) -> FCOS:
     """``width``: channels of the pyramid and the towers. ``levels``: of the pyramid. ``depth``: convolutions a tower.
     ``reach``: the largest size of an object, in strides, that a level is for."""
-    for name, value, least in (("width", width, 4), ("levels", levels, 1), ("depth", depth, 0), ("reach", reach, 1)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 4096:
-            raise UsageError(
-                "The detector cannot be made so.", where=f"options.{name}", got=value, allowed=f"{least} or more"
-            )
+    check_options(width=(width, 4), levels=(levels, 1), depth=(depth, 0), reach=(reach, 1))
     return FCOS(backbone, classes, width, levels, depth, reach)
