@@ -87,8 +87,8 @@ def overlaps(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 def assigned(anchors: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each anchor of each image the number of its object, int64 [N, P], whether it has one, and whether it counts
-    neither way, bool [N, P]. An anchor has the object that it overlaps most where that is by ``FOREGROUND`` or more, or
-    where of all anchors it overlaps an object most; else it counts neither way from ``BACKGROUND`` on, and in a crowd."""
+    neither way, bool [N, P]. An anchor has the object that it overlaps most, where that is by ``FOREGROUND`` or more,
+    or where of all anchors it overlaps one most; else it counts neither way from ``BACKGROUND`` on, or in a crowd."""
     found = overlaps(y[..., BOX], anchors)
     there, crowd = y[..., KIND] == OBJECT, y[..., KIND] == CROWD
     own = torch.where(there[..., None], found, -1.0)
