@@ -50,8 +50,9 @@ def load_images(source: str, root: Path | None, size: int | None, split: str | N
     """The images of a data set by name, through the recipe's own validation, in the size that the file takes."""
     given = {"source": source, "root": root, "size": size}
     data = validate_recipe({"name": "measure", "data": given, "student": {"model": "resnet8"}}).data
-    if size is None and getattr(sources[source], "resizes", False) and spec.height == spec.width:
-        data = data.model_copy(update={"size": spec.height})
+    if size is None and getattr(sources[source], "resizes", False):
+        own = spec.height if spec.height == spec.width else (spec.height, spec.width)
+        data = data.model_copy(update={"size": own})
     return load_scored(data, split)
 
 
