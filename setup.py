@@ -25,6 +25,7 @@ folders = {
             "data",
             "methods",
             "models",
+            "models.detectors",
             "models.taps",
             "recipe",
             "report",
