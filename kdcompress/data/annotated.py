@@ -112,7 +112,10 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
     for each, size in zip(images, sizes.tolist(), strict=True):
         if each.said is not None and all(size) and each.said != tuple(size):
             said, its = ("{1} x {0}".format(*pair) for pair in (each.said, size))
-            problems.add("images of another size than the annotations say", f"{each.file} ({its}, said {said})")
+            problems.add(
+                "images of another size, as their EXIF turns them, than the annotations say",
+                f"{each.file} ({its}, said {said})",
+            )
     objects = _checked(found, images, sizes, problems, notes)
     if problems.found:
         raise refused(problems, root, hint)

@@ -92,6 +92,10 @@ def test_one_file_is_cut_by_the_seed(tmp_path, name):
         share = np.mean([(row[:, objects.CLASS] == 2).any() for row in split.truth])
         assert 0.05 <= share <= 0.35
     assert exact(read(tmp_path, validation=0.2, split_seed=1)) != numbers
+    few = exact(read(tmp_path, validation=0.2, train_images=10))
+    assert len(few[0]) == 10 and set(few[0]) < set(numbers[0]) and few[1:] == numbers[1:]
+    private = exact(read(tmp_path, public=0.5))
+    assert 5 < len(private[0]) < 35 and not set(private[0]) & set(private[2])
 
 
 def test_images_become_the_size_and_boxes_with_them(tmp_path):

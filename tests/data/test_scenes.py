@@ -7,6 +7,7 @@ import pytest
 from data_files import DATASETS, idx
 
 from kdcompress.data import from_scenes, kept, objects, scenes
+from kdcompress.data.fetch import fetch
 from kdcompress.data.from_scenes import garments, make
 from kdcompress.data.source import load
 from kdcompress.errors import UsageError
@@ -172,6 +173,10 @@ def test_what_is_asked_for(drawn):
         read(size=[16, 64])
     with pytest.raises(UsageError, match="label_noise"):
         read(label_noise=0.1)
+
+
+def test_what_is_fetched_for_them_are_the_garments(drawn, bare):
+    assert fetch("fashion-mnist-scenes", bare) == bare / "fashion-mnist"
 
 
 def test_without_garments_it_says_how_to_get_them(bare, monkeypatch):
