@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kdcompress.data.annotated import Annotations, Marked, parsed_once, read_annotated
+from kdcompress.data.annotated import Annotations, Marked, is_there, parsed_once, read_annotated
 from kdcompress.data.from_folder import SPLITS
 from kdcompress.data.listing import Passed, entries
 from kdcompress.data.objects import CROWD, OBJECT
@@ -175,7 +175,7 @@ def image_folder(names: list[str], path: Path, root: Path, split: str) -> Path:
     words = [tail, *(word for word, its in SPLITS.items() if its == split)]
     inner = [folder / word for word in words if word for folder in (root, root / "images", root / "data")]
     places = [path.parent, *inner, root / "images", root / "data", path.parent / "images", root]
-    return max(places, key=lambda place: sum((place / name).is_file() for name in names))
+    return max(places, key=lambda place: sum(is_there(place / name) for name in names))
 
 
 def outward(name: str) -> bool:

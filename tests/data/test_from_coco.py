@@ -188,6 +188,8 @@ def test_what_is_put_right(tmp_path, edit, words):
         (lambda d: d["images"][1].update(file_name="gone.png"), "images that are not there (1)"),
         (lambda d: d["images"][1].update(file_name="../train/001.png"), "outside of the folder (1)"),
         (lambda d: d["images"][1].update(file_name="/etc/passwd"), "outside of the folder (1)"),
+        (lambda d: d["images"][1].update(file_name="a" * 5000), "images that are not there (1)"),
+        (lambda d: d["images"][1].update(file_name="\ud800.png"), "images that are not there (1)"),
         (lambda d: d["images"][1].update(file_name=7), "without an id or a file_name (1)"),
         (lambda d: d["images"][1].update(id=10), "listed twice (1)"),
         (lambda d: d["images"].append(dict(d["images"][1], id=999)), "listed twice (1)"),

@@ -4,14 +4,16 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from data_files import DATASETS, idx
 
 from kdcompress.data import from_scenes, kept, objects, scenes
 from kdcompress.data.fetch import fetch
 from kdcompress.data.from_scenes import garments, make
+from kdcompress.data.loader import Loader
 from kdcompress.data.source import load
 from kdcompress.errors import UsageError
-from kdcompress.recipe import Data
+from kdcompress.recipe import Augment, Data
 
 COUNTS = {"train": 12, "validation": 5, "test": 7}
 
@@ -124,6 +126,15 @@ def test_the_source(drawn):
         for number, (image, truth) in enumerate(zip(split.images, split.truth)):
             made = maker(name, number)
             assert np.array_equal(image, made.pixels) and np.array_equal(objects.objects_of(truth), made.objects)
+
+
+def test_batches_of_scenes_on_the_disk_are_those_in_memory(drawn):
+    split, augment = read().train, Augment(crop=8, flip=True, scale=0.25, colour=0.2)
+    assert isinstance(split.images, kept.Stored)
+    resident, read_ahead = (Loader(split, augment, 4, 0, memory_limit=limit) for limit in (2**30, 0))
+    assert resident.resident and not read_ahead.resident
+    for one, other, _ in zip(resident.batches(), read_ahead.batches(), range(7), strict=False):
+        assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y) and one.y.any()
 
 
 def test_no_garment_is_in_two_splits(drawn):
