@@ -97,10 +97,10 @@ def evaluate_files(
         begun, task = time.monotonic(), tasks[artifact.input.task]
         truth = np.concatenate([part.truth for part in found.parts])
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
-            outputs = joined([infer_all(runner, images, artifact.input) for images in parts])
+            outputs = joined([infer_all(runner, images, artifact.input, keep=task.kept) for images in parts])
             details = runner.details()
-        if outputs[0].shape[1] != len(numbers):
-            got, allowed = f"{outputs[0].shape[1]} logits", f"{len(numbers)}, one a label"
+        if (count := task.labels_in(outputs)) not in (None, len(numbers)):
+            got, allowed = f"{count} logits", f"{len(numbers)}, one a label"
             raise KDCompressError("The labels are not the model's.", where=artifact.path, got=got, allowed=allowed)
         ordered = task.renumbered(outputs, numbers)
         answers = task.answers(ordered)
