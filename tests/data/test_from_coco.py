@@ -262,6 +262,20 @@ def test_categories_of_the_splits_are_one_list(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["animal", "ant"])  # the same name as a class has, where there is but one
+def test_a_category_that_groups_the_others_is_no_class(tmp_path, name):
+    for split, numbers in SPLITS.items():
+        draw(tmp_path / split, numbers)
+        document = coco(numbers)
+        for category in document["categories"]:
+            category["supercategory"] = name
+        document["categories"].insert(0, {"id": 0, "name": name, "supercategory": "none"})
+        write_json(tmp_path / split / "_annotations.coco.json", document)
+    source = read(tmp_path)
+    assert source.labels == NAMES and exact(source)
+    assert any("categories that group the others, left out (3)" in note for note in source.notes)
+
+
 def test_a_second_start_reads_what_is_kept(tmp_path, monkeypatch):
     from kdcompress.data import decode, from_coco
 
