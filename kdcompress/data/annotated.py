@@ -21,7 +21,7 @@ from kdcompress.recipe import Data
 
 VERSION = 1  # of what annotations are read as
 SLACK = 2.0  # pixels by which a box may reach out of its image, and nothing is said
-SHOWN = 3  # places of a kind
+SHOWN, LONGEST = 3, 300  # places of a kind, and characters of each
 THIN = 0.01  # pixels: what is thinner has no area
 INSIDE = 0.5  # the share of a box that has to be inside
 
@@ -36,7 +36,7 @@ class Told:
         entry = self.found.setdefault(kind, [0])
         entry[0] += 1
         if len(entry) <= SHOWN:  # the first is the count
-            entry.append(str(place))
+            entry.append(str(place)[:LONGEST])
 
     def lines(self, root: Path) -> list[str]:
         """One a kind, paths as seen from the root."""
@@ -104,7 +104,7 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
     names = [name for name in SPLITS if found.splits.get(name)]
     images = [each for name in names for each in found.splits[name]]
     files = [File(Path(each.file)) for each in images]
-    there = np.array([file.path.is_file() for file in files], bool)
+    there = np.array([is_there(file.path) for file in files], bool)
     for k in np.flatnonzero(~there):
         problems.add("images that are not there", files[k])
     sizes = np.zeros((len(files), 2), np.int64)
@@ -112,7 +112,10 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
     for each, size in zip(images, sizes.tolist(), strict=True):
         if each.said is not None and all(size) and each.said != tuple(size):
             said, its = ("{1} x {0}".format(*pair) for pair in (each.said, size))
-            problems.add("images of another size than the annotations say", f"{each.file} ({its}, said {said})")
+            problems.add(
+                "images of another size, as their EXIF turns them, than the annotations say",
+                f"{each.file} ({its}, said {said})",
+            )
     objects = _checked(found, images, sizes, problems, notes)
     if problems.found:
         raise refused(problems, root, hint)
@@ -135,6 +138,14 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
         notes.lines(root),
     )
     return listed.raw(read_images(files, data.size, root, data.fit or "letterbox"))
+
+
+def is_there(path: Path, kind: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Whether it is a file, or of another kind; a name that no file can have is none's."""
+    try:
+        return kind(path)
+    except (OSError, ValueError):
+        return False
 
 
 def refused(problems: Told, root: Path, hint: str) -> UsageError:

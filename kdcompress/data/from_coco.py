@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kdcompress.data.annotated import Annotations, Marked, parsed_once, read_annotated
+from kdcompress.data.annotated import Annotations, Marked, is_there, parsed_once, read_annotated
 from kdcompress.data.from_folder import SPLITS
 from kdcompress.data.listing import Passed, entries
 from kdcompress.data.objects import CROWD, OBJECT
@@ -96,24 +96,41 @@ def parsed(files: Mapping[str, Path]) -> Annotations:
     """What the files say, images called as there. Raises UsageError for what is no JSON, or none of COCO's form."""
     documents = {split: document(path) for split, path in files.items()}
     found = Annotations("annotation")
-    numbers: dict[int, str] = {}  # of categories
+    names: dict[int, str] = {}  # of categories
+    groups = without_objects(documents.values())
     for split, path in files.items():
         for category in documents[split]["categories"]:
             number, name = _of(category, "id"), _of(category, "name")
-            if not _whole(number) or not isinstance(name, str):
+            if not _whole(number) or not isinstance(name, str) or not name.strip():
                 found.problems.add("categories without an id or a name", f"{category!r:.80} in {path}")
                 continue
             name = unicodedata.normalize("NFC", name)
-            if numbers.setdefault(number, name) != name:
-                found.problems.add("categories with two names", f"{number} in {path} ({name}, {numbers[number]})")
-    order = sorted(numbers)
-    found.labels = [numbers[number] for number in order]
-    for name in {label for label in found.labels if found.labels.count(label) > 1}:
+            if number in groups:
+                found.notes.add("categories that group the others, left out", f"{name} in {path}")
+            elif names.setdefault(number, name) != name:
+                found.problems.add("categories with two names", f"{number} in {path} ({name}, {names[number]})")
+    order = sorted(names)
+    found.labels = [names[number] for number in order]
+    for name in sorted({label for label in found.labels if found.labels.count(label) > 1}):
         found.problems.add("names of two categories", name)
     for split, path in files.items():
         where = {number: row for row, number in enumerate(order)}
         found.splits[split] = _images(documents[split], path, where, found)
     return found
+
+
+def without_objects(documents: Collection[Mapping[str, Any]]) -> set[int]:
+    """The ids of categories that only group others, as some programs write them: the others' ``supercategory``, of none
+    themselves, and no object's."""
+    every = [each for content in documents for each in content["categories"] if _whole(_of(each, "id"))]
+    used = {
+        number for content in documents for each in content["annotations"] if _whole(number := _of(each, "category_id"))
+    }
+    groups = {name for each in every if isinstance(name := _of(each, "supercategory"), str)} - {"", "none"}
+    unused = [each for each in every if each["id"] not in used]
+    return {
+        one["id"] for one in unused if str(one.get("name")) in groups and one.get("supercategory") in (None, "", "none")
+    }
 
 
 def document(path: Path) -> dict[str, Any]:
@@ -175,7 +192,7 @@ def image_folder(names: list[str], path: Path, root: Path, split: str) -> Path:
     words = [tail, *(word for word, its in SPLITS.items() if its == split)]
     inner = [folder / word for word in words if word for folder in (root, root / "images", root / "data")]
     places = [path.parent, *inner, root / "images", root / "data", path.parent / "images", root]
-    return max(places, key=lambda place: sum((place / name).is_file() for name in names))
+    return max(places, key=lambda place: sum(is_there(place / name) for name in names))
 
 
 def outward(name: str) -> bool:

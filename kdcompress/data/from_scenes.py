@@ -34,6 +34,7 @@ class Scenes:
     """
 
     resizes = True
+    made_of = GARMENTS
 
     def find(self, data: Data) -> Found:
         return _garments().find(_its(data))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from kdcompress.data.annotated import Annotations, Marked, parsed_once, read_annotated
+from kdcompress.data.annotated import Annotations, Marked, is_there, parsed_once, read_annotated
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.listing import Passed, entries
 from kdcompress.data.objects import CROWD, OBJECT
@@ -43,7 +43,7 @@ class Voc:
     def read(self, data: Data) -> Raw:
         root = Path(self.find(data).origin)
         listed = listed_names(root)
-        files = [path for names in listed.values() for name in names if (path := xml_of(root, name)).is_file()]
+        files = [path for names in listed.values() for name in names if is_there(path := xml_of(root, name))]
         if not files:
             raise UsageError("There are no annotations.", where=root / "Annotations", got="no XML file of an image")
         images = {f.stem: f for f in entries(root / "JPEGImages", Passed())[1] if f.suffix.lower() in SUFFIXES}
@@ -112,7 +112,7 @@ def _marked(path: Path, image: Path | None, root: Path, found: Annotations) -> t
         found.problems.add("XML files that cannot be read", f"{path}: {got}")
         return marked, labels
     sides = [_number(tree.findtext(f"size/{side}")) for side in ("height", "width")]
-    if all(side and side > 0 for side in sides):
+    if all(side and 0 < side < 2**31 for side in sides):
         marked.said = (int(sides[0] or 0), int(sides[1] or 0))
     for number, thing in enumerate(tree.iter("object"), 1):
         name, box = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.data.annotated import Annotations, Marked, parsed_once, read_annotated
+from kdcompress.data.annotated import Annotations, Marked, is_there, parsed_once, read_annotated
 from kdcompress.data.from_folder import SPLITS
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.listing import Passed, entries, files_below
@@ -40,7 +40,7 @@ class Yolo:
         root = root_of(data, f"the folder of {TABLE}, or a file like it")
         table = root if root.is_file() else table_of(root)
         labels, images, passed = read_table(table)
-        files = [label for its in images.values() for path in its if (label := label_file(path)).is_file()]
+        files = [label for its in images.values() for path in its if is_there(label := label_file(path))]
         if not files:
             paths = [str(label_file(path)) for its in images.values() for path in its]
             raise UsageError("No image has a file of labels.", where=table, got=f"no {some(paths, 2)}", hint=HINT)
@@ -105,7 +105,7 @@ def image_files(content: Mapping[str, Any], key: str, table: Path, passed: Passe
     found: list[Path] = []
     for name in map(str, named):
         places = [base / name, table.parent / name, table.parent / name.removeprefix("../")]
-        place = next((place for place in places if place.exists()), None)
+        place = next((place for place in places if is_there(place, Path.exists)), None)
         if place is None:
             got = some([str(path) for path in dict.fromkeys(places)])
             raise UsageError(f"The {key} images are not there.", where=table, got=f"no {got}")
@@ -118,7 +118,7 @@ def image_files(content: Mapping[str, Any], key: str, table: Path, passed: Passe
         else:
             lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
             listed = [Path(line.strip()) for line in lines if line.strip()]
-            found += [path if (path := place.parent / each).is_file() else base / each for each in listed]
+            found += [path if is_there(path := place.parent / each) else base / each for each in listed]
     return found
 
 
@@ -140,7 +140,7 @@ def parsed(labels: list[str], images: Mapping[str, list[Path]]) -> Annotations:
 def _marked(image: Path, classes: int, found: Annotations) -> Marked:
     marked, file = Marked(str(image), None, [], []), label_file(image)
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if is_there(file) else []
     except (OSError, UnicodeDecodeError) as error:
         found.problems.add("files of labels that cannot be read", f"{file}: {error}")
         return marked

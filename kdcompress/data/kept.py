@@ -277,7 +277,7 @@ def remembered(name: str, made: Callable[[], Any]) -> Any:
                 say(f"images: {path} is damaged, and is made again", style="yellow")
             found = made()
             with replacing(path) as temporary, os.fdopen(open_private(temporary, NEW), "w") as text:
-                json.dump([content_hash(found), found], text)
+                text.write(json.dumps([content_hash(found), found]))  # faster than dump
             return found
     except OSError as error:
         say(f"images: {path} cannot be kept ({error.strerror or error})", style="yellow")

@@ -26,15 +26,14 @@ class Zoom:
     def apply(self, images: Tensor, number: Tensor) -> Tensor:
         """uint8 [B, C, H, W] by ``number`` [B, 1], bilinear."""
         y, x = self._places(number)
-        top, bottom, down, seen_y = (t[y] for t in self._rows.pixels(images.device))
-        left, right, along, seen_x = (t[x] for t in self._columns.pixels(images.device))
+        top, bottom, above, below = (t[y] for t in self._rows.pixels(images.device))
+        left, right, before, behind = (t[x] for t in self._columns.pixels(images.device))
         tall, wide = (-1, images.shape[1], -1, images.shape[3]), (-1, *images.shape[1:3], -1)
-        down, along = down[:, None, :, None], along[:, None, None, :]
         upper, lower = (images.gather(2, rows[:, None, :, None].expand(tall)).int() for rows in (top, bottom))
-        lines = upper * (FINE - down) + lower * down
+        lines = upper.mul_(above[:, None, :, None]).add_(lower.mul_(below[:, None, :, None]))
         first, second = (lines.gather(3, columns[:, None, None, :].expand(wide)) for columns in (left, right))
-        mixed = (first * (FINE - along) + second * along + FINE**2 // 2) >> 16
-        return (mixed * (seen_y[:, None, :, None] & seen_x[:, None, None, :])).to(torch.uint8)
+        mixed = first.mul_(before[:, None, None, :]).add_(second.mul_(behind[:, None, None, :]))
+        return mixed.add_(FINE**2 // 2).bitwise_right_shift_(16).to(torch.uint8)
 
     def moved(self, x: Tensor, y: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         """Where the places x, y, float32 [B, M], of images come to lie, unclipped."""
@@ -63,8 +62,9 @@ class _Axis:
         fine = np.floor((source - 0.5) * FINE + 0.5).astype(np.int64)
         near = fine // FINE
         index = [torch.from_numpy(np.clip(each, 0, side - 1)) for each in (near, near + 1)]
-        weight = torch.from_numpy((fine - near * FINE).astype(np.int32))
-        self._pixels = (*index, weight, torch.from_numpy((source >= 0) & (source <= side)))
+        second, seen = fine - near * FINE, (source >= 0) & (source <= side)
+        weights = [torch.from_numpy((each * seen).astype(np.int32)) for each in (FINE - second, second)]
+        self._pixels = (*index, *weights)
         line = (scale[:, 0], (1 - scale[:, 0]) * place[:, 0])
         self._lines = tuple(torch.from_numpy(each.astype(np.float32)) for each in line)
         self._there: dict[torch.device, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = {}
@@ -75,8 +75,8 @@ class _Axis:
         return self._there[device]
 
     def pixels(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The two pixels that a pixel is made of, the second one's weight in parts of 256, and whether there are any,
-        [zooms, side] each."""
+        """The two pixels that a pixel is made of, int64, and their weights in parts of 256, int32, zeros where it is
+        outside of the image; [zooms, side] each."""
         return self._on(device)[0]
 
     def lines(self, device: torch.device) -> tuple[Tensor, ...]:

@@ -92,6 +92,10 @@ def test_one_file_is_cut_by_the_seed(tmp_path, name):
         share = np.mean([(row[:, objects.CLASS] == 2).any() for row in split.truth])
         assert 0.05 <= share <= 0.35
     assert exact(read(tmp_path, validation=0.2, split_seed=1)) != numbers
+    few = exact(read(tmp_path, validation=0.2, train_images=10))
+    assert len(few[0]) == 10 and set(few[0]) < set(numbers[0]) and few[1:] == numbers[1:]
+    private = exact(read(tmp_path, public=0.5))
+    assert 5 < len(private[0]) < 35 and not set(private[0]) & set(private[2])
 
 
 def test_images_become_the_size_and_boxes_with_them(tmp_path):
@@ -184,6 +188,8 @@ def test_what_is_put_right(tmp_path, edit, words):
         (lambda d: d["images"][1].update(file_name="gone.png"), "images that are not there (1)"),
         (lambda d: d["images"][1].update(file_name="../train/001.png"), "outside of the folder (1)"),
         (lambda d: d["images"][1].update(file_name="/etc/passwd"), "outside of the folder (1)"),
+        (lambda d: d["images"][1].update(file_name="a" * 5000), "images that are not there (1)"),
+        (lambda d: d["images"][1].update(file_name="\ud800.png"), "images that are not there (1)"),
         (lambda d: d["images"][1].update(file_name=7), "without an id or a file_name (1)"),
         (lambda d: d["images"][1].update(id=10), "listed twice (1)"),
         (lambda d: d["images"].append(dict(d["images"][1], id=999)), "listed twice (1)"),
@@ -254,6 +260,20 @@ def test_categories_of_the_splits_are_one_list(tmp_path):
     change(tmp_path, lambda d: d["categories"][1].update(name="wasp"), "val")
     with pytest.raises(UsageError, match=r"categories with two names \(1\): 3 in val.json \(wasp, ant\)"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["animal", "ant"])  # the same name as a class has, where there is but one
+def test_a_category_that_groups_the_others_is_no_class(tmp_path, name):
+    for split, numbers in SPLITS.items():
+        draw(tmp_path / split, numbers)
+        document = coco(numbers)
+        for category in document["categories"]:
+            category["supercategory"] = name
+        document["categories"].insert(0, {"id": 0, "name": name, "supercategory": "none"})
+        write_json(tmp_path / split / "_annotations.coco.json", document)
+    source = read(tmp_path)
+    assert source.labels == NAMES and exact(source)
+    assert any("categories that group the others, left out (3)" in note for note in source.notes)
 
 
 def test_a_second_start_reads_what_is_kept(tmp_path, monkeypatch):

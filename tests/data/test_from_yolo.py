@@ -117,6 +117,8 @@ def test_what_is_wrong_with_labels_is_said(tmp_path, text, words):
         ({"names": ["ant", "ant", "cat"]}, "not nc different names"),
         ({"nc": 4}, "not nc different names"),
         ({"train": "pictures"}, "train images are not there"),
+        ({"train": "a" * 5000}, "train images are not there"),
+        ({"val": "data.yaml"}, "images that are not there"),
         ({"train": None}, "no training images"),
         ({"train": ["images/train", "images/train"]}, "twice in a split"),
     ],

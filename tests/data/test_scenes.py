@@ -4,13 +4,16 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from data_files import DATASETS, idx
 
 from kdcompress.data import from_scenes, kept, objects, scenes
+from kdcompress.data.fetch import fetch
 from kdcompress.data.from_scenes import garments, make
+from kdcompress.data.loader import Loader
 from kdcompress.data.source import load
 from kdcompress.errors import UsageError
-from kdcompress.recipe import Data
+from kdcompress.recipe import Augment, Data
 
 COUNTS = {"train": 12, "validation": 5, "test": 7}
 
@@ -125,6 +128,15 @@ def test_the_source(drawn):
             assert np.array_equal(image, made.pixels) and np.array_equal(objects.objects_of(truth), made.objects)
 
 
+def test_batches_of_scenes_on_the_disk_are_those_in_memory(drawn):
+    split, augment = read().train, Augment(crop=8, flip=True, scale=0.25, colour=0.2)
+    assert isinstance(split.images, kept.Stored)
+    resident, read_ahead = (Loader(split, augment, 4, 0, memory_limit=limit) for limit in (2**30, 0))
+    assert resident.resident and not read_ahead.resident
+    for one, other, _ in zip(resident.batches(), read_ahead.batches(), range(7), strict=False):
+        assert torch.equal(one.x, other.x) and torch.equal(one.y, other.y) and one.y.any()
+
+
 def test_no_garment_is_in_two_splits(drawn):
     pools = garments(from_scenes.Path(read().origin), 0)
     prints = {name: {image.tobytes() for image in pool.images} for name, pool in pools.items()}
@@ -172,6 +184,10 @@ def test_what_is_asked_for(drawn):
         read(size=[16, 64])
     with pytest.raises(UsageError, match="label_noise"):
         read(label_noise=0.1)
+
+
+def test_what_is_fetched_for_them_are_the_garments(drawn, bare):
+    assert fetch("fashion-mnist-scenes", bare) == bare / "fashion-mnist"
 
 
 def test_without_garments_it_says_how_to_get_them(bare, monkeypatch):
