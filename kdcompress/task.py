@@ -22,6 +22,9 @@ Outputs = Sequence[np.ndarray]
 """Of a file, float32 [N, ...] each, in the order of its spec."""
 
 
+LEAST = 3  # images of a label, from which on it is told that no answer is right
+
+
 @dataclass(frozen=True)
 class Metric:
     """The one figure that a task is scored by."""
@@ -41,6 +44,17 @@ class Decisions:
     taken: np.ndarray
     margin: np.ndarray
     what: str  # "same arg max on {share} of the images"
+
+
+def unanswered(
+    labels: Sequence[str], images: np.ndarray, right: np.ndarray, parents: np.ndarray | None = None
+) -> list[str]:
+    """ "'b' (0 of 3)" for each label that is answered right for none of its ``images`` int [K]; ``right`` int [K].
+    Those that the ``parents`` int [K] answer no better are left out."""
+    none = (images >= LEAST) & (right == 0)
+    if parents is not None:
+        none &= parents > 0
+    return [f"'{labels[k]}' (0 of {images[k]:,})" for k in np.flatnonzero(none)]
 
 
 class Task(Protocol):
@@ -83,6 +97,13 @@ class Task(Protocol):
 
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]] | None:
         """How often each label is taken for each, int [true, answered]; None where no image has one label."""
+        ...
+
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """What makes the score of these answers worth little, as ends of sentences whose subject has given them.
+        ``parent``: the answers of the file that it was made from; what is said of those is left out."""
         ...
 
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:

@@ -167,7 +167,8 @@ def change_map(labels: Sequence[str], change: Sequence[Sequence[int]], title: st
         for j, value in enumerate(change[i]):
             kind = "none" if not value else "better" if (value > 0) == (i == j) else "worse"
             strength = 0.12 + 0.88 * math.sqrt(abs(value) / most) if value else 1
-            tip = f"true {labels[i]}, predicted {labels[j]}: {value:+d} ({kind})" if value else ""
+            more = "more" if value > 0 else "fewer"
+            tip = f"true {labels[i]}, predicted {labels[j]}: {abs(value)} {more} ({kind})" if value else ""
             box = f'x="{margin + cell * j:.1f}" y="{6 + cell * i:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}"'
             parts.append(f'<g class="cell {kind}"><rect {box} rx="2" fill-opacity="{strength:.2f}"/>')
             if value and cell > 22:
