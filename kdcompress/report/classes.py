@@ -29,7 +29,7 @@ def each_class(document: Mapping[str, Any]) -> EachClass | None:
     rows = {row["name"]: row for row in document.get("rows") or [] if row.get("name")}
     files = [name for name in found[0].get("files") or {} if name in rows]
     roles = [role for role in ("teacher", "student") if any(each.get(role) is not None for each in found)]
-    titles = ["class", "test images", *(f"{role} %" for role in roles), *(f"{label(rows[name])} %" for name in files)]
+    titles = ["class", "images", *(f"{role} %" for role in roles), *(f"{label(rows[name])} %" for name in files)]
 
     def line(each: Mapping[str, Any]) -> list[str]:
         scores = [each.get(role) for role in roles] + [(each.get("files") or {}).get(name) for name in files]

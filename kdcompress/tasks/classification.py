@@ -74,7 +74,7 @@ class Classification:
             return []
         if (answers == answers[0]).all():
             share = 100.0 * images[answers[0]] / len(truth)
-            found = [f"answers every image with '{labels[answers[0]]}', which is right for {share:.1f} %"]
+            found = [f"answers every image with '{labels[answers[0]]}', which is right for {share:.1f} % of them"]
         else:
             most, found = int(images.argmax()), []
             right = of_each(truth[answers == truth], len(labels))

@@ -209,7 +209,7 @@ def test_one_answer_to_everything(again, monkeypatch):
 
     monkeypatch.setitem(formats.writers._entries, "onnx-fp16", formats.Writer(faulty))
     rows = again("student-onnx-fp16")
-    assert rows["student-onnx-fp16"]["warnings"] == ["answers every image with '2', which is right for 25.0 %"]
+    assert rows["student-onnx-fp16"]["warnings"] == ["answers every image with '2', which is right for 25.0 % of them"]
     assert rows["student-fp32"]["warnings"] == rows["student-x86-vnni"]["warnings"] == []
 
 

@@ -33,7 +33,7 @@ def by_label(count, teacher=True, files=("student x86-vnni",)):
 
 def test_each_class_by_hand(document):
     found = classes.each_class({**document, "by_label": by_label(3)})
-    assert found.titles == ["class", "test images", "teacher %", "student %", "int8 x86-vnni %"]
+    assert found.titles == ["class", "images", "teacher %", "student %", "int8 x86-vnni %"]
     assert found.lines == [
         ["class 0", "1,000", "95.00", "90.00", "89.50"],
         ["class 1", "1,001", "95.00", "89.90", "89.40"],
@@ -59,9 +59,9 @@ def test_every_form_has_the_section_and_old_reports_have_none_of_the_files(docum
     assert "## Each class" in markdown(document) and "<h2>Each class</h2>" in html(document)
     old = [{"label": "a", "n": 3, "teacher": 50.0, "student": None}]
     found = classes.each_class({"by_label": old})
-    assert (found.titles, found.lines) == (["class", "test images", "teacher %"], [["a", "3", "50.00"]])
+    assert (found.titles, found.lines) == (["class", "images", "teacher %"], [["a", "3", "50.00"]])
     found = classes.each_class({**document, "by_label": by_label(3, teacher=False, files=("gone",))})
-    assert found.titles == ["class", "test images", "student %"]
+    assert found.titles == ["class", "images", "student %"]
     assert classes.each_class({"by_label": None}) is None and "Each class" not in html({**document, "by_label": []})
 
 
@@ -70,14 +70,14 @@ def warned(document):
     teacher, student, int8 = document["rows"][:3]
     teacher["warnings"] = []
     student["warnings"] = ["is no better than always answering 'a' (95.0 %)", "is right for no image of 'b' (0 of 3)"]
-    int8["warnings"] = ["answers every image with 'a', which is right for 95.0 %"]
+    int8["warnings"] = ["answers every image with 'a', which is right for 95.0 % of them"]
     return document
 
 
 WARNINGS = [
     "The student is no better than always answering 'a' (95.0 %).",
     "The student is right for no image of 'b' (0 of 3).",
-    "Unlike its fp32 parent, student x86-vnni answers every image with 'a', which is right for 95.0 %.",
+    "Unlike its fp32 parent, student x86-vnni answers every image with 'a', which is right for 95.0 % of them.",
 ]
 
 

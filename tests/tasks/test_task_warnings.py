@@ -14,9 +14,9 @@ def told(truth, answers, labels="abcdefghij", parent=None):
 
 
 def test_one_answer_to_all():
-    assert told([0] * 19 + [1], [0] * 20, "ab") == ["answers every image with 'a', which is right for 95.0 %"]
+    assert told([0] * 19 + [1], [0] * 20, "ab") == ["answers every image with 'a', which is right for 95.0 % of them"]
     # also where that is the rarer one
-    assert told([0] * 3 + [1], [1] * 4, "ab") == ["answers every image with 'b', which is right for 25.0 %"]
+    assert told([0] * 3 + [1], [1] * 4, "ab") == ["answers every image with 'b', which is right for 25.0 % of them"]
 
 
 def test_no_better_than_one_answer():
@@ -51,7 +51,7 @@ def test_of_a_file_what_its_parent_does_not_have():
     parent = [0] * 19 + [1] * 4 + [0] * 4  # never right for "c"
     collapsed = [0] * 27
     assert told(truth, parent, parent=parent) == []
-    assert told(truth, collapsed, "abc", parent) == ["answers every image with 'a', which is right for 70.4 %"]
+    assert told(truth, collapsed, "abc", parent) == ["answers every image with 'a', which is right for 70.4 % of them"]
     assert told(truth, collapsed, "abc", collapsed) == []
     lost = [0] * 19 + [0] * 4 + [2] * 3 + [0]  # "b" is lost, "c" found
     assert told(truth, lost, "abc", parent) == ["is right for no image of 'b' (0 of 4)"]
