@@ -12,13 +12,13 @@ MANY, WORST = 100, 20  # of so many classes, the so many that the student answer
 
 
 class EachClass(NamedTuple):
-    """Cells are text, a line for each class under ``titles``: ``lines`` of those to show first, ``rest`` of all classes
+    """Cells are text, a line for each class under ``titles``: ``lines`` of those to show, ``every`` of all classes
     where those are not all."""
 
     what: str
     titles: list[str]
     lines: list[list[str]]
-    rest: list[list[str]]
+    every: list[list[str]]
 
 
 def each_class(document: Mapping[str, Any]) -> EachClass | None:

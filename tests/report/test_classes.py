@@ -39,19 +39,19 @@ def test_each_class_by_hand(document):
         ["class 1", "1,001", "95.00", "89.90", "89.40"],
         ["class 2", "1,002", "95.00", "89.80", "89.30"],
     ]
-    assert found.rest == [] and found.what == "Accuracy of the test images of each class."
+    assert found.every == [] and found.what == "Accuracy of the test images of each class."
 
 
 def test_of_many_classes_the_worst_are_shown_and_the_page_has_all(document):
     document["by_label"] = by_label(120)
     document["by_label"][119]["student"] = None  # no test image
     found = classes.each_class(document)
-    assert [line[0] for line in found.lines] == [f"class {k}" for k in range(118, 98, -1)] and len(found.rest) == 120
+    assert [line[0] for line in found.lines] == [f"class {k}" for k in range(118, 98, -1)] and len(found.every) == 120
     assert "20 classes that the student answers worst, of 120" in found.what
     page, text = html(document), markdown(document)
     assert "<summary>All 120 classes</summary>" in page and "class 5<" in page
     assert "| class 118 |" in text and "| class 5 |" not in text and found.what in text
-    assert classes.each_class({**document, "by_label": by_label(99)}).rest == []
+    assert classes.each_class({**document, "by_label": by_label(99)}).every == []
 
 
 def test_every_form_has_the_section_and_old_reports_have_none_of_the_files(document):
