@@ -54,7 +54,7 @@ def unanswered(
     none = (images >= LEAST) & (right == 0)
     if parents is not None:
         none &= parents > 0
-    return [f"'{labels[k]}' (0 of {images[k]:,})" for k in np.flatnonzero(none)]
+    return [f"'{labels[k]}' (0 of {images[k]:,})" for k in np.flatnonzero(none).tolist()]
 
 
 class Task(Protocol):

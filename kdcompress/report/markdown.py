@@ -45,8 +45,8 @@ def markdown(document: Mapping[str, Any]) -> str:
             table(["what", "value"], facts.training(training, present.metric(document)["name"]).items()),
         ]
     if found := classes.each_class(document):
-        numbers = range(1, len(found.titles))
-        parts += ["## Each class", plain(found.what), table(found.titles, found.lines, numbers)]
+        parts += ["## Each class", plain(found.what)]
+        parts.append(table(found.titles, found.lines, range(1, len(found.titles))))
     changes = classes.confusion_changes(document)
     if changes and changes["pairs"]:
         head = ("true", "taken for", "teacher", "student", "change")

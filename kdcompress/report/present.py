@@ -364,12 +364,11 @@ def _apart(value: Any, limit: Any, unit: str) -> list[str]:
     if unit == "bytes":
         texts = [size(value), size(limit)]
         return [f"{v:,.0f} B" for v in (value, limit)] if texts[0] == texts[1] and value != limit else texts
-    texts: list[str] = []
-    for digits in (4, 6, 9, 17):
-        texts = [_plain(v, digits) for v in (value, limit)]
+    for digits in (4, 6, 9):
+        texts = [_plain(v, digits) + unit for v in (value, limit)]
         if texts[0] != texts[1] or value == limit:
             break
-    return [text + unit for text in texts]
+    return texts
 
 
 def _plain(value: Any, digits: int) -> str:

@@ -13,7 +13,7 @@ from kdcompress.report.markdown import markdown, table
 from kdcompress.report.terminal import print_report
 from kdcompress.report.write import FORMER, load_report, write_report
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "wbr"}
 
 
 class Tree(HTMLParser):
