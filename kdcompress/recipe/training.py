@@ -9,6 +9,23 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from kdcompress.recipe.section import Name, Section, Seed
 
+SIDES = 8, 2048  # the least and the most that an image may have, pixels
+
+
+def _sides(value: Any) -> Any:
+    """One side or two; one error for what is neither, where a union would have one for each."""
+    two = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_side, value))
+    if value is None or two or _side(value):
+        return tuple(value) if two else value
+    raise ValueError("a number of {} to {} pixels, or [height, width]".format(*SIDES))
+
+
+def _side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and SIDES[0] <= value <= SIDES[1]
+
+
+Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
+
 
 class Augment(Section):
     """Batched augmentation; each combination is one view with a number of its own."""
@@ -19,10 +36,24 @@ class Augment(Section):
     views: int = Field(
         0, ge=0, le=1_000_000, description="each image has so many views, always the same, drawn once; 0: all"
     )
+    scale: float = Field(
+        0.0, ge=0, le=0.5, description="zoom about a random place: 0.25 makes the image 0.75 to 1.25 times as large"
+    )
+    colour: float = Field(
+        0.0, ge=0, le=0.9, description="brightness, contrast and saturation: 0.2 makes each 0.8 to 1.2 times as strong"
+    )
+
+    def deciding(self) -> dict[str, Any]:
+        """All that the views depend on, as JSON; what is off is not named, as before there was such a thing."""
+        own = {"scale", "colour"}
+        return self.model_dump(mode="json", exclude={name for name in own if not getattr(self, name)})
 
 
 class Data(Section):
-    source: Name = Field(description="fashion-mnist, mnist, cifar10, cifar100, image-folder, image-labels, webdataset")
+    source: Name = Field(
+        description="fashion-mnist, mnist, cifar10, cifar100, image-folder, image-labels, webdataset; with boxes:"
+        " coco, yolo, voc, fashion-mnist-scenes"
+    )
     root: Path | None = Field(None, description="where the files are, or are downloaded to; shards: {00..15}.tar too")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images, stratified")
     train_images: int | None = Field(None, ge=2, le=1_000_000_000, description="use only this many, stratified")
@@ -32,8 +63,14 @@ class Data(Section):
     public: float | None = Field(
         None, gt=0, lt=1, description="share of the training images for the student; teachers get parts of the rest"
     )
-    size: int | None = Field(
-        None, ge=8, le=1024, description="resize to a square (image-folder, image-labels, webdataset)"
+    size: Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_sides)] = Field(
+        None,
+        description="side of the square that images are resized to, or [height, width] (sources of files, and scenes)",
+    )
+    fit: Literal["letterbox", "squash"] | None = Field(
+        None,
+        description="how images of another shape get the size: with grey bars, or stretched; null: letterbox where"
+        " there are boxes, else the middle is cut out",
     )
     split_seed: Seed = Field(0, description="another number cuts other validation and test images")
     augment: Augment = Field(Augment(), description="other views of each training image")
@@ -42,6 +79,12 @@ class Data(Section):
     def each_image_for_itself(self) -> Data:
         if self.public is not None and self.train_images is not None:
             raise ValueError("`train_images` chooses images by comparing them, which `public` must not: leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def fit_of_a_size(self) -> Data:
+        if self.fit is not None and self.size is None:
+            raise ValueError("`fit` says how images get the `size`: give that too")
         return self
 
 

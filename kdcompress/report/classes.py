@@ -9,6 +9,7 @@ from kdcompress.report.figures import fixed
 from kdcompress.report.present import label, of_each
 
 MANY, WORST = 100, 20  # of so many classes, the so many that the student answers worst
+N = "n: how many of it the test split has."
 
 
 class EachClass(NamedTuple):
@@ -29,7 +30,7 @@ def each_class(document: Mapping[str, Any]) -> EachClass | None:
     rows = {row["name"]: row for row in document.get("rows") or [] if row.get("name")}
     files = [name for name in found[0].get("files") or {} if name in rows]
     roles = [role for role in ("teacher", "student") if any(each.get(role) is not None for each in found)]
-    titles = ["class", "images", *(f"{role} %" for role in roles), *(f"{label(rows[name])} %" for name in files)]
+    titles = ["class", "n", *(f"{role} %" for role in roles), *(f"{label(rows[name])} %" for name in files)]
 
     def line(each: Mapping[str, Any]) -> list[str]:
         scores = [each.get(role) for role in roles] + [(each.get("files") or {}).get(name) for name in files]
@@ -37,9 +38,9 @@ def each_class(document: Mapping[str, Any]) -> EachClass | None:
 
     what = of_each(document).capitalize()
     if len(found) < MANY:
-        return EachClass(f"{what} of the test images of each class.", titles, list(map(line, found)), [])
+        return EachClass(f"{what} of each class. {N}", titles, list(map(line, found)), [])
     scored = sorted((each for each in found if each.get("student") is not None), key=lambda each: each["student"])
-    what = f"{what} of the {WORST} classes that the student answers worst, of {len(found):,}. report.json has all."
+    what = f"{what} of the {WORST} classes that the student answers worst, of {len(found):,}. report.json has all. {N}"
     return EachClass(what, titles, list(map(line, scored[:WORST])), list(map(line, found)))
 
 

@@ -73,7 +73,7 @@ def test_reports_are_written(job):
     _, folder, document = job
     assert json.loads((folder / "report.json").read_text())["recipe_hash"] == document["recipe_hash"]
     text = (folder / "report.md").read_text()
-    assert "student-x86-vnni" in text and "| class | images | teacher % | student % | int8 x86-vnni % |" in text
+    assert "student-x86-vnni" in text and "| class | n | teacher % | student % | int8 x86-vnni % |" in text
     assert "<html" in (folder / "report.html").read_text()
     assert CliRunner().invoke(main, ["report", str(folder)]).exit_code == 0
 

@@ -33,13 +33,13 @@ def by_label(count, teacher=True, files=("student x86-vnni",)):
 
 def test_each_class_by_hand(document):
     found = classes.each_class({**document, "by_label": by_label(3)})
-    assert found.titles == ["class", "images", "teacher %", "student %", "int8 x86-vnni %"]
+    assert found.titles == ["class", "n", "teacher %", "student %", "int8 x86-vnni %"]
     assert found.lines == [
         ["class 0", "1,000", "95.00", "90.00", "89.50"],
         ["class 1", "1,001", "95.00", "89.90", "89.40"],
         ["class 2", "1,002", "95.00", "89.80", "89.30"],
     ]
-    assert found.every == [] and found.what == "Accuracy of the test images of each class."
+    assert found.every == [] and found.what == "Accuracy of each class. n: how many of it the test split has."
 
 
 def test_of_many_classes_the_worst_are_shown_and_the_page_has_all(document):
@@ -59,9 +59,9 @@ def test_every_form_has_the_section_and_old_reports_have_none_of_the_files(docum
     assert "## Each class" in markdown(document) and "<h2>Each class</h2>" in html(document)
     old = [{"label": "a", "n": 3, "teacher": 50.0, "student": None}]
     found = classes.each_class({"by_label": old})
-    assert (found.titles, found.lines) == (["class", "images", "teacher %"], [["a", "3", "50.00"]])
+    assert (found.titles, found.lines) == (["class", "n", "teacher %"], [["a", "3", "50.00"]])
     found = classes.each_class({**document, "by_label": by_label(3, teacher=False, files=("gone",))})
-    assert found.titles == ["class", "images", "student %"]
+    assert found.titles == ["class", "n", "student %"]
     assert classes.each_class({"by_label": None}) is None and "Each class" not in html({**document, "by_label": []})
 
 

@@ -83,7 +83,24 @@ def test_a_label_that_no_image_gets():
     assert SETS.warnings(logits[:3], TRUTH[:3] * 0, LABELS) == []  # no image has any label
 
 
-@pytest.mark.parametrize("task", list(tasks))
+def test_objects_that_no_box_names():
+    truth = np.zeros((4, 1, 6), np.float32)
+    truth[:, 0] = [[2, 2, 9, 9, label, 1] for label in (0, 1, 1, 1)]
+    answers = np.zeros((4, 100, 6), np.float32)
+    found = tasks["detection"]
+    assert found.warnings(answers, truth, LABELS) == ["finds nothing in any image"]
+    assert found.warnings(answers, truth, LABELS, answers) == []
+    both = answers.copy()
+    both[0, 0], both[1, 0] = [2, 2, 9, 9, 0, 0.9], [2, 2, 9, 9, 1, 0.06]
+    assert found.warnings(both, truth, LABELS) == []  # unsure of green, and found
+    one = answers.copy()
+    one[0, 0] = [2, 2, 9, 9, 0, 0.9]
+    assert found.warnings(one, truth, LABELS) == ["finds no object of 'green' (0 of 3)"]
+    assert found.warnings(one, truth, LABELS, both) == ["finds no object of 'green' (0 of 3)"]
+    assert found.warnings(one, truth, LABELS, one) == []
+
+
+@pytest.mark.parametrize("task", ["classification", "multi-label"])
 def test_of_one_image_nothing_is_said(task):
     truth = np.zeros((1,), np.int64) if task == "classification" else np.ones((1, 2), np.uint8)
     outputs = (np.array([[1.0, -1.0]], np.float32),)
