@@ -34,6 +34,9 @@ Outputs = Sequence[np.ndarray]
 """Of a file, float32 [N, ...] each, in the order of its spec."""
 
 
+LEAST = 3  # images or objects of a label, from which on it is told that no answer is right
+
+
 @dataclass(frozen=True)
 class Metric:
     """The one figure that a task is scored by."""
@@ -67,6 +70,17 @@ class Decisions:
         """Those of two files, whose outputs may differ by ``slack``."""
         same, tie = self.taken == other.taken, (self.margin <= 2 * slack) & (slack > 0)
         return Matched(float(np.mean(same | tie)), float(np.mean(same)), what)
+
+
+def unanswered(
+    labels: Sequence[str], there: np.ndarray, right: np.ndarray, parents: np.ndarray | None = None
+) -> list[str]:
+    """ "'b' (0 of 3)" for each label that is answered right for none of those ``there``; ``there``, ``right`` int [K].
+    Those that the ``parents`` int [K] answer no better are left out."""
+    none = (there >= LEAST) & (right == 0)
+    if parents is not None:
+        none &= parents > 0
+    return [f"'{labels[k]}' (0 of {there[k]:,})" for k in np.flatnonzero(none).tolist()]
 
 
 class Task(Protocol):
@@ -118,6 +132,13 @@ class Task(Protocol):
 
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]] | None:
         """How often each label is taken for each, int [true, answered]; None where no image has one label."""
+        ...
+
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """What makes the score of these answers worth little, as ends of sentences whose subject has given them.
+        ``parent``: the answers of the file that it was made from; what is said of those is left out."""
         ...
 
     def labels_in(self, outputs: Outputs) -> int | None:

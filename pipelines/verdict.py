@@ -11,6 +11,7 @@ from kdcompress.export import formats
 from kdcompress.pipelines.timed import untimed
 from kdcompress.recipe import Candidate, Recipe
 from kdcompress.report import present
+from kdcompress.report.figures import apart, times
 from kdcompress.report.present import headline, over
 from kdcompress.report.rows import Row
 
@@ -55,10 +56,10 @@ def judge(row: Row, max_drop: float) -> None:
         row.status, row.why = "failed", f"it stopped while it was timed: {stopped}"
         row.next = "`kdcompress bench` times it alone; `--force latency` times all again"
     elif row.drop is not None and row.drop > max_drop:
-        row.status, row.why = "failed", f"{row.drop:.2f} points below its parent; {max_drop} are allowed"
+        row.status, row.why = "failed", f"{apart(row.drop, max_drop)} points below its parent; {max_drop:g} are allowed"
         row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"
     elif row.precision == "int8" and row.ratio and row.ratio["verdict"] == "slower":
-        row.status, row.why = "failed", f"{row.ratio['median']:.2f} times its fp32 parent's latency on this machine"
+        row.status, row.why = "failed", f"{times(row.ratio['median'])} times its fp32 parent's latency on this machine"
         row.next = "the target's quantisation scheme does not fit this processor: see `kdcompress list targets`"
 
 
@@ -127,7 +128,7 @@ def budgets(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
     asked, found = recipe.budgets, []
     teacher = next((row.score for row in rows if row.name == "teacher-fp32"), None)
     for row in held(recipe, rows):
-        lost = None if teacher is None or row.score is None else teacher - row.score
+        lost = None if teacher is None or row.score is None else round(teacher - row.score, 9)
         figures = {
             "latency": (row.latency["median_ms"] if row.latency else None, asked.latency_ms),
             "size": (row.bytes, asked.size_bytes),

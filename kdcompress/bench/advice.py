@@ -22,7 +22,8 @@ def advice(
     """
     said = _threads(records, before, threads)
     good = {name: record for name, record in records.items() if not record.failed}
-    shaky = [f"{name} ({record.cv:.0%})" for name, record in good.items() if (record.cv or 0) > 0.1]
+    variations = {name: round(100 * (record.cv or 0)) for name, record in good.items()}  # as it is said
+    shaky = [f"{name} ({percent} %)" for name, percent in variations.items() if percent > 10]
     if shaky:
         said.append(
             f"Latencies vary by more than 10 %: {', '.join(shaky)}. Medians and paired ratios bear this, means and "

@@ -10,8 +10,8 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
-from kdcompress.errors import UsageError
-from kdcompress.task import Decisions, Matched, Metric, Outputs
+from kdcompress.errors import UsageError, some
+from kdcompress.task import Decisions, Matched, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Classification:
         return outputs[0].argmax(1).astype(np.int32)
 
     def score(self, outputs: Outputs, truth: np.ndarray) -> float:
-        return 100.0 * float((self.answers(outputs) == truth).mean())
+        return 100.0 * int((self.answers(outputs) == truth).sum()) / len(truth)  # 57 of 100 are 57, as a limit is
 
     def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
         return {"calibration error": calibration_error(outputs[0], truth)}
@@ -75,6 +75,29 @@ class Classification:
         count = len(labels)
         table: list[list[int]] = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1).tolist()
         return table
+
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """That there is one answer to all images, or that one answer to all would be right as often; and the labels
+        that are never answered right."""
+        images = of_each(truth, len(labels))
+        if np.count_nonzero(images) < 2:
+            return []
+        if (answers == answers[0]).all():
+            share = 100.0 * images[answers[0]] / len(truth)
+            found = [f"answers every image with '{labels[answers[0]]}', which is right for {share:.1f} % of them"]
+        else:
+            most, found = int(images.argmax()), []
+            right = of_each(truth[answers == truth], len(labels))
+            if right.sum() <= images[most]:
+                share = 100.0 * images[most] / len(truth)
+                found.append(f"is no better than always answering '{labels[most]}' ({share:.1f} %)")
+            theirs = None if parent is None else of_each(truth[parent == truth], len(labels))
+            if none := unanswered(labels, images, right, theirs):
+                found.append(f"is right for no image of {some(none)}")
+        known = [] if parent is None else self.warnings(parent, truth, labels)
+        return [line for line in found if line not in known]
 
     def labels_in(self, outputs: Outputs) -> int:
         return outputs[0].shape[1]

@@ -12,10 +12,11 @@ from kdcompress.artifact import Output
 from kdcompress.average_precision import average_precision
 from kdcompress.boxes import Detections, suppressed
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
-from kdcompress.errors import UsageError
+from kdcompress.data.truth import of_each
+from kdcompress.errors import UsageError, some
 from kdcompress.matching import f1, matched
 from kdcompress.optional import require
-from kdcompress.task import Matched, Metric, Outputs
+from kdcompress.task import Matched, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -95,6 +96,19 @@ class Detection:
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
         return None
 
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """That nothing is found in any image; and the labels that no box has, however unsure."""
+        given, objects = _given(answers, len(labels)), of_each(truth, len(labels))
+        if not given.any() and objects.any():
+            found = ["finds nothing in any image"]
+        else:
+            none = unanswered(labels, objects, given, None if parent is None else _given(parent, len(labels)))
+            found = [f"finds no object of {some(none)}"] if none else []
+        known = [] if parent is None else self.warnings(parent, truth, labels)
+        return [line for line in found if line not in known]
+
     def labels_in(self, outputs: Outputs) -> None:
         return None
 
@@ -172,6 +186,11 @@ def unpacked(answers: np.ndarray, least: float = 0.0) -> Iterator[Detections]:
 def _labels(truth: np.ndarray, answers: np.ndarray) -> int:
     """How many there are at least: those without an object do not count."""
     return 1 + int(max(truth[..., CLASS].max(initial=0), answers[..., CLASS].max(initial=0)))
+
+
+def _given(answers: np.ndarray, labels: int) -> np.ndarray:
+    """How many boxes have each label, int64 [labels]."""
+    return np.bincount(answers[answers[..., SCORE] > 0][:, CLASS].astype(np.int64), minlength=labels)
 
 
 def _labels_of(row: np.ndarray) -> list[int]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdcompress.artifact import Output
-from kdcompress.errors import UsageError
-from kdcompress.task import Decisions, Matched, Metric, Outputs
+from kdcompress.errors import UsageError, some
+from kdcompress.task import Decisions, Matched, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -79,6 +79,26 @@ class MultiLabel:
 
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
         return None
+
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """That all images get the same labels, or that they might as well be ranked alike; and the labels that no
+        image that has them gets."""
+        has, given, found = truth.astype(bool), answers > 0, list[str]()
+        if (has == has[0]).all():
+            return []
+        alike = self.score((np.zeros_like(answers),), truth)
+        if self.score((answers,), truth) <= alike:
+            found.append(f"is no better than ranking all images alike ({alike:.1f} %)")
+        if (given == given[0]).all():
+            found.append(f"gives the same labels to every image: {self.named(given[0], labels)}")
+        else:
+            theirs = None if parent is None else (has & (parent > 0)).sum(0)
+            if none := unanswered(labels, has.sum(0), (has & given).sum(0), theirs):
+                found.append(f"is right for no image of {some(none)}")
+        known = [] if parent is None else self.warnings(parent, truth, labels)
+        return [line for line in found if line not in known]
 
     def labels_in(self, outputs: Outputs) -> int:
         return outputs[0].shape[1]

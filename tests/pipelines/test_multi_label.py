@@ -69,6 +69,8 @@ def test_every_file_is_scored_by_its_figure(ran):
     ]
     assert document["confusion"] is None
     assert [each["label"] for each in document["by_label"]] == list(COLOURS)
+    int8 = np.mean([each["files"]["student-x86-vnni"] for each in document["by_label"]])
+    assert int8 == pytest.approx(rows["student-x86-vnni"]["score"])
 
 
 def test_its_report_speaks_of_that_figure_and_of_each_label(ran):
