@@ -106,8 +106,8 @@ def test_an_override_changes_one_place_of_an_anchor(tmp_path):
         ({"student": {"model": "vgg8", "pretrained": True, "weights": "a.pt"}}, "either `weights` or `pretrained`"),
         ({"student": {}}, "student: give either `model`, or `prune: teacher`"),
         ({"student": {"model": "vgg8", **PRUNED}}, "student: give either `model`, or `prune: teacher`"),
-        ({"student": PRUNED}, "`prune: teacher` comes after a `teacher`"),
-        ({"assistants": [PRUNED]}, "`prune: teacher` comes after a `teacher`"),
+        ({"student": PRUNED}, "`prune: teacher` needs a `teacher`"),
+        ({"assistants": [PRUNED]}, "`prune: teacher` needs a `teacher`"),
         ({"student": {"prune": "teacher"}}, "`prune` needs a `ratio`"),
         ({"student": {**PRUNED, "ratio": 0}}, "`prune` needs a `ratio`"),
         ({"student": {**PRUNED, "ratio": 1}}, "student.ratio: Input should be less than 1"),
@@ -214,5 +214,5 @@ def test_budgets_are_of_something_that_is_built():
 
 def test_an_option_without_a_space_after_its_colon():
     student = {"model": "resnet8", "options": {"img_size:32": None}}  # as YAML reads {img_size:32}
-    with pytest.raises(UsageError, match="a space goes after the colon"):
+    with pytest.raises(UsageError, match="put a space after the colon"):
         validate_recipe({"name": "x", "data": {"source": "mnist"}, "train": None, "student": student})
