@@ -74,7 +74,7 @@ def test_an_empty_document_and_empty_parts(document):
 def test_html_says_what_ships_first(document):
     said = text_of(document)
     top = said[: said.index("Artefacts")]
-    for fact in ("student x86-vnni", "92.05", "−1.36 points to the teacher's 93.41 %", "5.1 times faster",
+    for fact in ("student x86-vnni", "92.05", "−1.36 points against the teacher's 93.41 %", "5.1 times faster",
                  "25 times smaller", "98.1 kB", "77.8 k", "not met median latency"):  # fmt: skip
         assert fact in top, fact
 
