@@ -119,7 +119,7 @@ def test_what_is_no_name_is_said_so(name, folders):
 @pytest.mark.parametrize("name", ["load", "system", "hidden", "run", "again"])
 def test_what_is_taken_over_from_there_is_none_either(name, folders):
     (folders[0] / "kd_nets.py").write_text(NETS)
-    with pytest.raises(UsageError, match="is not taken by name"):
+    with pytest.raises(UsageError, match="Recipes may not name code of"):
         imported("model", f"kd_nets:{name}")
 
 

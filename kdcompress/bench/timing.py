@@ -89,9 +89,9 @@ def check(names: Sequence[str], images: np.ndarray, effort: str, scenario: str, 
     if scenario not in SCENARIOS:
         raise unknown_name("scenario", scenario, SCENARIOS)
     if len(set(names)) < len(names):
-        raise UsageError("Two subjects of a measurement have the same name.", got=", ".join(names))
+        raise UsageError("Two files of a measurement have the same name.", got=", ".join(names))
     if baseline is not None and baseline not in names:
-        raise unknown_name("subject", baseline, names)
+        raise unknown_name("file", baseline, names)
     if not len(images):
         raise UsageError("There are no images to measure with.")
 

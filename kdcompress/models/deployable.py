@@ -27,9 +27,9 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std) or min(std, default=0.0) <= 0:
             raise UsageError(
-                "The normalisation is not one.",
+                "The normalisation is not valid.",
                 got=f"mean {list(mean)}, std {list(std)}",
-                allowed="one mean and one positive std a channel",
+                allowed="one mean and one positive std per channel",
             )
         scale = 1 / torch.tensor(std, dtype=torch.float64)
         bias = -torch.tensor(mean, dtype=torch.float64) * scale
@@ -62,7 +62,7 @@ class Deployable(nn.Module):
             raise UsageError(
                 "The normalisation does not fit the input.",
                 got=f"{len(spec.mean)} means",
-                allowed=f"{spec.channels}, one a channel",
+                allowed=f"{spec.channels}, one per channel",
             )
         self.normalize = Normalize(spec.mean, spec.std)
         self.net = bare_inside(net)
@@ -82,9 +82,9 @@ class Deployable(nn.Module):
         logits = logits_of(self.net(resized(self.normalize(x), self.size)))
         if logits.shape[1] != self.spec.classes:
             raise UsageError(
-                "The network and the labels disagree.",
+                "The network does not give one logit per label.",
                 got=f"{logits.shape[1]} logits",
-                allowed=f"{self.spec.classes}, one a label",
+                allowed=f"{self.spec.classes}, one per label",
             )
         return logits.float()
 

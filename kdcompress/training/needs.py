@@ -25,7 +25,9 @@ def pairing(kinds: Mapping[str, type[Method]]) -> Pairing:
     wanted = {kind.needs.rows: name for name, kind in kinds.items() if kind.needs.rows != "single"}
     if len(wanted) > 1:
         listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
-        raise UsageError("These methods need batches that are paired differently.", got=listed)
+        raise UsageError(
+            "These methods cannot be combined: they need batches that are paired in different ways.", got=listed
+        )
     return next(iter(wanted), "single")
 
 
@@ -79,7 +81,7 @@ def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
     """Raises UsageError for methods that networks of this task cannot learn by."""
     if refused := [name for name, kind in kinds.items() if not task.takes(kind.needs.one_label)]:
         raise UsageError(
-            f"{', '.join(refused)} takes each image to be of one class, which is not so in this task.",
+            f"{', '.join(refused)} needs images of one class each, and in this task an image can have several.",
             where=f"task: {task.name}",
             allowed=", ".join(name for name in methods if task.takes(methods[name].needs.one_label)),
         )

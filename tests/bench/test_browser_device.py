@@ -774,7 +774,7 @@ def test_addresses():
     assert parse_address("webgpu,:80") == ("127.0.0.1", 80, "webgpu")
     assert parse_address("[::1]:80") == ("::1", 80, "wasm")
     for wrong in ("0.0.0.0:99999", "a b", "http://x", "user@host", ":port"):
-        with pytest.raises(UsageError, match="no address to serve the page on"):
+        with pytest.raises(UsageError, match="cannot be served on this address"):
             parse_address(wrong)
 
 

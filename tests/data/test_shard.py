@@ -76,7 +76,7 @@ def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(whole[: end // 2 // 512 * 512])
     assert "the last sample that is whole for certain is 001, number 2" in raises(tmp_path / "a.tar", "blocks of zeros")
     (tmp_path / "a.tar").write_bytes(whole + whole)
-    raises(tmp_path / "a.tar", "goes on after its end")
+    raises(tmp_path / "a.tar", "has more data after its end")
 
 
 def test_a_shard_that_is_cut_and_filled_with_zeros_is_refused(tmp_path):

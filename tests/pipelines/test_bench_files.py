@@ -99,7 +99,7 @@ def test_a_run_folder_is_measured_teacher_first_and_written_in_every_form(run_fo
     assert "teacher-fp32" in done.stdout and "baseline" in done.stdout and "faster" in done.stdout
     assert "not exposed" in done.stderr or "mJ" in done.stdout
     markdown, page = paths[1].read_text(), paths[3].read_text()
-    assert "| student-fp32 |" in markdown and "microseconds a query" in markdown
+    assert "| student-fp32 |" in markdown and "microseconds per query" in markdown
     assert document["machine"]["cpu"] in markdown
     assert "<svg" in page and "student-arm64" in page and "http" not in page.split("</style>")[1].split("<svg")[0]
     lines = {line["label"]: line for line in csv.DictReader(paths[2].open())}
@@ -202,13 +202,13 @@ REFUSED = {
         "different sizes",
     ),
     "an unknown device": (lambda t: [model(t / "a.onnx"), "--device", "locall"], "did you mean 'local'"),
-    "an address for local": (lambda t: [model(t / "a.onnx"), "--device", "local:x"], "no address"),
+    "an address for local": (lambda t: [model(t / "a.onnx"), "--device", "local:x"], "takes no address"),
     "an unknown scenario": (lambda t: [model(t / "a.onnx"), "--scenario", "server"], "'server'"),
     "an export that is no format": (lambda t: [model(t / "a.onnx"), "--export", "a.pdf"], "md, csv, json, html"),
     "an export into no folder": (lambda t: [model(t / "a.onnx"), "--export", t / "no/a.md"], "no such folder"),
     "a comparison with no measurement": (
         lambda t: ["--compare", text(t / "a.json", "{}"), t / "a.json"],
-        "is no measurement",
+        "not a measurement",
     ),
     "a comparison with a file that is not there": (lambda t: ["--compare", t / "a.json", t / "a.json"], "a.json"),
     "zero threads": (lambda t: [model(t / "a.onnx"), "--threads", 0], "threads"),
