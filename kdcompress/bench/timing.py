@@ -31,8 +31,8 @@ EFFORTS = {"rapid": (64, 6.0), "quick": (128, 10.0), "normal": (1024, 60.0)}
 SCENARIOS = {
     "single-stream": "the next query of one image after the previous one returned",
     "multi-stream": "the next query of 8 images after the previous one returned",
-    "offline": "images a second, in queries of as many images as give the most",
-    "cold-start": "each query in a process of its own: load the runtime and the file, then the first answer",
+    "offline": "images per second, in queries of the size that gives the most",
+    "cold-start": "each query in a new process: load the runtime and the file, then answer once",
 }
 MULTI_STREAM = 8  # images a query, as MLPerf has it
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)  # that offline tries

@@ -292,4 +292,4 @@ def test_keys_of_networks_by_name_have_no_code_in_them(place):
 def test_an_average_that_cannot_warm_up_is_told_before_the_training(place, capsys):
     console.say_once.cache_clear()
     compression(place, train={"epochs": 2, "batch_size": 8, "ema": 0.9999}).check(ships=False)
-    assert "train.ema=0.9999 is reached after 1,000,000 steps; of 4 the last" in capsys.readouterr().err
+    assert "train.ema=0.9999 is reached after 1,000,000 iterations; of 4 the last" in capsys.readouterr().err
