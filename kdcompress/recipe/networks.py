@@ -142,8 +142,8 @@ class Student(Network):
     )
     ranking: Literal["layer", "global"] = Field(
         "layer",
-        description="layer: each layer loses the same share of its channels. global: all layers together "
-        "lose it, some more than others.",
+        description="How `ratio` is shared. layer: each layer loses the same share. global: some layers "
+        "lose more than others.",
     )
     round_to: int | None = Field(
         None,

@@ -409,7 +409,7 @@ def test_a_browser_that_dies(serve, artifacts, chromium, monkeypatch):
             process.kill()
     run.ended()
     assert isinstance(run.error, KDCompressError) and run.error.exit_code == 1
-    assert "has not been heard of for 3 s; what it measured is lost" in str(run.error)
+    assert "has sent nothing for 3 s. What it measured is lost" in str(run.error)
 
 
 def test_ctrl_c_leaves_nothing_running(artifacts, page):

@@ -174,7 +174,7 @@ def test_two_sessions_are_compared_with_an_exit_code(tmp_path):
     slower = CliRunner().invoke(main, ["bench", "--compare", str(old), str(new)])
     said = slower.stderr.split("Slower than before, by more than noise: ")[1]
     assert slower.exit_code == 1 and said.startswith("student.onnx.")
-    assert "relative" in slower.stdout and "student.onnx is another file" in slower.stderr
+    assert "relative" in slower.stdout and "student.onnx is not the same file" in slower.stderr
     told = CliRunner().invoke(main, ["bench", "--compare", str(new), str(old), "--json"])
     found = json.loads(told.stdout)
     assert found["rows"][1]["verdict"] == "faster" and found["regressions"] == [] and told.exit_code == 0
@@ -192,7 +192,7 @@ REFUSED = {
     "a folder that is no run": (lambda t: [t], "does not say what its input is"),
     "a run that made nothing yet": (lambda t: [(t / "steps").mkdir() or t], "no artefact yet"),
     "a damaged report": (lambda t: [text(t / "report.json", "{").parent], "not valid JSON"),
-    "a record that is none": (lambda t: [text(t / "a.onnx.json", "[]") and model(t / "a.onnx")], "no record"),
+    "a record that is none": (lambda t: [text(t / "a.onnx.json", "[]") and model(t / "a.onnx")], "not the record"),
     "a file that is not the one recorded": (
         lambda t: [model(recorded(t / "a.onnx").path, 9)],
         "not the one that was recorded",

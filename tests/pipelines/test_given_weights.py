@@ -96,7 +96,7 @@ def test_a_network_of_plain_pixels_is_exported_as_such(place, monkeypatch):
     folder = place / "runs/export-my-student-best-e"
     assert graph.metadata(graph.load(folder / row["file"]))["normalisation"] == "as given"
     shown = CliRunner().invoke(main, ["report", str(folder)]).stdout
-    said = "Normalisation inside the files: none, its network takes pixels of 0..255 as they are (as given)."
+    said = "Normalisation inside the files: none; the network takes pixels of 0..255 as they are (as given)."
     assert said in " ".join(shown.split()) and said in (folder / "report.md").read_text()
 
     # its bundle: names that a report from elsewhere has stay below the folder, and classes are matched by name
@@ -148,7 +148,7 @@ def test_one_number_counts_for_every_channel():
         (("--mean", "123.7", "--std", "58.4"), "divide them by 255 (mean 0.4851, std 0.229)"),
         (("--mean", "0", "--std", "255"), "0 and 1 stand for pixels of 0..1"),
         (("--mean", "a,b", "--std", "1"), "student.mean.0: Input should be a valid number"),
-        (("--mean", "0.1,0.2", "--std", "1,1"), "1 numbers, one a channel"),
+        (("--mean", "0.1,0.2", "--std", "1,1"), "1 numbers, one per channel"),
     ],
 )
 def test_a_normalisation_that_is_none_is_refused_before_anything_runs(place, options, said):

@@ -68,7 +68,7 @@ def test_a_file_that_answers_otherwise_on_the_device_does_not_ship():
     there = row("a", 1.0)
     there.device_parity = {"passed": False, "why": "logits differ by 3.1"}
     judge(there, max_drop=1.0)
-    assert there.status == "failed" and there.why.endswith("otherwise than here: logits differ by 3.1")
+    assert there.status == "failed" and there.why.endswith("differ from those here: logits differ by 3.1")
 
 
 @pytest.mark.parametrize(("targets", "count"), [(["x86-vnni"], 1), (["auto"], 0)])
