@@ -106,7 +106,7 @@ def _check_teachers(networks: Networks) -> None:
     if "teacher-2" in networks.parts and not any(kind.needs.several for kind in networks.parts["student"].kinds):
         asked, where = " and ".join(recipe.method), "co_teachers" if recipe.co_teachers else "ensemble"
         several = [name for name in methods if methods[name].needs.several]
-        fit = [name for name in several if networks.task.takes(methods[name].needs.one_label)]
+        fit = [name for name in several if networks.task.takes(methods[name].needs)]
         hint = f"method: {' or '.join(fit)}, or leave {where} out" if fit else f"leave {where} out"
         raise UsageError(f"{asked} learns from one teacher only.", where=where, hint=hint)
 

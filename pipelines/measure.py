@@ -50,8 +50,9 @@ def load_images(source: str, root: Path | None, size: int | None, split: str | N
     """The images of a data set by name, through the recipe's own validation, in the size that the file takes."""
     given = {"source": source, "root": root, "size": size}
     data = validate_recipe({"name": "measure", "data": given, "student": {"model": "resnet8"}}).data
-    if size is None and getattr(sources[source], "resizes", False) and spec.height == spec.width:
-        data = data.model_copy(update={"size": spec.height})
+    if size is None and getattr(sources[source], "resizes", False):
+        own = spec.height if spec.height == spec.width else (spec.height, spec.width)
+        data = data.model_copy(update={"size": own})
     return load_scored(data, split)
 
 
@@ -96,10 +97,10 @@ def evaluate_files(
         begun, task = time.monotonic(), tasks[artifact.input.task]
         truth = np.concatenate([part.truth for part in found.parts])
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
-            outputs = joined([infer_all(runner, images, artifact.input) for images in parts])
+            outputs = joined([infer_all(runner, images, artifact.input, keep=task.kept) for images in parts])
             details = runner.details()
-        if outputs[0].shape[1] != len(numbers):
-            got, allowed = f"{outputs[0].shape[1]} logits", f"{len(numbers)}, one a label"
+        if (count := task.labels_in(outputs)) not in (None, len(numbers)):
+            got, allowed = f"{count} logits", f"{len(numbers)}, one per label"
             raise KDCompressError(
                 "The labels of the data are not those of the model.", where=artifact.path, got=got, allowed=allowed
             )

@@ -41,7 +41,7 @@ class ImageLabels:
         return Found(str(table.parent), True)
 
     def read(self, data: Data) -> Raw:
-        return read_listed(self.listed(data), data.size)
+        return read_listed(self.listed(data), data.size, data.fit)
 
     def listed(self, data: Data) -> Listed:
         """Raises UsageError for a table that is not as it should be."""

@@ -59,7 +59,7 @@ class WebDataset:
                 raise UsageError(f"The {split} shards hold no images with a class.", where=root)
         count = 1 + max(int(numbers.max()) for numbers in classes.values())
         labels = class_names(count, len(files), every[0].parents[:2])
-        images = read_images(files, data.size, base)
+        images = read_images(files, data.size, base, data.fit or "crop")
         found, start = {}, 0
         for split, numbers in classes.items():
             found[split] = Split(chosen(images, slice(start, start + len(numbers))), numbers)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import evaluating
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped, Taps, averages
 
 

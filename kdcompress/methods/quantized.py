@@ -21,7 +21,7 @@ from kdcompress.distributed import reduced
 from kdcompress.methods import methods
 from kdcompress.methods.fields import label_weight, loss_weight, softening
 from kdcompress.methods.kd import KD
-from kdcompress.models.build import evaluating
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped
 
 FLAT = 1e-6  # a batch norm's factor that says nothing of the weight

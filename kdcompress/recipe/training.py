@@ -9,6 +9,23 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from kdcompress.recipe.section import Name, Section, Seed
 
+SIDES = 8, 2048  # the least and the most that an image may have, pixels
+
+
+def _sides(value: Any) -> Any:
+    """One side or two; one error for what is neither, where a union would have one for each."""
+    two = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_side, value))
+    if value is None or two or _side(value):
+        return tuple(value) if two else value
+    raise ValueError("a number of {} to {} pixels, or [height, width]".format(*SIDES))
+
+
+def _side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and SIDES[0] <= value <= SIDES[1]
+
+
+Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
+
 
 class Augment(Section):
     """Random changes of the training images. Each combination of them is one view of an image."""
@@ -25,14 +42,32 @@ class Augment(Section):
         description="Number of different views of each image. They are drawn once and stay the same. 0: "
         "all that there are.",
     )
+    scale: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Zoom about a random place. 0.25 makes the image 0.75 to 1.25 times as large. 0: no zoom.",
+    )
+    colour: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Random brightness, contrast and saturation. 0.2 makes each 0.8 to 1.2 times as "
+        "strong. 0: unchanged.",
+    )
+
+    def deciding(self) -> dict[str, Any]:
+        """All that the views depend on, as JSON; what is off is not named, as before there was such a thing."""
+        own = {"scale", "colour"}
+        return self.model_dump(mode="json", exclude={name for name in own if not getattr(self, name)})
 
 
 class Data(Section):
     """The images, and how they are split."""
 
     source: Name = Field(
-        description="Name of the data: fashion-mnist, mnist, cifar10, cifar100, image-folder, "
-        "image-labels or webdataset."
+        description="Name of the data: fashion-mnist, mnist, cifar10, cifar100, image-folder, image-labels or "
+        "webdataset; with boxes: coco, yolo, voc or fashion-mnist-scenes."
     )
     root: Path | None = Field(
         None, description="Folder where the files are, or are downloaded to. Shards can be written as {00..15}.tar."
@@ -59,12 +94,15 @@ class Data(Section):
         description="For `pate`: share of the training images that are public. The student learns from "
         "these, the teachers from parts of the rest.",
     )
-    size: int | None = Field(
+    size: Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_sides)] = Field(
         None,
-        ge=8,
-        le=1024,
-        description="Resize each image to a square of this side, in pixels. For image-folder, "
-        "image-labels and webdataset.",
+        description="Resize each image to a square of this side, or to [height, width], in pixels. For sources of "
+        "files, and scenes.",
+    )
+    fit: Literal["letterbox", "squash"] | None = Field(
+        None,
+        description="How images of another shape get the size. letterbox: with grey bars. squash: stretched. null: "
+        "letterbox where there are boxes, else the middle is cut out.",
     )
     split_seed: Seed = Field(0, description="Seed of the choice of validation and test images.")
     augment: Augment = Field(Augment(), description="Random changes of each training image: its views.")
@@ -73,6 +111,12 @@ class Data(Section):
     def each_image_for_itself(self) -> Data:
         if self.public is not None and self.train_images is not None:
             raise ValueError("`train_images` and `public` cannot be used together: leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def fit_of_a_size(self) -> Data:
+        if self.fit is not None and self.size is None:
+            raise ValueError("`fit` says how images get the `size`: give that too")
         return self
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError
-from kdcompress.task import Decisions, Metric, Outputs
+from kdcompress.task import Decisions, Matched, Metric, Outputs
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kdcompress.task import Needs
 
 
 class Classification:
@@ -25,8 +27,10 @@ class Classification:
     metric = Metric("accuracy", "acc")
     purpose = "classification"
     answer = "the largest"
+    refusal = ""
+    int8_agreement = 0.95
 
-    def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
+    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]] = ()) -> tuple[Output, ...]:
         return (Output.logits(len(labels)),)
 
     def check(self, truth: np.ndarray, source: str) -> None:
@@ -38,7 +42,15 @@ class Classification:
         logits = outputs[0].reshape(len(outputs[0]), -1)  # of a file from elsewhere: the first there is
         ranked = np.sort(logits, axis=1)
         margin = ranked[:, -1] - ranked[:, -2] if logits.shape[1] > 1 else np.full(len(logits), np.inf)
-        return Decisions(logits.argmax(1), margin, "same arg max on {share} of the images")
+        return Decisions(logits.argmax(1), margin)
+
+    def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
+        what = "same arg max on {share} of the images"
+        slack = relative * (float(np.abs(expected[0]).max()) or 1.0)
+        return self.decisions(expected).matched(self.decisions(got), slack, what)
+
+    def kept(self, outputs: Outputs) -> Outputs:
+        return outputs
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0].argmax(1).astype(np.int32)
@@ -64,6 +76,9 @@ class Classification:
         table: list[list[int]] = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1).tolist()
         return table
 
+    def labels_in(self, outputs: Outputs) -> int:
+        return outputs[0].shape[1]
+
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
@@ -81,16 +96,16 @@ class Classification:
         share = score / 100
         return 196 * math.sqrt(2 * share * (1 - share) / images)
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
-        """Cross-entropy."""
+    def loss(self, answer: Tensor, y: Tensor, smoothing: float) -> Tensor:
+        """Cross-entropy, averaged over the images."""
         import torch.nn.functional as F
 
-        return F.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+        return F.cross_entropy(answer[: len(y)].float(), y, label_smoothing=smoothing)
 
     def rows(self, logits: Tensor) -> Tensor:
         return logits
 
-    def takes(self, one_label: bool) -> bool:
+    def takes(self, needs: Needs) -> bool:
         return True
 
 

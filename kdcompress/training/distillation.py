@@ -96,8 +96,9 @@ class Distillation(nn.Module):
         losses = distillation(x, y)                 # the weighted terms; backward on their sum
         student = distillation.deployable()
 
-    ``student``, ``teacher`` (one or a list) and ``peers`` are any modules that give logits, or ``Member``s where they
-    normalise or resize the batch differently. ``method`` is a name, a mapping of names to options or a list of both;
+    ``student``, ``teacher`` (one or a list) and ``peers`` are any modules that give logits (or a ``Dense`` answer), or
+    ``Member``s where they normalise or resize the batch differently. ``method`` is a name, a mapping of names to
+    options or a list of both;
     ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each);
     ``task`` what the networks are for (``kdcompress.tasks``).
 
@@ -283,7 +284,7 @@ class Distillation(nn.Module):
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
         if not len(y):  # images that were made have no labels
             return taps.logits.sum() * 0.0
-        return self.task.loss(taps.logits[: len(y)], y, self.label_smoothing)
+        return self.task.loss(taps.answer, y, self.label_smoothing)
 
     def auxiliary(self) -> dict[str, Method]:
         return {name: method for name, method in self.methods.items() if isinstance(method, Method)}

@@ -79,11 +79,11 @@ def check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], pe
 
 def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
     """Raises UsageError for methods that networks of this task cannot learn by."""
-    if refused := [name for name, kind in kinds.items() if not task.takes(kind.needs.one_label)]:
+    if refused := [name for name, kind in kinds.items() if not task.takes(kind.needs)]:
         raise UsageError(
-            f"{', '.join(refused)} needs images of one class each, and in this task an image can have several.",
+            f"{', '.join(refused)} cannot teach this task: {task.refusal}.",
             where=f"task: {task.name}",
-            allowed=", ".join(name for name in methods if task.takes(methods[name].needs.one_label)),
+            allowed=", ".join(name for name in methods if task.takes(methods[name].needs)),
         )
 
 

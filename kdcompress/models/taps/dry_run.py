@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import evaluating
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps.maps import MapShape, first_tensor, map_shape
 from kdcompress.models.taps.table import Call
 
