@@ -98,7 +98,7 @@ class Networks:
                     "The normalisation does not fit the images.",
                     where=role,
                     got=f"mean {list(mean)}, std {list(std)}",
-                    allowed=f"{channels} numbers, one a channel, or one for all",
+                    allowed=f"{channels} numbers, one per channel, or one for all",
                 )
             return mean, std, "as given"
         said = facts_of(network.weights) if network.weights else {}
@@ -171,7 +171,7 @@ class Networks:
             if self.parts[role].train is None:
                 raise
             return say_once(
-                f"{role}: {network.weights} were trained on other classes: they are a start alone", "yellow"
+                f"{role}: {network.weights} were trained on other classes: the training only starts from them", "yellow"
             )
         if matched.reordered:
             reorder_classes(net, np.argsort(matched.numbers).tolist(), self.input(role, net, network))

@@ -35,7 +35,7 @@ def verify(folder: Path, signers: Path | None = None, run: bool = True, timeout_
     """
     if not (folder / SUMS).is_file():
         hint = "`tar xzf` it first" if folder.is_file() else "give the folder that `kdcompress bundle` wrote"
-        raise UsageError("This is no bundle.", where=folder, hint=hint)
+        raise UsageError("This is not a bundle.", where=folder, hint=hint)
     said = []
     if signers:
         said.append(f"signed by {signing.signer(folder / SUMS, signers)}")
@@ -116,7 +116,10 @@ def _self_check(folder: Path, timeout_s: float) -> str:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             raise KDCompressError(
-                "The self-check does not end.", where=folder, got=f"{timeout_s:g} s", hint="--timeout gives it longer"
+                "The self-check did not end in time.",
+                where=folder,
+                got=f"{timeout_s:g} s",
+                hint="--timeout gives it longer",
             ) from error
         finally:
             _end(process)

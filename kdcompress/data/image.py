@@ -59,7 +59,7 @@ def opened(file: IO[bytes]) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:  # where Pillow's limit was lifted
         raise ValueError(TOO_LARGE)
     if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode}, where 8 bits a channel are needed")
+        raise ValueError(f"mode {image.mode}; 8 bits per channel are needed")
     return image
 
 

@@ -101,7 +101,7 @@ class Stored:
 
     def _mend(self, row: int) -> np.ndarray:
         if not self.mended:
-            say(f"images: {self.path} is damaged, what is wrong is decoded again", style="yellow")
+            say(f"images: {self.path} is damaged; the damaged images are decoded again", style="yellow")
         self.mended.add(row)
         try:
             if self.again is None:
@@ -112,10 +112,10 @@ class Stored:
         except Exception as error:  # decoders raise many kinds
             self.path.unlink(missing_ok=True)
             raise KDCompressError(
-                "A kept image was damaged, and cannot be decoded as it was.",
+                "A kept image is damaged, and it cannot be decoded again.",
                 where=self.path,
                 got=f"image {row}: {error}",
-                hint="the same command again decodes all of them; a training goes on from where it was",
+                hint="run the same command again: it decodes all images, and a training goes on from where it was",
             ) from error
         offset = len(self.memory) - tail_of(len(self.sums)) - (len(self.sums) - row) * pixels.nbytes
         with suppress(OSError), os.fdopen(open_private(self.path, os.O_WRONLY), "wb", buffering=0) as file:

@@ -62,10 +62,10 @@ class Loader:
         self.batch_size = min(batch_size, len(split))
         if batch_size % world or self.batch_size < world:
             raise UsageError(
-                "The batch cannot be shared by all processes.",
+                "The batch cannot be split evenly over the processes.",
                 where="train.batch_size",
                 got=f"{batch_size}, {len(split)} images",
-                allowed=f"a multiple of {world} processes, and that many images",
+                allowed=f"a multiple of {world} (the processes), and not more than the images",
             )
         self.device = torch.device(device)
         self.resident = split.images.nbytes <= memory_limit

@@ -44,5 +44,5 @@ def replaced(truth: np.ndarray, away: np.ndarray, classes: int) -> np.ndarray:
     """Class numbers moved on by ``away`` int64 [N], around the ``classes``. Raises UsageError for sets of labels and
     for objects."""
     if truth.ndim > 1:
-        raise UsageError("Wrong labels are drawn for images that have one each.", where="data.label_noise", allowed=0)
+        raise UsageError("Label noise needs images with one label each.", where="data.label_noise", allowed=0)
     return (truth + away) % classes

@@ -15,6 +15,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import adapter, same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Stage, Taps, TapShapes
 
 
@@ -37,11 +38,17 @@ def places(stage: Stage) -> int:
 
 @methods.register("cwd")
 class CWD(Method):
-    """Each channel of the student's stages is active where the teacher's is, as a distribution over the places."""
+    """Each channel of the student's stages learns where the teacher's is active, as a distribution over the places."""
 
     class Options(MethodOptions):
-        weight: float = Field(10.0, ge=0, description="of the sum over stages; the public code's for a detector")
-        temperature: float = Field(1.0, ge=0.01, le=1000, description="1 to 4 in the paper")
+        weight: float = stages_weight(10.0, "The public code uses 10 for a detector.")
+        temperature: float = Field(
+            1.0,
+            ge=0.01,
+            le=1000,
+            description="Temperature: the maps are divided by it before the softmax over their places. The "
+            "paper uses 1 to 4.",
+        )
 
     family = "feature"
     paper = "arXiv:2011.13256"

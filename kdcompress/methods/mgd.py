@@ -19,6 +19,7 @@ from kdcompress.distributed import own_rows
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import adapter, same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -40,13 +41,22 @@ def generator(channels: int, mid: int) -> nn.Sequential:
 
 @methods.register("mgd")
 class MGD(Method):
-    """Of a part of the student's map a small block makes the teacher's whole one, at each stage."""
+    """At each stage a small block learns to make the teacher's whole map from a part of the student's map."""
 
     class Options(MethodOptions):
-        weight: float = Field(20.0, ge=0, description="of the sum over stages")
-        masked: float = Field(0.65, ge=0, lt=1, description="the share that is masked; 0.45 for two-stage detectors")
-        mask: Literal["places", "channels"] = "places"
-        max_mid_channels: int = Field(512, ge=1, le=65_536)
+        weight: float = stages_weight(20.0)
+        masked: float = Field(
+            0.65,
+            ge=0,
+            lt=1,
+            description="Share of the student's map that is masked. 0.45 is for two-stage detectors.",
+        )
+        mask: Literal["places", "channels"] = Field(
+            "places", description="What is masked: places of the map, or whole channels."
+        )
+        max_mid_channels: int = Field(
+            512, ge=1, le=65_536, description="Channels inside the generating block, at most."
+        )
 
     family = "feature"
     paper = "arXiv:2205.01529"

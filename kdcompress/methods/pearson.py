@@ -9,13 +9,13 @@ unequal sizes are average-pooled.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import adapter, same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -44,10 +44,10 @@ def pearson_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("pearson")
 class Pearson(Method):
-    """Each channel of the student's stages goes up and down with the teacher's, whatever its scale."""
+    """Each channel of the student's stages learns to rise and fall with the teacher's, at any scale."""
 
     class Options(MethodOptions):
-        weight: float = Field(6.0, ge=0, description="of the sum over stages; 6 for each in the public code, too")
+        weight: float = stages_weight(6.0, "The public code uses 6 for each stage, too.")
 
     family = "feature"
     paper = "arXiv:2207.02039"

@@ -168,7 +168,7 @@ def _from_callable(name: str, classes: int, channels: int, options: dict[str, An
         raise UsageError(
             "The callable gave a network that it gave before.",
             where=name,
-            allowed="a new one at each call: a teacher and a student, and a training and its resumption, are apart",
+            allowed="a new network at each call, so that teacher and student never share one",
             hint="take functools.cache or the like off it",
         )
     _given.add(model)

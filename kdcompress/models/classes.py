@@ -32,7 +32,7 @@ def reorder_classes(net: nn.Module, order: Sequence[int], x: Tensor) -> None:
             for parameter, old in zip(parameters, kept, strict=True):
                 parameter.copy_(old)
     raise UsageError(
-        "The classes of these weights are in another order than the data's, and no layer's rows are the classes.",
+        "The weights have the classes in another order than the data, and no layer has one row per class to reorder.",
         hint="name the data's classes so that they come in the order of the weights'",
     )
 

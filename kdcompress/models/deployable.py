@@ -27,9 +27,9 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std) or min(std, default=0.0) <= 0:
             raise UsageError(
-                "The normalisation is not one.",
+                "The normalisation is not valid.",
                 got=f"mean {list(mean)}, std {list(std)}",
-                allowed="one mean and one positive std a channel",
+                allowed="one mean and one positive std per channel",
             )
         scale = 1 / torch.tensor(std, dtype=torch.float64)
         bias = -torch.tensor(mean, dtype=torch.float64) * scale
@@ -62,7 +62,7 @@ class Deployable(nn.Module):
             raise UsageError(
                 "The normalisation does not fit the input.",
                 got=f"{len(spec.mean)} means",
-                allowed=f"{spec.channels}, one a channel",
+                allowed=f"{spec.channels}, one per channel",
             )
         self.normalize = Normalize(spec.mean, spec.std)
         self.net = bare_inside(net)
@@ -83,7 +83,7 @@ class Deployable(nn.Module):
         shapes = [tuple(output.shape[1:]) for output in outputs]
         if shapes != [output.shape for output in self.spec.outputs]:
             raise UsageError(
-                "The network and the labels disagree.",
+                "The network's outputs do not fit the labels.",
                 got=", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes),
                 allowed=", ".join(f"{out.name} [N, {', '.join(map(str, out.shape))}]" for out in self.spec.outputs),
             )

@@ -35,7 +35,7 @@ def merged(net: nn.Module, example: Tensor) -> nn.Module:
         say(f"{kept}: {type(problem).__name__}: {problem}")
         return net
     if not error <= TOLERANCE:
-        say(f"{kept}: the outputs would differ by {error:.1g} of the largest.")
+        say(f"{kept}: the outputs would change by {error:.1g} of the largest one.")
         return net
     return ships
 

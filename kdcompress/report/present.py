@@ -21,11 +21,11 @@ COLUMNS = {
 }
 NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
 _NOTES = (
-    "Behind a precision: the convolutions and matrix products of the file as built, where not all of them have it. "
-    "{metric} is on the whole test split, by the file itself in its own runtime; drop is in points, to the fp32 ONNX "
-    "it was made from, and below 0 where points were gained; agreement is the share of answers that are those of the "
-    "teacher's fp32 ONNX. Latency is of single queries; its comparison to fp32 is paired by round and has a 95 % "
-    "interval."
+    "Precision: the brackets count the convolutions and matrix products by type, where not all have the named one. "
+    "{metric}: of the file itself, in its own runtime, on the whole test split. Drop: points that the file loses to "
+    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: share of the test images that get the same answer "
+    "from the teacher's fp32 ONNX file. Latency: time of a single query. Against fp32: both files are timed in turns, and the "
+    "brackets hold a 95 % interval."
 )
 GATE_UNITS = {
     "teacher": ("teacher's {metric}", "at least", " %"),
@@ -113,7 +113,7 @@ def speed(ratio: Mapping[str, Any] | None) -> str:
 def column_notes(document: Mapping[str, Any]) -> str:
     """What the columns mean, and how many images a query was of where that is not one."""
     batches = sorted({(row.get("latency") or {}).get("batch") or 1 for row in document.get("rows") or []} - {1})
-    fixed_batch = f" Queries of a fixed batch have {', '.join(map(str, batches))} images." if batches else ""
+    fixed_batch = f" A query of a file with a fixed batch has {', '.join(map(str, batches))} images." if batches else ""
     return " ".join(
         [_NOTES.format(metric=metric(document)["name"].capitalize()) + fixed_batch, *timed_elsewhere(document)]
     )
@@ -231,10 +231,10 @@ def normalisation(document: Mapping[str, Any]) -> list[str]:
         return []
     mean, std = known["mean"], known["std"]
     if not any(mean) and len(set(std)) == 1 and std[0] in (1, 1 / 255):
-        does = "none, its network takes pixels of " + ("0..1" if std[0] == 1 else "0..255 as they are")
+        does = "none; the network takes pixels of " + ("0..1" if std[0] == 1 else "0..255 as they are")
     else:
         shown = [", ".join(map(significant, values)) for values in (mean, std)]
-        does = f"mean {shown[0]} and std {shown[1]} of pixels in 0..1"
+        does = f"mean {shown[0]} and std {shown[1]}, for pixels in 0..1"
     return [f"Normalisation inside the files: {does} ({known['from']})."]
 
 
@@ -245,7 +245,7 @@ def lead(document: Mapping[str, Any]) -> list[str]:
         return []
     first, second, low, high = margin["first"], margin["second"], margin["low"], margin["high"]
     if margin["verdict"] != "slower":
-        return [f"No difference in latency shown between {first} and {second}: choose by size or by runtime."]
+        return [f"{first} and {second} show no difference in latency: choose by size or by runtime."]
     return [f"{first} is {times(margin['median'])} times faster ({times(low)}–{times(high)}) than the next, {second}."]
 
 
@@ -274,7 +274,7 @@ def tournament(document: Mapping[str, Any]) -> list[str]:
     entered, last = rounds[0]["entries"], sorted(rounds[-1]["entries"], key=lambda e: -(e.get("score") or 0))
     first, *others = (f"{entry['name']} ({fixed(entry.get('score'))} %)" for entry in last)
     after = f" after {count(rounds[-1]['images'])} images" if rounds[-1].get("images") else ""
-    line = f"{first} won the tournament of {len(entered)} candidates, by validation images{after}"
+    line = f"{first} won the tournament of {len(entered)} candidates, judged on validation images{after}"
     line += f"; then {', '.join(others)}" if others else ""
     scores = [entry["score"] for entry in last if entry.get("score") is not None]
     even = len(scores) > 1 and scores[0] - scores[1] < (rounds[-1].get("noise") or 0.0)

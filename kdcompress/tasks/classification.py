@@ -35,8 +35,8 @@ class Classification:
 
     def check(self, truth: np.ndarray, source: str) -> None:
         if truth.ndim != 1:
-            got, hint = "sets of labels", "task: multi-label, or a source with one label an image"
-            raise UsageError("A classifier learns one label an image.", where=source, got=got, hint=hint)
+            got, hint = "sets of labels", "task: multi-label, or a source with one label per image"
+            raise UsageError("A classifier learns one label per image.", where=source, got=got, hint=hint)
 
     def decisions(self, outputs: Outputs) -> Decisions:
         logits = outputs[0].reshape(len(outputs[0]), -1)  # of a file from elsewhere: the first there is

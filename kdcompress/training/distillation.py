@@ -159,7 +159,7 @@ class Distillation(nn.Module):
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
         if len(self.attached) > 1:
             changing = ", ".join(name for name, kind in kinds.items() if kind in self.attached)
-            raise UsageError("Only one method may put modules into the student.", got=changing)
+            raise UsageError("These methods cannot be combined: each one changes the student's modules.", got=changing)
         first = self.teachers[0].tapped if self.teachers else None
         attached = {name: kind.attach(options[name], self.student.tapped, first) for name, kind in kinds.items()}
         if self.attached:  # the network has changed

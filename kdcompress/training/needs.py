@@ -25,7 +25,9 @@ def pairing(kinds: Mapping[str, type[Method]]) -> Pairing:
     wanted = {kind.needs.rows: name for name, kind in kinds.items() if kind.needs.rows != "single"}
     if len(wanted) > 1:
         listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
-        raise UsageError("These methods need batches that are paired differently.", got=listed)
+        raise UsageError(
+            "These methods cannot be combined: they need batches that are paired in different ways.", got=listed
+        )
     return next(iter(wanted), "single")
 
 

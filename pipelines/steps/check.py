@@ -91,7 +91,7 @@ class CheckStep(Step):
             return
         got = {key: value for key, value in vars(artifact.input).items() if value != getattr(wanted, key)}
         raise KDCompressError(
-            "The artefact's record says another input or other labels than the network has.",
+            "The artefact's record does not match the network: its input or its labels differ.",
             where=artifact.path,
             got=got,
             allowed={key: getattr(wanted, key) for key in got},

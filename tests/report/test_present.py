@@ -118,7 +118,7 @@ def test_without_latency_the_smallest_ships(document):
 def test_column_notes_say_a_batch_that_is_not_one(document):
     assert "batch" not in present.column_notes(document)
     document["rows"][1]["latency"]["batch"] = 8
-    assert present.column_notes(document).endswith("Queries of a fixed batch have 8 images.")
+    assert present.column_notes(document).endswith("A query of a file with a fixed batch has 8 images.")
 
 
 def test_gates(document):

@@ -137,7 +137,7 @@ def watched(model: nn.Module, example: Tensor) -> DryRun:
     scripted = [path for path, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
     if scripted:
         raise UsageError(
-            f"{type(model).__name__} holds TorchScript, inside which nothing can be looked at.",
+            f"{type(model).__name__} holds TorchScript, which cannot be looked into.",
             got=scripted[0] or "the whole network",
             hint="give the network itself, as it was before torch.jit",
         )
