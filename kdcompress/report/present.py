@@ -23,9 +23,9 @@ NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
 _NOTES = (
     "Precision: the brackets count the convolutions and matrix products by type, where not all have the named one. "
     "{metric}: of the file itself, in its own runtime, on the whole test split. Drop: points that the file loses to "
-    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: share of the test images that get the same answer "
-    "from the teacher's fp32 ONNX file. Latency: time of a single query. Against fp32: both files are timed in turns, and the "
-    "brackets hold a 95 % interval."
+    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: share of the test images that get the same "
+    "answer from the teacher's fp32 ONNX file. Latency: time of a single query. Against fp32: both files are timed in "
+    "turns, and the brackets hold a 95 % interval."
 )
 GATE_UNITS = {
     "teacher": ("teacher's {metric}", "at least", " %"),

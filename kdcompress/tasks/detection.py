@@ -109,27 +109,6 @@ class Detection:
         known = [] if parent is None else self.warnings(parent, truth, labels)
         return [line for line in found if line not in known]
 
-    def warnings(
-        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
-    ) -> list[str]:
-        """That there is no object that a network is sure of; and the labels of which it finds none."""
-        if not (truth[..., KIND] == OBJECT).any():
-            return []
-        if not (answers[..., SCORE] >= SURE).any():
-            found = [f"finds no object with a score of {SURE} or more"]
-        else:
-            objects, right = self._found(answers, truth, labels)
-            theirs = None if parent is None else self._found(parent, truth, labels)[1]
-            none = unanswered(labels, objects, right, theirs)
-            found = [f"finds no object of {some(none)}"] if none else []
-        known = [] if parent is None else self.warnings(parent, truth, labels)
-        return [line for line in found if line not in known]
-
-    def _found(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """For each label how many objects there are, and 0 where none of them is found."""
-        rows = self.by_label(answers, truth, labels)
-        return np.array([row["n"] for row in rows]), np.array([int(bool(row["score"])) for row in rows])
-
     def labels_in(self, outputs: Outputs) -> None:
         return None
 
