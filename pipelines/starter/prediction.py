@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from kdcompress.bench.timing import EFFORTS
 from kdcompress.pipelines.starter.speed import Speed
@@ -91,16 +92,25 @@ def predict(
 
 
 def fitting(amounts: Amounts, speeds: Mapping[str, Speed], seconds: float, most: float) -> tuple[float, float]:
-    """Epochs of teacher and student whose trainings take about so many seconds, the student's ``most`` at most; a step
-    at least, however little time there is."""
-    low, high = 0.0, most
-    for _ in range(30):
-        middle = (low + high) / 2
-        took = amounts.trained(speeds["teacher"], RATIO * middle) + amounts.trained(speeds["student"], middle)
-        low, high = (middle, high) if took <= seconds else (low, middle)
-    found = high if high == most else low
+    """Epochs of teacher and student whose trainings take about so many seconds, ``most`` at most of each; a step at
+    least, however little time there is. What the student leaves at its most is the teacher's."""
+
+    def longest(took: Callable[[float], float], low: float) -> float:
+        if took(most) <= seconds:
+            return most
+        high = most
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if took(middle) <= seconds else (low, middle)
+        return low
+
+    teacher, student = partial(amounts.trained, speeds["teacher"]), partial(amounts.trained, speeds["student"])
+    found = longest(lambda epochs: teacher(RATIO * epochs) + student(epochs), 0.0)
+    of_teacher = RATIO * found
+    if found == most:
+        of_teacher = longest(lambda epochs: teacher(epochs) + student(most), of_teacher)
     least = 1 / amounts.steps
-    return max(least, rounded(RATIO * found)), max(least, rounded(found))
+    return max(least, rounded(of_teacher)), max(least, rounded(found))
 
 
 def rounded(epochs: float) -> float:

@@ -13,10 +13,9 @@ import torch
 
 from kdcompress.console import say
 from kdcompress.data import kept
-from kdcompress.data.decode import broken_files
 from kdcompress.data.source import load
 from kdcompress.data.splits import Source
-from kdcompress.data.survey import Survey, sampled, summary, survey
+from kdcompress.data.survey import Survey, refusal, sampled, summary, survey
 from kdcompress.export import formats
 from kdcompress.models.build import build, macs
 from kdcompress.pipelines import checks
@@ -35,6 +34,7 @@ PREFLIGHT = 15.0  # seconds of the checks, until they are measured
 FEW_EPOCHS = 8  # below so many other views cost more than they give
 VIEWS = 8
 DECODED_AT_ONCE = 0.1  # of the time: what takes no longer is decoded now, and kept for the run
+ENDS_EARLY = 0.75  # of the time: a run that is shorter says why
 HOPEFUL = 1.6  # a setting is measured where its estimate is not more than so much too long
 
 
@@ -80,7 +80,7 @@ class Starter:
         for what, text in summary(found):
             say(f"  {what:<9} {text}", style="yellow" if what == "note" else None)
         if found.unreadable:
-            raise broken_files(found.unreadable, found.listed.origin)
+            raise refusal(found, found.unreadable)
         why = self._unpretrained(found)
         say("Measuring this machine: some steps of each network's training", style="bold")
         known = self._chosen(found, why)
@@ -171,6 +171,10 @@ class Starter:
             if student >= FEW_EPOCHS:
                 break
         prediction = predict(amounts, speeds, teacher, student, decoding, preflight)
+        if student == most:  # there may be time left over
+            longer = predict(replace(amounts, effort="normal"), speeds, teacher, student, decoding, preflight)
+            if longer.total <= SHARE * self.seconds:
+                choice, prediction = replace(choice, effort="normal"), longer
         learns = self._learning(choice, speeds) < 0.2 * self.seconds
         return replace(choice, teacher_epochs=teacher, student_epochs=student, learns_int8=learns), prediction
 
@@ -205,7 +209,7 @@ class Starter:
         if choice.learns_int8:
             more = minutes(self._learning(choice, speeds))
             say(
-                f"  At most {more} more where int8 loses more than {choice.max_drop:g} points, and is learnt",
+                f"  At most {more} more where int8 scores over {choice.max_drop:g} % below fp32: it is trained then",
                 style="dim",
             )
         training = len(found.truth["training"])
@@ -218,6 +222,9 @@ class Starter:
                 f" each {choice.student_epochs:g} times. --minutes {needed / SHARE / 60 + 1:.0f} gives it {least:.0f}",
                 style="yellow",
             )
+        if prediction.total < ENDS_EARLY * self.seconds:
+            bound = f"{choice.student_epochs:g} epochs of {training:,} training images are the most that is chosen"
+            say(f"  note      It ends early: {bound}, for more seldom bring much. train.epochs in the recipe has more")
         if prediction.total > self.seconds:
             largest = max(prediction.rows(), key=lambda row: row[1])[0]
             say(f"  note      It does not fit the time: {largest} takes most of it", style="yellow")
