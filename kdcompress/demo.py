@@ -56,6 +56,7 @@ def demo(overrides: tuple[str, ...], output: Path | None, dry_run: bool, as_json
     """What the command line calls; ``options``: those of `run`, and with ``overrides`` the same."""
     if fetched(overrides, dry_run):
         options |= dict.fromkeys(NOT_HERE, None) | {"recipe": RECIPE, "targets": ()}
+        assert run.command.callback is not None
         run.command.callback(overrides=overrides, output=output, dry_run=dry_run, as_json=as_json, **options)
         return
     from kdcompress.pipelines.catalogue import find_recipe

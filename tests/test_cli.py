@@ -1,6 +1,8 @@
 """The command line: help, streams, exit codes, and an answer to every kind of bad input."""
 
+import errno
 import json
+import os
 import pickle
 import re
 import signal
@@ -136,6 +138,25 @@ def test_init_copies_a_recipe_once(tmp_path):
     assert not (tmp_path / "run").exists()  # a dry run writes nothing
     second = invoke("init", "fashion-mnist-demo", "-o", path)
     assert second.exit_code == 2 and "exists already" in second.stderr
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "choose another place"),
+        (errno.EROFS, "choose another place"),
+        (errno.ENAMETOOLONG, "choose another place"),
+    ],
+)
+def test_a_closed_folder_is_no_full_disk(monkeypatch, number, said):
+    def fail(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(main.commands["schema"], "callback", fail)
+    found = invoke("schema")
+    assert found.exit_code == 1 and said in found.stderr and f"got: {os.strerror(number)}" in found.stderr
+    assert "where: the output" in found.stderr and ("free some space" in found.stderr) == (number == errno.ENOSPC)
 
 
 # Bad input: (how to make it, exit code, what the message says)

@@ -23,9 +23,9 @@ from kdcompress.errors import KDCompressError, cut, shown
 
 SHARED = ("__main__", "main", "options")  # all other files of this folder are commands
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-CLOSED_TO_US = "A file or folder cannot be written or read by you."
-ELSEWHERE = "choose another place, which many commands take with -o; or ask whoever owns this one"
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+CLOSED_TO_US = "A file or folder cannot be written or read."
+ELSEWHERE = "choose another place, which many commands take with -o"
 
 
 def tell(text: str) -> None:
@@ -95,7 +95,7 @@ class Told(click.Command):
                 raise
             closed = error.errno in CLOSED
             tell(f"Error: {CLOSED_TO_US if closed else 'A file could not be written: there is no room.'}")
-            tell(f"  where: {error.filename}\n  got: {error.strerror}")
+            tell(f"  where: {cut(str(error.filename or 'the output'))}\n  got: {error.strerror}")
             tell(f"  next: {ELSEWHERE if closed else 'free some space, or choose another place with -o'}")
             ctx.exit(1)
         except KeyboardInterrupt:

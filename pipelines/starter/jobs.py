@@ -113,7 +113,7 @@ class PhotosRun:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.unwritable(self.folder.parent, error, f"-o PLACE/{self.folder.name}") from error
+            raise files.unwritable(self.folder, error, f"-o PLACE/{self.folder.name}") from error
         files.check(self.path, False)
 
     def _words(self) -> list[str]:

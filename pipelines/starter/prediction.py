@@ -12,6 +12,8 @@ from kdcompress.pipelines.starter.speed import Speed
 from kdcompress.pipelines.steps.check import PARITY_IMAGES
 
 START = 8.0  # seconds until a command has loaded its libraries, twice measured on two slow cores
+AGAIN = 0.5  # of the first export, the second takes: half of that is libraries that load
+LOADING = 1.0  # seconds until a file is loaded and warm, before it is timed
 FLOAT_FILES = 2  # fp32 of teacher and student
 RATIO = 0.6  # epochs of the teacher, of the student's: it is the larger network
 SHARE = 0.92  # of the time that is to be used: the rest is for what a machine does besides
@@ -75,19 +77,20 @@ def predict(
     student_epochs: float,
     decoding: float,
     preflight: float,
+    start: float = START,
 ) -> Prediction:
     """``decoding``: seconds until the images are there. ``preflight``: what the checks before a training take, in which
-    each network is exported once, as it is again after it."""
+    each network is exported once, as it is again after it. ``start``: until a command has loaded its libraries."""
     answers = amounts.test + PARITY_IMAGES
     checked = answers * (speeds["teacher"].image + (1 + amounts.targets) * speeds["student"].image)
     ladder = amounts.targets * 4 * amounts.validation * speeds["student"].image
     return Prediction(
         images=decoding,
-        checks=START + preflight,
+        checks=start + preflight,
         teacher=amounts.trained(speeds["teacher"], teacher_epochs),
         student=amounts.trained(speeds["student"], student_epochs),
-        files=preflight + checked + ladder,
-        latency=(FLOAT_FILES + amounts.targets) * EFFORTS[amounts.effort][1],
+        files=AGAIN * preflight + checked + ladder,
+        latency=(FLOAT_FILES + amounts.targets) * (EFFORTS[amounts.effort][1] + LOADING),
     )
 
 
@@ -117,6 +120,11 @@ def rounded(epochs: float) -> float:
     """Down: to a whole number from 2 on, to a tenth from 0.2 on, else to one digit."""
     unit = 1.0 if epochs >= 2 else 0.1 if epochs >= 0.2 else 10.0 ** math.floor(math.log10(max(epochs, 1e-6)))
     return round(unit * math.floor(epochs / unit + 1e-9), 6)
+
+
+def epochs(count: float) -> str:
+    """ "1 epoch", "0.5 epochs" """
+    return f"{count:g} epoch" + "s" * (count != 1)
 
 
 def minutes(seconds: float) -> str:

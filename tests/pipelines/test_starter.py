@@ -224,19 +224,32 @@ def test_a_training_by_hand():
 
 
 def test_a_slow_second_falls_on_both_networks():
-    """Both compute one second a step; others take the processor while the second network is timed."""
-    one, other = ([Took(wall, 1.0)] * 3 for wall in (1.0, 3.0))
+    """Both compute one second a step; others take the processor in one of the second network's blocks."""
+    alone, disturbed = ([Took(wall, 1.0)] * 3 for wall in (1.0, 3.0))
     none = [Took(0.0, 0.0)] * 3
-    blocks = {"teacher": [Block(one, none, one[0], one[0])], "student": [Block(other, none, one[0], one[0])]}
+    quiet, slow = (Block(each, none, each[0], each[0]) for each in (alone, disturbed))
+    blocks = {"teacher": [quiet, quiet], "student": [quiet, slow]}
     found = speeds(blocks, by_cpu=True)
-    assert found["teacher"].step == found["student"].step == pytest.approx(2.0)
-    assert speeds(blocks, by_cpu=False)["student"].step == 3.0
+    assert found["teacher"].step == found["student"].step == pytest.approx((3 * 3 * 1 + 3 * 3) / 12)
+    assert speeds(blocks, by_cpu=False)["student"].step == 2.0
+
+
+def test_a_network_that_the_threads_share_less_well_is_no_faster():
+    """Two threads: they halve a step of the large network and none of the small one. Nobody disturbs."""
+    none = [Took(0.0, 0.0)] * 3
+    large, small = [Took(1.0, 2.0)] * 3, [Took(0.5, 0.5)] * 3
+    blocks = {"teacher": [Block(large, none, large[0], none[0])], "student": [Block(small, large, small[0], none[0])]}
+    found = speeds(blocks, by_cpu=True)
+    assert found["teacher"].step == pytest.approx(1.0) and found["student"].step == pytest.approx(0.5)
+    assert found["student"].teacher == pytest.approx(1.0) and found["student"].image == pytest.approx(0.5)
 
 
 def test_the_parts_add_up():
     found = predict(AMOUNTS, SPEEDS, 3, 5, decoding=7, preflight=10)
     assert found.total == pytest.approx(sum(seconds for _, seconds in found.rows()))
-    assert found.latency == 3 * 6 and found.images == 7 and found.files > 10
+    assert found.latency == 3 * (6 + 1) and found.images == 7
+    # half of the checks' exports; 200 + 256 images by a teacher's and two students' files; four rungs of 100
+    assert found.files == pytest.approx(5 + 456 * (0.01 + 2 * 0.005) + 4 * 100 * 0.005)
 
 
 @pytest.mark.parametrize("seconds", [30, 100, 400, 1000])
@@ -371,6 +384,25 @@ def test_a_short_time_is_told(folder, tmp_path, monkeypatch, unmeasured):
     monkeypatch.chdir(tmp_path)
     done = invoke("init", "photos", "--minutes", 0.5)
     assert done.exit_code == 0 and "0.5 min is short" in done.stderr, done.output
+
+
+def test_a_slow_kind_of_network_rules_out_no_other(tmp_path, monkeypatch, unmeasured):
+    """The mobile networks are too slow; a larger one of the other kind than the cheapest is taken."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "large", {"a": 40, "b": 40}, (130, 130))
+    asked = []
+
+    def hand_in(networks, roles, seconds):
+        model, size = networks.recipe.teacher.model, networks.recipe.data.size
+        asked.append((model, size))
+        step = 9.0 if model.startswith("timm/") else 1e-3
+        return {"teacher": Speed(step, 0.0, 1e-3, 0.01), "student": Speed(step, 0.0, 1e-3, 0.01)}
+
+    monkeypatch.setattr(start, "measured", hand_in)
+    assert invoke("init", "large", "--minutes", 3).exit_code == 0
+    assert asked[0] == ("resnet8x2", 32) and asked[-1] == ("resnet8x4", 48)
+    assert any(model == "timm/resnet18" for model, _ in asked)
+    assert load_recipe(Path("large.yaml")).data.size == 48
 
 
 def test_a_run_that_ends_early_says_why(folder, tmp_path, monkeypatch, unmeasured):
