@@ -249,9 +249,10 @@ class Starter:
 
 
 def loaded() -> float:
-    """Seconds that this process took to load its libraries, as a run's will; ``START`` where it does other things."""
+    """Seconds that this process took to load its libraries, as a run's will, ``START`` at least; that too where the
+    process has done other things."""
     age = time.time() - psutil.Process().create_time()
-    return age if 0 < age < LATE else START
+    return max(START, age) if age < LATE else START
 
 
 NOTHING = {role: Speed(0.0, 0.0, 0.0, 0.0) for role in ("teacher", "student")}
