@@ -159,6 +159,22 @@ def test_a_closed_folder_is_no_full_disk(monkeypatch, number, said):
     assert "where: the output" in found.stderr and ("free some space" in found.stderr) == (number == errno.ENOSPC)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", ""],
+        ["inspect", " "],
+        ["report", ""],
+        ["run", "fashion-mnist-demo", "-o", ""],
+        ["init", "fashion-mnist-demo", "-o", ""],
+        ["evaluate", "", "--data", "fashion-mnist"],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words):
+    found = invoke(*words)
+    assert found.exit_code == 2 and "path is empty" in found.stderr and found.stdout == ""
+
+
 # Bad input: (how to make it, exit code, what the message says)
 
 
