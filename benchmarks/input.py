@@ -128,7 +128,7 @@ def views(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         }
         for record in (pil, ours)
     ]
-    lines = ["| input | images a second | n |", "|---|---:|---:|"]
+    lines = ["| input | images per second | n |", "|---|---:|---:|"]
     lines += [f"| {row['input']} | {row['images_per_second']:,.0f} | {row['n']} |" for row in rows]
     if ratio["median"] is not None:
         lines.append(f"\nTimes faster: {ratio['median']:.1f} [{ratio['low']:.1f}, {ratio['high']:.1f}]")
@@ -204,7 +204,7 @@ def decoders(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
                     }
                 )
     lines = [
-        "| JPEG | threads | decoder | images a second | times Pillow's [95 %] | pixels off Pillow's: most, mean |",
+        "| JPEG | threads | decoder | images per second | times Pillow's [95 %] | pixels off Pillow's: most, mean |",
         "|---|--:|---|--:|--:|--:|",
     ]
     for row in rows:

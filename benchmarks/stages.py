@@ -36,8 +36,9 @@ import torchvision
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, count_parameters, evaluating
-from kdcompress.models.deployable import logits_of
+from kdcompress.models.answers import logits_of
+from kdcompress.models.build import build, count_parameters
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Stage, Tapped, averages, pair_stages
 from kdcompress.models.taps.dry_run import DryRun
 from kdcompress.models.taps.last_map import classifier_of, last_map

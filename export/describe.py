@@ -51,7 +51,7 @@ def recorded(path: Path) -> Artifact | None:
     record = path.with_name(path.name + ".json")
     if not record.is_file():
         return None
-    what = "This is no record of an artefact."
+    what = "This is not the record of an artefact."
     try:
         artifact = Artifact.from_json(read_json(record, what), path.parent)
     except UsageError as error:
@@ -343,7 +343,7 @@ def _mlpackage(path: Path) -> dict[str, Any]:
 @_damaged
 def _record(path: Path) -> dict[str, Any]:
     """The record that `kdcompress run` writes beside an artefact, and whether the artefact is still that one."""
-    what, hint = "This is no record of an artefact.", "give the model file itself"
+    what, hint = "This is not the record of an artefact.", "give the model file itself"
     record = read_json(path, what, hint)
     try:
         artifact = Artifact.from_json(record, path.parent)

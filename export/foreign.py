@@ -38,7 +38,7 @@ def foreign_artifact(path: Path) -> Artifact:
     format, precision, inputs, outputs = kind(path)
     if len(inputs) != 1 or not outputs:
         raise UsageError(
-            "The model has not one input and an output.",
+            "The model must have one input and one output.",
             where=path,
             got=f"{len(inputs)} inputs ({', '.join(name for name, _, _ in inputs) or 'none'}), {len(outputs)} outputs",
         )
@@ -58,7 +58,7 @@ def _image(path: Path, name: str, kind: str, shape: list[Any], output: str, _: s
         order = "nchw" if dims[1] in (1, 3, 4) else "nhwc" if dims[3] in (1, 3, 4) else None
     if order is None or kind not in types:
         raise UsageError(
-            "The model's input is no image.",
+            "The model's input is not an image.",
             where=path,
             got=f"{name}: {kind} {shape}",
             allowed=f"{', '.join(types)} [N, C, H, W] or [N, H, W, C] of 1, 3 or 4 channels",
@@ -78,7 +78,7 @@ def _image(path: Path, name: str, kind: str, shape: list[Any], output: str, _: s
             "The model's input or output is larger than that of any image classifier.",
             where=path,
             got=f"{name}: {kind} {shape}, {output}: {shape_out}",
-            allowed=f"{MOST_PIXELS:,} values a query, {MOST_CLASSES:,} classes",
+            allowed=f"{MOST_PIXELS:,} values per query, {MOST_CLASSES:,} classes",
         )
     layout: Any = f"{types[kind]}-{order}"
     labels = tuple(map(str, range(classes)))

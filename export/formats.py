@@ -40,20 +40,34 @@ class Scheme(Section):
     """How an int8 file is quantised. The right one depends on the machine: U8S8 for x86, S8S8 for
     ARM, symmetric S8 without integer biases for TensorRT."""
 
-    activation: Literal["uint8", "int8"] = "uint8"
-    weight: Literal["uint8", "int8"] = "int8"
-    per_channel: bool = True
-    reduce_range: bool = Field(default=False, description="7-bit weights, for x86 without VNNI")
-    symmetric: bool = Field(default=False, description="activations with zero point 0")
-    quantize_bias: bool = True
-    outputs: bool = Field(default=True, description="what layers give too, besides what they take")
-    calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
-    percentile: float = Field(default=99.99, gt=50, le=100)
-    images: int = Field(default=512, ge=1, description="calibration images used, at most")
-    op_types: tuple[str, ...] = Field(default=(), description="operators to quantise; none: all that can be")
-    bias_correction: bool = Field(default=False, description="take the mean error of each layer out of its bias")
+    activation: Literal["uint8", "int8"] = Field("uint8", description="Integer type of the activations.")
+    weight: Literal["uint8", "int8"] = Field("int8", description="Integer type of the weights.")
+    per_channel: bool = Field(
+        True, description="Give each output channel of a weight its own scale. false: one scale for the whole weight."
+    )
+    reduce_range: bool = Field(default=False, description="Use 7 of the 8 bits of a weight, for x86 CPUs without VNNI.")
+    symmetric: bool = Field(
+        default=False, description="Give activations a range that is symmetric about 0 (zero point 0)."
+    )
+    quantize_bias: bool = Field(True, description="Store biases as integers too.")
+    outputs: bool = Field(default=True, description="Quantise the outputs of layers too, not only their inputs.")
+    calibration: Literal["minmax", "percentile", "mse", "entropy"] = Field(
+        "minmax", description="How the range of an activation is chosen from what the calibration images give."
+    )
+    percentile: float = Field(
+        default=99.99,
+        gt=50,
+        le=100,
+        description="For calibration percentile: per cent of the values that the range must hold.",
+    )
+    images: int = Field(default=512, ge=1, description="Number of calibration images, at most.")
+    op_types: tuple[str, ...] = Field(default=(), description="Operators that are quantised. Default: all that can be.")
+    bias_correction: bool = Field(
+        default=False, description="Correct each layer's bias by the mean error that its quantisation makes."
+    )
     exclude: tuple[str, ...] = Field(
-        default=(), description="what stays in float: paths of modules, net.fc, or names of what the format is made of"
+        default=(),
+        description="Layers that stay in float: module paths, such as net.fc, or names of nodes in the file.",
     )
 
     def held_to(self, why: str, **allowed: Any) -> None:
@@ -69,19 +83,31 @@ class Scheme(Section):
 class Options(Section):
     """What only some formats ask for."""
 
-    scheme: Scheme | None = None
-    compute_capabilities: tuple[str, ...] = Field(default=(), description="TensorRT-RTX: '8.6' and so on")
-    profile: tuple[int, int, int] = Field(default=(1, 8, 32), description="TensorRT: batch size min, opt, max")
+    scheme: Scheme | None = Field(
+        None, description="How an int8 file is quantised. It is given with precision int8, and only with it."
+    )
+    compute_capabilities: tuple[str, ...] = Field(
+        default=(),
+        description="TensorRT-RTX: compute capabilities of the GPUs that the engine is built for, such as '8.6'.",
+    )
+    profile: tuple[int, int, int] = Field(
+        default=(1, 8, 32), description="TensorRT: smallest, usual and largest batch size."
+    )
     platform: Literal["arm", "amd64"] | None = Field(
         default=None,
-        description="ONNX Runtime: the CPUs that the graph is optimised for, in an .ort file, or counted for",
+        description="ONNX Runtime: CPUs that an .ort file's graph is optimised for. For other files: CPUs "
+        "whose kernels are counted.",
     )
-    workspace_mib: int = Field(default=1024, ge=16, description="TensorRT: memory a layer may use")
-    version_compatible: bool = Field(default=False, description="TensorRT: later versions can load the engine")
+    workspace_mib: int = Field(
+        default=1024, ge=16, description="TensorRT: memory that a layer may use, at most, in MiB."
+    )
+    version_compatible: bool = Field(
+        default=False, description="TensorRT: later versions of TensorRT can load the engine."
+    )
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
-        default="none", description="TensorRT: GPUs that can run the engine besides the kind that built it"
+        default="none", description="TensorRT: GPUs that can run the engine, besides the kind that built it."
     )
-    refit: bool = Field(default=False, description="TensorRT: the engine can take the weights of another training")
+    refit: bool = Field(default=False, description="TensorRT: the engine can take the weights of another training.")
 
     @field_validator("profile")
     @classmethod
@@ -94,17 +120,21 @@ class Options(Section):
 class Target(Section):
     """Where the artefact will run and how."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    description: str
-    format: str = Field(description="what is written: onnx, openvino, litert, tensorrt-rtx and so on")
-    precision: Literal["fp32", "fp16", "int8"]
-    runtime: str = Field(description="the runner that measures it")
-    options: Options = Options()
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the target.")
+    description: str = Field(description="Where the file runs, in one line.")
+    format: str = Field(description="Format of the file: onnx, openvino, litert, tensorrt-rtx and so on.")
+    precision: Literal["fp32", "fp16", "int8"] = Field(description="Precision of the weights and of the arithmetic.")
+    runtime: str = Field(description="Runtime that loads the file here to measure it.")
+    options: Options = Field(Options(), description="What only some formats ask for.")
     cpus: tuple[Literal["x86_64", "arm64", "wasm"], ...] = Field(
-        default=(), description="whose latency it is made for; none: that of any machine which runs it"
+        default=(), description="CPUs that the target is made for. Default: any."
     )
-    instructions: tuple[str, ...] = Field(default=(), description="that CPU has one of these, by Linux's names")
-    measured_on: str = Field(description="the machine that its latency means something on")
+    instructions: tuple[str, ...] = Field(
+        default=(),
+        description="The CPU must have one of these instruction sets, named as in Linux's /proc/cpuinfo. "
+        "Default: none is asked for.",
+    )
+    measured_on: str = Field(description="The machine on which this target's latency means something.")
 
     @model_validator(mode="after")
     def scheme_with_int8(self) -> Target:

@@ -124,6 +124,20 @@ def ancestors(model: Any, node: Any) -> list[Any]:
     return [n for n in model.graph.node if n.output[0] in found]
 
 
+def tail(model: Any) -> list[Any]:
+    """The nodes behind the last layers, in order: what makes a model's outputs of theirs."""
+    users: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    before: set[str] = set()  # outputs that a layer is computed from
+    for node in reversed(model.graph.node):
+        behind = [user for output in node.output for user in users.get(output, ())]
+        if any(user.op_type in LAYERS or user.output[0] in before for user in behind):
+            before.add(node.output[0])
+    return [node for node in model.graph.node if node.op_type not in LAYERS and node.output[0] not in before]
+
+
 def float_type(model: Any, layer: Any) -> str:
     """fp16 or fp32: what the weights of a layer are stored in."""
     import onnx

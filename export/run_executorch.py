@@ -81,7 +81,7 @@ class ExecuTorchRunner:
                 return
             if self._open:  # a loaded program keeps a pointer to the pool that a reset would free
                 raise UsageError(
-                    "ExecuTorch has one pool of threads a process, and it is in use.",
+                    "ExecuTorch has one thread pool per process, and it is in use with another number of threads.",
                     where=self.artifact.path,
                     got=f"{self.threads} threads",
                     allowed=current,
@@ -95,7 +95,9 @@ class ExecuTorchRunner:
         import torch
 
         if len(x) % self._batch:
-            raise UsageError("The program takes whole batches only.", got=len(x), allowed=f"{self._batch} a call")
+            raise UsageError(
+                "The program takes whole batches only.", got=len(x), allowed=f"{self._batch} images per call"
+            )
         parts = [self._execute((part,)) for part in torch.from_numpy(x).split(self._batch)]
         return joined([tuple(part[place].numpy() for place in self._outputs) for part in parts])
 

@@ -157,5 +157,5 @@ def open_session(
         ) from error
     if provider not in (taken := session.get_providers()):  # it warns, and goes on without
         hint = "look at the driver and at the libraries that this provider needs"
-        raise KDCompressError(f"ONNX Runtime left {provider} out.", where=path, got=", ".join(taken), hint=hint)
+        raise KDCompressError(f"ONNX Runtime does not use {provider}.", where=path, got=", ".join(taken), hint=hint)
     return session

@@ -34,7 +34,7 @@ class TorchRunner:
     def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         import torch
 
-        from kdcompress.models.deployable import outputs_of
+        from kdcompress.models.answers import outputs_of
 
         with torch.inference_mode():
             outputs = outputs_of(self.module(torch.from_numpy(x).to(self._device)))

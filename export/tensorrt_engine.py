@@ -102,7 +102,7 @@ def refit(trt: ModuleType, blob: bytes, onnx_file: Path, log: Any, version_compa
     graph.load(onnx_file, full_check=True)
     engine = load_engine(trt, blob, log, onnx_file, version_compatible)
     if not engine.refittable:
-        raise UsageError("This engine takes no other weights.", hint="set options.refit in its target and build it")
+        raise UsageError("This engine cannot take other weights.", hint="set options.refit in its target and build it")
     refitter = trt.Refitter(engine, log)
     parser = trt.OnnxParserRefitter(refitter, log)
     taken = parser.refit_from_file(str(onnx_file))

@@ -104,8 +104,8 @@ def _named(module: nn.Module, spec: InputSpec) -> nn.Module:
     """A copy that takes and gives keyword arguments, which is where the converter gets the names from."""
     import torch
 
+    from kdcompress.models.answers import outputs_of
     from kdcompress.models.copying import copied
-    from kdcompress.models.deployable import outputs_of
 
     names = [output.name for output in spec.outputs]
 

@@ -42,7 +42,7 @@ def write(job: ExportJob, target: Target) -> Artifact:
     spec = job.parent.input
     if spec.layout == "uint8-nhwc" and spec.channels not in PIXELS:
         raise UsageError(
-            "ncnn makes no image of this many channels.",
+            "ncnn has no images of this many channels.",
             got=spec.channels,
             allowed=", ".join(map(str, PIXELS)),
             hint="set the recipe's export.layout to float-nchw",

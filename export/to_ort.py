@@ -18,7 +18,7 @@ def write(job: ExportJob, target: Target) -> Artifact:
     platform, scheme = target.options.platform, target.options.scheme
     if platform is None:
         raise UsageError(
-            "An .ort file is made for one platform.",
+            "An .ort file needs a platform.",
             where=f"target {target.name}, options.platform",
             got="none",
             allowed="arm, amd64",

@@ -20,7 +20,10 @@ def check() -> None:
 
 def write(job: ExportJob, target: Target) -> Artifact:
     if target.options.refit:
-        require_gpu("TensorRT-RTX builds with options.refit on one only", "leave options.refit out, or build it there")
+        require_gpu(
+            "TensorRT-RTX can build with options.refit only on an NVIDIA GPU",
+            "leave options.refit out, or build it there",
+        )
     # No timing cache: with one, TensorRT-RTX asks for a GPU.
     path = job.path(target, ".rtx.engine")
     with replacing(path) as temporary:

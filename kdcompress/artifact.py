@@ -109,7 +109,9 @@ class InputSpec:
         height, width, channels = data["height"], data["width"], data["channels"]
         if height * width * channels > MOST_PIXELS or {len(data["mean"]), len(data["std"])} != {channels}:
             got = f"{height} x {width} x {channels}, {len(data['mean'])} means, {len(data['std'])} deviations"
-            raise UsageError(what, got=got, allowed=f"a mean and a deviation a channel, at most {MOST_PIXELS:,} values")
+            raise UsageError(
+                what, got=got, allowed=f"a mean and a deviation per channel, at most {MOST_PIXELS:,} values"
+            )
         former = data.pop("output", None)  # a name, in the records of before models had several outputs
         outputs = tuple(Output.from_json(each, what) for each in data.pop("outputs", ()))
         if not outputs and former is not None:
@@ -146,7 +148,7 @@ class Artifact:
     @classmethod
     def from_json(cls, data: Any, folder: Path) -> Artifact:
         """What ``to_json`` gave, of a file in ``folder``. Raises UsageError for anything else."""
-        data = checked(data, _RECORD, "This is no record of an artefact.", _RECORD_REST)
+        data = checked(data, _RECORD, "This is not the record of an artefact.", _RECORD_REST)
         return cls(**{**data, "path": folder / data["path"], "input": InputSpec.from_json(data["input"])})
 
     def verified(self) -> Artifact:
@@ -264,7 +266,7 @@ def open_private(path: Path, flags: int) -> int:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "it is no file of this user's", str(path))
+        raise PermissionError(errno.EPERM, "it is not a file of this user", str(path))
     os.fchmod(descriptor, 0o600)  # whatever the umask is
     return descriptor
 

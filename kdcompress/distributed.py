@@ -40,7 +40,7 @@ def check_launch() -> None:
     for name in MPI_SIZES:
         if int(os.environ.get(name, "1")) > 1:
             got = f"{name}={os.environ[name]}, and no WORLD_SIZE and RANK"
-            raise UsageError("Processes that MPI starts do not train together.", got=got, hint=hint)
+            raise UsageError("Processes that MPI starts cannot train together.", got=got, hint=hint)
 
 
 @contextmanager

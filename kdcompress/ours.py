@@ -52,10 +52,10 @@ class Ours:
         """Raises UsageError where any is somebody else's."""
         if found:
             raise UsageError(
-                "What is there was not written by kdcompress, or was changed since, and is not overwritten.",
+                "Some files there were not written by kdcompress, or were changed since. They are not overwritten.",
                 where=self.folder,
                 got=some(found),
-                hint="move or remove it, and it is made anew; or choose another folder",
+                hint="move or remove them, or choose another folder",
             )
 
     def write(self, name: str, text: str) -> Path:

@@ -16,17 +16,17 @@ from kdcompress.tasks import tasks
 @dataclass(frozen=True)
 class Tolerance:
     """What may differ: ``relative`` bounds the largest difference as a share of the largest
-    value of a reference output (None: not judged), ``agreement`` is the least share of decisions that are the same.
-    Decisions that so small a difference could change are ties and count as agreeing."""
+    value of a reference output (None: not judged), ``agreement`` is the least share of decisions that are the same
+    (None: what the task says of int8). Decisions that so small a difference could change are ties, which agree."""
 
     relative: float | None
-    agreement: float
+    agreement: float | None
 
 
 TOLERANCES = {
     "fp32": Tolerance(relative=1e-4, agreement=1.0),
     "fp16": Tolerance(relative=1e-2, agreement=0.995),
-    "int8": Tolerance(relative=None, agreement=0.95),
+    "int8": Tolerance(relative=None, agreement=None),
 }
 
 
@@ -75,22 +75,19 @@ def compared(expected: Outputs, got: Outputs, task: str, tolerance: Tolerance | 
     differences = [np.abs(one.astype(np.float64) - other) for one, other in zip(expected, got, strict=True)]
     scales = [float(np.abs(each).max()) or 1.0 for each in expected]
     relative = max(float(each.max()) / scale for each, scale in zip(differences, scales, strict=True))
-    mine, theirs = (tasks[task].decisions(outputs) for outputs in (expected, got))
-    same = mine.taken == theirs.taken
-    tie = np.zeros(same.shape, bool)
-    if allowed.relative is not None:
-        tie = mine.margin <= 2 * allowed.relative * max(scales)
-    agreement, reasons = float(np.mean(same | tie)), []
+    least = tasks[task].int8_agreement if allowed.agreement is None else allowed.agreement
+    found = tasks[task].matched(expected, got, allowed.relative or 0.0)
+    reasons = []
     if allowed.relative is not None and relative > allowed.relative:
         reasons.append(f"outputs differ by {relative:.3g} of the largest, {allowed.relative:.3g} allowed")
-    if agreement < allowed.agreement:
-        reasons.append(f"{mine.what.format(share=format(agreement, '.2%'))}, {allowed.agreement:.2%} wanted")
+    if found.share < least:
+        reasons.append(f"{found.what.format(share=format(found.share, '.2%'))}, {least:.2%} wanted")
     return Parity(
         n=n,
         max_abs=max(float(each.max()) for each in differences),
         mean_abs=float(np.mean([each.mean() for each in differences])),
         relative=relative,
-        matched=float(np.mean(same)),
+        matched=found.strictly,
         passed=not reasons,
         why="; ".join(reasons) or None,
     )

@@ -21,7 +21,7 @@ class Registry(Generic[T]):
     Raises UsageError for an unknown name and ValueError for a name registered twice.
     """
 
-    def __init__(self, kind: str, package: str, prefix: str = "", own: str = ""):
+    def __init__(self, kind: str, package: str, prefix: str | tuple[str, ...] = "", own: str = ""):
         self.kind, self.package, self.prefix, self.own = kind, package, prefix, own
         self._entries: dict[str, T] = {}
         self._imported = False

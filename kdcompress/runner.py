@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.errors import UsageError
 
 Found = TypeVar("Found")
+Keep = Callable[[tuple[np.ndarray, ...]], Sequence[np.ndarray]]
 
 
 class Runner(Protocol):
@@ -36,9 +37,11 @@ class Runner(Protocol):
         ...
 
 
-def infer_all(runner: Runner, images: Any, spec: InputSpec, batch_size: int = 256) -> tuple[np.ndarray, ...]:
+def infer_all(
+    runner: Runner, images: Any, spec: InputSpec, batch_size: int = 256, keep: Keep | None = None
+) -> tuple[np.ndarray, ...]:
     """The outputs, float32 [N, ...] each, of uint8 [N, H, W, C] images, an array or kept in a file, in the batches the
-    model allows."""
+    model allows; or what ``keep`` makes of those of each batch."""
     if spec.batch is not None:
         batch_size = spec.batch
     parts = []
@@ -48,7 +51,8 @@ def infer_all(runner: Runner, images: Any, spec: InputSpec, batch_size: int = 25
         if short:  # a fixed-batch graph takes whole batches only: repeat the last image, drop its rows
             part = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
         outputs = runner.infer(spec.prepare(part))
-        parts.append(tuple(output[: len(output) - short] for output in outputs))
+        outputs = tuple(output[: len(output) - short] for output in outputs)
+        parts.append(outputs if keep is None else tuple(keep(outputs)))
     return joined(parts)
 
 

@@ -18,8 +18,23 @@ from kdcompress.artifact import Output
 if TYPE_CHECKING:
     from torch import Tensor
 
+    class Needs(Protocol):
+        """Of a method: ``kdcompress.methods.base.Needs``."""
+
+        @property
+        def one_label(self) -> bool: ...
+
+        @property
+        def rows(self) -> str: ...
+
+        def of(self, member: Any) -> frozenset[str]: ...
+
+
 Outputs = Sequence[np.ndarray]
 """Of a file, float32 [N, ...] each, in the order of its spec."""
+
+
+LEAST = 3  # images or objects of a label, from which on it is told that no answer is right
 
 
 @dataclass(frozen=True)
@@ -34,13 +49,38 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Matched:
+    """How much of what two files decide is the same, 0..1: ``share`` counts decisions that a small difference of the
+    outputs could change, ``strictly`` doesn't."""
+
+    share: float
+    strictly: float
+    what: str  # "same arg max on {share} of the images"
+
+
+@dataclass(frozen=True)
 class Decisions:
     """What outputs decide, [N, ...], and by how much, float [N, ...]: the least change of the outputs that decides
     otherwise is half of it."""
 
     taken: np.ndarray
     margin: np.ndarray
-    what: str  # "same arg max on {share} of the images"
+
+    def matched(self, other: Decisions, slack: float, what: str) -> Matched:
+        """Those of two files, whose outputs may differ by ``slack``."""
+        same, tie = self.taken == other.taken, (self.margin <= 2 * slack) & (slack > 0)
+        return Matched(float(np.mean(same | tie)), float(np.mean(same)), what)
+
+
+def unanswered(
+    labels: Sequence[str], there: np.ndarray, right: np.ndarray, parents: np.ndarray | None = None
+) -> list[str]:
+    """ "'b' (0 of 3)" for each label that is answered right for none of those ``there``; ``there``, ``right`` int [K].
+    Those that the ``parents`` int [K] answer no better are left out."""
+    none = (there >= LEAST) & (right == 0)
+    if parents is not None:
+        none &= parents > 0
+    return [f"'{labels[k]}' (0 of {there[k]:,})" for k in np.flatnonzero(none).tolist()]
 
 
 class Task(Protocol):
@@ -48,9 +88,11 @@ class Task(Protocol):
     metric: Metric
     purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
+    refusal: str  # why there are methods that it does not take: "they ..."
+    int8_agreement: float  # of what an int8 file and its network decide, at least, 0..1
 
-    def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
-        """Of the file that ships."""
+    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
+        """Of the file that ships. ``shapes``: of what the network gives for an image."""
         ...
 
     def check(self, truth: np.ndarray, source: str) -> None:
@@ -59,10 +101,17 @@ class Task(Protocol):
 
     # Judged on arrays
 
-    def decisions(self, outputs: Outputs) -> Decisions: ...
+    def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
+        """How much of what two files decide about the same images is the same. ``relative``: by how much an output may
+        differ, as a share of its largest value; 0 where that is not judged."""
+        ...
+
+    def kept(self, outputs: Outputs) -> Outputs:
+        """What is kept of a file's outputs to a part of a split, [N, ...] each: all that the functions below need."""
+        ...
 
     def answers(self, outputs: Outputs) -> np.ndarray:
-        """What is kept of a file's outputs to a split, [N, ...]."""
+        """What a step keeps of those to a split, [N, ...]."""
         ...
 
     def score(self, outputs: Outputs, truth: np.ndarray) -> float:
@@ -83,6 +132,17 @@ class Task(Protocol):
 
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]] | None:
         """How often each label is taken for each, int [true, answered]; None where no image has one label."""
+        ...
+
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """What makes the score of these answers worth little, as ends of sentences whose subject has given them.
+        ``parent``: the answers of the file that it was made from; what is said of those is left out."""
+        ...
+
+    def labels_in(self, outputs: Outputs) -> int | None:
+        """How many labels what was kept tells apart; None where it does not say."""
         ...
 
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
@@ -107,15 +167,15 @@ class Task(Protocol):
 
     # Trained
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
-        """The supervised loss, a float32 scalar averaged over the images: logits [N, K], ``y`` as in a batch."""
+    def loss(self, answer: Any, y: Tensor, smoothing: float) -> Tensor:
+        """The supervised loss, a float32 scalar: of a network's answer (``models.answers``) to the images of a batch,
+        of which the first ``len(y)`` have a truth."""
         ...
 
     def rows(self, logits: Tensor) -> Tensor:
-        """Logits [N, K] as methods on logits compare them: rows [M, C] whose softmax is a distribution each."""
+        """Logits [N, ..., K] as methods on logits compare them: rows [M, C] whose softmax is a distribution each."""
         ...
 
-    def takes(self, one_label: bool) -> bool:
-        """Whether networks of this task can learn by a method. ``one_label``: it takes each image to be of one class,
-        or relates classes to each other."""
+    def takes(self, needs: Needs) -> bool:
+        """Whether networks of this task can learn by a method that needs this."""
         ...

@@ -31,7 +31,7 @@ def existing(path: Path) -> Path:
         raise UsageError("There is no such file.", where=path)
     for part in [path, *path.rglob("*")] if path.is_dir() else [path]:
         if not (part.is_file() or part.is_dir()):
-            raise UsageError("This is no regular file.", where=part)
+            raise UsageError("This is not a regular file.", where=part)
     return path
 
 
@@ -96,7 +96,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _real(written: str) -> float:
     if not math.isfinite(value := float(written)):
-        raise ValueError(f"{written:.20} is no number of JSON")
+        raise ValueError(f"{written:.20} is not a number in JSON")
     return value
 
 

@@ -50,7 +50,7 @@ def tasks() -> list[dict[str, Any]]:
             "task": name,
             "figure": f"{task.metric.name}, {task.metric.unit}",
             "answer": task.answer,
-            "methods": sum(task.takes(kinds[kind].needs.one_label) for kind in kinds),
+            "methods": sum(task.takes(kinds[kind].needs) for kind in kinds),
         }
         for name, task in registry.entries().items()
     ]

@@ -106,9 +106,9 @@ def _check_teachers(networks: Networks) -> None:
     if "teacher-2" in networks.parts and not any(kind.needs.several for kind in networks.parts["student"].kinds):
         asked, where = " and ".join(recipe.method), "co_teachers" if recipe.co_teachers else "ensemble"
         several = [name for name in methods if methods[name].needs.several]
-        fit = [name for name in several if networks.task.takes(methods[name].needs.one_label)]
+        fit = [name for name in several if networks.task.takes(methods[name].needs)]
         hint = f"method: {' or '.join(fit)}, or leave {where} out" if fit else f"leave {where} out"
-        raise UsageError(f"{asked} learns from one teacher.", where=where, hint=hint)
+        raise UsageError(f"{asked} learns from one teacher only.", where=where, hint=hint)
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:
@@ -201,7 +201,7 @@ def check_profile(networks: Networks, folder: Path, state: str, force: Collectio
         raise UsageError("This recipe trains no student.", where="--profile")
     if state == "done" and str(name) not in force:
         raise UsageError(
-            "The student is trained already, so that there is no training to profile.",
+            "The student is trained already, so there is no training to profile.",
             where=folder,
             hint="train it again with --force student, or in another folder with --output",
         )

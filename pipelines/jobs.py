@@ -77,7 +77,7 @@ class RunJob:
                 say(f"\nTime of the student's training ({self.profile}):\n\n{table(student['sections'])}")
         if found := failures(document):
             raise KDCompressError(
-                "The run finished, and not all of it may ship:\n" + "\n".join(f"  - {each}" for each in found)
+                "The run finished, but not everything may ship:\n" + "\n".join(f"  - {each}" for each in found)
             )
 
 

@@ -17,6 +17,7 @@ from kdcompress.console import say
 from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.formats import ExportJob, Scheme, Target
+from kdcompress.report.figures import apart
 
 CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
 MOST_IN_FLOAT = 0.25  # of the layers: what is left in float is not faster
@@ -77,12 +78,14 @@ class Climb:
                 raise  # the target's own scheme: nothing of it can be built here
             made.why = error.what
         else:
-            made.drop = self.parent - made.score
+            made.drop = round(self.parent - made.score, 9)  # so many points are allowed, not less by a last bit
             if self.best is None or made.drop < self.best[0]:
                 self.best = made.drop, artifact, scheme
         made.seconds = round(time.monotonic() - begun, 3)
         self.rungs.append(made)
-        drop = f"{made.drop:.2f} points lost, {self.allowed:g} allowed" if made.drop is not None else made.why
+        drop = made.why
+        if made.drop is not None:
+            drop = f"{apart(made.drop, self.allowed)} points lost, {self.allowed:g} allowed"
         if len(self.rungs) > 1 or not self.met:
             say(f"{self.target.name}: {rung}, {what}: {drop}")
 

@@ -50,8 +50,9 @@ def load_images(source: str, root: Path | None, size: int | None, split: str | N
     """The images of a data set by name, through the recipe's own validation, in the size that the file takes."""
     given = {"source": source, "root": root, "size": size}
     data = validate_recipe({"name": "measure", "data": given, "student": {"model": "resnet8"}}).data
-    if size is None and getattr(sources[source], "resizes", False) and spec.height == spec.width:
-        data = data.model_copy(update={"size": spec.height})
+    if size is None and getattr(sources[source], "resizes", False):
+        own = spec.height if spec.height == spec.width else (spec.height, spec.width)
+        data = data.model_copy(update={"size": own})
     return load_scored(data, split)
 
 
@@ -96,11 +97,13 @@ def evaluate_files(
         begun, task = time.monotonic(), tasks[artifact.input.task]
         truth = np.concatenate([part.truth for part in found.parts])
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
-            outputs = joined([infer_all(runner, images, artifact.input) for images in parts])
+            outputs = joined([infer_all(runner, images, artifact.input, keep=task.kept) for images in parts])
             details = runner.details()
-        if outputs[0].shape[1] != len(numbers):
-            got, allowed = f"{outputs[0].shape[1]} logits", f"{len(numbers)}, one a label"
-            raise KDCompressError("The labels are not the model's.", where=artifact.path, got=got, allowed=allowed)
+        if (count := task.labels_in(outputs)) not in (None, len(numbers)):
+            got, allowed = f"{count} logits", f"{len(numbers)}, one per label"
+            raise KDCompressError(
+                "The labels of the data are not those of the model.", where=artifact.path, got=got, allowed=allowed
+            )
         ordered = task.renumbered(outputs, numbers)
         answers = task.answers(ordered)
         first = answers if first is None else first
@@ -156,7 +159,9 @@ def bench_files(
     artifacts, notes = named_artifacts(files, here=device == "local")
     shapes = {(a.input.height, a.input.width, a.input.channels) for a in artifacts.values()}
     if len(shapes) > 1:
-        raise UsageError("The files take images of different sizes.", got=sorted(shapes), hint="bench them apart")
+        raise UsageError(
+            "The files take images of different sizes.", got=sorted(shapes), hint="bench them one at a time"
+        )
     if source:
         images, said = _queries(artifacts, load_images(source, root, None, None, next(iter(artifacts.values())).input))
         notes += said
@@ -316,9 +321,9 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
 
 def load_session(path: Path) -> dict[str, Any]:
     """What `kdcompress bench --json` or `--export x.json` wrote. Raises UsageError for anything else."""
-    document = read_json(path, "The file is no measurement.")
+    document = read_json(path, "The file is not a measurement.")
     if not isinstance(document, dict) or not {"records", "artifacts", "machine"} <= set(document):
         raise UsageError(
-            "The file is no measurement.", where=path, hint="`kdcompress bench FILES --export old.json` writes one"
+            "The file is not a measurement.", where=path, hint="`kdcompress bench FILES --export old.json` writes one"
         )
     return document

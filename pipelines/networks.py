@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,12 @@ from kdcompress.data.labels import match_labels
 from kdcompress.data.splits import Source
 from kdcompress.errors import UsageError, told
 from kdcompress.export.calibrate import calibration_images
-from kdcompress.models.build import build, evaluating, largest_layer, macs, pretrained_facts
+from kdcompress.models.answers import answer_of, shipped
+from kdcompress.models.build import build, largest_layer, macs, pretrained_facts
 from kdcompress.models.checkpoint import facts_of, load_weights
 from kdcompress.models.classes import reorder_classes
 from kdcompress.models.deployable import Deployable
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
 from kdcompress.pipelines.parts import Part, Role, pruned_of
@@ -79,7 +81,6 @@ class Networks:
             labels=self.source.labels,
             layout=export.layout,
             batch=export.batch,
-            outputs=self.task.outputs(self.source.labels),
             task=self.recipe.task,
         )
 
@@ -97,7 +98,7 @@ class Networks:
                     "The normalisation does not fit the images.",
                     where=role,
                     got=f"mean {list(mean)}, std {list(std)}",
-                    allowed=f"{channels} numbers, one a channel, or one for all",
+                    allowed=f"{channels} numbers, one per channel, or one for all",
                 )
             return mean, std, "as given"
         said = facts_of(network.weights) if network.weights else {}
@@ -170,7 +171,7 @@ class Networks:
             if self.parts[role].train is None:
                 raise
             return say_once(
-                f"{role}: {network.weights} were trained on other classes: they are a start alone", "yellow"
+                f"{role}: {network.weights} were trained on other classes: the training only starts from them", "yellow"
             )
         if matched.reordered:
             reorder_classes(net, np.argsort(matched.numbers).tolist(), self.input(role, net, network))
@@ -209,7 +210,12 @@ class Networks:
 
     def deployable(self, role: Role, net: nn.Module) -> Deployable:
         """``net`` on the CPU, as it ships."""
-        return Deployable(self.as_it_ships(role, net), self.spec(role), self.parts[role].network.size).eval()
+        ships, spec = self.as_it_ships(role, net), self.spec(role)
+        with evaluating(ships), torch.no_grad():
+            outputs = shipped(answer_of(ships(self.input(role, ships))))
+        shapes = [tuple(output.shape[1:]) for output in outputs]
+        spec = replace(spec, outputs=self.task.outputs(spec.labels, shapes))
+        return Deployable(ships, spec, self.parts[role].network.size).eval()
 
     def as_it_ships(self, role: Role, net: nn.Module) -> nn.Module:
         """With its blocks' branches merged."""

@@ -51,7 +51,7 @@ class Outcome:
             },
             "training": [self.done[trained(role)].result for role in networks.parts],
             "confusion": self._confusion(),
-            "by_label": self._by_label(),
+            "by_label": self._by_label(rows),
             "margin": margin(rows),
             "gates": limits,
             "predictions": predictions(recipe, rows),
@@ -68,7 +68,7 @@ class Outcome:
         rows += [self._row("student", target) for target in formats.chosen(export.targets)]
         for row in rows:
             if row.target and row.score is not None and parent.score is not None:
-                row.drop = parent.score - row.score
+                row.drop = round(parent.score - row.score, 9)  # so many points are allowed, not less by a last bit
             judge(row, export.max_drop)
         return rows
 
@@ -113,6 +113,9 @@ class Outcome:
         teacher, mine = self._answers(checked("teacher")), self._answers(check)
         if teacher is not None and mine is not None:
             row.agreement = self.networks.task.agreement(mine, teacher)
+        if mine is not None:
+            test, parent = self.networks.source.test, self._answers(checked(row.role)) if row.target else None
+            row.warnings = self.networks.task.warnings(mine, test.truth, self.networks.source.labels, parent)
 
     def _add_latency(self, row: Row, target: formats.Target | None) -> None:
         latency = self.done[LATENCY].result
@@ -128,27 +131,35 @@ class Outcome:
     def _answers(self, check: StepName) -> np.ndarray | None:
         return np.load(self.done[check].folder / ANSWERS) if check in self.done else None
 
-    def _of_both(self, judge: Callable[[np.ndarray, np.ndarray, Sequence[str]], T]) -> dict[str, T] | None:
-        """By role, what the task makes of the fp32 file's answers; None where one of the two is missing."""
-        answers = {role: self._answers(checked(role)) for role in ("teacher", "student")}
-        truth, labels = self.networks.source.test.truth, self.networks.source.labels
-        known = {role: judge(found, truth, labels) for role, found in answers.items() if found is not None}
-        return known if len(known) == len(answers) else None
+    def _judged(self, check: StepName, judge: Callable[[np.ndarray, np.ndarray, Sequence[str]], T]) -> T | None:
+        """What the task makes of a file's answers, None where it has given none."""
+        answers, source = self._answers(check), self.networks.source
+        return None if answers is None else judge(answers, source.test.truth, source.labels)
 
     def _confusion(self) -> dict[str, Any] | None:
         """How often each label is taken for each, by the fp32 files, where an image has one."""
-        tables = self._of_both(self.networks.task.confusion)
-        if tables is None or None in tables.values():
+        judge = self.networks.task.confusion
+        tables = {role: self._judged(checked(role), judge) for role in ("teacher", "student")}
+        if None in tables.values():
             return None
         return {"labels": list(self.networks.source.labels), **tables}
 
-    def _by_label(self) -> list[dict[str, Any]] | None:
-        """The score of each label, of the fp32 files."""
-        found = self._of_both(self.networks.task.by_label)
-        if found is None:
-            return None
-        pairs = zip(found["teacher"], found["student"], strict=True)
-        return [{"label": t["label"], "n": t["n"], "teacher": t["score"], "student": s["score"]} for t, s in pairs]
+    def _by_label(self, rows: list[Row]) -> list[dict[str, Any]] | None:
+        """The score of each label, of the fp32 files and of the int8 files that ship."""
+        judge = self.networks.task.by_label
+        ships = [row for row in rows if row.target and row.precision == "int8" and row.status == "measured"]
+        files = {row.name: self._judged(checked(row.role, row.target), judge) for row in ships}
+        teacher, student = (self._judged(checked(role), judge) for role in ("teacher", "student"))
+        return student and [
+            {
+                "label": each["label"],
+                "n": each["n"],
+                "teacher": teacher[k]["score"] if teacher else None,
+                "student": each["score"],
+                "files": {name: found[k]["score"] for name, found in files.items() if found},
+            }
+            for k, each in enumerate(student)
+        ]
 
 
 def _failed(row: Row, error: Exception, missing: Status) -> Row:

@@ -31,9 +31,9 @@ from kdcompress.console import say
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, cause, first_cause, place, told
 from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
-from kdcompress.models.build import evaluating
+from kdcompress.models.answers import answer_of, class_logits, shipped
 from kdcompress.models.copying import copied
-from kdcompress.models.deployable import logits_of
+from kdcompress.models.evaluating import evaluating
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.user_code import code_hash
@@ -85,22 +85,23 @@ def try_network(networks: Networks, role: Role, network: Network, seed: int = 0)
             hint=_remedy(networks, role, network, net),
         ) from error
     classes = networks.spec(role, network).classes
-    if logits.shape[1] != classes and (trains or role == "student"):
+    if logits.shape[-1] != classes and (trains or role == "student"):
         raise UsageError(
-            f"{named(network)} does not give a logit a label.",
+            f"{named(network)} does not give one logit per label.",
             where=network.model,
-            got=f"{logits.shape[1]} logits",
-            allowed=f"{classes}, what its callable is given as `classes`",
+            got=f"{logits.shape[-1]} logits",
+            allowed=f"{classes}, as its callable gets in `classes`",
         )
     if trains:
-        with told(f"{named(network)} runs, and a step of its training does not.", where=network.model):
-            logits_of(net.to(_device()).train()(x.to(_device()))).float().sum().backward()
+        with told(f"{named(network)} runs, but an iteration of its training fails.", where=network.model):
+            outputs = shipped(answer_of(net.to(_device()).train()(x.to(_device()))))
+            torch.stack([output.sum() for output in outputs]).sum().backward()
     copied(net)
 
 
 def _run(net: nn.Module, x: Tensor) -> Tensor:
     with evaluating(net), torch.no_grad():
-        return logits_of(net(x))
+        return class_logits(answer_of(net(x)))
 
 
 def _remedy(networks: Networks, role: Role, network: Network, net: nn.Module) -> str | None:
@@ -184,7 +185,7 @@ def _try_writers(networks: Networks, what: str, job: formats.ExportJob) -> list[
         elif problem:
             say(f"student-{target.name} will fail: {problem}", style="yellow")
     if here:
-        left = f"; not tried for time: {', '.join(late)}" if late else ""
+        left = f"; not tried, to save time: {', '.join(late)}" if late else ""
         took = f"{time.monotonic() - begun:.1f} s"
         say(f"tried on the untrained student in {took}: {len(here) - len(late)} of {len(here)} writers{left}", "dim")
     return problems
@@ -206,7 +207,7 @@ def _attempt(
         why = ours.what if ours else cause(error)
         unlucky = isinstance(first_cause(error), (OSError, MemoryError, subprocess.TimeoutExpired))
         if unlucky or (doubtful and not ours):
-            say(f"{wrong} untrained, and perhaps not trained either: {why}", style="yellow")
+            say(f"{wrong} before its training, and perhaps not after it either: {why}", style="yellow")
             return None, None
         hint = "; or ".join(part for part in (ours and ours.hint, instead) if part)
         return None, UsageError(f"{wrong}: {why}", where=place(error), got=ours and ours.got, hint=hint or None)

@@ -18,7 +18,7 @@ def check_private(recipe: Recipe) -> None:
     if recipe.data.public is None:
         problems.append("data.public: say which share of the training images is public, 0.1 for example")
     if len(recipe.method) > 1 or recipe.assistants or recipe.generations > 1:
-        problems.append("method: it teaches the student alone, with no other method, assistants or generations")
+        problems.append("method: it must be the only method, without assistants or generations")
     if recipe.student.prune:
         problems.append("student.prune: it would start from a private teacher's weights")
     trainings = {"train": recipe.train, "teacher.train": recipe.teacher and recipe.teacher.train}

@@ -20,7 +20,7 @@ def check(folder: Path, stems: Iterable[str]) -> None:
     there, stems = folder / FOLDER, set(stems)
     if there.is_symlink() or (there.exists() and not there.is_dir()):
         hint = "move it, or choose another --output"
-        raise UsageError("This is no folder, and it is not overwritten.", where=there, hint=hint)
+        raise UsageError("This is not a folder, and it is not overwritten.", where=there, hint=hint)
     wanted = [path.name for path in sorted(there.glob("*")) if any(f"{path.name}.".startswith(f"{s}.") for s in stems)]
     Ours(folder).refuse(_somebodys(folder, {name: list(folder.glob(f"{STEPS}/*/*/{name}")) for name in wanted}))
 

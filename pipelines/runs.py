@@ -156,7 +156,7 @@ class RunFolder:
 
     def _tell(self, name: str, path: Path) -> None:
         if path not in self._told:
-            say(f"{name}: {path} is damaged or was changed, and the step is done again", style="yellow")
+            say(f"{name}: {path} is damaged or was changed, so the step is done again", style="yellow")
         self._told.add(path)
 
     def run(self, step: Step, inputs: Inputs | None = None, force: bool = False) -> Done:

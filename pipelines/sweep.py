@@ -51,7 +51,7 @@ def choose(recipe: Recipe, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     wanted = list(labels) or list(recipe.compare.methods) or list(dict.fromkeys([BASELINE, *recipe.method]))
     if "all" in wanted:
         task = tasks[recipe.task]
-        fit = [name for name in methods if task.takes(methods[name].needs.one_label)]
+        fit = [name for name in methods if task.takes(methods[name].needs)]
         wanted = list(dict.fromkeys([*own, *fit]))
     for label in wanted:
         if label not in own and label not in methods:

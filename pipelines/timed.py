@@ -80,7 +80,7 @@ def probed(device: str, of_formats: tuple[str, ...]) -> dict[str, Any] | None:
     if name not in probes:
         parse_device(device)  # which names the unknown one
         raise UsageError(
-            "A plan and a run measure on devices that need nobody to attend to them and have a latency of their own.",
+            "A plan or a run cannot measure on this device: it needs a person, or it has no latency of its own.",
             where="bench.device",
             got=device,
             allowed=", ".join([LOCAL, *(f"{name}:ADDRESS" for name in probes)]),

@@ -92,7 +92,7 @@ class Tournament:
         """Raises UsageError with what the check of each candidate finds."""
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UsageError(
-                "A search runs in one process.",
+                "A search runs in one process only.",
                 where="search",
                 hint="start one, then train its winner in several: search=0",
             )

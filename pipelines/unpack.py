@@ -66,7 +66,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
                     _unpack(content, folder)
         except BROKEN as error:
             raise UsageError(
-                "This is no bundle: the archive cannot be read.",
+                "This is not a bundle: the archive cannot be read.",
                 where=archive,
                 got=f"{type(error).__name__}: {error}",
                 allowed="the folder or the .tar.gz that `kdcompress bundle` wrote",

@@ -11,6 +11,7 @@ from kdcompress.export import formats
 from kdcompress.pipelines.timed import untimed
 from kdcompress.recipe import Candidate, Recipe
 from kdcompress.report import present
+from kdcompress.report.figures import apart, times
 from kdcompress.report.present import headline, over
 from kdcompress.report.rows import Row
 
@@ -21,7 +22,7 @@ def not_as_asked(precision: str, coverage: dict[str, Any] | None) -> str | None:
     """Why what was built is not in that precision, by its coverage: of fp32 every layer has to be, of fp16 most weights
     (every layer, where weights are not counted), of int8 something, for the scheme may leave layers in float."""
     if not coverage:
-        return "its coverage is not on record"
+        return "the types of its layers are not on record"
     by_weight = precision == "fp16" and "weights" in coverage
     counted: Counter[str] = Counter()
     for family in ("weights",) if by_weight else ("conv", "gemm"):
@@ -47,19 +48,26 @@ def judge(row: Row, max_drop: float) -> None:
         row.status, row.why = "failed", f"its outputs differ from PyTorch's: {row.parity.get('why')}"
         row.next = "`kdcompress inspect` shows what was built; try float-nchw input, or another opset"
         if first := row.parity.get("first_difference"):
-            row.next = f"it differs from the fp32 parent first at {first}; `kdcompress inspect --bisect` shows the rest"
+            row.next = (
+                f"the first difference to the fp32 parent is at {first}; `kdcompress inspect --bisect` shows the rest"
+            )
     elif row.device_parity and not row.device_parity["passed"]:
-        row.status, row.why = "failed", f"on the device it answers otherwise than here: {row.device_parity.get('why')}"
-        row.next = "a target whose scheme suits that processor (`kdcompress list targets`), or another runtime there"
+        row.status, row.why = (
+            "failed",
+            f"its outputs on the device differ from those here: {row.device_parity.get('why')}",
+        )
+        row.next = "use a target whose scheme suits that processor (`kdcompress list targets`), or another runtime"
     elif stopped := (row.latency or {}).get("failed"):
         row.status, row.why = "failed", f"it stopped while it was timed: {stopped}"
         row.next = "`kdcompress bench` times it alone; `--force latency` times all again"
     elif row.drop is not None and row.drop > max_drop:
-        row.status, row.why = "failed", f"{row.drop:.2f} points below its parent; {max_drop} are allowed"
-        row.next = "more export.calibration_images, another calibration method in the target, or a larger max_drop"
+        lost = apart(row.drop, max_drop)
+        row.status, row.why = "failed", f"it loses {lost} points to its fp32 parent; {max_drop:g} are allowed"
+        row.next = "try more export.calibration_images, another calibration in the target, or a larger export.max_drop"
     elif row.precision == "int8" and row.ratio and row.ratio["verdict"] == "slower":
-        row.status, row.why = "failed", f"{row.ratio['median']:.2f} times its fp32 parent's latency on this machine"
-        row.next = "the target's quantisation scheme does not fit this processor: see `kdcompress list targets`"
+        slower = f"slower than its fp32 parent on this machine: {times(row.ratio['median'])} times the latency"
+        row.status, row.why = "failed", slower
+        row.next = "use a target whose quantisation scheme fits this processor: see `kdcompress list targets`"
 
 
 def margin(rows: list[Row]) -> dict[str, Any] | None:
@@ -127,7 +135,7 @@ def budgets(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
     asked, found = recipe.budgets, []
     teacher = next((row.score for row in rows if row.name == "teacher-fp32"), None)
     for row in held(recipe, rows):
-        lost = None if teacher is None or row.score is None else teacher - row.score
+        lost = None if teacher is None or row.score is None else round(teacher - row.score, 9)
         figures = {
             "latency": (row.latency["median_ms"] if row.latency else None, asked.latency_ms),
             "size": (row.bytes, asked.size_bytes),
@@ -152,7 +160,7 @@ def budgets(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
 def _instead(recipe: Recipe, row: Row, what: str, value: float | None) -> str:
     """What to try after a student that missed a budget: another candidate of the plan, where there is one."""
     if value is None:
-        return f"measure it where it runs: the budget's {what} is not known here"
+        return f"measure it where it runs: its {what} is not known here"
     if not recipe.budgets.candidates:
         return "`kdcompress plan` measures which students fit these budgets"
     mine = recipe.budgets.planned(recipe.student)
@@ -203,18 +211,13 @@ def failures(document: dict[str, Any]) -> list[str]:
     rows = [f"{r['name']} failed: {r['why']}" for r in document["rows"] if r["status"] == "failed"]
     if formats.AUTO in document["recipe"]["export"]["targets"]:
         rows = [] if document["margin"] else rows
-    return rows + [_unmet(gate) for gate in document["gates"] if not gate["met"]]
+    return rows + [_unmet(gate, document) for gate in document["gates"] if not gate["met"]]
 
 
-def _unmet(gate: dict[str, Any]) -> str:
-    if "artefact" not in gate:
-        return f"gate {gate['name']}: {_short(gate['value'])} against {gate['limit']}"
-    said = present.gates({"gates": [gate]})[0]
-    return f"budget of {said['what']} {said['value']} ({said['limit']}); next: {gate['next']}"
-
-
-def _short(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.6g}"
+def _unmet(gate: dict[str, Any], document: dict[str, Any]) -> str:
+    said = present.gates({**document, "gates": [gate]})[0]
+    missed = f"{said['what']} {said['value']} ({said['limit']})"
+    return f"budget missed: {missed}; next: {gate['next']}" if "artefact" in gate else f"gate {gate['name']}: {missed}"
 
 
 def ratios(records: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -66,7 +66,7 @@ def _no_bundle(folder: Path) -> UsageError:
     hint = f"give the bundle in it: {some([str(path) for path in inside])}"
     other = "give the folder or the .tar.gz that `kdcompress bundle` wrote"
     got = f"no file {SUMS}"
-    return UsageError("This is no bundle.", where=folder, got=got, hint=hint if inside else other)
+    return UsageError("This is not a bundle.", where=folder, got=got, hint=hint if inside else other)
 
 
 def differences(folder: Path) -> list[str]:
@@ -137,7 +137,10 @@ def _self_check(folder: Path, timeout_s: float) -> str:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             raise KDCompressError(
-                "The self-check does not end.", where=folder, got=f"{timeout_s:g} s", hint="--timeout gives it longer"
+                "The self-check did not end in time.",
+                where=folder,
+                got=f"{timeout_s:g} s",
+                hint="--timeout gives it longer",
             ) from error
         finally:
             _end(process)

@@ -15,7 +15,7 @@ def test_its_own_files_are_written_again_and_no_others(tmp_path):
     Ours(tmp_path).write("a.md", "two")
     (tmp_path / "b.md").write_text("mine")
     (tmp_path / "c").mkdir()
-    with pytest.raises(UsageError, match="was not written by kdcompress(.|\n)*b.md, c\n"):
+    with pytest.raises(UsageError, match="were not written by kdcompress(.|\n)*b.md, c\n"):
         ours.check(["a.md", "b.md", "c", "d"])
     with pytest.raises(UsageError, match="b.md"):
         ours.write("b.md", "theirs")

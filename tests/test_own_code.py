@@ -119,7 +119,7 @@ def test_what_is_no_name_is_said_so(name, folders):
 @pytest.mark.parametrize("name", ["load", "system", "hidden", "run", "again"])
 def test_what_is_taken_over_from_there_is_none_either(name, folders):
     (folders[0] / "kd_nets.py").write_text(NETS)
-    with pytest.raises(UsageError, match="is not taken by name"):
+    with pytest.raises(UsageError, match="Recipes may not name code of"):
         imported("model", f"kd_nets:{name}")
 
 
@@ -178,7 +178,7 @@ def test_no_code_refuses_all_of_it_and_runs_none(folders):
 def test_a_dry_run_refuses_with_the_other_problems_and_imports_nothing(folders):
     (folders[0] / "r.yaml").write_text(RECIPE % "torch.hub:load")
     done = CliRunner().invoke(main, ["run", "r.yaml", "--dry-run", "export.targets=x86-vnnii"])
-    assert done.exit_code == 2 and "What is in torch is not taken by name" in done.output
+    assert done.exit_code == 2 and "Recipes may not name code of torch" in done.output
     assert "no target named 'x86-vnnii'" in done.output and "data.root is not a folder" in done.output
 
 
@@ -208,5 +208,5 @@ def test_a_module_of_ones_own_may_have_a_librarys_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert imported("model", "wandb:net").__name__ == "net"  # no such library is installed
     (tmp_path / "torch.py").write_text("def net(classes, channels): ...")
-    with pytest.raises(UsageError, match="What is in torch is not taken by name"):  # this one is, and it is found first
+    with pytest.raises(UsageError, match="Recipes may not name code of torch"):  # this one is, and it is found first
         imported("model", "torch:net")

@@ -70,7 +70,7 @@ def test_a_base_may_have_a_base_and_may_be_a_shipped_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nbase: nowhere\n", "base is not there(.|\n)*nowhere.yaml or .*recipes/nowhere.yaml"),
+        ("name: x\nbase: nowhere\n", "base was not found(.|\n)*nowhere.yaml or .*recipes/nowhere.yaml"),
         ("name: x\nbase: [a, b]\n", "the name of another"),
         ("name: x\nbase: recipe.yaml\n", "leads back to itself"),
         ("name: x\nbase: there\n", "leads back to itself(.|\n)*recipe.yaml -> .*there.yaml -> .*recipe.yaml"),
@@ -106,8 +106,8 @@ def test_an_override_changes_one_place_of_an_anchor(tmp_path):
         ({"student": {"model": "vgg8", "pretrained": True, "weights": "a.pt"}}, "either `weights` or `pretrained`"),
         ({"student": {}}, "student: give either `model`, or `prune: teacher`"),
         ({"student": {"model": "vgg8", **PRUNED}}, "student: give either `model`, or `prune: teacher`"),
-        ({"student": PRUNED}, "`prune: teacher` comes after a `teacher`"),
-        ({"assistants": [PRUNED]}, "`prune: teacher` comes after a `teacher`"),
+        ({"student": PRUNED}, "`prune: teacher` needs a `teacher`"),
+        ({"assistants": [PRUNED]}, "`prune: teacher` needs a `teacher`"),
         ({"student": {"prune": "teacher"}}, "`prune` needs a `ratio`"),
         ({"student": {**PRUNED, "ratio": 0}}, "`prune` needs a `ratio`"),
         ({"student": {**PRUNED, "ratio": 1}}, "student.ratio: Input should be less than 1"),
@@ -118,12 +118,12 @@ def test_an_override_changes_one_place_of_an_anchor(tmp_path):
         ({"student": {"model": "vgg8", "round_to": 8}}, "leave `round_to` out: only `prune` takes it"),
         ({"teacher": {**PRUNED, "train": {}}}, "teacher.prune: unknown key"),
         ({"train": None}, "needs `student.weights`"),
-        ({"method": ["kd", "kd"]}, "kd stands twice"),
-        ({"method": []}, "method: names a method or more"),
-        ({"method": {}}, "method: names a method or more"),
+        ({"method": ["kd", "kd"]}, "kd is there twice"),
+        ({"method": []}, "method: name at least one method"),
+        ({"method": {}}, "method: name at least one method"),
         ({"method": [5]}, "method: a method is a name"),
         ({"method": {"kd": {"temperature": float("inf")}}}, "method.kd.temperature: a finite number of 64 bits"),
-        ({"compare": {"methods": {"own": []}}}, "compare.methods.own: names a method or more"),
+        ({"compare": {"methods": {"own": []}}}, "compare.methods.own: name at least one method"),
         ({"seed": 10**30}, "seed: a finite number of 64 bits"),
         ({"seed": 2**40}, "seed: Input should be less than or equal to 4000000000"),
         ({"train": {"images": 10**18}}, "train.images: Input should be less than"),
@@ -214,5 +214,5 @@ def test_budgets_are_of_something_that_is_built():
 
 def test_an_option_without_a_space_after_its_colon():
     student = {"model": "resnet8", "options": {"img_size:32": None}}  # as YAML reads {img_size:32}
-    with pytest.raises(UsageError, match="a space goes after the colon"):
+    with pytest.raises(UsageError, match="put a space after the colon"):
         validate_recipe({"name": "x", "data": {"source": "mnist"}, "train": None, "student": student})

@@ -22,23 +22,26 @@ def advice(
     """
     said = _threads(records, before, threads)
     good = {name: record for name, record in records.items() if not record.failed}
-    shaky = [f"{name} ({record.cv:.0%})" for name, record in good.items() if (record.cv or 0) > 0.1]
+    variations = {name: round(100 * (record.cv or 0)) for name, record in good.items()}  # as it is said
+    shaky = [f"{name} ({percent} %)" for name, percent in variations.items() if percent > 10]
     if shaky:
         said.append(
-            f"Latencies vary by more than 10 %: {', '.join(shaky)}. Medians and paired ratios bear this, means and "
-            "tails do not; close other programs, or measure with a higher effort."
+            f"Latencies vary by more than 10 %: {', '.join(shaky)}. Trust medians and paired ratios, but not means and "
+            "high percentiles. Close other programs, or measure with a higher effort."
         )
     drifts = [f"{name} ({drift:.2f})" for name, record in good.items() if (drift := _drift(record))]
     if drifts:
         said.append(
-            f"The last quarter of the queries took another time than the first, by a factor: {', '.join(drifts)}. The "
-            "machine changed meanwhile (heat, other load): paired ratios bear this, milliseconds do not."
+            f"Latency changed during the measurement: {', '.join(drifts)} is the last quarter of the queries over the "
+            "first. The machine became slower or faster (heat, other load). Trust paired ratios, but not milliseconds."
         )
     for name, record in good.items():
         if record.capped and record.p90_ms is None:
-            said.append(f"{name}: {record.capped}; too few for a 90th percentile.")
+            said.append(f"{name}: {record.capped}; these are too few queries for a 90th percentile.")
         if not record.warmup_stable:
-            said.append(f"{name}: still changing by more than 5 % after its warm-up; measure with a higher effort.")
+            said.append(
+                f"{name}: latency still changed by more than 5 % after the warm-up; measure with a higher effort."
+            )
         first, median = record.first_call_ms, record.median_ms
         if first and median and first > max(20 * median, 100):
             said.append(
@@ -51,12 +54,14 @@ def advice(
         said.append(f"The hypervisor took {steal:.1f} % of the CPU time; measure again on a quieter or a real machine.")
     others = max((r.other_cpu_percent or 0 for r in good.values()), default=0)
     if others > 10:
-        said.append(f"Other processes used {others:.0f} % of the CPU meanwhile; stop them and measure again.")
+        said.append(
+            f"Other processes used {others:.0f} % of the CPU during the measurement; stop them and measure again."
+        )
     if before.get("governor") not in (None, "not exposed", "performance"):
         said.append(f"The CPU governor is {before['governor']!r}; set it to performance for steadier numbers.")
     throttled = (after.get("throttle_count") or 0) - (before.get("throttle_count") or 0)
     if throttled > 0:
-        said.append(f"The CPU was throttled for its heat {throttled} times meanwhile; let it cool, and measure again.")
+        said.append(f"The CPU was throttled {throttled} times because of heat; let it cool, and measure again.")
     if before.get("mhz") and after.get("mhz") and after["mhz"] < 0.9 * before["mhz"]:
         said.append(f"The CPU slowed from {before['mhz']:.0f} to {after['mhz']:.0f} MHz; it may be hot, let it cool.")
     for name, parent in (parents or {}).items():
@@ -65,7 +70,7 @@ def advice(
             if ratio["verdict"] == "slower":
                 said.append(
                     f"{name} is slower than the fp32 it was made from ({ratio['median']:.2f} times its latency): the "
-                    "quantisation scheme does not suit this CPU. Ship the fp32, or build for another target."
+                    "quantisation scheme does not suit this CPU. Ship the fp32 file, or build for another target."
                 )
     return said
 
@@ -83,12 +88,12 @@ def _threads(records: Mapping[str, Record], here: Mapping[str, Any], threads: in
     }
     for what, most in limits.items():
         if most and threads > most:
-            said.append(f"{threads} threads, and {most:g} {what}: they wait for each other; ask for {most:g} at most.")
+            said.append(f"{threads} threads share {most:g} {what} and wait for each other; ask for {most:g} at most.")
             break
     for name, record in records.items():
         if not record.failed and (record.cores_used or 0) > 1.2 * threads + 0.2:
             said.append(
-                f"{name} kept {record.cores_used:.1f} cores busy, and {threads} threads were asked for: its runtime "
+                f"{name} used {record.cores_used:.1f} cores, but was asked to use {threads}. Its runtime "
                 "starts threads of its own (OMP_NUM_THREADS limits those of OpenMP)."
             )
     return said
@@ -108,13 +113,13 @@ def _of_one(name: str, record: Record) -> list[str]:
     said = []
     if record.overhead_us and record.median_ms and record.overhead_us / 10 > record.median_ms:  # of 1 %, in ms
         said.append(
-            f"{name} is host-bound: timing alone is {record.overhead_us / 10 / record.median_ms:.0f} % of a query of "
-            f"{1e3 * record.median_ms:.0f} microseconds; measure it with --scenario offline."
+            f"{name} is host-bound: a query takes {1e3 * record.median_ms:.0f} microseconds, of which timing alone is "
+            f"{record.overhead_us / 10 / record.median_ms:.0f} %. Measure it with --scenario offline."
         )
     rates = {int(size): rate for size, rate in record.batches.items()}
     if 1 in rates and 8 in rates and rates[8] > 6 * rates[1]:
         said.append(
-            f"{name} is host-bound at one image: 8 at once take {8 * rates[1] / rates[8]:.1f} times as long. Single "
-            "queries measure the calls more than the model; put images together where the task allows."
+            f"{name} is host-bound at one image: 8 at once take only {8 * rates[1] / rates[8]:.1f} times as long. A "
+            "single query measures the call more than the model. Use batches where the task allows."
         )
     return said

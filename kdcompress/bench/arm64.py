@@ -92,7 +92,7 @@ def run(
             command, env=variables, capture_output=True, encoding="utf-8", errors="replace", timeout=LIMIT_S
         )
     except subprocess.TimeoutExpired as error:
-        raise KDCompressError("The emulated program did not end.", where=program, got=f"{LIMIT_S} s") from error
+        raise KDCompressError("The emulated program did not end in time.", where=program, got=f"{LIMIT_S} s") from error
 
 
 def _python(root: Path) -> Path:
@@ -106,7 +106,7 @@ def _python(root: Path) -> Path:
 def _debian(root: Path) -> None:
     """Extract the packages and what they depend on, by an apt with lists, cache and status of its own."""
     if not shutil.which("apt-get"):
-        raise RuntimeMissingError("Debian's packages are got by apt-get, which is not installed.")
+        raise RuntimeMissingError("apt-get is not installed; it downloads Debian's packages.")
     state = root / "apt"
     for part in ("lists/partial", "cache/archives/partial"):
         (state / part).mkdir(parents=True)

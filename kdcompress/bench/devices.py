@@ -105,7 +105,7 @@ def only(request: Request, device: str, *, formats: Sequence[str] = (), scenario
 def local(request: Request, address: str, progress: Progress) -> Session:
     """This process."""
     if address:
-        raise UsageError("The device local has no address.", where="--device", got=f"local:{address}")
+        raise UsageError("The device `local` takes no address.", where="--device", got=f"local:{address}")
     subjects = [Subject(n, request.open(a, threads=request.threads), a.input) for n, a in request.artifacts.items()]
     common: dict[str, Any] = {key: getattr(request, key) for key in ("effort", "seed", "baseline")}
     common["progress"] = progress

@@ -75,7 +75,7 @@ def _rapl(folder: Path) -> tuple[dict[str, Read], str]:
         try:
             int((domain / "energy_uj").read_text())
         except OSError as error:
-            return {}, f"RAPL's counters cannot be read ({error.strerror}): the system keeps them for root"
+            return {}, f"RAPL's counters cannot be read ({error.strerror}): only root may read them"
         found[f"{(domain / 'name').read_text().strip()} (RAPL)"] = _Rapl(domain)
     return found, "no RAPL, no tegrastats, no NVML"
 

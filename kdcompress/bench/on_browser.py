@@ -40,7 +40,7 @@ def announce(url: str, host: str) -> None:
     """The address on the terminal; where another device can open it, as a QR code too."""
     say(f"Open on the device to be measured: {url}")
     if host in ("127.0.0.1", "::1", "localhost"):
-        say("It is for this machine alone. For another device in the same network: --device browser:0.0.0.0")
+        say("Only this machine can open it. To measure another device in the same network: --device browser:0.0.0.0")
         return
     say("Whoever has this address can open it and get the model files, until the measurement ends.")
     if not err.is_terminal:

@@ -96,7 +96,7 @@ def _connected(address: str) -> Iterator[Ssh]:
     plain, options = parse_options(address, "ssh")
     host, _, port = plain.rpartition(":") if plain.rpartition(":")[2].isdigit() else (plain, "", "")
     if not HOST.fullmatch(host):
-        what = "is no host's name" if host else "is missing"
+        what = "is not the name of a host" if host else "is missing"
         raise UsageError(f"The address of the device {what}.", where="--device", got=f"ssh:{address:.200}",
                          allowed="ssh:[user@]host[:port]")  # fmt: skip
     with shared(Ssh(host, port, options)) as connection:

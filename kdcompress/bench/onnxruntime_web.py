@@ -58,7 +58,9 @@ def files(provider: str = "wasm") -> dict[str, bytes]:
     except (tarfile.TarError, EOFError, OSError) as error:
         raise _missing(f"${VARIABLE} is not the package's tarball.", path, got=error) from error
     if len(found) < len(FILES[provider]):
-        raise _missing("The package is without all of it.", path, list(found), ", ".join(FILES[provider]))
+        raise _missing(
+            "The package of onnxruntime-web lacks some files.", path, list(found), ", ".join(FILES[provider])
+        )
     return found
 
 
@@ -73,7 +75,11 @@ def tarball() -> Path:
     url = f"{registry()}/onnxruntime-web/-/{path.name}"
     shown = re.sub(r"//[^/@]*@", "//", url)  # a password may be in it
     if "$" in url or not url.startswith(("http://", "https://")):
-        raise _missing("onnxruntime-web could not be downloaded: this is no registry.", shown, got="no http address")
+        raise _missing(
+            "onnxruntime-web could not be downloaded: this is not the address of a registry.",
+            shown,
+            got="no http address",
+        )
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             content = response.read(BYTES + 1)

@@ -45,15 +45,15 @@ def compare(old: Document, new: Document, seed: int = 0) -> dict[str, Any]:
     for key in ALIKE:
         if old.get(key) != new.get(key):
             raise UsageError(
-                f"The two sessions differ in {key}: their latencies cannot be compared.",
+                f"The two measurements differ in {key}, so their latencies cannot be compared.",
                 got=new.get(key),
                 allowed=old.get(key),
-                hint="measure again as the older one was",
+                hint="measure again with what the older one used",
             )
     names = [name for name in new["records"] if name in old["records"]]
     if not names:
         raise UsageError(
-            "The two sessions have no artefact in common.",
+            "The two measurements have no artefact in common.",
             got=", ".join(new["records"]),
             allowed=", ".join(old["records"]),
         )
@@ -127,7 +127,7 @@ def _notes(old: Document, new: Document) -> list[str]:
     cpus = [document["machine"].get("cpu") for document in (old, new)]
     if cpus[0] != cpus[1]:
         notes.append(
-            f"Another CPU ({cpus[1]}, before {cpus[0]}): latencies are compared relative to the common baseline alone."
+            f"The CPU is another one ({cpus[1]}, before {cpus[0]}): only ratios to the common baseline are compared."
         )
     packages = [document["machine"].get("packages") or {} for document in (old, new)]
     changed = [
@@ -140,7 +140,7 @@ def _notes(old: Document, new: Document) -> list[str]:
     for name, facts in new["artifacts"].items():
         before = old["artifacts"].get(name)
         if before and before["sha256"] != facts["sha256"]:
-            notes.append(f"{name} is another file than before.")
+            notes.append(f"{name} is not the same file as before.")
     if gone := [name for name in old["records"] if name not in new["records"]]:
         notes.append(f"Measured before and not now: {', '.join(gone)}.")
     if added := [name for name in new["records"] if name not in old["records"]]:

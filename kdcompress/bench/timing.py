@@ -31,8 +31,8 @@ EFFORTS = {"rapid": (64, 6.0), "quick": (128, 10.0), "normal": (1024, 60.0)}
 SCENARIOS = {
     "single-stream": "the next query of one image after the previous one returned",
     "multi-stream": "the next query of 8 images after the previous one returned",
-    "offline": "images a second, in queries of as many images as give the most",
-    "cold-start": "each query in a process of its own: load the runtime and the file, then the first answer",
+    "offline": "images per second, in queries of the size that gives the most",
+    "cold-start": "each query in a new process: load the runtime and the file, then answer once",
 }
 MULTI_STREAM = 8  # images a query, as MLPerf has it
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)  # that offline tries
@@ -89,9 +89,9 @@ def check(names: Sequence[str], images: np.ndarray, effort: str, scenario: str, 
     if scenario not in SCENARIOS:
         raise unknown_name("scenario", scenario, SCENARIOS)
     if len(set(names)) < len(names):
-        raise UsageError("Two subjects of a measurement have the same name.", got=", ".join(names))
+        raise UsageError("Two files of a measurement have the same name.", got=", ".join(names))
     if baseline is not None and baseline not in names:
-        raise unknown_name("subject", baseline, names)
+        raise unknown_name("file", baseline, names)
     if not len(images):
         raise UsageError("There are no images to measure with.")
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from kdcompress.console import say
 from kdcompress.data import image, kept
+from kdcompress.data.fit import GREY, Fit, Size, frame_of, placed
 from kdcompress.data.image import MOST_PIXELS, Header, header
 from kdcompress.data.source import SHOWN, one_line
 from kdcompress.data.splits import Listed, Raw
@@ -60,14 +61,14 @@ class File(NamedTuple):
         return f"{self.path}: {self.name}" if self.name else str(self.path)
 
 
-def read_listed(found: Listed, size: int | None) -> Raw:
+def read_listed(found: Listed, size: int | Size | None, fit: Fit | None = None) -> Raw:
     """The files of a folder with their pixels. Raises UsageError as ``read_images`` does."""
-    return found.raw(read_images([File(path) for path in found.paths], size, Path(found.origin)))
+    return found.raw(read_images([File(path) for path in found.paths], size, Path(found.origin), fit or "crop"))
 
 
-def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
-    """The files' pixels, uint8 [N, H, W, C]; C is 1 where all are grey, else 3. Where ``size`` is given the shorter
-    side is resized to it and the middle is cut out. Read from the file of an earlier start, or decoded and kept.
+def read_images(files: list[File], size: int | Size | None, root: Path, fit: Fit = "crop") -> kept.Images:
+    """The files' pixels, uint8 [N, H, W, C]; C is 1 where all are grey, else 3. Where ``size`` is given they become so
+    large as ``fit`` says. Read from the file of an earlier start, or decoded and kept.
 
     Raises UsageError that names every file that cannot be decoded, for sizes that differ while ``size`` is None, and
     for more pixels than the disk, and then the machine's memory, can hold.
@@ -77,15 +78,15 @@ def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
 
         def again(row: int, shape: tuple[int, ...]) -> np.ndarray:
             header = read_header(files[row])
-            return decode(files[row], shape, isinstance(header, Header) and header.jpeg)
+            return decode(files[row], shape, isinstance(header, Header) and header.jpeg, fit)
 
         try:
-            path = place / f"{identity(files, size, root)}.npy"
+            path = place / f"{identity(files, size if fit == 'crop' else (size, fit), root)}.npy"
             with kept.alone(path):
                 found = kept.opened(path, again)
                 if found is None:
                     headers, shape = look(files, size, root)
-                    kept.write(path, shape, lambda put: decode_all(files, headers, shape, root, put))
+                    kept.write(path, shape, lambda put: decode_all(files, headers, shape, root, put, fit))
                     found = kept.opened(path, again)
                 if found is not None:
                     return found
@@ -93,11 +94,11 @@ def read_images(files: list[File], size: int | None, root: Path) -> kept.Images:
             say(f"images: not kept, {error.strerror or error} in {place}", style="yellow")
     headers, shape = look(files, size, root)
     images = allocate(shape, root)
-    decode_all(files, headers, shape, root, images.__setitem__)
+    decode_all(files, headers, shape, root, images.__setitem__, fit)
     return images
 
 
-def identity(files: list[File], size: int | None, root: Path) -> str:
+def identity(files: list[File], size: object, root: Path) -> str:
     """The hash of all that decides the pixels: where the files are, their names, sizes, times of change and inodes,
     what decodes them, and samples of their contents: the beginning, middle and end of each, or of ``SAMPLED`` of them
     where there are more."""
@@ -131,7 +132,7 @@ def sample(path: Path) -> bytes:
     return digest.digest()
 
 
-def look(files: list[File], size: int | None, root: Path) -> tuple[list[Header], tuple[int, ...]]:
+def look(files: list[File], size: int | Size | None, root: Path) -> tuple[list[Header], tuple[int, ...]]:
     """The headers of the files, and the shape of all their pixels."""
     headers = list(in_threads(read_header, files))
     good = [header for header in headers if isinstance(header, Header)]
@@ -146,7 +147,7 @@ def look(files: list[File], size: int | None, root: Path) -> tuple[list[Header],
         )
     if not good:
         raise broken_files(dict(zip(files, map(str, headers))), root)
-    width, height = (size, size) if size else next(iter(sizes))
+    height, width = frame_of(size) if size else next(iter(sizes))[::-1]
     # a file without a header is named when it is decoded, with all others that are broken
     known = [header if isinstance(header, Header) else Header(0, 0, False, False) for header in headers]
     return known, (len(files), height, width, 1 if all(header.grey for header in good) else 3)
@@ -167,13 +168,14 @@ def decode_all(
     shape: tuple[int, ...],
     root: Path,
     put: Callable[[int, np.ndarray], None],
+    fit: Fit,
 ) -> None:
     room = Room(max(MOST_PIXELS, EACH * (os.cpu_count() or 1)))
 
     def one(row: int) -> str | None:
         try:
             with room.of(headers[row].width * headers[row].height):
-                pixels = decode(files[row], shape[1:], headers[row].jpeg)
+                pixels = decode(files[row], shape[1:], headers[row].jpeg, fit)
         except Exception as error:  # as above
             return one_line(error)
         put(row, pixels)
@@ -204,15 +206,15 @@ class Room:
                 self.changed.notify_all()
 
 
-def decode(file: File, shape: tuple[int, ...], jpeg: bool) -> np.ndarray:
+def decode(file: File, shape: tuple[int, ...], jpeg: bool, fit: Fit = "crop") -> np.ndarray:
     """A file's pixels, uint8 of ``shape`` [H, W, C]; raises what its decoder raises."""
     height, width, channels = shape
     with file.open() as opened:
         data = opened.read()
     pixels = decode_jpeg(data, channels) if jpeg else None
     if pixels is None:
-        pixels = image.pixels(data, shape)
-    return pixels if pixels.shape == shape else resized(pixels, height)
+        pixels = image.pixels(data, shape, fit)
+    return pixels if pixels.shape == shape else resized(pixels, (height, width), fit)
 
 
 def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
@@ -228,13 +230,21 @@ def decode_jpeg(data: bytes, channels: int) -> np.ndarray | None:
     return pixels.permute(1, 2, 0).numpy()
 
 
-def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The middle of uint8 [H, W, C] whose shorter side has become ``size``, uint8 [size, size, C]."""
+def resized(pixels: np.ndarray, size: int | Size, fit: Fit = "crop") -> np.ndarray:
+    """uint8 [H, W, C] as an image of another size (fit.py), its bars grey: uint8 [*size, C]."""
     import torch
     from torchvision.transforms.v2 import functional
 
-    shorter = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), [size], antialias=True)
-    return functional.center_crop(shorter, [size, size]).permute(1, 2, 0).numpy()
+    frame = frame_of(size)
+    height, width = pixels.shape[:2]
+    _, resized, (top, left), _ = placed((height, width), frame, fit)
+    found = functional.resize(torch.from_numpy(pixels).permute(2, 0, 1), list(resized), antialias=True)
+    part = found.permute(1, 2, 0).numpy()[max(-top, 0) :, max(-left, 0) :][: frame[0], : frame[1]]
+    if part.shape[:2] == frame:
+        return part
+    made = np.full((*frame, pixels.shape[2]), GREY, np.uint8)
+    made[max(top, 0) :, max(left, 0) :][: part.shape[0], : part.shape[1]] = part
+    return made
 
 
 def in_threads(function: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:

@@ -27,6 +27,8 @@ def fetch(name: str, root: Path) -> Path:
     Raises UsageError that names each attempt, and for files that are there and broken.
     """
     family = sources[name]
+    if made_of := getattr(family, "made_of", None):
+        return fetch(made_of, root)
     if not isinstance(family, TorchvisionSource):
         raise UsageError(f"The source {name} is a folder of your own: there is nothing to fetch.")
     found = family.find(Data.model_validate({"source": name, "root": root}))

@@ -42,7 +42,7 @@ class ImageFolder:
         return Found(str(root), True)
 
     def read(self, data: Data) -> Raw:
-        return read_listed(self.listed(data), data.size)
+        return read_listed(self.listed(data), data.size, data.fit)
 
     def listed(self, data: Data) -> Listed:
         """Raises UsageError for folders that are not as they should be."""

@@ -41,7 +41,7 @@ class ImageLabels:
         return Found(str(table.parent), True)
 
     def read(self, data: Data) -> Raw:
-        return read_listed(self.listed(data), data.size)
+        return read_listed(self.listed(data), data.size, data.fit)
 
     def listed(self, data: Data) -> Listed:
         """Raises UsageError for a table that is not as it should be."""
@@ -74,7 +74,7 @@ def _rows(table: Path) -> Sequence[Row]:
             "The table's first line has to name its columns.",
             where=table,
             got=", ".join(columns) or "nothing",
-            allowed="file,labels[,split], or file[,split] and a column a label, with commas between them",
+            allowed="file,labels[,split], or file[,split] and one column per label, with commas between them",
         )
     wrong, seen = [], set[str]()
     for line, row in rows:
@@ -82,7 +82,7 @@ def _rows(table: Path) -> Sequence[Row]:
             wrong.append(f"line {line}: {why}")
         seen.add(row["file"] or "")
     if wrong or not rows:
-        raise UsageError("The table of labels is not as it should be.", where=table, got=some(wrong) or "no image")
+        raise UsageError("The table of labels has mistakes.", where=table, got=some(wrong) or "no image")
     return [row for _, row in rows]
 
 
@@ -93,20 +93,20 @@ def _column(name: str) -> str:
 
 def _wrong(row: Row, seen: set[str], root: Path) -> str | None:
     if None in row or None in row.values():
-        return "another number of columns than the first line"
+        return "not as many columns as in the first line"
     file = row["file"]
     if not file or Path(file).is_absolute() or ".." in Path(file).parts or Path(file).as_posix() != file:
-        return f"file {file!r}, and paths like photos/1.jpg, from the table's folder on, are"
+        return f"file {file!r} is not a path below the table's folder, such as photos/1.jpg"
     if not (root / file).is_file():
-        return f"no file {file!r} in the folder"
+        return f"the folder has no file {file!r}"
     if file in seen:
-        return f"{file} again"
+        return f"{file} is there twice"
     if _split(row) not in SPLITS:
-        return f"split {row['split']!r}, and train, val and test are"
+        return f"split {row['split']!r} is not train, val or test"
     if "labels" not in row:
         for column, value in row.items():
             if column not in OWN and value not in ("0", "1"):
-                return f"{value!r} in column {column}, and 0 and 1 are"
+                return f"{value!r} in column {column} is not 0 or 1"
     return None
 
 
@@ -120,7 +120,9 @@ def _labels(table: Path, rows: Sequence[Row]) -> tuple[str, ...]:
     else:
         found = sorted({label for row in rows for label in _named(row)})
     if len(found) < 2:
-        raise UsageError("Two labels or more are learnt.", where=table, got=", ".join(found) or "none")
+        raise UsageError(
+            "The table has too few labels.", where=table, got=", ".join(found) or "none", allowed="2 or more"
+        )
     return tuple(found)
 
 

@@ -59,7 +59,7 @@ class WebDataset:
                 raise UsageError(f"The {split} shards hold no images with a class.", where=root)
         count = 1 + max(int(numbers.max()) for numbers in classes.values())
         labels = class_names(count, len(files), every[0].parents[:2])
-        images = read_images(files, data.size, base)
+        images = read_images(files, data.size, base, data.fit or "crop")
         found, start = {}, 0
         for split, numbers in classes.items():
             found[split] = Split(chosen(images, slice(start, start + len(numbers))), numbers)
@@ -78,7 +78,7 @@ def shards(root: Path) -> dict[str, list[Path]]:
             found.setdefault(SPLITS.get(path.parent.name.casefold(), "train"), []).append(path)
         special = [path for paths in found.values() for path in paths if not path.is_file()]
         if special:
-            what = "A shard is no file." if special[0].exists() else "There is no such shard."
+            what = "A shard is not a file." if special[0].exists() else "There is no such shard."
             raise UsageError(what, where="data.root", got=some([str(path) for path in special]))
     if list(found) == ["train"]:
         found = by_own_names(found["train"], root)
@@ -92,10 +92,10 @@ def tar_files(folder: Path) -> list[Path]:
     _, files = entries(folder, passed)
     packed = [file.name for file in files if re.search(r"\.(tgz|tar\.\w+)$", file.name.lower())]
     if packed:
-        hint = "unpack them, with gunzip for one: images are read from the middle of a shard"
-        raise UsageError("Compressed shards are not read.", where=folder, got=some(packed), hint=hint)
+        hint = "unpack them, for example with gunzip: images are read from the middle of a shard"
+        raise UsageError("Compressed shards cannot be read.", where=folder, got=some(packed), hint=hint)
     if lost := [str(path) for path in passed.first.values() if path.suffix == ".tar" and not foreign(path.name)]:
-        raise UsageError("A shard is no file.", where=folder, got=some(lost))
+        raise UsageError("A shard is not a file.", where=folder, got=some(lost))
     return [file for file in files if file.suffix == ".tar"]
 
 
@@ -148,7 +148,10 @@ def class_names(count: int, images: int, places: Sequence[Path]) -> tuple[str, .
                 raise UsageError("The classes' names are not UTF-8.", where=path, got=one_line(error)) from error
             names = tuple(unicodedata.normalize("NFC", line.removesuffix("\r")) for line in lines)
             if len(names) < count or len(set(names)) < len(names):
-                raise UsageError("These are not the classes' names.", where=path, got=len(names), allowed=f"{count}")
+                got = f"{len(names)} names, {len(set(names))} of them different"
+                raise UsageError(
+                    "The list of class names does not fit.", where=path, got=got, allowed=f"{count} or more"
+                )
             return names
     if count > (most := max(images, MOST_UNSEEN)):
         raise UsageError(

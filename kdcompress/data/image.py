@@ -13,6 +13,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from kdcompress.data.fit import Fit, placed
+
 SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
@@ -28,6 +30,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTERS = (5, 6, 7, 8)  # that turn by a quarter
 MOST_PIXELS = 178_956_970  # of an image, half a GiB at 3 bytes each: where Pillow itself refuses
 TOO_LARGE = f"more than {MOST_PIXELS:,} pixels, the most that an image may have: make it smaller"
 LARGE = 2**26  # pixels
@@ -56,7 +59,7 @@ def opened(file: IO[bytes]) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:  # where Pillow's limit was lifted
         raise ValueError(TOO_LARGE)
     if image.mode[0] in "IF":
-        raise ValueError(f"mode {image.mode}, where 8 bits a channel are needed")
+        raise ValueError(f"mode {image.mode}; 8 bits per channel are needed")
     return image
 
 
@@ -70,7 +73,7 @@ def header(file: IO[bytes]) -> Header:
             (width, height), turn = image.size, orientation(image)
         jpeg = image.format == "JPEG" and image.mode in ("L", "RGB") and not cut_at_once(width, height)
         grey = image.mode in ("1", "L", "LA")
-        return Header(height, width, grey, jpeg) if turn in (5, 6, 7, 8) else Header(width, height, grey, jpeg)
+        return Header(height, width, grey, jpeg) if turn in QUARTERS else Header(width, height, grey, jpeg)
 
 
 def cut_at_once(width: int, height: int) -> bool:
@@ -78,27 +81,36 @@ def cut_at_once(width: int, height: int) -> bool:
     return width * height > LARGE or max(width, height) > LONG * min(width, height)
 
 
-def pixels(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """A file's pixels by Pillow, uint8 [H, W, C], turned as its EXIF says: of ``shape`` for an image that is large or
-    long, so that it costs no more than its own pixels and the result's; of its own height and width for another."""
+def pixels(data: bytes, shape: tuple[int, ...], fit: Fit = "crop") -> np.ndarray:
+    """A file's pixels by Pillow, uint8 [H, W, C], turned as its EXIF says: for an image that is large or long, so that
+    it costs no more than its own pixels and the result's, of ``shape``, or of the size that it has in such a frame,
+    without bars; of its own height and width for another."""
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
     with opened(BytesIO(data)) as image:
         turn = orientation(image)
         at_once = cut_at_once(*image.size) and (width, height) not in (image.size, image.size[::-1])
+        frame = (width, height) if turn in QUARTERS else (height, width)  # of the image as it is in the file
+        goal = frame if fit == "crop" else placed((image.height, image.width), frame, fit).resized
         if at_once and image.format == "JPEG":
-            image.draft(None, (2 * width, 2 * height))  # to a half, a quarter or an eighth that is no smaller
+            image.draft(None, (2 * goal[1], 2 * goal[0]))  # to a half, a quarter or an eighth that is no smaller
         image.load()
         found: Image.Image = image if image.mode == mode else image.convert(mode)
         if at_once:
-            side = min(found.size)
-            left, top = (found.width - side) / 2, (found.height - side) / 2
-            box = (left, top, left + side, top + side)
-            found = found.resize((width, height), Image.Resampling.BILINEAR, box)
+            box = middle(found.width, found.height, frame) if fit == "crop" else None
+            found = found.resize(goal[::-1], Image.Resampling.BILINEAR, box)
         if turn in TURNS:
             found = found.transpose(TURNS[turn])
         array = np.array(found)
     return array.reshape(*array.shape[:2], channels)
+
+
+def middle(width: int, height: int, frame: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest part in the middle that has the shape of the frame (height, width): left, top, right, bottom."""
+    wide = min(width, height * frame[1] / frame[0])
+    tall = min(height, width * frame[0] / frame[1])
+    left, top = (width - wide) / 2, (height - tall) / 2
+    return left, top, left + wide, top + tall
 
 
 def orientation(image: Image.Image) -> int:

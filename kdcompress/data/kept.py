@@ -42,6 +42,7 @@ NAME = "[0-9a-f]" * 64  # of what is kept: nothing else in the folder is touched
 TAIL = 8 + 32  # bytes: how many checksums there are, and the SHA-256 of the header, of them and of that
 
 Again = Callable[[int, tuple[int, ...]], np.ndarray]  # decodes an image: its row, its shape
+Fill = Callable[[Callable[[int, np.ndarray], None]], None]
 
 
 def folder() -> Path | None:
@@ -100,7 +101,7 @@ class Stored:
 
     def _mend(self, row: int) -> np.ndarray:
         if not self.mended:
-            say(f"images: {self.path} is damaged, what is wrong is decoded again", style="yellow")
+            say(f"images: {self.path} is damaged; the damaged images are decoded again", style="yellow")
         self.mended.add(row)
         try:
             if self.again is None:
@@ -111,10 +112,10 @@ class Stored:
         except Exception as error:  # decoders raise many kinds
             self.path.unlink(missing_ok=True)
             raise KDCompressError(
-                "A kept image was damaged, and cannot be decoded as it was.",
+                "A kept image is damaged, and it cannot be decoded again.",
                 where=self.path,
                 got=f"image {row}: {error}",
-                hint="the same command again decodes all of them; a training goes on from where it was",
+                hint="run the same command again: it decodes all images, and a training goes on from where it was",
             ) from error
         offset = len(self.memory) - tail_of(len(self.sums)) - (len(self.sums) - row) * pixels.nbytes
         with suppress(OSError), os.fdopen(open_private(self.path, os.O_WRONLY), "wb", buffering=0) as file:
@@ -193,13 +194,32 @@ def alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def write(path: Path, shape: tuple[int, ...], fill: Callable[[Callable[[int, np.ndarray], None]], None]) -> None:
+def made_once(name: str, shape: tuple[int, ...], fill: Fill, again: Again) -> Stored | None:
+    """The images kept by this name, which are made (see ``write``) where there are none; None where they cannot be
+    kept."""
+    place = folder()
+    if place is None:
+        return None
+    path = place / f"{name}.npy"
+    try:
+        with alone(path):
+            found = opened(path, again)
+            if found is None:
+                write(path, shape, fill, "making")
+                found = opened(path, again)
+            return found
+    except OSError as error:
+        say(f"images: not kept, {error.strerror or error} in {place}", style="yellow")
+        return None
+
+
+def write(path: Path, shape: tuple[int, ...], fill: Fill, how: str = "decoding") -> None:
     """Makes the file of images: ``fill(put)`` calls ``put(row, pixels)`` for each, in any order and thread.
 
     Raises OSError where it finds no room on the disk.
     """
     size = int(np.prod(shape, dtype=np.int64))
-    say(f"images: decoding {shape[0]:,} once, {size / 1e6:,.0f} MB, kept in {path}", style="dim")
+    say(f"images: {how} {shape[0]:,} once, {size / 1e6:,.0f} MB, kept in {path}", style="dim")
     with replacing(path) as temporary:
         make_room(path.parent, size)
         with os.fdopen(open_private(temporary, NEW), "wb", buffering=0) as file:
@@ -257,7 +277,7 @@ def remembered(name: str, made: Callable[[], Any]) -> Any:
                 say(f"images: {path} is damaged, and is made again", style="yellow")
             found = made()
             with replacing(path) as temporary, os.fdopen(open_private(temporary, NEW), "w") as text:
-                json.dump([content_hash(found), found], text)
+                text.write(json.dumps([content_hash(found), found]))  # faster than dump
             return found
     except OSError as error:
         say(f"images: {path} cannot be kept ({error.strerror or error})", style="yellow")

@@ -62,10 +62,10 @@ class Loader:
         self.batch_size = min(batch_size, len(split))
         if batch_size % world or self.batch_size < world:
             raise UsageError(
-                "The batch cannot be shared by all processes.",
+                "The batch cannot be split evenly over the processes.",
                 where="train.batch_size",
                 got=f"{batch_size}, {len(split)} images",
-                allowed=f"a multiple of {world} processes, and that many images",
+                allowed=f"a multiple of {world} (the processes), and not more than the images",
             )
         self.device = torch.device(device)
         self.resident = split.images.nbytes <= memory_limit
@@ -74,8 +74,15 @@ class Loader:
         if self.resident:
             self.images = nchw(split).contiguous().to(self.home)
         self.truth = torch.from_numpy(split.truth).to(self.home)
-        self.views = Views(augment, *split.images.shape[1:3])
+        self.views = Views(augment, *split.images.shape[1:])
         self.slots = min(augment.views or self.views.count, self.views.count)
+        if self.slots * max(len(split), self.views.count * (self.slots < self.views.count)) >= 2**63:
+            raise UsageError(
+                "The images have too many views to be counted.",
+                where="data.augment",
+                got=f"{self.views.count:,} views of {len(split):,} images",
+                hint="set data.augment.views, or leave cutout or colour out",
+            )
         self._own = self.views.own(len(split)) if self.slots < self.views.count else None
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last
         self.rows = rows
@@ -110,6 +117,7 @@ class Loader:
 
     def _made(self, x: Tensor, *rest: Tensor) -> Batch:
         y, index, view = (tensor.to(self.device, non_blocking=True) for tensor in rest)
+        y = self.views.moved(y, view) if y.ndim == 3 else y  # objects
         return Batch(self._augmented(x, view), y, index, view)
 
     def keys(self, step: int, batches: int = 1) -> np.ndarray:

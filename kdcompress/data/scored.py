@@ -56,17 +56,17 @@ def load_scored(data: Data, split: str | None = None) -> Scored:
     wanted = split or next(each for each in SPLITS if each in there)
     if wanted != "all" and wanted not in there:
         source = load(data)
-        notes = (*source.notes, f"{name} has no {wanted} images of its own: these are those that a run keeps apart")
+        notes = (*source.notes, f"{name} has no {wanted} images of its own: these are the ones that a run sets aside")
         return Scored(source.labels, (getattr(source, wanted),), f"{name}/{wanted}", notes)
     chosen = list(there) if wanted == "all" else [wanted]
     parts = [there[each]() for each in chosen]
     labels = max((part[0] for part in parts), key=len)
     if any(part[0] != labels[: len(part[0])] for part in parts):
-        raise UsageError("The splits have not the same classes.", where=root, got=", ".join(chosen))
+        raise UsageError("The splits do not have the same classes.", where=root, got=", ".join(chosen))
     notes = tuple(dict.fromkeys(note for part in parts for note in part[2]))
     whole = wanted == "all" or (split is None and wanted == "train")
     if whole and split is None:
-        notes = (*notes, f"{name} is scored whole; --split test scores what a run on it keeps apart for its test")
+        notes = (*notes, f"all of {name} is scored; --split test scores only what a run sets aside for its test")
     return Scored(labels, tuple(part[1] for part in parts), name if whole else f"{name}/{wanted}", notes)
 
 

@@ -68,10 +68,10 @@ def members_of(tar: tarfile.TarFile, shard: Path) -> list[tarfile.TarInfo]:
         )
     if any(padding):
         raise UsageError(
-            "A shard goes on after its end.",
+            "A shard has more data after its end.",
             where=shard,
             got=f"more after byte {tar.offset:,}",
-            hint="write it again: two .tar files that follow each other in one are read to the end of the first",
+            hint="write it again as one .tar file; of two that were joined only the first can be read",
         )
     return found
 
@@ -83,7 +83,7 @@ def samples(tar: tarfile.TarFile, members: list[tarfile.TarInfo], shard: Path) -
         for member in group:
             kind, where = key_of(member)[1], f"{shard}: {member.name}"
             if kind in parts:
-                raise UsageError("A sample has two files of one kind.", where=where)
+                raise UsageError("A sample has two files of the same kind.", where=where)
             target = files.get(member.linkname) if member.islnk() else member  # GNU tar has a file with two names once
             if target is None or target.name not in files:
                 raise UsageError(

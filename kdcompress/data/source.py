@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from kdcompress.console import say_once
+from kdcompress.data.fit import frame_of
 from kdcompress.data.kept import Images, Stored, remembered
 from kdcompress.data.splits import Found, Raw, Source, Split
 from kdcompress.data.truth import encoded, needs_each, of_each, replaced, strata
@@ -198,13 +199,13 @@ def mislabelled(split: Split, share: float, key: object, classes: int) -> Split:
 
 def subset(split: Split, size: int, key: object, raw: Raw) -> Split:
     """A stratified subset of ``size`` images, in the order of the files."""
-    classes = len(raw.labels)
-    if not classes <= size <= len(split):
+    least, each = (len(raw.labels), "one a class") if needs_each(split.truth) else (1, "no class needs one")
+    if not least <= size <= len(split):
         raise UsageError(
             "data.train_images does not fit this source.",
             where=raw.origin,
             got=size,
-            allowed=f"{classes} (one a class) to {len(split)} (all that validation leaves)",
+            allowed=f"{least} ({each}) to {len(split)} (all that validation leaves)",
         )
     return split.take(np.sort(stratified_order(strata(split.truth), key, needs_each(split.truth))[:size]))
 
@@ -311,9 +312,9 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
 def check_size(data: Data, shape: tuple[int, ...]) -> None:
     """Raises UsageError where a size was asked for that images [N, H, W, C] have not: those of a source of one size."""
     _, height, width, _ = shape
-    if data.size is not None and (height, width) != (data.size, data.size):
+    if data.size is not None and (height, width) != frame_of(data.size):
         raise UsageError(
             f"data.size resizes image folders; the images of {data.source} have one size.",
-            got=data.size,
+            got=" x ".join(map(str, frame_of(data.size))) if isinstance(data.size, tuple) else data.size,
             allowed=f"{height} x {width}: leave data.size out",
         )

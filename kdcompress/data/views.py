@@ -6,25 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcompress.data.colour import Colour
+from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING
+from kdcompress.data.zoom import Zoom
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
+
+SEEN = 0.25  # the share of an object's area that has to be in the image
 
 
 class Views:
     """The views of an image of ``height`` x ``width`` pixels under an ``Augment``.
 
-    A view is a shift (dy, dx) of -crop to +crop pixels with zeros moving in, that is a random crop of the
+    A view is the image in another light (colour.py) and from nearer or farther (zoom.py), as far as the augmentation
+    has them; then a shift (dy, dx) of -crop to +crop pixels with zeros moving in, that is a random crop of the
     image padded with ``crop`` zeros; then perhaps a horizontal flip; then perhaps a square of ``cutout`` pixels
     a side set to zero, its centre anywhere in the image and its border clipped to it.
 
     View ids are 0 to ``count`` - 1, each with the same probability; mixed radix, the first digit the fastest:
-    dx and dy counted upwards from 0 with -1 as the last, flip, cutout (0 none, else 1 + y * width + x).
+    dx and dy counted upwards from 0 with -1 as the last, flip, cutout (0 none, else 1 + y * width + x), zoom, colour.
     ``identity`` is 0 whatever the augmentation: the image as it is.
     """
 
     identity = 0
 
-    def __init__(self, augment: Augment, height: int, width: int):
+    def __init__(self, augment: Augment, height: int, width: int, channels: int = 3):
         if augment.crop >= min(height, width):
             raise UsageError(
                 "The crop can move the image out of sight.",
@@ -37,7 +43,8 @@ class Views:
         self.shifts = 2 * augment.crop + 1
         self.flips = 2 if augment.flip else 1
         self.holes = height * width + 1 if augment.cutout else 1
-        self.count = self.shifts**2 * self.flips * self.holes
+        self.zoom, self.colour = Zoom(augment.scale, height, width), Colour(augment.colour, channels)
+        self.count = self.shifts**2 * self.flips * self.holes * self.zoom.count * self.colour.count
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` random view ids, int64 [n] on the generator's device."""
@@ -65,9 +72,11 @@ class Views:
             raise ValueError(f"view ids are 0 to {self.count - 1}, got {int(view.min())} to {int(view.max())}")
         if self.count == 1:
             return images
-        view, dx = divide(view, self.shifts)
-        view, dy = divide(view, self.shifts)
-        hole, flip = divide(view, self.flips)
+        dx, dy, flip, hole, zoom, colour = self._digits(view)
+        if self.colour.count > 1:
+            images = self.colour.apply(images, colour)
+        if self.zoom.count > 1:
+            images = self.zoom.apply(images, zoom)
         out = images
         if self.crop or self.flip:
             p, padded_width = self.crop, width + 2 * self.crop
@@ -85,6 +94,47 @@ class Views:
             keep = outside(y, self.cutout, height)[:, :, None] | outside(x, self.cutout, width)[:, None, :]
             out = out * (keep | (hole == 0)[:, :, None])[:, None]
         return out
+
+    def moved(self, objects: Tensor, view: Tensor) -> Tensor:
+        """The objects of images, float32 [B, M, 6] (objects.py), where the views ``view`` (int64 [B]) show them.
+
+        Boxes are clipped to the image. An object that was cut to less than ``SEEN`` of its area is ignored as a crowd
+        is: what is left of it can be seen, and is too little to be asked for. Of which less than a pixel is left in
+        height or width, unless it was as small before, is gone. Cutout changes no object.
+        """
+        if self.count == 1:
+            return objects
+        dx, dy, flip, _, zoom, _ = self._digits(view)
+        dx, dy = ((d + self.crop) % self.shifts - self.crop for d in (dx, dy))
+        x1, y1, x2, y2 = before = objects[..., BOX].unbind(-1)
+        if self.zoom.count > 1:
+            (x1, y1), (x2, y2) = self.zoom.moved(x1, y1, zoom), self.zoom.moved(x2, y2, zoom)
+        whole = (x2 - x1) * (y2 - y1)
+        (x1, x2), (y1, y2) = self._inside(x1, x2, y1, y2)  # zeros move in, not what the zoom moved out
+        flip = flip.bool()
+        x1, x2 = x1 - dx, x2 - dx
+        x1, x2 = torch.where(flip, self.width - x2, x1), torch.where(flip, self.width - x1, x2)
+        (x1, x2), (y1, y2) = self._inside(x1, x2, y1 - dy, y2 - dy)
+        wide, tall = x2 - x1, y2 - y1
+        least_wide, least_tall = ((end - start).clamp(max=1) for start, end in (before[::2], before[1::2]))
+        kind = objects[..., KIND]
+        kind = torch.where((kind != NOTHING) & (wide * tall < SEEN * whole), CROWD, kind)
+        kind = torch.where((wide < least_wide) | (tall < least_tall), NOTHING, kind)
+        made = torch.stack([x1, y1, x2, y2, objects[..., CLASS], kind], -1) * (kind != NOTHING)[..., None]
+        order = (kind == NOTHING).byte().argsort(dim=1, stable=True)
+        return made.gather(1, order[..., None].expand_as(made))
+
+    def _inside(self, x1: Tensor, x2: Tensor, y1: Tensor, y2: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Sides clipped to the image."""
+        return tuple(x.clamp(0, self.width) for x in (x1, x2)), tuple(y.clamp(0, self.height) for y in (y1, y2))
+
+    def _digits(self, view: Tensor) -> tuple[Tensor, ...]:
+        """dx, dy, flip, cutout, zoom and colour of view ids, int64 [B, 1] each."""
+        digits = []
+        for radix in (self.shifts, self.shifts, self.flips, self.holes, self.zoom.count):
+            view, digit = divide(view, radix)
+            digits.append(digit)
+        return *digits, view
 
 
 def divide(number: Tensor, by: int) -> tuple[Tensor, Tensor]:

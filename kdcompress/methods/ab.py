@@ -1,7 +1,8 @@
 """Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons. Heo, Lee, Yun and Choi, AAAI
 2019, arXiv:1811.03233.
 
-The paper initialises the student with this loss alone; here it acts beside the labels, and ``until`` ends it early.
+The paper first trains the student with this loss alone. Here the loss acts beside the labels, and ``until`` ends it
+early.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import regressor, same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -34,15 +36,21 @@ def ab_loss(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
 
 @methods.register("ab")
 class AB(Method):
-    """The student's neurons, through connectors, are active where the teacher's are; how much is left free."""
+    """The student learns which of the teacher's neurons are active, through connectors. How strongly is left free."""
 
     class Options(MethodOptions):
-        weight: float = Field(
+        weight: float = stages_weight(
             25.0,
-            ge=0,
-            description="of the sum over stages; the reference's is 12 at 64x8x8, 25 at 128x8x8, 49 at 256x8x8",
+            "The reference code's weight is 12, 25 or 49 here, where the teacher's deepest map is 64x8x8, "
+            "128x8x8 or 256x8x8.",
         )
-        margin: float = Field(1.0, gt=0, le=1000)
+        margin: float = Field(
+            1.0,
+            gt=0,
+            le=1000,
+            description="How far a student's neuron must be on the teacher's side of 0, in units of its value "
+            "before the activation.",
+        )
 
     family = "feature"
     paper = "arXiv:1811.03233"

@@ -4,13 +4,13 @@ Transfer. Zagoruyko and Komodakis, ICLR 2017, arXiv:1612.03928."""
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Taps
 
 
@@ -31,11 +31,11 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("at")
 class AT(Method):
-    """Each stage of the student is active where the teacher's is."""
+    """The student learns where in the image each stage of the teacher is active."""
 
     class Options(MethodOptions):
-        weight: float = Field(
-            7.0, ge=0, description="of the sum over stages; the mean of the reference's 1000 / (H * W) on CIFAR"
+        weight: float = stages_weight(
+            7.0, "The reference code's weight is 1, 4 and 16 here for maps of 32x32, 16x16 and 8x8; 7 is their mean."
         )
 
     family = "feature"

@@ -23,22 +23,38 @@ class MethodOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    task_weight: float = Field(1.0, ge=0, description="weight of the task's own loss")
-    since: float = Field(0.0, ge=0, le=1, description="share of the training after which the method's terms begin")
-    until: float = Field(1.0, ge=0, le=1, description="share of the training at which they end (early-stopped KD)")
-    warmup: float = Field(0.0, ge=0, le=1, description="share of the training over which they rise from 0")
+    task_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the task's own loss. For a classifier this is the cross-entropy with the labels.",
+    )
+    since: float = Field(
+        0.0, ge=0, le=1, description="The method acts from this share of the training on. 0: from the start."
+    )
+    until: float = Field(
+        1.0, ge=0, le=1, description="The method acts up to this share of the training. 1: to the end."
+    )
+    warmup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the training, from `since` on, in which the method's weight rises from 0. "
+        "0: it does not rise.",
+    )
 
     @field_validator("*")
     @classmethod
     def of_sensible_size(cls, value: Any) -> Any:
         if isinstance(value, (int, float)) and abs(value) > LARGEST:
-            raise ValueError(f"a number up to {LARGEST:g} is wanted")
+            raise ValueError(f"the number must be at most {LARGEST:g}")
         return value
 
     @model_validator(mode="after")
     def begins_before_it_ends(self) -> MethodOptions:
         if self.since >= self.until:
-            raise ValueError(f"`since` {self.since:g} has to be before `until` {self.until:g}: nothing would be taught")
+            raise ValueError(
+                f"`since` ({self.since:g}) must be smaller than `until` ({self.until:g}), else nothing is taught"
+            )
         return self
 
     def strength(self, progress: float) -> float:
@@ -56,7 +72,9 @@ class LogitOptions(MethodOptions):
     """Options of the methods on logits."""
 
     standardize: bool = Field(
-        False, description="z-score both sides' logits first (Sun et al., CVPR 2024, arXiv:2403.01427)"
+        False,
+        description="Standardise the logits of both sides first: each image's get mean 0 and standard "
+        "deviation 1 (Sun et al., CVPR 2024, arXiv:2403.01427).",
     )
 
 

@@ -1,8 +1,11 @@
 """Born-Again Neural Networks. Furlanello, Lipton, Tschannen, Itti and Anandkumar, ICML 2018, arXiv:1805.04770.
 
-The student has its teacher's architecture and learns from its predictions alone, at temperature 1, without labels (the
-paper's BAN; with task_weight 1: BAN+L). More generations are a chain of such trainings. CWTM and DKPP are the paper's
-two probes of what the teacher passes on: its confidence, and its dark knowledge without the classes' identities.
+The student has its teacher's architecture. It learns from the teacher's predictions alone, at temperature 1 and without
+labels: the paper's BAN. With ``task_weight`` 1 it is BAN+L. More generations are a chain of such trainings
+(``generations`` of the recipe).
+
+CWTM and DKPP are the paper's two tests of what the teacher passes on: how sure it is, and its dark knowledge without
+the identities of the classes.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import label_weight, loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
@@ -38,13 +42,17 @@ def permuted(logits: Tensor) -> Tensor:
 
 @methods.register("born-again")
 class BornAgain(Method):
-    """A student of the teacher's architecture learns from its predictions."""
+    """The student has the teacher's architecture and learns from its predictions."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.0, ge=0, description="weight of the cross-entropy; the paper's BAN+L: 1")
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(1.0, ge=0.01, le=1000)
-        variant: Literal["kd", "cwtm", "dkpp"] = Field("kd", description="what the teacher passes on")
+        task_weight: float = label_weight(0.0, "The paper's BAN uses 0, its BAN+L uses 1.")
+        weight: float = loss_weight(1.0)
+        temperature: float = softening(1.0, "The paper uses 1.")
+        variant: Literal["kd", "cwtm", "dkpp"] = Field(
+            "kd",
+            description="What the teacher passes on. kd: its predictions. cwtm: how sure it is of each image. "
+            "dkpp: its predictions, with all classes but the first shuffled.",
+        )
 
     family = "self"
     paper = "arXiv:1805.04770"

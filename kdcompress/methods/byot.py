@@ -1,9 +1,11 @@
 """Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks via Self Distillation.
 Zhang, Song, Gao, Chen, Bao and Ma, ICCV 2019, arXiv:1905.08094.
 
-The paper leaves the weights open: alpha, the temperature and the weight of the hint are those of the best-known
-reimplementation. Ours: the exits' layers, and a linear map from an exit's feature to the width
-of the deepest one, so that the exits stay small beside wide networks.
+The paper leaves the weights open. Alpha, the temperature and the weight of the hint are those of the best-known
+reimplementation.
+
+Different here: the layers of the exits. A linear map leads from an exit's feature to the width of the deepest one, so
+that the exits stay small beside wide networks.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.methods.connect import exit_head
+from kdcompress.methods.fields import softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -37,13 +40,27 @@ def exit_losses(
 
 @methods.register("byot")
 class BYOT(Method):
-    """The deepest classifier teaches early exits at all stages before the last, and so the stages below them."""
+    """The student's deepest classifier teaches early exits, which sit at all stages before the last one."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.9, ge=0, description="weight of the cross-entropy: 1 - alpha")
-        alpha: float = Field(0.1, ge=0, le=1, description="weight of the exits' KL; of their cross-entropy: 1 - alpha")
-        temperature: float = Field(3.0, ge=0.01, le=1000)
-        beta: float = Field(1.28e-4, ge=0, description="weight of the hint: 1e-6 on the sum of a batch of 128")
+        task_weight: float = Field(0.9, ge=0, description="Weight of the student's own cross-entropy: 1 - alpha.")
+        alpha: float = Field(
+            0.1,
+            ge=0,
+            le=1,
+            description="Weight of the loss between each exit and the deepest classifier. The weight of the "
+            "exits' cross-entropy is 1 - alpha. The paper gives no number; a common reimplementation uses "
+            "0.1.",
+        )
+        temperature: float = softening(
+            3.0, "The paper gives no number; a common reimplementation uses 3.", logits="logits"
+        )
+        beta: float = Field(
+            1.28e-4,
+            ge=0,
+            description="Weight of the distance between features. The paper gives no number; a common "
+            "reimplementation uses 1e-6 on the sum over a batch of 128, which is 1.28e-4 here.",
+        )
 
     family = "self"
     paper = "arXiv:1905.08094"

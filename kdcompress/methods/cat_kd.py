@@ -1,11 +1,12 @@
 """Class Attention Transfer Based Knowledge Distillation (CAT-KD). Guo, Yan, Li and Lin, CVPR 2023, arXiv:2304.12777.
 
-The class activation maps (CAM), the classifier's weights applied to the map that is pooled, are those of the teacher
-at a coarse resolution. With global average pooling the logits are the mean of these maps, so no network is changed.
+A class activation map (CAM) is the classifier's weights applied to the map that is pooled. The student's maps learn the
+teacher's, at a coarse resolution. With global average pooling the logits are the mean of these maps, so no network is
+changed.
 
-Ours: a student whose classifier sees more than the average of its last map (a layer comes in between) gets its class
-maps of a 1x1 convolution that is trained along and dropped. Of a plain transformer with a class token, the classifier
-is applied to the patch tokens; any other teacher without such maps is refused.
+Different here: some students have a layer between their last map and the classifier. Such a student gets its class maps
+from a 1x1 convolution, which is trained with it and dropped. For a plain transformer with a class token the classifier
+is applied to the patch tokens. Any other teacher without such maps is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.heads import averaged, classifier_of, look
 from kdcompress.models.taps import Tapped, Taps, TapShapes
 
@@ -40,14 +42,21 @@ def cat_loss(student: Tensor, teacher: Tensor, size: int, normalize: bool) -> Te
 
 @methods.register("cat-kd")
 class CATKD(Method):
-    """The student looks for each class where the teacher does."""
+    """The student learns where in the image the teacher sees each class."""
 
     class Options(MethodOptions):
-        weight: float = Field(
-            400.0, ge=0, description="40 to 600 in the official configurations, 0.7 to 15 without normalize"
+        weight: float = loss_weight(
+            400.0, "The official configurations use 40 to 600, and 0.7 to 15 without `normalize`."
         )
-        size: int = Field(2, ge=1, le=1024, description="height and width at which the maps are compared")
-        normalize: bool = Field(True, description="compare the maps' directions only")
+        size: int = Field(
+            2,
+            ge=1,
+            le=1024,
+            description="Height and width, in cells, to which the class maps are pooled before they are compared.",
+        )
+        normalize: bool = Field(
+            True, description="Scale each map to length 1 first, so that only its shape is compared."
+        )
 
     family = "feature"
     paper = "arXiv:2304.12777"

@@ -1,9 +1,9 @@
 """Correlation Congruence for Knowledge Distillation. Peng, Jin, Liu, Li, Wu, Liu, Zhou and Zhang, ICCV 2019,
 arXiv:1904.01802.
 
-There is no official code. Ours: the teacher's pooled feature is taken as it is and only the student's is embedded, at
-the teacher's width (two trained embeddings agree best by making all images alike); the weight, for a mean over pairs of
-kernel values near 1; the paper's batches of few classes are not made.
+There is no official code. Different here: the teacher's pooled feature is taken as it is, and only the student's is
+embedded, at the teacher's width. (Two trained embeddings agree best when they make all images alike.) The weight is for
+a mean over pairs, with kernel values near 1. The paper's batches of few classes are not made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.relations import cosines, pooled, pooled_widths
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -35,12 +36,18 @@ def cc_loss(student: Tensor, teacher: Tensor, gamma: float, order: int) -> Tenso
 
 @methods.register("cc")
 class CC(Method):
-    """Images correlate in the student's embedded pooled feature as they do in the teacher's."""
+    """The student learns how the teacher's pooled features of two images correlate."""
 
     class Options(MethodOptions):
-        weight: float = Field(100.0, ge=0)
-        gamma: float = Field(0.4, gt=0, le=1000, description="of the Gaussian kernel")
-        order: int = Field(2, ge=1, le=10, description="of the Taylor series")
+        weight: float = loss_weight(100.0)
+        gamma: float = Field(
+            0.4,
+            gt=0,
+            le=1000,
+            description="Width of the Gaussian kernel exp(-gamma * distance^2). Larger: only images that are "
+            "very alike count.",
+        )
+        order: int = Field(2, ge=1, le=10, description="Order of the Taylor series that stands for the kernel.")
 
     family = "relation"
     paper = "arXiv:1904.01802"

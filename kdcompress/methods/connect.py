@@ -1,4 +1,4 @@
-"""What several methods connect networks with: regressors, heads, frozen copies, reversed gradients, maps of a size."""
+"""What several methods connect networks with: adapters, heads, frozen copies, reversed gradients, maps of a size."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def regressor(channels: int, out: int) -> nn.Sequential:
     """[N, channels, H, W] -> [N, out, H, W]: a 1x1 convolution and a batch norm, with no activation after it, so
     that signed targets can be reached."""
     return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
+
+
+def adapter(channels: int, out: int) -> nn.Module:
+    """[N, channels, H, W] -> [N, out, H, W]: nothing where the widths agree, else a 1x1 convolution alone."""
+    return nn.Identity() if channels == out else nn.Conv2d(channels, out, 1, bias=False)
 
 
 def exit_head(stage: Stage, classes: int, width: int = 128) -> nn.Sequential:

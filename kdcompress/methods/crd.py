@@ -1,10 +1,12 @@
 """Contrastive Representation Distillation. Tian, Krishnan and Isola, ICLR 2020, arXiv:1910.10699.
 
-Departures from the authors' code: negatives are drawn on the device, one draw for the whole batch (so that they are a
-matrix [K, dim] and not [N, K, dim]), with images of the anchor's class, as far as they were seen, masked afterwards; an
-image's first embedding enters the memory as it is, not averaged with noise; and the memory takes a batch's embeddings
-before its positives are read. The memories take images x 2 x dim x 4 bytes (51 MB for CIFAR-100, 1.3 GB for ImageNet)
-of the device and of each checkpoint.
+Different from the authors' code: negatives are drawn on the device, once for the whole batch, so they are a matrix [K,
+dim] and not [N, K, dim]. Images of the anchor's class are masked afterwards, as far as they were seen. An image's first
+embedding enters the memory as it is, not averaged with noise. The memory takes the embeddings of a batch before its
+positives are read.
+
+The memories take images x 2 x dim x 4 bytes (51 MB for CIFAR-100, 1.3 GB for ImageNet) on the device and in each
+checkpoint.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.relations import pooled, pooled_widths, products
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -38,14 +41,34 @@ def nce_loss(positive: Tensor, negative: Tensor, allowed: Tensor, log_z: Tensor 
 
 @methods.register("crd")
 class CRD(Method):
-    """Embedded pooled features are near the teacher's of the same image and far from those of other classes."""
+    """The student's features learn to be near the teacher's of the same image, and far from those of other classes."""
 
     class Options(MethodOptions):
-        weight: float = Field(0.8, ge=0)
-        dim: int = Field(128, ge=1, le=65_536, description="width of the embeddings")
-        negatives: int = Field(16384, ge=1, le=1_000_000, description="K; no more than there are images")
-        temperature: float = Field(0.07, ge=0.01, le=1000)
-        momentum: float = Field(0.5, ge=0, lt=1, description="share of the old embedding that the memory keeps")
+        weight: float = loss_weight(0.8, "The reference code uses 0.8.")
+        dim: int = Field(
+            128, ge=1, le=65_536, description="Width of the embeddings that are compared. The reference code uses 128."
+        )
+        negatives: int = Field(
+            16384,
+            ge=1,
+            le=1_000_000,
+            description="Images that each image is compared with, at most as many as there are training "
+            "images. Those of its own class do not count. The reference code uses 16384.",
+        )
+        temperature: float = Field(
+            0.07,
+            ge=0.01,
+            le=1000,
+            description="Temperature of the contrastive loss: similarities are divided by it. The reference "
+            "code uses 0.07.",
+        )
+        momentum: float = Field(
+            0.5,
+            ge=0,
+            lt=1,
+            description="Share of the old embedding that the memory keeps when an image is seen again. The "
+            "reference code uses 0.5.",
+        )
 
     family = "relation"
     paper = "arXiv:1910.10699"

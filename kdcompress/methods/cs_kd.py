@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
@@ -27,11 +27,11 @@ def class_wise_loss(logits: Tensor, same_class: Tensor, temperature: float) -> T
 
 @methods.register("cs-kd")
 class CSKD(Method):
-    """The predictions for two images of one class are made alike: the second's teach the first's."""
+    """The student learns from its own prediction for another image of the same class."""
 
     class Options(LogitOptions):
-        weight: float = Field(1.0, ge=0, description="the paper's lambda")
-        temperature: float = Field(4.0, ge=0.01, le=1000)
+        weight: float = loss_weight(1.0, "The paper calls it lambda; the reference code uses 1.")
+        temperature: float = softening(4.0, "The reference code uses 4.", logits="logits")
 
     family = "self"
     paper = "arXiv:2003.13964"

@@ -13,21 +13,33 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.methods.connect import reversed_gradient
+from kdcompress.methods.fields import label_weight, loss_weight
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
 
 @methods.register("ctkd")
 class CTKD(Method):
-    """KD whose temperature is learnt against the student: a reversed gradient, growing over the first epochs, makes
-    the task harder (section 3)."""
+    """KD with a learnt temperature. It is trained against the student, so the task becomes harder over the first epochs
+    (section 3)."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.1, ge=0)
-        weight: float = Field(0.9, ge=0)
-        lowest: float = Field(1.0, ge=0.01, le=1000, description="the temperature is above this")
-        highest: float = Field(21.0, ge=0.01, le=1000, description="and below this; it starts at 73 % of the way")
-        ramp: float = Field(1 / 24, ge=0, le=1, description="share of the training; the paper's 10 of 240 epochs")
+        task_weight: float = label_weight(0.1, "The reference code uses 0.1.")
+        weight: float = loss_weight(0.9, "The reference code uses 0.9.")
+        lowest: float = Field(1.0, ge=0.01, le=1000, description="The learnt temperature stays above this.")
+        highest: float = Field(
+            21.0,
+            ge=0.01,
+            le=1000,
+            description="The learnt temperature stays below this. It starts at 73 % of the way from `lowest` to here.",
+        )
+        ramp: float = Field(
+            1 / 24,
+            ge=0,
+            le=1,
+            description="Share of the training in which the reversed gradient rises to full strength. The "
+            "paper uses 10 of 240 epochs.",
+        )
 
     paper = "arXiv:2211.16231"
     needs = Needs(teacher="logits")

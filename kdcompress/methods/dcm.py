@@ -1,7 +1,8 @@
 """Knowledge Transfer via Dense Cross-layer Mutual-distillation. Yao and Sun, ECCV 2020, arXiv:2008.07816.
 
-Ours: the auxiliary classifiers are small exit heads, where the paper puts copies of the network's later stages; with
-more than one peer, what a classifier learns from the other networks is averaged over them, as in deep mutual learning.
+Different here: the auxiliary classifiers are small exit heads; the paper uses copies of the network's later stages.
+With more than one peer, what a classifier learns from the other networks is averaged over them, as in deep mutual
+learning.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import exit_head
+from kdcompress.methods.fields import loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -40,15 +42,20 @@ def dense_mutual_loss(networks: Sequence[Sequence[Tensor]], temperature: float =
 
 @methods.register("dcm")
 class DCM(Method):
-    """Auxiliary classifiers at the stages of the student and its peers, all of which learn from each other's."""
+    """The student and its peers have auxiliary classifiers at their stages. All classifiers learn from each other."""
 
     class Options(MethodOptions):
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(1.0, ge=0.01, le=1000)
+        weight: float = loss_weight(1.0)
+        temperature: float = softening(1.0, logits="logits")
         exits: int = Field(
-            2, ge=1, le=100, description="auxiliary classifiers a network, at the stages before its last"
+            2,
+            ge=1,
+            le=100,
+            description="Auxiliary classifiers of each network. They sit at the stages just before its last.",
         )
-        exit_weight: float = Field(1.0, ge=0, description="weight of the auxiliary classifiers' cross-entropy")
+        exit_weight: float = Field(
+            1.0, ge=0, description="Weight of the auxiliary classifiers' cross-entropy with the labels."
+        )
 
     family = "online"
     paper = "arXiv:2008.07816"

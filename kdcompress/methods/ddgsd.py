@@ -1,9 +1,9 @@
 """Data-Distortion Guided Self-Distillation for Deep Neural Networks. Xu and Liu, AAAI 2019,
 doi:10.1609/aaai.v33i01.33015565.
 
-No official code is known. Ours: each view's prediction is a fixed target of the other's (as in mutual learning), the
-temperature, and the weights (the MMD's is the one in use in reimplementations, which average features to one number
-first; here the MMD is one of feature vectors).
+No official code is known. Chosen here: each view's prediction is a fixed target for the other view (as in mutual
+learning); the temperature; the weights. The weight of the MMD is the usual one in reimplementations. They first average
+the features to one number; here the MMD is of feature vectors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -33,12 +34,18 @@ def mmd_loss(a: Tensor, b: Tensor) -> Tensor:
 
 @methods.register("ddgsd")
 class DDGSD(Method):
-    """Two distorted views of an image are made to agree: in their predictions, and in the mean of their features."""
+    """The student learns to give two distorted views of an image the same prediction and the same mean features."""
 
     class Options(LogitOptions):
-        weight: float = Field(1.0, ge=0, description="weight of the KL, both ways")
-        temperature: float = Field(3.0, ge=0.01, le=1000)
-        mmd_weight: float = Field(5e-4, ge=0)
+        weight: float = Field(
+            1.0,
+            ge=0,
+            description="Weight of the KL divergence between the predictions of the two views, in both directions.",
+        )
+        temperature: float = softening(3.0, logits="logits")
+        mmd_weight: float = Field(
+            5e-4, ge=0, description="Weight of the distance between the mean features of the two views (MMD)."
+        )
 
     family = "self"
     paper = "doi:10.1609/aaai.v33i01.33015565"

@@ -11,6 +11,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import softening
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -33,12 +34,23 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Ten
 
 @methods.register("dist")
 class DIST(Method):
-    """The student's probabilities shall correlate with the teacher's, along the classes and along the batch."""
+    """The student's probabilities learn to correlate with the teacher's, over the classes of an image and over a
+    batch."""
 
     class Options(LogitOptions):
-        inter: float = Field(2.0, ge=0, description="weight of the correlation along the classes")
-        intra: float = Field(2.0, ge=0, description="weight of the correlation along the batch")
-        temperature: float = Field(4.0, ge=0.01, le=1000, description="4 on CIFAR-100, 1 on ImageNet in the paper")
+        inter: float = Field(
+            2.0,
+            ge=0,
+            description="Weight of the loss along the classes: within each image, the probabilities must rise "
+            "and fall as the teacher's do. The reference code uses 2 on CIFAR-100.",
+        )
+        intra: float = Field(
+            2.0,
+            ge=0,
+            description="Weight of the loss along the batch: for each class, the probabilities must rise and "
+            "fall over the images as the teacher's do. The reference code uses 2 on CIFAR-100.",
+        )
+        temperature: float = softening(4.0, "The paper uses 4 on CIFAR-100 and 1 on ImageNet.")
 
     paper = "arXiv:2205.10536"
     needs = Needs(teacher="logits", whole_batch=True, one_label=True)
@@ -47,7 +59,7 @@ class DIST(Method):
         if student.classes == 2:
             if not self.options.intra:
                 raise UsageError(
-                    "dist learns nothing of 2 classes without its relation along the batch.",
+                    "With 2 classes, dist learns nothing while `intra` is 0.",
                     got="intra=0; two probabilities that add up to 1 always correlate fully, or not at all",
                     hint="method.dist.intra=2, or method: kd",
                 )

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
@@ -34,8 +34,8 @@ class DML(Method):
     """The student and its peers learn from each other's class probabilities."""
 
     class Options(LogitOptions):
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(1.0, ge=0.01, le=1000)
+        weight: float = loss_weight(1.0)
+        temperature: float = softening(1.0, "The paper uses 1.", logits="each network's logits")
 
     family = "online"
     paper = "arXiv:1706.00384"

@@ -1,7 +1,7 @@
 """On the Efficacy of Knowledge Distillation (ESKD). Cho and Hariharan, ICCV 2019, arXiv:1910.01348.
 
-The paper stops two things early. The distillation: that is this method. And the teacher's own training, for a teacher
-that a small student can follow: train it for fewer epochs (``teacher.train.epochs`` of the recipe).
+The paper stops two things early. One is the distillation: that is this method. The other is the teacher's own training,
+so that a small student can follow the teacher: give it fewer epochs (``teacher.train.epochs`` of the recipe).
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ from kdcompress.methods.kd import KD
 
 @methods.register("eskd")
 class ESKD(KD):
-    """KD that ends before the training does: it helps a small student at first and holds it back later."""
+    """KD that stops before the training ends. It helps a small student at first and holds it back later."""
 
     class Options(KD.Options):
-        until: float = Field(0.6, ge=0, le=1, description="share of the training at which it ends; the default is ours")
+        until: float = Field(
+            0.6,
+            ge=0,
+            le=1,
+            description="The distillation ends at this share of the training. The default is ours, not the paper's.",
+        )
 
     paper = "arXiv:1910.01348"

@@ -14,6 +14,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import regressor, same_size
+from kdcompress.methods.fields import loss_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -26,17 +27,19 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("fitnets")
 class FitNets(Method):
-    """The student's middle stage, through a regressor, imitates the teacher's."""
+    """The student's middle stage learns to give what the teacher's middle stage gives, through a regressor."""
 
     class Options(MethodOptions):
-        weight: float = Field(100.0, ge=0)
-        stage: int | None = Field(None, ge=0, description="which of the paired stages, from 0; none: the middle one")
+        weight: float = loss_weight(100.0, "The reference code uses 100.")
+        stage: int | None = Field(
+            None, ge=0, description="Which pair of stages is compared, counted from 0. null: the middle one."
+        )
         hint_share: float = Field(
             0.0,
             ge=0,
             le=1,
-            description="share of the training in which the hint acts alone, the paper's first stage; 0: it acts "
-            "beside the cross-entropy all the time",
+            description="Share of the training, at its start, in which the hint acts alone, as in the paper's "
+            "first phase. 0: hint and cross-entropy act together all the time.",
         )
 
         def strength(self, progress: float) -> float:

@@ -1,9 +1,9 @@
 """A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning. Yim, Joo, Bae and
 Kim, CVPR 2017 (no arXiv version).
 
-Ours: regressors where student and teacher differ in channels (the paper's have the same), and average pooling where
-two ends differ in size (the paper: max pooling). The paper ends the loss before the training with labels begins:
-``until`` ends it early here.
+Different here: regressors are used where student and teacher differ in channels (in the paper they never do). Average
+pooling is used where two ends differ in size (the paper uses max pooling). The paper ends this loss before the training
+with labels begins; here ``until`` ends it early.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ def fsp_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> 
 
 @methods.register("fsp")
 class FSP(Method):
-    """From one stage's end to the next one's, the student's channels flow as the teacher's do."""
+    """The student learns how the channels of each of the teacher's stages go with those of the next stage."""
 
     class Options(MethodOptions):
-        weight: float = Field(50.0, ge=0, description="of the sum over consecutive stages")
+        weight: float = Field(
+            50.0, ge=0, description="Weight of the loss, summed over the pairs of neighbouring stages."
+        )
 
     family = "feature"
     paper = "doi:10.1109/CVPR.2017.754"

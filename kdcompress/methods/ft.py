@@ -1,8 +1,9 @@
 """Paraphrasing Complex Network: Network Compression via Factor Transfer. Kim, Park and Kwak, NeurIPS 2018,
 arXiv:1802.04977.
 
-The paraphraser is trained in the first share of the training, beside the student's training with labels; the factors
-come from a copy that stays as it was then, out of reach of weight decay. Ours: its decoder ends in no activation.
+The paraphraser is trained in the first share of the training, while the student learns from the labels. After that the
+factors come from a copy that no longer changes, and that weight decay does not reach. Different here: the decoder has
+no activation at its end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import as_buffers, same_size
+from kdcompress.methods.fields import loss_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -38,13 +40,25 @@ def layers(*channels: int) -> nn.Sequential:
 
 @methods.register("ft")
 class FT(Method):
-    """The student's last stage, translated, imitates the teacher's, paraphrased by an auto-encoder."""
+    """The student's last stage learns a compressed form of the teacher's last stage, made by an auto-encoder."""
 
     class Options(MethodOptions):
-        weight: float = Field(11.0, ge=0, description="the reference's 500 at ResNet-56's factors, 32x8x8, with p = 1")
-        p: Literal[1, 2] = 1
-        rate: float = Field(0.5, gt=0, le=1, description="the factor's channels, as a share of the teacher's")
-        paraphrase_share: float = Field(1 / 8, gt=0, lt=1, description="share of the training, for the paraphraser")
+        weight: float = loss_weight(
+            11.0, "It stands for the reference code's 500 with p = 1, for ResNet-56 (factors of 32x8x8)."
+        )
+        p: Literal[1, 2] = Field(
+            1, description="Which distance the factors have. 1: absolute differences. 2: squared differences."
+        )
+        rate: float = Field(
+            0.5, gt=0, le=1, description="Channels of the factor, as a share of the teacher's channels."
+        )
+        paraphrase_share: float = Field(
+            1 / 8,
+            gt=0,
+            lt=1,
+            description="Share of the training, at its start, in which the paraphraser learns. Until then the "
+            "student learns from the labels alone.",
+        )
 
     family = "feature"
     paper = "arXiv:1802.04977"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import evaluating
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped, Taps, averages
 
 
@@ -28,7 +28,7 @@ def classifier_of(tapped: Tapped, whose: str) -> nn.Linear | nn.Conv2d:
     classifier = tapped.classifier
     if not isinstance(classifier, (nn.Linear, nn.Conv2d)):
         raise UsageError(
-            f"The {whose} has no linear layer that makes its logits of one pooled feature.",
+            f"The {whose} has no linear layer that makes its logits from a pooled feature.",
             where=type(tapped.model).__name__,
             hint="use a method on logits or stages",
         )

@@ -4,13 +4,13 @@ and Liang, ICCV 2021, arXiv:2202.03680. The variant for classification (ICKD-C),
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import regressor
+from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.relations import products
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -28,10 +28,10 @@ def ickd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("ickd")
 class ICKD(Method):
-    """The channels of the student's last stage, once as many as the teacher's, correlate as the teacher's do."""
+    """The student learns how the channels of the teacher's last stage correlate."""
 
     class Options(MethodOptions):
-        weight: float = Field(2.5, ge=0)
+        weight: float = loss_weight(2.5)
 
     family = "relation"
     paper = "arXiv:2202.03680"

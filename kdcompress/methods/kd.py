@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import label_weight, loss_weight, softening
 from kdcompress.models.taps import Taps
 
 
@@ -27,12 +27,12 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float | Tensor) -> Te
 
 @methods.register("kd")
 class KD(Method):
-    """The student imitates the teacher's softened class probabilities."""
+    """The student learns from the teacher's softened class probabilities."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.1, ge=0)
-        weight: float = Field(0.9, ge=0)
-        temperature: float = Field(4.0, ge=0.01, le=1000)
+        task_weight: float = label_weight(0.1, "The reference code uses 0.1 on CIFAR-100 and 0.5 on ImageNet.")
+        weight: float = loss_weight(0.9, "The reference code uses 0.9 on CIFAR-100 and 0.5 on ImageNet.")
+        temperature: float = softening(4.0, "The reference code uses 4 on CIFAR-100 and 1 on ImageNet.")
 
     paper = "arXiv:1503.02531"
     needs = Needs(teacher="logits")

@@ -1,9 +1,11 @@
 """Online Knowledge Distillation via Collaborative Learning. Guo et al., CVPR 2020 (KDCL).
 
-Ours: the networks share the batch (in the paper each has a distorted copy of it); the convex problem of ``linear`` is
-solved for each image; the default target. For ``general`` the paper measures the networks' errors on a validation set
-once an epoch: here they are averaged over the training batches so far, each as it is before the step that learns from
-it, so that a target's weights never come from its own labels; negative weights are set to 0.
+Different here: the networks share the batch (in the paper each has its own distorted copy). The convex problem of
+``linear`` is solved for each image. The default target is ours.
+
+For ``general`` the paper measures the networks' errors on a validation set once an epoch. Here they are averaged over
+the training batches so far. Each batch is measured before the iteration that learns from it, so a target's weights
+never come from its own labels. Negative weights are set to 0.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -84,13 +87,23 @@ TARGETS = {"naive": naive_target, "linear": linear_target, "min_logit": min_logi
 
 @methods.register("kdcl")
 class KDCL(Method):
-    """The student and its peers learn from one target, made of the logits of all with the help of the labels."""
+    """The student and its peers learn from one target, made of the logits of all of them and the labels."""
 
     class Options(MethodOptions):
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(2.0, ge=0.01, le=1000)
-        target: Literal["naive", "linear", "min_logit", "general"] = "min_logit"
-        momentum: float = Field(0.99, ge=0, lt=1, description="of the networks' average errors (target: general)")
+        weight: float = loss_weight(1.0)
+        temperature: float = softening(2.0, logits="logits")
+        target: Literal["naive", "linear", "min_logit", "general"] = Field(
+            "min_logit",
+            description="How one target is made of all networks' logits. naive: those of the best network. "
+            "linear: the best mixture for each image. min_logit: the smallest logit of each class. "
+            "general: one mixture for all images.",
+        )
+        momentum: float = Field(
+            0.99,
+            ge=0,
+            lt=1,
+            description="For target general: share of the old errors that their running mean keeps at each iteration.",
+        )
 
     family = "online"
     paper = "CVPR 2020"

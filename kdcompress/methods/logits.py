@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import label_weight, loss_weight
 from kdcompress.models.taps import Taps
 
 
@@ -24,11 +24,12 @@ def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("logits")
 class Logits(Method):
-    """The student's logits are regressed on the teacher's; as in the paper, the labels are not used by default."""
+    """The student learns the teacher's logits by regression. By default, as in the paper, it does not use the
+    labels."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.0, ge=0, description="weight of the labels; the paper uses the logits alone")
-        weight: float = Field(1.0, ge=0)
+        task_weight: float = label_weight(0.0, "The paper uses 0: it learns from the logits alone.")
+        weight: float = loss_weight(1.0)
 
     paper = "arXiv:1312.6184"
     needs = Needs(teacher="logits")

@@ -1,10 +1,12 @@
 """Multistructure-Based Collaborative Online Distillation. Gao, Lan, Mi, Feng, Xu and Peng, Entropy 21 (4), 357, 2019.
 
-From the paper: networks of different structure are trained at once; their ensemble is the teacher of each; distillation
-is discontinuous (the networks also learn apart from each other, which keeps them diverse) and its constraint is
-progressively enhanced. No official code is known, and these details are ours: the ensemble is the mean of the logits;
-the training is cut into ``cycles``, of each of which the last ``distilled`` share distils; the weight rises linearly
-over the whole training; weight and temperature are those of ONE, an author of which took part.
+From the paper: networks of different structure are trained at once, and their ensemble is the teacher of each.
+Distillation pauses now and then: the networks also learn apart from each other, which keeps them diverse. Its weight
+rises during the training.
+
+No official code is known. Chosen here: the ensemble is the mean of the logits. The training is cut into ``cycles``, and
+the last ``distilled`` share of each cycle distils. The weight rises linearly over the whole training. Weight and
+temperature are those of ONE, which has an author in common.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import loss_weight, rising, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
@@ -37,16 +40,25 @@ def distils(progress: float, cycles: int, share: float) -> bool:
 
 @methods.register("mco")
 class MCO(Method):
-    """The student and its peers learn from their ensemble, by turns with learning apart, and ever more strictly."""
+    """The student and its peers learn from their ensemble, in turns with learning apart, and ever more strictly."""
 
     class Options(LogitOptions):
-        weight: float = Field(1.0, ge=0, description="at the end of the training")
-        temperature: float = Field(3.0, ge=0.01, le=1000)
-        warmup: float = Field(1.0, ge=0, le=1, description="share of the training over which the constraint rises")
+        weight: float = loss_weight(1.0, "It has this size at the end of the training.")
+        temperature: float = softening(3.0, logits="all networks' logits")
+        warmup: float = rising(1.0)
         cycles: int = Field(
-            60, ge=1, le=1_000_000, description="of learning apart and then from each other, in the training"
+            60,
+            ge=1,
+            le=1_000_000,
+            description="Number of cycles in the training. In each one the networks first learn apart, then "
+            "from each other.",
         )
-        distilled: float = Field(0.5, gt=0, le=1, description="share of each cycle that distils; 1: without a break")
+        distilled: float = Field(
+            0.5,
+            gt=0,
+            le=1,
+            description="Share of each cycle in which the networks learn from each other. 1: all the time.",
+        )
 
     family = "online"
     paper = "doi:10.3390/e21040357"

@@ -1,7 +1,7 @@
 """Multi-level Logit Distillation. Jin, Wang and Lin, CVPR 2023, doi:10.1109/CVPR52729.2023.02325.
 
-This is the paper's loss. The official code adds a confidence mask (which it applies to a mean, where it is a factor)
-and a second, strongly augmented view of each image; its correlation terms grow with the batch.
+This is the paper's loss. The official code differs: it adds a confidence mask (which it applies to a mean, where it is
+only a factor) and a second, strongly augmented view of each image. Its correlation terms grow with the batch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.methods.connect import in_float32
+from kdcompress.methods.fields import label_weight, loss_weight
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
@@ -43,13 +44,20 @@ def mlld_loss(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...])
 
 @methods.register("mlld")
 class MLLD(Method):
-    """KD at several temperatures, with the correlations between images and those between classes."""
+    """KD at several temperatures. The student also learns how predictions correlate, between images and between
+    classes."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.1, ge=0)
-        weight: float = Field(4.5, ge=0, description="0.9 for each of five temperatures, over which the paper sums")
+        task_weight: float = label_weight(0.1, "The reference code uses 0.1.")
+        weight: float = loss_weight(
+            4.5, "It is averaged over the temperatures; 4.5 is the paper's 0.9 for each of its five."
+        )
         temperatures: tuple[Annotated[float, Field(ge=0.01, le=1000)], ...] = Field(
-            (2.0, 3.0, 4.0, 5.0, 6.0), min_length=1, max_length=100
+            (2.0, 3.0, 4.0, 5.0, 6.0),
+            min_length=1,
+            max_length=100,
+            description="Temperatures at which teacher and student are compared. The reference code uses 2, "
+            "3, 4, 5 and 6.",
         )
 
     paper = "doi:10.1109/CVPR52729.2023.02325"

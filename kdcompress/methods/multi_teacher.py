@@ -14,6 +14,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import loss_weight, softening
 from kdcompress.models.taps import Taps
 
 
@@ -39,13 +40,15 @@ def multi_teacher_loss(student: Tensor, teachers: Tensor, weights: Tensor, tempe
 
 @methods.register("multi-teacher")
 class MultiTeacher(Method):
-    """KD from several teachers, with equal weights or with weights of their own for each image."""
+    """KD from several teachers. All count the same, or each counts more for the images that it knows well."""
 
     class Options(LogitOptions):
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(4.0, ge=0.01, le=1000)
+        weight: float = loss_weight(1.0)
+        temperature: float = softening(4.0)
         weighting: Literal["average", "adaptive"] = Field(
-            "adaptive", description="adaptive: by the teachers' cross-entropy with the label"
+            "adaptive",
+            description="How much each teacher counts. average: all the same. adaptive: more for an image "
+            "whose label it knows well, as in CA-MKD.",
         )
 
     paper = "arXiv:2201.00007"

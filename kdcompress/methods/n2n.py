@@ -1,10 +1,12 @@
 """Network-to-Network Regularization: Enforcing Occam's Razor to Improve Generalization. Ghosh and Motani, NeurIPS 2021.
 
-A network is kept near functions that smaller networks can express: it is drawn towards a small network that imitates
-it, which in turn is drawn towards a smaller one (algorithm 1, multi-level). The authors' code holds their MNIST
-networks and training alone, and trains the levels in turns, some epochs each. Ours: all levels take a step at the same
-time, the layers of the small networks (after theirs for MNIST: as many blocks as the level's number, counted from the
-smallest), and the strength that rises over the first epochs where they leave the first one out.
+A network is kept near functions that smaller networks can express. It is drawn towards a small network that imitates
+it, and that one towards a smaller one (algorithm 1, multi-level).
+
+The authors' code has only their MNIST networks and training, and trains the levels in turns, some epochs each.
+Different here: all levels take a step at the same time. The layers of the small networks follow theirs for MNIST: the
+smallest has one block, the next two, and so on. The strength rises over the first epochs, where they leave out the
+first one.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import rising
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -41,13 +44,20 @@ def small_net(channels: int, classes: int, blocks: int) -> nn.Sequential:
 
 @methods.register("n2n")
 class N2N(Method):
-    """The student is kept near what smaller networks, which imitate it from the images, can express."""
+    """The student is kept near what smaller networks can express. These networks learn to imitate it."""
 
     class Options(MethodOptions):
-        weight: float = Field(0.1, ge=0, description="the authors' lambda: 0.1, 10 on MNIST")
-        inner: float = Field(0.1, ge=0, description="the same weight among the small networks")
-        levels: int = Field(2, ge=1, le=4, description="number of small networks")
-        warmup: float = Field(0.01, ge=0, le=1, description="share of the training; the authors' 1 of 100 epochs")
+        weight: float = Field(
+            0.1,
+            ge=0,
+            description="Weight of the student's distance to the largest small network. The authors call it "
+            "lambda, and use 0.1; 10 on MNIST.",
+        )
+        inner: float = Field(
+            0.1, ge=0, description="The same weight between one small network and the next smaller one."
+        )
+        levels: int = Field(2, ge=1, le=4, description="Number of small networks.")
+        warmup: float = rising(0.01, "The authors leave out the first of 100 epochs.")
 
     family = "self"
     paper = "NeurIPS 2021"

@@ -12,7 +12,7 @@ from kdcompress.models.taps import Taps
 
 @methods.register("none")
 class NoDistillation(Method):
-    """No teacher, no auxiliary modules; the task loss alone."""
+    """The student learns from the labels alone. There is no teacher."""
 
     family = "baseline"
     needs = Needs()

@@ -1,13 +1,13 @@
 """NORM: Knowledge Distillation via N-to-One Representation Matching. Liu, Li, Li and Yao, ICLR 2023, arXiv:2305.13803.
 
 A linear transform before the student's classifier expands its features to ``segments`` times the teacher's and
-contracts them again, next to a shortcut; every segment of the expanded features is trained to be the teacher's. As it
-is linear, it is merged into the classifier after the training: what ships is the plain student.
+contracts them again, next to a shortcut. Every segment of the expanded features learns the teacher's features. As the
+transform is linear, it is merged into the classifier after the training: what ships is the plain student.
 
-Ours: the transform comes after the pooling, with which it commutes, and is applied to the map for the loss; it has no
-batch norm, and begins as the identity (the contraction at 0). Where more than pooling lies between last map and
-classifier on either side, the pooled features are compared in place of the maps. The official code's layer norm on the
-logits and its schedule of the weight are left out; ``kd`` can be added as a method of its own.
+Different here: the transform comes after the pooling, with which it commutes, and is applied to the map for the loss.
+It has no batch norm, and begins as the identity (the contraction at 0). Where more than pooling lies between last map
+and classifier on either side, the pooled features are compared in place of the maps. The official code's layer norm on
+the logits and its schedule of the weight are left out. ``kd`` can be added as a second method.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import same_size
+from kdcompress.methods.fields import label_weight, loss_weight
 from kdcompress.methods.heads import averaged, classifier_of, look
 from kdcompress.models.taps import Tapped, Taps
 
@@ -60,13 +61,17 @@ def norm_loss(expanded: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("norm")
 class NORM(Method):
-    """Many linear images of the student's last features each approximate the teacher's."""
+    """The student's last features are expanded into many linear copies, and each copy learns the teacher's features."""
 
     class Options(MethodOptions):
-        task_weight: float = Field(0.1, ge=0)
-        weight: float = Field(1.0, ge=0)
+        task_weight: float = label_weight(0.1, "The reference code uses 0.1.")
+        weight: float = loss_weight(1.0, "The reference code uses 1.")
         segments: int = Field(
-            8, ge=1, le=1000, description="N: how many times the teacher's representation is approximated"
+            8,
+            ge=1,
+            le=1000,
+            description="How many copies of the teacher's features the student is trained to make. The paper "
+            "calls it N, and uses 8.",
         )
 
     deploy = "fold"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import in_float32, same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Taps
 
 
@@ -36,10 +36,10 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("nst")
 class NST(Method):
-    """The student's channels select regions of the image as the teacher's do, as a distribution."""
+    """The student's channels learn to respond to the regions of the image that the teacher's channels respond to."""
 
     class Options(MethodOptions):
-        weight: float = Field(50.0, ge=0, description="of the sum over stages")
+        weight: float = stages_weight(50.0)
 
     family = "feature"
     paper = "arXiv:1707.01219"

@@ -1,11 +1,11 @@
 """One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation (OFA-KD). Hao, Guo, Han,
 Tang, Hu, Wang and Xu, NeurIPS 2023, arXiv:2310.19444.
 
-Every stage of the student gets an exit to logits, which learns the teacher's logits as the student's own do: there the
-architectures need not agree. The true class's target is enhanced, more so the surer the teacher is.
+Every stage of the student gets an exit to logits. The exits learn the teacher's logits as the student's own output
+does, so the architectures need not agree. The target of the true class is enhanced, more where the teacher is surer.
 
-Ours: one kind of exit for all architectures, small convolutions on the stage's map, in place of separable convolutions
-for the one and transformer blocks for the other.
+Different here: all architectures have one kind of exit, small convolutions on the stage's map. The paper uses separable
+convolutions for one kind of network and transformer blocks for the other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import exit_head
+from kdcompress.methods.fields import softening
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -33,15 +34,19 @@ def ofa_loss(student: Tensor, teacher: Tensor, y: Tensor, eps: float, temperatur
 
 @methods.register("ofa")
 class OFA(Method):
-    """Exits at the student's stages, and the student itself, learn the teacher's enhanced predictions."""
+    """Exits at the student's stages, and its own output, learn the teacher's predictions, with the label
+    strengthened."""
 
     class Options(MethodOptions):
-        weight: float = Field(1.0, ge=0, description="of the student's own logits")
-        exits: float = Field(1.0, ge=0, description="weight of each exit")
+        weight: float = Field(1.0, ge=0, description="Weight of the loss at the student's own output.")
+        exits: float = Field(1.0, ge=0, description="Weight of the loss at each exit.")
         eps: float = Field(
-            1.0, gt=0, le=100, description="exponent of the target enhancement; 1 (none) to 1.5 in the paper"
+            1.0,
+            gt=0,
+            le=100,
+            description="Strengthens the label in the teacher's prediction. 1: not at all. The paper uses 1 to 1.5.",
         )
-        temperature: float = Field(1.0, ge=0.01, le=1000)
+        temperature: float = softening(1.0, "The reference code uses 1.")
 
     family = "feature"
     paper = "arXiv:2310.19444"

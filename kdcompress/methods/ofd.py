@@ -1,7 +1,7 @@
 """A Comprehensive Overhaul of Feature Distillation. Heo, Kim, Yun, Park, Kwak and Choi, ICCV 2019, arXiv:1904.01866.
 
-Ours: the margins are measured on the teacher's maps at the beginning of the training (the paper derives them from the
-weights of the batch norm before the activation, which not every teacher has); the teacher is in eval mode.
+Different here: the margins are measured on the teacher's maps at the beginning of the training. (The paper derives them
+from the weights of the batch norm before the activation, which not every teacher has.) The teacher is in eval mode.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kdcompress.distributed import reduced
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import regressor, same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -53,13 +54,20 @@ class Margin(nn.Module):
 
 @methods.register("ofd")
 class OFD(Method):
-    """The student's stages, through connectors, imitate what the teacher's activations let through."""
+    """The student's stages learn what the activations of the teacher's stages let through."""
 
     class Options(MethodOptions):
-        weight: float = Field(
-            8.0, ge=0, description="of the sum over stages; the reference's is 4 at 64x8x8, 8 at 128x8x8, 16 at 256x8x8"
+        weight: float = stages_weight(
+            8.0,
+            "The reference code's weight is 4, 8 or 16 here, where the teacher's deepest map is 64x8x8, "
+            "128x8x8 or 256x8x8.",
         )
-        margin_share: float = Field(0.01, ge=0, le=1, description="share of the training that gives the margins")
+        margin_share: float = Field(
+            0.01,
+            ge=0,
+            le=1,
+            description="Share of the training, at its start, in which the margins are measured on the teacher's maps.",
+        )
 
     family = "feature"
     paper = "arXiv:1904.01866"

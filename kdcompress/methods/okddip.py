@@ -1,10 +1,12 @@
 """Online Knowledge Distillation with Diverse Peers. Chen, Mei, Wang, Feng and Chen, AAAI 2020, arXiv:1912.00350.
 
-Two levels: each peer learns from a mixture of the peers' predictions (its own is one of them) with weights
-from its own attention; the student, the group's leader, from their mean. Where the reference code departs from the
-paper, this follows the paper: probabilities are mixed, not logits, and nothing is added to the target. Ours: each peer
-has projections of its own, as peers may differ in width; their features and predictions are constants in the targets,
-so that the divergence trains the projections and the network that learns, not those learnt from.
+There are two levels. Each peer learns from a mixture of the peers' predictions, its own included, with weights from its
+own attention. The student, the group's leader, learns from their mean.
+
+Where the reference code departs from the paper, this follows the paper: probabilities are mixed, not logits, and
+nothing is added to the target. Different here: each peer has its own projections, as peers may differ in width.
+Features and predictions of the peers are constants in the targets. So the divergence trains the projections and the
+network that learns, and not those it learns from.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import loss_weight, rising, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -43,14 +46,19 @@ def leader_loss(leader: Tensor, peers: Tensor, temperature: float) -> Tensor:
 
 @methods.register("okddip")
 class OKDDip(Method):
-    """Peers learn from mixtures of each other's predictions, weighted by attention, and the student from all peers."""
+    """Peers learn from mixtures of each other's predictions, weighted by attention. The student learns from all
+    peers."""
 
     class Options(LogitOptions):
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(3.0, ge=0.01, le=1000)
-        warmup: float = Field(80 / 300, ge=0, le=1, description="share of the training; the paper's 80 of 300 epochs")
+        weight: float = loss_weight(1.0)
+        temperature: float = softening(3.0, logits="all networks' logits")
+        warmup: float = rising(80 / 300, "The paper uses 80 of 300 epochs.")
         reduction: int = Field(
-            8, ge=1, le=65_536, description="the narrowest peer's feature over the width of the projections"
+            8,
+            ge=1,
+            le=65_536,
+            description="How many times narrower the vectors of the attention are than the narrowest peer's "
+            "pooled feature.",
         )
 
     family = "online"
@@ -62,7 +70,7 @@ class OKDDip(Method):
         if len(widths) < len(peers):
             raise UsageError(
                 "okddip needs the pooled feature of every peer.",
-                got="a peer whose logits are not made by a linear layer of one",
+                got="a peer whose logits do not come from a linear layer on a pooled feature",
                 hint="take another peer, or method: dml",
             )
         width = max(1, min(widths) // self.options.reduction)

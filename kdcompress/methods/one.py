@@ -1,7 +1,7 @@
 """Knowledge Distillation by On-the-Fly Native Ensemble. Lan, Zhu and Gong, NeurIPS 2018, arXiv:1806.04606.
 
-Ours: the branches are exit heads on the map of the stage before the last, rather than copies of the last stage, so that
-any network can have them; the student's own last stage is one branch, the one that ships. No peer or teacher is needed.
+Different here: the branches are exit heads on the map of the stage before the last, not copies of the last stage, so
+any network can have them. The student's own last stage is one branch, the one that ships. No peer or teacher is needed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import exit_head
+from kdcompress.methods.fields import softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -33,13 +34,19 @@ def branch_loss(branches: Tensor, gate: Tensor, temperature: float) -> Tensor:
 
 @methods.register("one")
 class ONE(Method):
-    """Branches of the student, and a gate that makes an ensemble of them, from which each branch learns."""
+    """The student gets branches. A gate makes an ensemble of them, and each branch learns from the ensemble."""
 
     class Options(MethodOptions):
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(3.0, ge=0.01, le=1000)
-        warmup: float = Field(80 / 300, ge=0, le=1, description="of the divergence alone; the paper's code: 80 of 300")
-        branches: int = Field(3, ge=2, le=100, description="with the student's own")
+        weight: float = Field(1.0, ge=0, description="Weight of the loss between the branches and their ensemble.")
+        temperature: float = softening(3.0, logits="logits")
+        warmup: float = Field(
+            80 / 300,
+            ge=0,
+            le=1,
+            description="Share of the training in which that weight rises from 0. The paper's code uses 80 of "
+            "300 epochs.",
+        )
+        branches: int = Field(3, ge=2, le=100, description="Number of branches, the student's own last stage included.")
 
         def strength(self, progress: float) -> float:
             return float(self.since <= progress <= self.until)

@@ -45,16 +45,34 @@ def answers_loss(student: Tensor, answers: Tensor) -> Tensor:
 
 @methods.register("pate")
 class PATE(Method):
-    """A student of public images learns the noisy majority vote of teachers that each saw a part of the private."""
+    """The student learns, on public images, the noisy majority vote of teachers that each saw a part of the private
+    ones."""
 
     class Options(MethodOptions):
-        task_weight: float = Field(0.0, ge=0, le=0, description="0: the student sees no label but the answers")
-        weight: float = Field(1.0, ge=0)
-        sigma: float = Field(40.0, gt=0, description="of the noise, in votes; the paper's has 250 teachers")
-        queries: int | None = Field(None, ge=1, description="images that are answered at most; default: all")
-        delta: float = Field(1e-5, gt=0, lt=1, description="well below 1 / number of private images")
+        task_weight: float = Field(
+            0.0, ge=0, le=0, description="Always 0: the student sees no label, only the teachers' answers."
+        )
+        weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy with the teachers' answers.")
+        sigma: float = Field(
+            40.0,
+            gt=0,
+            description="Standard deviation of the noise on the votes, in votes. More noise: more privacy, "
+            "more wrong answers. The paper uses 40 with 250 teachers.",
+        )
+        queries: int | None = Field(
+            None, ge=1, description="Images that the teachers answer, at most. Each answer costs privacy. null: all."
+        )
+        delta: float = Field(
+            1e-5,
+            gt=0,
+            lt=1,
+            description="The delta of the promise of privacy, (epsilon, delta). It should be well below 1 / "
+            "number of private images.",
+        )
         noise_seed: int | None = Field(
-            None, ge=0, description="for tests: the noise can be drawn again, nothing is private"
+            None,
+            ge=0,
+            description="For tests only. Whoever knows the seed can draw the noise again, so nothing is private.",
         )
 
     paper = "arXiv:1802.08908"
@@ -72,7 +90,9 @@ class PATE(Method):
         if len(teacher) < 2:
             raise UsageError("pate needs the votes of several teachers.", got=1, hint="teacher.ensemble: 10")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UsageError("pate trains in one process: several would each ask on their own, unaccounted.")
+            raise UsageError(
+                "pate trains in one process only: with several, the questions to the teachers would not all be counted."
+            )
         seeded = None if o.noise_seed is None else torch.Generator().manual_seed(o.noise_seed)
         noise = torch.randn(shape, generator=seeded) if seeded else privacy.secret_noise(*shape)
         self.register_buffer("noise", o.sigma * noise, persistent=False)  # a file with it would give the votes away

@@ -1,22 +1,22 @@
 """Patient Knowledge Distillation for BERT Model Compression. Sun, Cheng, Gan and Liu, EMNLP 2019, arXiv:1908.09355,
 for images.
 
-The student's representation at several depths points where the teacher's does. The paper adds this to cross-entropy
-and KD: name ``kd`` as a second method for that.
+The student's representation at several depths points where the teacher's does. The paper adds this to cross-entropy and
+KD: for that, name ``kd`` as a second method.
 
-Ours: a stage's map, averaged over its places, takes the part of the [CLS] token of a layer; stages are those that pair;
-a linear map without bias leads to the teacher's width where the widths differ (in the paper they never do).
+Different here: a stage's map, averaged over its places, takes the part of a layer's [CLS] token. The stages are those
+that pair. Where the widths differ (in the paper they never do), a linear map without bias leads to the teacher's width.
 """
 
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import loss_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -29,11 +29,11 @@ def pkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("pkd")
 class PKD(Method):
-    """The pooled representations of paired stages have the teacher's directions."""
+    """The student's pooled stages learn to point in the direction of the teacher's."""
 
     class Options(MethodOptions):
-        weight: float = Field(
-            1.0, ge=0, description="1 is 768 in the official code, which averages over BERT's 768 dimensions"
+        weight: float = loss_weight(
+            1.0, "1 here is 768 in the official code, which averages over BERT's 768 dimensions."
         )
 
     family = "feature"

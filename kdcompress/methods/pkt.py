@@ -1,18 +1,18 @@
 """Learning Deep Representations with Probabilistic Knowledge Transfer. Passalis and Tefas, ECCV 2018,
 arXiv:1803.10837.
 
-As in the authors' code an image is also its own neighbour (the paper leaves it out), so that the loss of a batch given
-several times is that of the batch.
+As in the authors' code, an image is also its own neighbour (the paper leaves it out). So a batch that is given several
+times has the loss of the batch.
 """
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.relations import cosines, pooled, pooled_widths
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -35,10 +35,12 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("pkt")
 class PKT(Method):
-    """Pooled features have the neighbours, as probabilities, that the teacher's have."""
+    """The student learns which images are neighbours in the teacher's pooled features."""
 
     class Options(MethodOptions):
-        weight: float = Field(30000.0, ge=0, description="for a batch of 64; other sizes are scaled to it")
+        weight: float = loss_weight(
+            30000.0, "It is for a batch of 64 images; other sizes are scaled to that. The reference code uses 30000."
+        )
 
     family = "relation"
     paper = "arXiv:1803.10837"

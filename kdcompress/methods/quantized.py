@@ -19,8 +19,9 @@ from torch.nn.utils import parametrize
 
 from kdcompress.distributed import reduced
 from kdcompress.methods import methods
+from kdcompress.methods.fields import label_weight, loss_weight, softening
 from kdcompress.methods.kd import KD
-from kdcompress.models.build import evaluating
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped
 
 FLAT = 1e-6  # a batch norm's factor that says nothing of the weight
@@ -120,18 +121,27 @@ def norms_after(student: Tapped) -> dict[nn.Module, nn.Module]:
 
 @methods.register("quantized")
 class Quantized(KD):
-    """KD of a student whose weights are quantised as it trains; what ships has the quantised values."""
+    """KD of a student whose weights are quantised during the training. What ships has the quantised values."""
 
     class Options(KD.Options):
-        task_weight: float = Field(0.3, ge=0)
-        weight: float = Field(0.7, ge=0)
-        temperature: float = Field(2.0, ge=0.01, le=1000)
-        bits: int = Field(8, ge=2, le=8, description="of a weight; the paper: 2, 4 and 8")
-        activations: int = Field(0, ge=0, le=8, description="bits of a layer's input; 0: as it is")
-        symmetric: bool = Field(False, description="activations: between -a and a")
-        per_channel: bool = Field(True, description="a scale for each output channel of a weight, else one for all")
-        exclude: tuple[str, ...] = Field((), description="paths of modules that are not quantised")
-        ends: bool = Field(True, description="quantise the first and the last layer too (the authors' CIFAR-100: not)")
+        task_weight: float = label_weight(0.3, "The authors' code uses 0.3.")
+        weight: float = loss_weight(0.7, "The authors' code uses 0.7.")
+        temperature: float = softening(2.0, "The authors' code uses 2.")
+        bits: int = Field(8, ge=2, le=8, description="Bits of a weight. The paper uses 2, 4 and 8.")
+        activations: int = Field(
+            0, ge=0, le=8, description="Bits of a layer's input. 0: the inputs are not quantised, as in the paper."
+        )
+        symmetric: bool = Field(
+            False, description="Quantise inputs between -a and a, in place of between their smallest and largest value."
+        )
+        per_channel: bool = Field(
+            True,
+            description="Give each output channel of a weight its own scale. false: one scale for the whole weight.",
+        )
+        exclude: tuple[str, ...] = Field((), description="Module paths of layers that are not quantised.")
+        ends: bool = Field(
+            True, description="Quantise the first and the last layer too. The authors' CIFAR-100 code does not."
+        )
 
     paper = "arXiv:1802.05668"
     deploy = "fold"

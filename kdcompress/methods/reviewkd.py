@@ -24,6 +24,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import in_float32
+from kdcompress.methods.fields import loss_weight, rising
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -86,12 +87,17 @@ def pooling(height: int, width: int, size: int, device: torch.device) -> Tensor:
 
 @methods.register("reviewkd")
 class ReviewKD(Method):
-    """Stages fused from deep to shallow by ABF and compared with the teacher's by HCL (algorithm 1)."""
+    """The student fuses its stages from deep to shallow (ABF). Each fused stage learns the teacher's stage (HCL,
+    algorithm 1)."""
 
     class Options(MethodOptions):
-        weight: float = Field(1.0, ge=0, description="0.6 to 8 in the paper, by pair")
-        warmup: float = Field(1 / 12, ge=0, le=1, description="share of the training; the paper's 20 of 240 epochs")
-        max_mid_channels: int = Field(512, ge=1, le=65_536)
+        weight: float = loss_weight(
+            1.0, "The reference code uses 0.6 to 8 on CIFAR-100, depending on the networks; 1 or 8 on ImageNet."
+        )
+        warmup: float = rising(1 / 12, "The paper uses 20 of 240 epochs.")
+        max_mid_channels: int = Field(
+            512, ge=1, le=65_536, description="Channels inside a fusion module, at most. The reference code uses 512."
+        )
 
     family = "feature"
     paper = "arXiv:2104.09044"

@@ -57,11 +57,15 @@ def angle_loss(student: Tensor, teacher: Tensor, chunk: int = 0) -> Tensor:
 
 @methods.register("rkd")
 class RKD(Method):
-    """Distances between pairs of pooled features, and angles among triplets, are as the teacher's."""
+    """The student learns the distances between images in the teacher's pooled features, and the angles among three."""
 
     class Options(MethodOptions):
-        distance_weight: float = Field(25.0, ge=0)
-        angle_weight: float = Field(50.0, ge=0)
+        distance_weight: float = Field(
+            25.0, ge=0, description="Weight of the loss on distances between two images. The reference code uses 25."
+        )
+        angle_weight: float = Field(
+            50.0, ge=0, description="Weight of the loss on angles between three images. The reference code uses 50."
+        )
 
     family = "relation"
     paper = "arXiv:1904.05068"

@@ -1,10 +1,12 @@
 """Self-Guidance: Improve Deep Neural Network Generalization via Knowledge Distillation. Zheng and Peng, WACV 2022,
 doi:10.1109/WACV51458.2022.00351.
 
-The paper's idea: of two forwards, the full network's prediction teaches a sub-network that skips random portions of it.
-No code is known, and this follows the abstract; ours are: the portions (whole channels at the end of each
-stage, the rest scaled up), the share of them, the temperature, the weight, and that both forwards are one, of a batch
-given twice.
+The paper's idea: there are two forwards, and the full network's prediction teaches a sub-network that skips random
+parts of it.
+
+No code is known, and this follows the abstract. Chosen here: the parts are whole channels at the end of each stage, and
+the rest is scaled up; the share of them; the temperature; the weight. Both forwards are one, of a batch that is given
+twice.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.distributed import own_rows
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Tapped, Taps
 
@@ -57,12 +60,14 @@ def guidance_loss(sub: Tensor, full: Tensor, temperature: float) -> Tensor:
 
 @methods.register("self-guidance")
 class SelfGuidance(Method):
-    """Random sub-networks of the student are taught by the whole of it."""
+    """Random sub-networks of the student learn from the whole student."""
 
     class Options(LogitOptions):
-        weight: float = Field(1.0, ge=0)
-        temperature: float = Field(3.0, ge=0.01, le=1000)
-        share: float = Field(0.2, gt=0, lt=1, description="of the channels at a stage's end that are skipped")
+        weight: float = loss_weight(1.0)
+        temperature: float = softening(3.0, logits="logits")
+        share: float = Field(
+            0.2, gt=0, lt=1, description="Share of the channels at the end of each stage that a sub-network skips."
+        )
 
     family = "self"
     paper = "doi:10.1109/WACV51458.2022.00351"

@@ -1,12 +1,12 @@
 """Cross-Layer Distillation with Semantic Calibration (SemCKD). Chen, Mei, Zhang, Wang, Wang, Feng and Chen, AAAI 2021,
 arXiv:2012.03236.
 
-Every student stage learns from every teacher stage; for each image, attention says how much from which. The paper adds
-the loss to cross-entropy and KD: name ``kd`` as a second method for that.
+Every student stage learns from every teacher stage. For each image, attention says how much from which. The paper adds
+the loss to cross-entropy and KD: for that, name ``kd`` as a second method.
 
-Ours: queries and keys are made of each stage's pooled channels. The official code makes them of rows of the batch's
-similarity matrices, by layers as wide as the batch, so that an image's attention depends on whom it is drawn with and
-every batch must have the same size.
+Different here: queries and keys are made from each stage's pooled channels. The official code makes them from rows of
+the batch's similarity matrices, with layers as wide as the batch. There an image's attention depends on the other
+images of its batch, and every batch must have the same size.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import same_size
+from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.simkd import bottleneck
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -41,13 +42,22 @@ def embedding(channels: int, width: int) -> nn.Sequential:
 
 @methods.register("semckd")
 class SemCKD(Method):
-    """Each student stage imitates the teacher's stages that mean the same, as a learned attention finds them."""
+    """Each of the student's stages learns from the teacher's stages that mean the same. A learnt attention finds
+    them."""
 
     class Options(MethodOptions):
-        weight: float = Field(400.0, ge=0)
-        temperature: float = Field(1.0, ge=0.01, le=1000, description="of the attention over the teacher's stages")
+        weight: float = loss_weight(400.0)
+        temperature: float = Field(
+            1.0,
+            ge=0.01,
+            le=1000,
+            description="Temperature of the attention over the teacher's stages. Higher: it is spread more evenly.",
+        )
         width: int = Field(
-            16, ge=1, le=65_536, description="of queries and keys; a quarter of the batch in the official code"
+            16,
+            ge=1,
+            le=65_536,
+            description="Width of the attention's queries and keys. The official code uses a quarter of the batch.",
         )
 
     family = "feature"

@@ -1,14 +1,14 @@
 """Knowledge Distillation with the Reused Teacher Classifier (SimKD). Chen, Mei, Zhang, Wang, Feng and Chen, CVPR 2022,
 arXiv:2203.14001.
 
-The student gets a projector after its last map, the one that is pooled, and the teacher's classifier, frozen; its
-features are trained to be the teacher's and nothing else is. Both are part of what ships: the student grows by the
+The student gets a projector after its last map, the one that is pooled, and the teacher's classifier, frozen. Only the
+student's features are trained, to be the teacher's. Projector and classifier both ship: the student grows by the
 projector. (The official code puts it in place of MobileNetV2's last convolution; here it comes after it.)
 
-Ours: where more than pooling lies between last map and classifier on either side (a layer, a class token), or the
-module that gives the map runs more than once, the projector, of 1x1 convolutions then, comes right before the
-classifier, and the pooled features are aligned; the projector ends in a ReLU only where the teacher's features are not
-signed.
+Different here: sometimes more than pooling lies between last map and classifier on either side (a layer, a class
+token), or the module that gives the map runs more than once. Then the projector has 1x1 convolutions and comes right
+before the classifier, and the pooled features are aligned. The projector ends in a ReLU only where the teacher's
+features are not signed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import same_size
+from kdcompress.methods.fields import label_weight, loss_weight
 from kdcompress.methods.heads import averaged, classifier_of, look
 from kdcompress.models.taps import Tapped, Taps
 
@@ -54,13 +55,17 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("simkd")
 class SimKD(Method):
-    """The student's last features become the teacher's, whose classifier it takes over."""
+    """The student's last features learn to be the teacher's. The student takes over the teacher's classifier."""
 
     class Options(MethodOptions):
-        task_weight: float = Field(0.0, ge=0, description="weight of the cross-entropy with the labels; none in SimKD")
-        weight: float = Field(1.0, ge=0)
+        task_weight: float = label_weight(0.0, "The paper uses 0.")
+        weight: float = loss_weight(1.0)
         reduction: int = Field(
-            2, ge=1, le=65_536, description="the teacher's channels / the channels inside the projector"
+            2,
+            ge=1,
+            le=65_536,
+            description="How many times fewer channels the projector has inside than the teacher's last map. "
+            "The reference code uses 2.",
         )
 
     deploy = "keep"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
+from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.relations import products
 from kdcompress.models.taps import Taps
 
@@ -28,11 +28,12 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 @methods.register("sp")
 class SP(Method):
-    """Images that are alike in the teacher's last stage are alike in the student's. The sizes of the maps do not
-    matter: they are flattened, and rows of norm 1 are compared."""
+    """The student learns which images of a batch are alike in the teacher's last stage. The maps may differ in size."""
 
     class Options(MethodOptions):
-        weight: float = Field(3000.0, ge=0, description="for a batch of 64; other sizes are scaled to it")
+        weight: float = loss_weight(
+            3000.0, "It is for a batch of 64 images; other sizes are scaled to that. The reference code uses 3000."
+        )
 
     family = "relation"
     paper = "arXiv:1907.09682"

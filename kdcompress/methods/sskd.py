@@ -1,7 +1,8 @@
 """Knowledge Distillation Meets Self-Supervision. Xu, Liu, Li and Loy, ECCV 2020, arXiv:2006.07114.
 
-Ours: the teacher's self-supervision head is trained during the first share of the student's training and not before it,
-and the student imitates it from then on. As in the authors' code for CIFAR, the transformations are rotations.
+Different here: the teacher's self-supervision head is trained during the first share of the student's training, not
+before it, and the student imitates it from then on. As in the authors' code for CIFAR, the transformations are
+rotations.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import as_buffers
+from kdcompress.methods.fields import label_weight
 from kdcompress.methods.kd import kd_loss
 from kdcompress.methods.relations import cosines, pooled, pooled_widths
 from kdcompress.models.taps import Taps, TapShapes
@@ -48,20 +50,40 @@ def head(width: int) -> nn.Sequential:
 
 @methods.register("sskd")
 class SSKD(Method):
-    """The student imitates the teacher's classes of images and of their rotations, and how near each rotated image is
-    to each original by a head that was taught to find them. Steps see four times the images."""
+    """The student learns the teacher's classes for images and their rotations. It also learns how near the teacher sees
+    each rotated image to each original. An iteration sees four times the images."""
 
     class Options(MethodOptions):
-        task_weight: float = Field(0.1, ge=0)
-        kd_weight: float = Field(0.9, ge=0)
-        tf_weight: float = Field(2.7, ge=0, description="of the rotated images' classes")
-        ss_weight: float = Field(10.0, ge=0, description="of the similarities of rotated to original images")
-        kd_temperature: float = Field(4.0, ge=0.01, le=1000)
-        tf_temperature: float = Field(4.0, ge=0.01, le=1000)
-        ss_temperature: float = Field(0.5, ge=0.01, le=1000)
-        tf_share: float = Field(1.0, ge=0, le=1, description="share of the teacher's wrong classes learnt from")
-        ss_share: float = Field(0.75, ge=0, le=1, description="share of the teacher's wrong similarities learnt from")
-        head_share: float = Field(0.1, gt=0, lt=1, description="share of the training, from since on, to train it in")
+        task_weight: float = label_weight(0.1)
+        kd_weight: float = Field(0.9, ge=0, description="Weight of the loss on the images as they are (KD).")
+        tf_weight: float = Field(2.7, ge=0, description="Weight of the loss on the classes of the rotated images.")
+        ss_weight: float = Field(
+            10.0, ge=0, description="Weight of the loss on how similar rotated and original images are."
+        )
+        kd_temperature: float = Field(4.0, ge=0.01, le=1000, description="Temperature for the images as they are.")
+        tf_temperature: float = Field(4.0, ge=0.01, le=1000, description="Temperature for the rotated images.")
+        ss_temperature: float = Field(0.5, ge=0.01, le=1000, description="Temperature for the similarities.")
+        tf_share: float = Field(
+            1.0,
+            ge=0,
+            le=1,
+            description="Share of the rotated images that the teacher classifies wrongly and the student "
+            "still learns from; those nearest to right come first.",
+        )
+        ss_share: float = Field(
+            0.75,
+            ge=0,
+            le=1,
+            description="Share of the rotated images that the teacher matches wrongly and the student still "
+            "learns from; those nearest to right come first.",
+        )
+        head_share: float = Field(
+            0.1,
+            gt=0,
+            lt=1,
+            description="Share of the training, from `since` on, in which the teacher's head for similarities "
+            "is trained.",
+        )
 
     family = "relation"
     paper = "arXiv:2006.07114"

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import label_weight, loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
@@ -35,13 +36,18 @@ def tf_kd_loss(student: Tensor, y: Tensor, correct: float, temperature: float) -
 
 @methods.register("tf-kd")
 class TfKD(Method):
-    """KD with no teacher: from a made-up one that is always right and equally unsure of all other classes."""
+    """KD without a teacher. A made-up one is always right, and equally unsure of all other classes."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.9, ge=0)
-        weight: float = Field(0.1, ge=0)
-        temperature: float = Field(20.0, ge=0.01, le=1000)
-        correct: float = Field(0.99, gt=0, lt=1, description="the virtual teacher's probability of the label")
+        task_weight: float = label_weight(0.9)
+        weight: float = loss_weight(0.1)
+        temperature: float = softening(20.0, logits="the logits of the made-up teacher and of the student")
+        correct: float = Field(
+            0.99,
+            gt=0,
+            lt=1,
+            description="Probability that the made-up teacher gives to the label. The paper uses 0.99.",
+        )
 
     family = "self"
     paper = "arXiv:1909.11723"

@@ -11,6 +11,7 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
+from kdcompress.methods.fields import loss_weight
 from kdcompress.models.taps import Taps
 
 
@@ -29,11 +30,14 @@ def ttm_loss(student: Tensor, teacher: Tensor, gamma: float, weighted: bool = Fa
 
 @methods.register("ttm")
 class TTM(Method):
-    """The student, at temperature 1, matches the softened teacher: KD with a Rényi entropy regulariser."""
+    """KD in which the teacher alone is softened, and the student stays at temperature 1. This adds a Rényi entropy
+    term."""
 
     class Options(LogitOptions):
-        weight: float = Field(45.0, ge=0, description="7 to 101 in the paper, by pair")
-        gamma: float = Field(0.1, gt=0, le=1, description="exponent of the teacher's probabilities, 1 / temperature")
+        weight: float = loss_weight(45.0, "The paper uses 7 to 101, depending on the networks.")
+        gamma: float = Field(
+            0.1, gt=0, le=1, description="Power to which the teacher's probabilities are raised: 1 / temperature."
+        )
 
     paper = "arXiv:2402.11148"
     needs = Needs(teacher="logits")
@@ -46,9 +50,9 @@ class TTM(Method):
 
 @methods.register("wttm")
 class WTTM(TTM):
-    """TTM in which samples with a smooth teacher count for more."""
+    """TTM in which an image counts more where the teacher's probabilities are smoother."""
 
     class Options(TTM.Options):
-        weight: float = Field(2.25, ge=0, description="1.4 to 16 in the paper, by pair")
+        weight: float = loss_weight(2.25, "The paper uses 1.4 to 16, depending on the networks.")
 
     weighted = True

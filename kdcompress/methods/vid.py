@@ -14,6 +14,7 @@ from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import same_size
+from kdcompress.methods.fields import stages_weight
 from kdcompress.models.taps import Taps, TapShapes
 
 
@@ -46,11 +47,17 @@ class Gaussian(nn.Module):
 
 @methods.register("vid")
 class VID(Method):
-    """Each stage of the student keeps information about the teacher's: the variational bound on it rises."""
+    """The student's stages learn to keep information about the teacher's stages, by a variational bound."""
 
     class Options(MethodOptions):
-        weight: float = Field(1.0, ge=0, description="of the sum over stages")
-        initial_variance: float = Field(5.0, ge=1e-3, le=1000)
+        weight: float = stages_weight(1.0, "The reference code uses 1.")
+        initial_variance: float = Field(
+            5.0,
+            ge=1e-3,
+            le=1000,
+            description="Variance of the teacher's channels that the training starts from; it is learnt. The "
+            "reference code uses 5.",
+        )
 
     family = "feature"
     paper = "arXiv:1904.05835"

@@ -1,10 +1,12 @@
 """Zero-shot Knowledge Transfer via Adversarial Belief Matching. Micaelli and Storkey, NeurIPS 2019, arXiv:1905.09768.
 
-A generator makes images on which student and teacher differ, and the student learns from the teacher on these alone: no
-training image is looked at. Where this differs from the paper: both are trained by one backward pass through a gradient
-reversal, in place of ten student steps for each of the generator (its gradient is weighed down to a tenth); so the
-generator enlarges the attention term too, and has the student's optimizer. The authors' code averages the KL over the
-classes as well, which makes their beta weigh more, by the number of classes; here the KL is the paper's sum.
+A generator makes images on which student and teacher differ, and the student learns from the teacher on these alone. No
+training image is looked at.
+
+Different here: both are trained by one backward pass through a gradient reversal. The paper takes ten student steps for
+each one of the generator; here the generator's gradient is weighed down to a tenth. So the generator enlarges the
+attention term too, and has the student's optimizer. The authors' code also averages the KL over the classes, which
+makes their beta count more, by the number of classes; here the KL is the paper's sum.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from kdcompress.methods import methods
 from kdcompress.methods.at import at_loss
 from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.methods.connect import reversed_gradient
+from kdcompress.methods.fields import softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -42,15 +45,24 @@ def generator(latent: int, channels: int, height: int, width: int) -> nn.Sequent
 
 @methods.register("zero-shot")
 class ZeroShot(Method):
-    """The student learns from the teacher without data, on images that a generator makes to set them apart."""
+    """The student learns from the teacher without data. A generator makes images on which the two differ."""
 
     class Options(LogitOptions):
-        task_weight: float = Field(0.0, ge=0, description="of no effect: the images have no labels")
-        weight: float = Field(1.0, ge=0, description="weight of the KL")
-        temperature: float = Field(1.0, ge=0.01, le=1000)
-        beta: float = Field(1.0, ge=0, description="weight of the attention term; the authors' 250 on maps of 16x16")
-        latent: int = Field(100, ge=1, le=65_536, description="dimension of the generator's input")
-        reversal: float = Field(0.1, gt=0, description="weight of the generator's gradient")
+        task_weight: float = Field(0.0, ge=0, description="Without effect: the images that are made have no labels.")
+        weight: float = Field(1.0, ge=0, description="Weight of the KL divergence from the teacher's predictions.")
+        temperature: float = softening(1.0)
+        beta: float = Field(
+            1.0, ge=0, description="Weight of the loss on attention maps. 1 here is the authors' 250 on maps of 16x16."
+        )
+        latent: int = Field(
+            100, ge=1, le=65_536, description="Length of the random vector that the generator makes an image from."
+        )
+        reversal: float = Field(
+            0.1,
+            gt=0,
+            description="Weight of the generator's gradient. 0.1 stands for the paper's ten student steps for "
+            "each step of the generator.",
+        )
 
     family = "response"
     paper = "arXiv:1905.09768"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -15,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, told, unknown_name
+from kdcompress.models.detectors import heads
+from kdcompress.models.detectors.backbone import of_classifier, of_timm
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
@@ -39,6 +41,7 @@ def build(
 
     - a name of the zoo (``resnet8x4``);
     - ``timm/NAME`` or ``torchvision/NAME``;
+    - ``HEAD/BACKBONE``, a detector on one of these networks (``models.detectors``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
       folder is importable.
 
@@ -51,12 +54,14 @@ def build(
     options = dict(options or {})
     group, slash, rest = name.partition("/")
     known = pretrained_facts(name, options) if pretrained else None
-    if ":" in name:
+    if ":" in name and group not in heads:
         return _from_callable(name, classes, channels, options)
     if slash and group == "timm":
         return _from_timm(rest, classes, channels, options, known)
     if slash and group == "torchvision":
         return _from_torchvision(rest, classes, channels, options, known)
+    if slash and group in heads:
+        return _detector(group, rest, classes, channels, options, pretrained)
     if name in zoo:
         return _call(zoo[name], name, {"classes": classes, "channels": channels}, options)
     raise _unknown(name)
@@ -65,6 +70,8 @@ def build(
 def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pretrained:
     """What the library says of the weights that ``build`` downloads. Raises UsageError where there are none."""
     group, _, rest = name.partition("/")
+    if group in heads:
+        return pretrained_facts(rest, (options or {}).get("backbone"))
     if group == "timm":
         import timm
 
@@ -148,21 +155,6 @@ def largest_layer(model: nn.Module, example: Tensor) -> int:
     return most
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without the fused attention that skips submodules; every module's own mode is restored."""
-    modes = {module: module.training for module in model.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    model.eval()
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes.items():
-            module.training = mode
-
-
 _given: WeakSet[nn.Module] = WeakSet()  # networks of users' callables
 
 
@@ -176,7 +168,7 @@ def _from_callable(name: str, classes: int, channels: int, options: dict[str, An
         raise UsageError(
             "The callable gave a network that it gave before.",
             where=name,
-            allowed="a new one at each call: a teacher and a student, and a training and its resumption, are apart",
+            allowed="a new network at each call, so that teacher and student never share one",
             hint="take functools.cache or the like off it",
         )
     _given.add(model)
@@ -236,6 +228,19 @@ def _from_torchvision(
     if channels != 3:
         _swap_first_convolution(model, f"torchvision/{name}", channels)
     return model
+
+
+def _detector(
+    head: str, backbone: str, classes: int, channels: int, options: dict[str, Any], pretrained: bool
+) -> nn.Module:
+    """``options.backbone`` are the backbone's; ``finest`` is the reduction of its first map that is looked at."""
+    given, finest = dict(options.pop("backbone", {})), options.pop("finest", 8)
+    if backbone.startswith("timm/"):
+        known = pretrained_facts(backbone, given) if pretrained else None
+        body = of_timm(_from_timm(backbone[5:], 0, channels, {"features_only": True, **given}, known), finest)
+    else:
+        body = of_classifier(build(backbone, 2, channels, given, pretrained), channels, finest)
+    return _call(heads[head], f"{head}/{backbone}", {"backbone": body, "classes": classes}, options)
 
 
 def _swap_classifier(model: nn.Module, name: str, old: int, new: int) -> None:

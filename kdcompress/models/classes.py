@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import evaluating
-from kdcompress.models.deployable import logits_of
+from kdcompress.models.answers import answer_of, class_logits
+from kdcompress.models.evaluating import evaluating
 
 
 def reorder_classes(net: nn.Module, order: Sequence[int], x: Tensor) -> None:
@@ -19,7 +19,7 @@ def reorder_classes(net: nn.Module, order: Sequence[int], x: Tensor) -> None:
     Raises UsageError, and leaves the network as it was, where no layer's rows are the classes.
     """
     rows = torch.tensor(order)
-    before = _logits(net, x)[:, rows]
+    before = _logits(net, x)[..., rows]
     layers = [module for module in net.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for layer in reversed([layer for layer in layers if len(layer.weight) == len(order)]):
         parameters = [p for p in (layer.weight, layer.bias) if p is not None]
@@ -32,11 +32,11 @@ def reorder_classes(net: nn.Module, order: Sequence[int], x: Tensor) -> None:
             for parameter, old in zip(parameters, kept, strict=True):
                 parameter.copy_(old)
     raise UsageError(
-        "The classes of these weights are in another order than the data's, and no layer's rows are the classes.",
+        "The weights have the classes in another order than the data, and no layer has one row per class to reorder.",
         hint="name the data's classes so that they come in the order of the weights'",
     )
 
 
 def _logits(net: nn.Module, x: Tensor) -> Tensor:
     with evaluating(net), torch.no_grad():
-        return logits_of(net(x)).float()
+        return class_logits(answer_of(net(x))).float()

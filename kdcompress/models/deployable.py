@@ -1,9 +1,8 @@
-"""The network as it ships: preprocessing inside, plain pixels in, float32 logits out."""
+"""The network as it ships: preprocessing inside, plain pixels in, float32 outputs out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from kdcompress.artifact import InputSpec
 from kdcompress.errors import UsageError
+from kdcompress.models.answers import answer_of, shipped
 from kdcompress.models.wrapped import bare_inside
 
 
@@ -27,9 +27,9 @@ class Normalize(nn.Module):
         super().__init__()
         if len(mean) != len(std) or min(std, default=0.0) <= 0:
             raise UsageError(
-                "The normalisation is not one.",
+                "The normalisation is not valid.",
                 got=f"mean {list(mean)}, std {list(std)}",
-                allowed="one mean and one positive std a channel",
+                allowed="one mean and one positive std per channel",
             )
         scale = 1 / torch.tensor(std, dtype=torch.float64)
         bias = -torch.tensor(mean, dtype=torch.float64) * scale
@@ -50,10 +50,10 @@ def resized(x: Tensor, size: int | None) -> Tensor:
 
 class Deployable(nn.Module):
     """``net`` with its preprocessing, for export: takes what ``spec.layout`` says (uint8 [N, H, W, C] or
-    float32 [N, C, H, W] in 0..1) and returns float32 logits [N, classes]. ``size`` is the side of the squares
-    that the network itself takes, where that is not the images'.
+    float32 [N, C, H, W] in 0..1) and returns its outputs, float32 [N, ...] each, a lone one as it is. ``size`` is the
+    side of the squares that the network itself takes, where that is not the images'.
 
-    Raises UsageError for an input of another type or size, and for a network with another number of classes.
+    Raises UsageError for an input of another type or size, and for a network that gives other outputs.
     """
 
     def __init__(self, net: nn.Module, spec: InputSpec, size: int | None = None):
@@ -62,14 +62,14 @@ class Deployable(nn.Module):
             raise UsageError(
                 "The normalisation does not fit the input.",
                 got=f"{len(spec.mean)} means",
-                allowed=f"{spec.channels}, one a channel",
+                allowed=f"{spec.channels}, one per channel",
             )
         self.normalize = Normalize(spec.mean, spec.std)
         self.net = bare_inside(net)
         self.spec = spec
         self.size = size
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         dtype, shape = _expected(self.spec)
         if x.dtype != dtype or tuple(x.shape[1:]) != shape:
             raise UsageError(
@@ -79,14 +79,15 @@ class Deployable(nn.Module):
             )
         if self.spec.layout == "uint8-nhwc":
             x = x.permute(0, 3, 1, 2)
-        logits = logits_of(self.net(resized(self.normalize(x), self.size)))
-        if logits.shape[1] != self.spec.classes:
+        outputs = shipped(answer_of(self.net(resized(self.normalize(x), self.size))))
+        shapes = [tuple(output.shape[1:]) for output in outputs]
+        if shapes != [output.shape for output in self.spec.outputs]:
             raise UsageError(
-                "The network and the labels disagree.",
-                got=f"{logits.shape[1]} logits",
-                allowed=f"{self.spec.classes}, one a label",
+                "The network's outputs do not fit the labels.",
+                got=", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes),
+                allowed=", ".join(f"{out.name} [N, {', '.join(map(str, out.shape))}]" for out in self.spec.outputs),
             )
-        return logits.float()
+        return outputs[0] if len(outputs) == 1 else outputs
 
 
 def example(spec: InputSpec, batch: int = 2) -> Tensor:
@@ -97,44 +98,6 @@ def example(spec: InputSpec, batch: int = 2) -> Tensor:
     if dtype == torch.uint8:
         return torch.randint(0, 256, size, dtype=dtype, generator=generator)
     return torch.rand(size, dtype=dtype, generator=generator)
-
-
-def outputs_of(answer: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What a deployable module returned, in the order of ``InputSpec.outputs``: a lone output may be returned as it
-    is."""
-    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits [N, classes] in what a network returned: the tensor itself, ``output.logits``,
-    ``output["logits"]`` or the first of a tuple (auxiliary and distillation heads come after it).
-
-    Raises UsageError where there is no such tensor.
-    """
-    found = output
-    if isinstance(output, Mapping):
-        found = output.get("logits", output.get("out"))
-    elif hasattr(output, "logits"):
-        found = output.logits
-    elif isinstance(output, (tuple, list)) and output:
-        found = output[0]
-    if isinstance(found, Tensor) and found.ndim == 2:
-        return found
-    raise UsageError(
-        "The network's output holds no logits.",
-        got=_described(output),
-        allowed="a tensor [N, classes], one under `logits`, or a tuple that starts with one",
-    )
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)}"
-    if isinstance(value, Mapping):
-        return "a mapping of " + ", ".join(f"{key}: {_described(item)}" for key, item in value.items())
-    if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of " + ", ".join(_described(item) for item in value)
-    return type(value).__name__
 
 
 def _expected(spec: InputSpec) -> tuple[torch.dtype, tuple[int, int, int]]:

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.console import say
-from kdcompress.models.build import evaluating
+from kdcompress.models.answers import answer_of, shipped
 from kdcompress.models.copying import copied
-from kdcompress.models.deployable import logits_of
+from kdcompress.models.evaluating import evaluating
 
 NAMES = ("fuse", "reparameterize", "switch_to_deploy")
-TOLERANCE = 1e-3  # of the logits' largest magnitude
+TOLERANCE = 1e-3  # of an output's largest magnitude
 
 
 def merged(net: nn.Module, example: Tensor) -> nn.Module:
     """A copy of ``net`` whose blocks have merged their branches; ``net`` itself where none offers to, and, with a word
-    on why, where what comes out does not give the logits of ``net`` for ``example``, a batch [N, C, H, W]."""
+    on why, where what comes out does not give the outputs of ``net`` for ``example``, a batch [N, C, H, W]."""
     if not any(_offer(module) for module in net.modules() if module is not net):
         return net
     kept = f"The branches of {type(net).__name__} are not merged"
@@ -29,13 +29,13 @@ def merged(net: nn.Module, example: Tensor) -> nn.Module:
         ships = copied(net).eval()
         merge_branches(ships)
         with evaluating(net), torch.inference_mode():
-            expected, got = logits_of(net(example)), logits_of(ships(example))
-        error = float((got - expected).abs().max() / expected.abs().max())
+            both = zip(*(shipped(answer_of(each(example))) for each in (net, ships)), strict=True)
+        error = max(float((got - expected).abs().max() / expected.abs().max()) for expected, got in both)
     except Exception as problem:  # a network's own code can fail in any way
         say(f"{kept}: {type(problem).__name__}: {problem}")
         return net
     if not error <= TOLERANCE:
-        say(f"{kept}: the logits would differ by {error:.1g} of the largest.")
+        say(f"{kept}: the outputs would change by {error:.1g} of the largest one.")
         return net
     return ships
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import evaluating
+from kdcompress.models.answers import answer_of, class_logits
 from kdcompress.models.copying import copied
-from kdcompress.models.deployable import logits_of
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.optional import require
 
@@ -56,7 +56,7 @@ def prune(
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # of parameters outside layers: their last axis is the channels
-            classes = logits_of(net(example)).shape[1]
+            classes = _logits(net(example)).shape[-1]
             pruner = pruning.BasePruner(
                 net,
                 example,
@@ -67,15 +67,15 @@ def prune(
                 num_heads={m.qkv: m.num_heads for m in attentions},
                 in_channel_groups={},  # the library's defaults are shared by all its pruners
                 out_channel_groups={},
-                output_transform=logits_of,
+                output_transform=_logits,
             )
             pruner.ignored_layers += _classifiers(pruner.DG)
             pruner._round_to = _to_take  # the library's may ask for all channels, and then takes none
             pruner.step()
             for attention in attentions:
                 _fit_heads(attention)
-            logits = logits_of(net(example))
-        logits_of(copied(net).train()(example))  # heads that work in training alone were not seen
+            logits = _logits(net(example))
+        _logits(copied(net).train()(example))  # heads that work in training alone were not seen
     except Exception as error:  # of any kind, from deep inside it
         raise UsageError(
             "torch-pruning cannot prune this network.",
@@ -83,8 +83,8 @@ def prune(
             got=f"{type(error).__name__}: {' '.join(str(error).split()):.300}",
             hint="give the student by its name (`model`) in place of `prune`, or use another teacher",
         ) from error
-    if logits.shape[1] != classes or (ratio > 0 and _size(net) == before):
-        what = "nothing" if logits.shape[1] == classes else "some of the classes"
+    if logits.shape[-1] != classes or (ratio > 0 and _size(net) == before):
+        what = "nothing" if logits.shape[-1] == classes else "some of the classes"
         raise UsageError(
             f"Pruning would take {what} out of this network.",
             where=type(net).__name__,
@@ -92,6 +92,10 @@ def prune(
             hint="a larger ratio, a smaller round_to, or another importance (bn-scale needs batch norms)",
         )
     return net
+
+
+def _logits(output: Any) -> Tensor:
+    return class_logits(answer_of(output))
 
 
 def _classifiers(graph: Any) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""The CIFAR networks of the distillation papers, by name.
+"""The CIFAR networks of the distillation papers, by name, and small ones for larger images (``small_*.py``).
 
 Each ``cifar_*.py`` registers factories ``(classes, channels) -> nn.Module`` for float [N, channels, H, W]
 inputs from 28x28 up. The parameters are named as in the checkpoints that CRD's authors published
@@ -14,7 +14,7 @@ from torch import nn
 
 from kdcompress.registry import Registry
 
-zoo: Registry[Callable[..., nn.Module]] = Registry("model", "kdcompress.models", prefix="cifar_")
+zoo: Registry[Callable[..., nn.Module]] = Registry("model", "kdcompress.models", prefix=("cifar_", "small_"))
 
 
 def init_weights(model: nn.Module) -> None:

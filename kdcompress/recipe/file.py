@@ -43,7 +43,7 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         got = " -> ".join(str(file) for file in (*chain, base))
         raise UsageError("The recipe's base leads back to itself.", where=path, got=got)
     if len(chain) > DEEPEST:
-        raise UsageError(f"More than {DEEPEST} recipes are each other's base.", where=path)
+        raise UsageError(f"The recipe has more than {DEEPEST} bases, one behind the other.", where=path)
     inherited = read_recipe(base, chain)
     inherited.pop("name", None)
     return merged(inherited, data)
@@ -52,7 +52,9 @@ def read_recipe(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 def find_base(path: Path, base: Any) -> Path:
     """The file that ``base`` names: relative to the recipe's folder, else among the shipped recipes."""
     if not isinstance(base, str) or not base or plain(base, {}) != base:
-        raise UsageError("A recipe's base is the name of another.", where=f"{path}: base", got=shown(base))
+        raise UsageError(
+            "The base of a recipe must be the name of another recipe.", where=f"{path}: base", got=shown(base)
+        )
     file = base if base.endswith((".yaml", ".yml")) else f"{base}.yaml"
     places = [path.parent / file, SHIPPED / file]
     found = [place.resolve() for place in places if place.is_file()]
@@ -60,7 +62,7 @@ def find_base(path: Path, base: Any) -> Path:
     if found:
         return (others or found)[0]
     raise UsageError(
-        "The recipe's base is not there.",
+        "The recipe's base was not found.",
         where=f"{path}: base",
         got=base,
         allowed=" or ".join(map(str, places)),
@@ -86,7 +88,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         raise UsageError("An override is written key.sub=value.", got=override[:80], hint="train.epochs=3, for example")
     where, (*parents, last) = key[:80], key.split(".")
     if len(parents) >= DEEPEST:
-        raise UsageError(f"There is nothing so deep in a recipe: more than {DEEPEST} keys.", where=where)
+        raise UsageError(f"No key of a recipe is more than {DEEPEST} levels deep.", where=where)
     try:
         value = strict_yaml.parse(text)
     except ValueError as error:

@@ -12,24 +12,41 @@ from kdcompress.recipe.training import Train
 
 
 class Network(Section):
-    """A model by name, from a checkpoint or to be trained."""
+    """A network: its architecture, and where its weights come from."""
 
-    model: Name = Field(description="see `kdcompress list models`, or package.module:callable")
-    options: dict[str, Any] = Field({}, description="keyword arguments of the model's factory")
-    weights: Path | None = Field(None, description=".safetensors, or a .pt, .pth, .ckpt, .bin or .tar file of tensors")
-    weights_key: str | None = Field(None, description="which of several weights in that file, such as `ema`")
-    pretrained: bool = Field(False, description="start from the weights that torchvision or timm download")
+    model: Name = Field(
+        description="Name of a network (see `kdcompress list models`), or package.module:callable for one of your own."
+    )
+    options: dict[str, Any] = Field({}, description="Keyword arguments of the function that makes the network.")
+    weights: Path | None = Field(
+        None,
+        description="File of trained weights: .safetensors, or a .pt, .pth, .ckpt, .bin or .tar file that "
+        "holds tensors.",
+    )
+    weights_key: str | None = Field(
+        None, description="Which weights to take where the file holds several, such as `ema`."
+    )
+    pretrained: bool = Field(False, description="Start from the weights that torchvision or timm download.")
     mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] | None = Field(
         None,
         min_length=1,
         max_length=64,
-        description="of pixels in 0..1; default: that of the pretraining, else the source's",
+        description="Mean of each input channel, for pixels scaled to 0..1. Default: that of the "
+        "pretrained weights, else that of the data source.",
     )
     std: tuple[Annotated[float, Field(ge=1e-6, le=1000)], ...] | None = Field(
-        None, min_length=1, max_length=64, description="of the same pixels as `mean`; given with it"
+        None,
+        min_length=1,
+        max_length=64,
+        description="Standard deviation of each input channel, for pixels scaled to 0..1. Give it "
+        "together with `mean`.",
     )
-    taps: tuple[Name, ...] = Field((), max_length=100, description="module paths of the stages; default: discovered")
-    size: int | None = Field(None, ge=8, le=1024, description="side of its input; default: the data's")
+    taps: tuple[Name, ...] = Field(
+        (), max_length=100, description="Module paths of the network's stages. Default: they are found automatically."
+    )
+    size: int | None = Field(
+        None, ge=8, le=1024, description="Side of the network's input, in pixels. Default: the size of the data."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -40,7 +57,7 @@ class Network(Section):
         given = {key: data[key] for key in ("mean", "std") if data.get(key) is not None}
         if "none" in (words := [str(value).strip().lower() for value in given.values()]):
             if set(words) != {"none"}:
-                raise ValueError("`none`, for pixels of 0..255 as they are, is for `mean` and `std` alike")
+                raise ValueError("`none` (pixels of 0..255 as they are) must be given for both `mean` and `std`")
             given = {"mean": (0.0,), "std": (1 / 255,)}
         for key, value in given.items():
             if isinstance(value, str):
@@ -52,8 +69,8 @@ class Network(Section):
     @model_validator(mode="after")
     def keywords(self) -> Network:
         if wrong := [key for key in self.options if not key.isidentifier()]:
-            why = ": a space goes after the colon" if ":" in wrong[0] else ""
-            raise ValueError(f"`options` are keyword arguments, and {wrong[0]!r} is no name of one{why}")
+            why = ": put a space after the colon" if ":" in wrong[0] else ""
+            raise ValueError(f"`options` are keyword arguments, and {wrong[0]!r} cannot be the name of one{why}")
         return self
 
     @model_validator(mode="after")
@@ -64,10 +81,19 @@ class Network(Section):
 
 
 class Teacher(Network):
-    train: Train | None = Field(None, description="trains the teacher; none where it is trained already")
-    seed: Seed = Field(0, description="its own, so that students of several seeds share one teacher")
-    all_images: bool = Field(False, description="train it on all images, though data.train_images limits the student's")
-    ensemble: int = Field(1, ge=1, le=1000, description="so many of it, with seeds from its own upwards")
+    """A network that teaches. It is trained already, or it is trained first."""
+
+    train: Train | None = Field(None, description="The teacher's training. null: it is trained already.")
+    seed: Seed = Field(0, description="The teacher's own seed. Students with several seeds can so share one teacher.")
+    all_images: bool = Field(
+        False, description="Train the teacher on all images, even where `data.train_images` limits the student's."
+    )
+    ensemble: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Number of teachers of this kind. The first has `seed`, the next `seed` + 1, and so on.",
+    )
 
     @model_validator(mode="after")
     def trained_or_to_be(self) -> Teacher:
@@ -89,10 +115,10 @@ def parse_methods(value: Any) -> Any:
             raise ValueError("a method is a name, {name: {option: value}} or a list of these")
         for name, options in {item: None}.items() if isinstance(item, str) else item.items():
             if name in merged:
-                raise ValueError(f"{name} stands twice")
+                raise ValueError(f"{name} is there twice")
             merged[name] = {} if options is None else options
     if not merged:
-        raise ValueError("names a method or more; none stands for the labels alone")
+        raise ValueError("name at least one method; the method `none` learns from the labels alone")
     return merged
 
 
@@ -100,14 +126,31 @@ Methods = Annotated[dict[Name, dict[str, Any]], BeforeValidator(parse_methods)]
 
 
 class Student(Network):
-    """A network by name, or (``prune``) a narrower copy of a trained one, whose description is that one's."""
+    """A network by name, or (with ``prune``) a narrower copy of the teacher."""
 
-    model: str = Field("", description="see `kdcompress list models`, or package.module:callable; or give `prune`")
-    prune: Literal["teacher"] | None = Field(None, description="start as a copy of it without some of its channels")
-    ratio: float = Field(0.0, ge=0, lt=1, description="share of the channels that is taken out")
-    importance: Literal["group-norm", "lamp", "bn-scale"] = Field("group-norm", description="which channels stay")
-    ranking: Literal["layer", "global"] = Field("layer", description="the ratio of each layer, or of all ranked as one")
-    round_to: int | None = Field(None, ge=2, le=4096, description="leave a multiple of so many channels, rounded down")
+    model: str = Field(
+        "",
+        description="Name of a network (see `kdcompress list models`), or package.module:callable for one "
+        "of your own. Or give `prune`.",
+    )
+    prune: Literal["teacher"] | None = Field(
+        None, description="Start as a copy of the teacher without some of its channels."
+    )
+    ratio: float = Field(0.0, ge=0, lt=1, description="Share of the channels that is taken out.")
+    importance: Literal["group-norm", "lamp", "bn-scale"] = Field(
+        "group-norm", description="How the importance of a channel is measured. The least important ones are taken out."
+    )
+    ranking: Literal["layer", "global"] = Field(
+        "layer",
+        description="How `ratio` is shared. layer: each layer loses the same share. global: some layers "
+        "lose more than others.",
+    )
+    round_to: int | None = Field(
+        None,
+        ge=2,
+        le=4096,
+        description="The channels that are left in a layer are a multiple of this number, rounded down.",
+    )
 
     @model_validator(mode="after")
     def one_architecture(self) -> Student:
@@ -124,8 +167,8 @@ class Student(Network):
 
 
 class Assistant(Student):
-    """A network between teacher and student: taught by the one before it, it teaches the next."""
+    """A network between teacher and student. The one before it teaches it, and it teaches the next."""
 
-    train: Train | None = Field(None, description="default: the student's")
-    method: Methods | None = Field(None, description="default: the student's")
-    seed: Seed | None = Field(None, description="default: the recipe's")
+    train: Train | None = Field(None, description="The assistant's training. Default: as the student's.")
+    method: Methods | None = Field(None, description="How the assistant learns. Default: as the student.")
+    seed: Seed | None = Field(None, description="The assistant's seed. Default: the recipe's.")

@@ -13,7 +13,7 @@ from kdcompress.recipe.whole import Recipe
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TITLE = "kdcompress recipe"
 NETWORKS = ("Network", "Teacher", "Student", "Assistant")
-BASE = "another recipe that this one changes: a file beside it, or the name of one that comes with kdcompress"
+BASE = "Recipe that this one starts from: a file beside it, or the name of a recipe that comes with kdcompress."
 
 
 def recipe_schema(
@@ -57,7 +57,7 @@ def recipe_schema(
     )
     for role in ("teacher", "student"):
         gate = parts["Gates"]["properties"][role]
-        parts["Gates"]["properties"][f"{role}_accuracy"] = {**gate, "description": f"an older name of `{role}`"}
+        parts["Gates"]["properties"][f"{role}_accuracy"] = {**gate, "description": f"Older name of `{role}`."}
     _more(keys, "task", _open(tasks))
     _more(keys, "search", {"$ref": "#/$defs/Search"}, {"type": "integer", "minimum": 0, "maximum": 1000})
     _required(found, parts)

@@ -13,47 +13,70 @@ from kdcompress.recipe.units import milliseconds, size_in_bytes
 
 
 class Export(Section):
+    """The files that are built from the student."""
+
     layout: Literal["uint8-nhwc", "float-nchw"] = Field(
-        "uint8-nhwc", description="of the file's input: pixels of 0..255 by row, or of 0..1 by channel"
+        "uint8-nhwc",
+        description="Input of the file. uint8-nhwc: pixels of 0..255, channels last. float-nchw: pixels "
+        "of 0..1, channels first.",
     )
-    batch: int | None = Field(None, ge=1, le=65_536, description="fixed batch size; none: dynamic")
-    opset: int = Field(20, ge=18, le=23, description="version of ONNX's operators")
+    batch: int | None = Field(None, ge=1, le=65_536, description="Batch size of the file. null: any (dynamic).")
+    opset: int = Field(20, ge=18, le=23, description="Version of the ONNX operator set.")
     targets: Names = Field(
-        (), description="see `kdcompress list targets`; auto: all that this machine runs; fp32 ONNX is always built"
+        (),
+        description="What is built, besides the fp32 ONNX file that always is. See `kdcompress list "
+        "targets`. auto: all that runs on this machine.",
     )
-    calibration_images: int = Field(512, ge=16, le=1_000_000, description="training images that give int8 its ranges")
+    calibration_images: int = Field(
+        512, ge=16, le=1_000_000, description="Number of training images from which int8 files learn their ranges."
+    )
     max_drop: float = Field(
-        0.5, ge=0, le=100, description="points of its score an artefact may lose to its fp32 parent"
+        0.5, ge=0, le=100, description="Points of its score that a file may lose to its fp32 parent."
     )
     qat: Train | None = Field(
         Train(epochs=2, lr=0.01),
-        description="int8, when all else loses more: the student learns to be quantised, from the teacher; null: never",
+        description="Quantisation-aware training, taught by the teacher. It is the last resort for an "
+        "int8 file that loses more than `max_drop`. null: never.",
     )
 
 
 class Bench(Section):
+    """How, where and on how many threads files are timed."""
+
     effort: Literal["rapid", "quick", "normal"] = Field(
-        "quick", description="how long each file is timed: at least 6, 10 or 60 seconds"
+        "quick", description="How long each file is timed: at least 6 s (rapid), 10 s (quick) or 60 s (normal)."
     )
-    threads: int = Field(1, ge=1, le=1024, description="that a file's runtime may use")
-    device: Name = Field("local", description="local, ssh:user@host or adb:SERIAL: where files are timed")
+    threads: int = Field(1, ge=1, le=1024, description="Number of CPU threads that a file's runtime may use.")
+    device: Name = Field("local", description="Where files are timed: local, ssh:user@host or adb:SERIAL.")
 
 
 class Compare(Section):
-    """What `kdcompress compare` trains; a run takes no notice of it."""
+    """The methods that `kdcompress compare` trains on one teacher."""
 
-    methods: dict[str, Methods] = Field({}, description="label -> method, written as in `method`")
-    seeds: int = Field(3, ge=1, le=1000, description="trainings of each method")
-    published: dict[str, PerCent] = Field({}, description="a method's label -> its score in the literature, per cent")
+    methods: dict[str, Methods] = Field(
+        {}, description="Methods that are compared: label -> method. A method is written as in `method`."
+    )
+    seeds: int = Field(3, ge=1, le=1000, description="Number of trainings of each method, each with its own seed.")
+    published: dict[str, PerCent] = Field(
+        {}, description="Scores from the literature, in per cent: label of a method -> score."
+    )
 
 
 class Gates(Section):
-    """Limits; a run that does not meet one ends with exit code 1 after its report is written."""
+    """Limits that a run must keep. A run that misses one writes its report and ends with exit code 1."""
 
-    teacher: PerCent | None = Field(None, description="the task's figure of its fp32 file, at least")
-    student: PerCent | None = Field(None, description="the same; also written teacher_accuracy and student_accuracy")
-    student_parameters: int | None = Field(None, ge=0, description="at most")
-    latency_ms: float | None = Field(None, gt=0, description="median of the fastest measured artefact, at most")
+    teacher: PerCent | None = Field(None, description="The teacher's fp32 file must score at least this, in per cent.")
+    student: PerCent | None = Field(
+        None,
+        description="The student's fp32 file must score at least this, in per cent. `teacher_accuracy` "
+        "and `student_accuracy` are older names of these two keys.",
+    )
+    student_parameters: int | None = Field(
+        None, ge=0, description="The student must have at most this many parameters."
+    )
+    latency_ms: float | None = Field(
+        None, gt=0, description="The fastest measured file must have at most this median latency, in ms."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -79,27 +102,33 @@ Size = Annotated[str, _checked(size_in_bytes)]
 
 
 class Candidate(Section):
-    """A student as `kdcompress plan` measured it, untrained; figures by target."""
+    """A student as `kdcompress plan` measured it, before any training."""
 
-    student: Student = Field(description="the network")
-    macs: int = Field(ge=0, description="multiply-accumulates of one image")
-    parameters: int = Field(ge=0, description="weights and biases of the network")
-    latency_ms: dict[str, float] = Field({}, description="target -> median of one query")
-    bytes: dict[str, int] = Field({}, description="target -> size of the file")
+    student: Student = Field(description="The network.")
+    macs: int = Field(ge=0, description="Multiply-accumulates for one image.")
+    parameters: int = Field(ge=0, description="Number of weights and biases.")
+    latency_ms: dict[str, float] = Field({}, description="Median latency of one query, in ms, by target.")
+    bytes: dict[str, int] = Field({}, description="Size of the file, in bytes, by target.")
 
 
 class Budgets(Section):
-    """Limits on the artefact of each target, held as gates; `kdcompress plan` proposes the student that fits them."""
+    """Limits on the file of each target. A run checks them like gates. `kdcompress plan` finds students that fit."""
 
-    target: Names = Field((), description="whose artefacts they hold for; none: all of export.targets")
-    latency: Time | None = Field(None, description="median of one query, at most: 500us, 2ms")
-    size: Size | None = Field(None, description="of the file, at most: 500kB, 1.5MB")
+    target: Names = Field((), description="Targets whose files must keep the limits. Default: all of `export.targets`.")
+    latency: Time | None = Field(None, description="Median latency of one query, at most, with its unit: 500us, 2ms.")
+    size: Size | None = Field(None, description="Size of the file, at most, with its unit: 500kB, 1.5MB.")
     memory: Size | None = Field(
-        None, description="file and the largest layer's input and output, at most: what any runtime has to hold"
+        None,
+        description="Memory that every runtime needs, at most: the file, and the input and output of the "
+        "largest layer.",
     )
-    drop: float | None = Field(None, ge=0, le=100, description="points of the score lost to the teacher, at most")
+    drop: float | None = Field(
+        None, ge=0, le=100, description="Points of the score that the file may lose to the teacher."
+    )
     candidates: tuple[Candidate, ...] = Field(
-        (), max_length=1000, description="what a plan found inside them, most capacity first"
+        (),
+        max_length=1000,
+        description="Students that `kdcompress plan` found inside the limits, the one with most capacity first.",
     )
 
     @property
@@ -120,10 +149,18 @@ class Budgets(Section):
 
 
 class Search(Section):
-    """A tournament of the budgets' candidates before the training: short ones of all, longer ones of those that are
-    left, and the winner is trained in full."""
+    """A tournament of the candidates in ``budgets``. All are trained for a short time, the best for longer, and the
+    winner in full."""
 
     candidates: int = Field(
-        0, ge=0, le=1000, description="how many take part, most capacity first; 0: none, no tournament"
+        0,
+        ge=0,
+        le=1000,
+        description="Number of students that take part, those with most capacity first. 0: no tournament.",
     )
-    reduction: int = Field(3, ge=2, le=16, description="of a round: 1/3 goes on, and is trained 3 times as long")
+    reduction: int = Field(
+        3,
+        ge=2,
+        le=16,
+        description="After each round, 1 of this many students goes on, and is trained this many times as long.",
+    )

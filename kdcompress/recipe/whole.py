@@ -13,33 +13,59 @@ from kdcompress.recipe.training import Data, Train
 
 
 class Recipe(Section):
+    """What a run is asked for."""
+
     name: str = Field(
-        max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the run, and of its folder in runs/"
+        max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run. Its folder is runs/NAME."
     )
-    task: str = Field("classification", max_length=100, description="what the networks are for: a file of tasks/")
-    seed: Seed = Field(0, description="of the student's first weights, and of the order of its images")
-    data: Data = Field(description="the images")
-    teacher: Teacher | None = Field(None, description="the large network, which teaches the student")
+    task: str = Field(
+        "classification", max_length=100, description="What the networks are for. See `kdcompress list tasks`."
+    )
+    seed: Seed = Field(0, description="Seed of the student's first weights and of the order of its images.")
+    data: Data = Field(description="The images.")
+    teacher: Teacher | None = Field(None, description="The large network that teaches the student. null: no teacher.")
     co_teachers: tuple[Teacher, ...] = Field(
-        (), max_length=100, description="further teachers, for methods that learn from several"
+        (), max_length=100, description="More teachers, for methods that learn from several."
     )
-    assistants: tuple[Assistant, ...] = Field((), max_length=100, description="teacher assistants, in a row (TAKD)")
-    generations: int = Field(1, ge=1, le=20, description="of the student, each taught by the last (born-again)")
-    student: Student = Field(description="the small network, which ships")
+    assistants: tuple[Assistant, ...] = Field(
+        (),
+        max_length=100,
+        description="Networks between teacher and student (teacher assistants, TAKD). Each is taught by "
+        "the one before it.",
+    )
+    generations: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="Number of students that are trained one after the other. Each is taught by the one "
+        "before it (born-again).",
+    )
+    student: Student = Field(description="The small network, which ships.")
     peers: tuple[Network, ...] = Field(
-        (), max_length=100, description="for online methods; default: one more of the student's kind"
+        (),
+        max_length=100,
+        description="Networks that are trained together with the student, for online methods. Default: "
+        "one more network like the student.",
     )
     method: Methods = Field(
-        {"none": {}}, description="how the student learns: a name, {name: {option: value}}, or a list of these"
+        {"none": {}},
+        description="How the student learns: a name, {name: {option: value}}, or a list of these. See "
+        "`kdcompress list methods`.",
     )
-    train: Train | None = Field(Train(), description="the student's training; null: it is trained already")
-    export: Export = Field(Export(), description="what is built from the student")
-    bench: Bench = Field(Bench(), description="how latency is measured")
-    compare: Compare = Field(Compare(), description="what `kdcompress compare` trains; a run takes no notice of it")
-    gates: Gates = Field(Gates(), description="limits; a run that misses one ends with exit code 1")
-    budgets: Budgets = Field(Budgets(), description="limits of each target's file, which `kdcompress plan` plans for")
+    train: Train | None = Field(Train(), description="The student's training. null: it is trained already.")
+    export: Export = Field(Export(), description="What is built from the student.")
+    bench: Bench = Field(Bench(), description="How latency is measured.")
+    compare: Compare = Field(Compare(), description="What `kdcompress compare` trains. `kdcompress run` ignores it.")
+    gates: Gates = Field(
+        Gates(), description="Limits on scores, size and latency. A run that misses one ends with exit code 1."
+    )
+    budgets: Budgets = Field(
+        Budgets(),
+        description="Limits on the file of each target. `kdcompress plan` looks for a student that fits them.",
+    )
     search: Annotated[Search, BeforeValidator(lambda v: {"candidates": v} if type(v) is int else v)] = Field(
-        Search(), description="a tournament of the planned students before the training; a number: so many candidates"
+        Search(),
+        description="A tournament of the planned students before the training. A number alone stands for `candidates`.",
     )
 
     @model_validator(mode="after")
@@ -47,9 +73,9 @@ class Recipe(Section):
         if self.train is None and self.student.weights is None and not self.student.pretrained:
             raise ValueError("without `train` the student needs `student.weights`, or `student.pretrained: true`")
         if self.teacher is None and any(network.prune for network in (self.student, *self.assistants)):
-            raise ValueError("`prune: teacher` comes after a `teacher`")
+            raise ValueError("`prune: teacher` needs a `teacher`")
         if self.teacher is None and (self.co_teachers or self.assistants or self.generations > 1):
-            raise ValueError("`co_teachers`, `assistants` and `generations` come after a `teacher`")
+            raise ValueError("`co_teachers`, `assistants` and `generations` need a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):
             raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
         return self
@@ -73,18 +99,20 @@ class Recipe(Section):
     def budgets_of_something(self) -> Recipe:
         targets, budgets = self.export.targets, self.budgets
         if budgets.drop is not None and self.teacher is None:
-            raise ValueError("`budgets.drop` is in points to a `teacher`, and there is none")
+            raise ValueError("`budgets.drop` compares with a `teacher`, and there is none")
         if "auto" not in targets and (unknown := [name for name in budgets.target if name not in targets]):
-            raise ValueError(f"`budgets.target` names what `export.targets` does not build: {', '.join(unknown)}")
+            raise ValueError(
+                f"`budgets.target` names targets that `export.targets` does not build: {', '.join(unknown)}"
+            )
         if self.search.candidates > len(budgets.candidates):
             raise ValueError(
                 f"`search` asks for {self.search.candidates} candidates and `budgets.candidates` has "
                 f"{len(budgets.candidates)}: `kdcompress plan` measures them and writes them there"
             )
         if self.search.candidates == 1:
-            raise ValueError("`search` compares candidates: 2 or more, or 0")
+            raise ValueError("`search` needs 2 candidates or more; 0 means no search")
         if self.search.candidates and self.train is None:
-            raise ValueError("`search` compares trainings, and without `train` there are none")
+            raise ValueError("`search` needs `train`: it compares trainings")
         return self
 
 

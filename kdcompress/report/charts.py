@@ -15,14 +15,17 @@ from markupsafe import Markup, escape
 Point = tuple[float, float]
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 468, 14, 252
+LARGEST_CELL = 64
 CHAR = 7.1  # mean width of a character at the charts' largest font size, that on phones
 
 
 class Axis:
-    """Values lo..hi, linear or logarithmic, on the pixels a..b."""
+    """Values lo..hi, linear or logarithmic, on the pixels a..b. ``whole``: of a count, marked at whole numbers."""
 
-    def __init__(self, values: Sequence[float], a: float, b: float, log: bool = False, pad: float = 0.08):
-        self.a, self.b, self.log = a, b, log
+    def __init__(
+        self, values: Sequence[float], a: float, b: float, log: bool = False, pad: float = 0.08, whole: bool = False
+    ):
+        self.a, self.b, self.log, self.whole = a, b, log, whole
         lo, hi = self._on(min(values)), self._on(max(values))
         room = pad * (hi - lo) if hi > lo else 0.15 if log else max(abs(hi) * 0.05, 0.5)
         self.lo, self.hi = lo - room, hi + room
@@ -44,6 +47,8 @@ class Axis:
         raw = (high - low) / about
         decade = 10.0 ** math.floor(math.log10(raw))
         step = next((s * decade for s in (1, 2, 5) if s * decade >= raw), 10 * decade)
+        if self.whole and high - low > 1:
+            step = max(1, round(step))
         return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
@@ -73,13 +78,13 @@ def scatter(points: Sequence[Mapping[str, Any]], x_label: str, y_label: str, tit
 def lines(
     series: Sequence[tuple[str, Sequence[Point], str]], x_label: str, y_label: str, title: str, log: bool = False
 ) -> Markup | None:
-    """Lines (label, points, class), with a legend below where there is more than one."""
+    """Lines (label, points by epoch, class), with a legend below where there is more than one."""
     finite = [(name, [p for p in points if _drawable(p[1], log)], css) for name, points, css in series]
     series = [line for line in finite if line[1]]
     if not series:
         return None
     every = [point for _, points, _ in series for point in points]
-    x = Axis([p[0] for p in every], LEFT, RIGHT, pad=0.02)
+    x = Axis([p[0] for p in every], LEFT, RIGHT, pad=0.02, whole=True)
     y = Axis([p[1] for p in every], BOTTOM, TOP, log=log)
     parts = [_axes(x, y, x_label, y_label)]
     for name, points, css in series:
@@ -149,11 +154,11 @@ def spread(rows: Sequence[tuple[str, Sequence[float]]], x_label: str, title: str
 def change_map(labels: Sequence[str], change: Sequence[Sequence[int]], title: str) -> Markup | None:
     """Student minus teacher as a heat map: what got better in one colour, what got worse in another."""
     n = len(labels)
-    if not 1 < n <= 40:
+    if not 1 < n <= 40 or not any(map(any, change)):
         return None
     short = [label if len(label) <= 12 else label[:11] + "…" for label in map(str, labels)]
     margin = min(92, 12 + CHAR * max(map(len, short)))
-    cell = (RIGHT - margin) / n
+    cell = min((RIGHT - margin) / n, LARGEST_CELL)
     most = max(1, *(abs(value) for line in change for value in line))
     parts = []
     for i in range(n):
@@ -167,7 +172,8 @@ def change_map(labels: Sequence[str], change: Sequence[Sequence[int]], title: st
         for j, value in enumerate(change[i]):
             kind = "none" if not value else "better" if (value > 0) == (i == j) else "worse"
             strength = 0.12 + 0.88 * math.sqrt(abs(value) / most) if value else 1
-            tip = f"true {labels[i]}, predicted {labels[j]}: {value:+d} ({kind})" if value else ""
+            more = "more" if value > 0 else "fewer"
+            tip = f"true {labels[i]}, predicted {labels[j]}: {abs(value)} {more} ({kind})" if value else ""
             box = f'x="{margin + cell * j:.1f}" y="{6 + cell * i:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}"'
             parts.append(f'<g class="cell {kind}"><rect {box} rx="2" fill-opacity="{strength:.2f}"/>')
             if value and cell > 22:

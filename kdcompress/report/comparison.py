@@ -24,16 +24,16 @@ COLUMNS = {
     "calibration": "ECE %",
     "images": "images seen",
     "passes": "teacher passes",
-    "step": "time an iteration",
+    "step": "time per iteration",
 }
 
 NOTES = {  # by the column that they are on
-    "best": "Test {metric} of the weights that validation chose: mean ± standard deviation over the seeds.",
-    "gain": "The gain is over the baseline of the same seed, with a 95 % interval (Student's t).",
+    "best": "Test {metric}: of the weights that validation chose, mean ± standard deviation over the seeds.",
+    "gain": "Gain: difference to the baseline of the same seed, with a 95 % interval (Student's t).",
     "calibration": "ECE: expected calibration error, 15 bins.",
-    "step": "The time of an iteration is relative to kd's, measured with whatever else ran at the time.",
-    "passes": "Answers of the teacher that an earlier training kept are read again. Set train.teacher_cache=off "
-    "to count and time all passes.",
+    "step": "Time of an iteration: divided by kd's. Other programs that ran at the time slow it down.",
+    "passes": "Teacher passes: images that the teacher had to compute. Answers that an earlier training kept are "
+    "read and not counted. With train.teacher_cache=off all passes are counted and timed.",
 }
 
 

@@ -70,6 +70,14 @@ class MetricRecord(TypedDict):
     unit: str
 
 
+class LabelRecord(TypedDict, total=False):
+    label: str
+    n: int  # test images that have it
+    teacher: float | None  # the score of those, by the fp32 files
+    student: float | None
+    files: dict[str, float | None]  # by the int8 files that ship, under the names of their rows
+
+
 class Document(TypedDict, total=False):
     kdcompress: str  # the version that wrote it
     name: str
@@ -86,7 +94,7 @@ class Document(TypedDict, total=False):
     normalisation: dict[str, Any]  # role -> mean and std of pixels in 0..1, inside the files, and where they are from
     training: list[TrainingRecord]
     confusion: Confusion | None
-    by_label: list[dict[str, Any]] | None  # label, n (test images that have it), teacher and student: their scores
+    by_label: list[LabelRecord] | None
     gates: list[GateRecord]
     steps: list[StepRecord]
     advice: list[str]

@@ -14,7 +14,7 @@ def training(done: Mapping[str, Any], metric: str = "accuracy") -> dict[str, str
         "model": done.get("model"),
         "method": done.get("method"),
         "parameters": count(done["parameters"]) if done.get("parameters") else None,
-        "multiply-accumulates an image": count(done["macs"]) if done.get("macs") else None,
+        "multiply-accumulates per image": count(done["macs"]) if done.get("macs") else None,
         "before pruning": _size(done.get("pruned_from")),
         "time": duration(done["seconds"]) if done.get("seconds") is not None else None,
         "images seen": count(done["images_seen"]) if done.get("images_seen") else None,

@@ -47,13 +47,15 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def times(value: float) -> str:
-    return f"{value:.2f}" if value < 2 else f"{value:.1f}" if value < 20 else f"{value:.0f}"
+    return apart(value, 1.0) if value < 2 else f"{value:.1f}" if value < 20 else f"{value:.0f}"
+
+
+def apart(value: float, limit: float, digits: int = 2) -> str:
+    """With so many decimals, and more where it would read as its ``limit`` and is not."""
+    while digits < 6 and value != limit and f"{value:.{digits}f}" == f"{limit:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 def fixed(value: float | None) -> str:
     return NONE if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
-
-
-def signed(value: float | None) -> str:
-    """Points with a sign; a true minus."""
-    return NONE if value is None else f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from kdcompress.bench.statistics import SUPPORT
-from kdcompress.report import charts, facts, figures, present
+from kdcompress.report import charts, classes, facts, figures, present
 
 
 def render(template: str, **context: Any) -> str:
@@ -27,7 +27,7 @@ def html(document: Mapping[str, Any]) -> str:
     """The whole report but its samples."""
     rows = document.get("rows") or []
     metric = present.metric(document)["name"]
-    changes = present.confusion_changes(document)
+    changes = classes.confusion_changes(document)
     trainings = [_training(training, metric) for training in document.get("training") or []]
     return render(
         "report.html",
@@ -38,6 +38,7 @@ def html(document: Mapping[str, Any]) -> str:
         metric=metric,
         columns=present.columns(document),
         head=present.headline(document),
+        warnings=present.warnings(document),
         gates=present.gates(document),
         rows=[(row, present.cells(row)) for row in rows],
         notes=present.notes(document),
@@ -46,6 +47,7 @@ def html(document: Mapping[str, Any]) -> str:
         trainings=trainings,
         training_facts=list(dict.fromkeys(fact for training in trainings for fact in training["facts"])),
         validation=_validation(document.get("training") or [], metric),
+        each_class=classes.each_class(document),
         changes=changes,
         change_map=changes and charts.change_map(changes["labels"], changes["change"], "Student minus teacher"),
         machine=facts.machine(document),

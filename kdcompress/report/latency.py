@@ -103,24 +103,24 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     said = [
         f"{document['scenario']} on {document['device']}, {document['threads']} thread(s), effort "
         f"{document['effort']}, inputs: {document['inputs']}{subjects}."
-        + (f" The harness itself takes {overhead:.2f} microseconds a query." if overhead is not None else "")
+        + (f" Timing itself takes {overhead:.2f} microseconds per query." if overhead is not None else "")
     ]
     if first.get("scenario") == "cold-start":
         said.append(
-            "A query is a process of its own, from before its runtime's import to after the first answer. Files were "
-            "in the system's cache from the second process on."
+            "Each query is a new process. Its time runs from before the import of the runtime to after the first "
+            "answer. From the second process on, the files are in the system's cache."
         )
     if peak := max(record.get("peak_rss_mib") or 0 for record in records.values()):
         said.append(
-            "Memory is what the runtime, the file and a query add to a process of its own at its peak; such a process "
-            f"had {peak:.0f} MiB at most, Python's included."
+            "Memory is what the runtime, the file and a query add to a new process, at its peak. The whole process, "
+            f"with Python, had {peak:.0f} MiB at most."
         )
     sources = {(r["energy"]["source"], r["energy"].get("why")) for r in records.values() if r.get("energy")}
     said += [f"Energy: {source}" + (f" ({why})." if why else ".") for source, why in sorted(sources, key=str)]
     said += [f"{label} failed: {record['failed']}" for label, record in records.items() if record.get("failed")]
     for label, parity in (document.get("parity") or {}).items():
         if not parity.get("passed"):
-            said.append(f"{label} does not answer there as it does here: {parity.get('why')}")
+            said.append(f"{label}: its outputs on the device differ from those on this machine: {parity.get('why')}")
     return [*said, *(document.get("notes") or []), *(document.get("advice") or [])]
 
 
@@ -197,12 +197,17 @@ def export_path(asked: str) -> Path:
     """
     path = Path(f"bench.{asked}") if asked in FORMATS else Path(asked)
     if path.suffix.lstrip(".") not in FORMATS:
-        raise UsageError("This kind of file is not written.", where="--export", got=asked, allowed=", ".join(FORMATS))
+        raise UsageError(
+            "The measurement cannot be written as this kind of file.",
+            where="--export",
+            got=asked,
+            allowed=", ".join(FORMATS),
+        )
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError("There is no such folder to write to.", where="--export", got=path)
     if asked in FORMATS and path.exists() and BEGINS[asked] not in path.read_text(errors="replace")[:1000]:
-        hint = f"move it, or name it if it may go: --export ./{path}"
-        raise UsageError("The file is no measurement, and is not overwritten.", where=path, hint=hint)
+        hint = f"move it; or overwrite it with --export ./{path}"
+        raise UsageError("The file exists and is not a measurement, so it is not overwritten.", where=path, hint=hint)
     return path
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdcompress.errors import shown
-from kdcompress.report import facts, figures, present
+from kdcompress.report import classes, facts, figures, present
 
 
 def markdown(document: Mapping[str, Any]) -> str:
     """The whole report but its samples and curves."""
-    parts = [f"# {plain(document.get('name') or 'kdcompress report')}", listed(present.sentences(document))]
+    warnings = [f"Warning: {line}" for line in present.warnings(document)]
+    parts = [
+        f"# {plain(document.get('name') or 'kdcompress report')}",
+        listed([*present.sentences(document), *warnings]),
+    ]
     gates = present.gates(document)
     if gates:
         parts += ["## Limits", table(["limit", "asked", "value", "met"],
@@ -40,14 +44,15 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"## {plain(title)}",
             table(["what", "value"], facts.training(training, present.metric(document)["name"]).items()),
         ]
-    changes = present.confusion_changes(document)
+    if found := classes.each_class(document):
+        parts += ["## Each class", plain(found.what)]
+        parts.append(table(found.titles, found.lines, range(1, len(found.titles))))
+    changes = classes.confusion_changes(document)
     if changes and changes["pairs"]:
-        keys = ("true", "predicted", "teacher", "student", "change", "verdict")
-        body = [[str(pair[key]) for key in keys] for pair in changes["pairs"]]
-        parts += ["## Confusions that changed most", "In test images.", table(keys, body, [2, 3, 4])]
-    if labels := present.by_label(document):
-        title = f"{present.of_each(document)} of each label".capitalize()
-        parts += [f"## {title}", table(["label", "test images", "teacher %", "student %"], labels, [1, 2, 3])]
+        head = ("true", "taken for", "teacher", "student", "change")
+        keys = ("true", "predicted", "teacher", "student", "said")
+        body = [[pair[key] for key in keys] for pair in changes["pairs"]]
+        parts += ["## Confusions that changed most", "In test images.", table(head, body, [2, 3, 4])]
     steps = document.get("steps") or []
     if steps:
         body = [[s.get("name"), "reused" if s.get("reused") else figures.duration(s.get("seconds")),

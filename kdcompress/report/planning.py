@@ -64,7 +64,7 @@ def summary(document: Mapping[str, Any]) -> str:
         return took
     said = f"Proposed: {best['name']}, {count(best['macs'])} multiply-accumulates"
     if best is own:
-        return f"{said}: the recipe's own student has the most capacity inside the budgets. {took}"
+        return f"{said}. It is the recipe's own student: inside the budgets none has more capacity. {took}"
     missed = f", which is not inside: {own['out'] or '; '.join(own['missed'])}" if not own["inside"] else ""
     share = f" ({best['macs'] / own['macs']:.2g} times those of {own['name']}{missed})" if own["macs"] else ""
     return f"{said}{share}. {took}"

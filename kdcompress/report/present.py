@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdcompress.report.figures import NONE, count, duration, fixed, significant, size, times
+from kdcompress.report.figures import NONE, apart, count, duration, fixed, significant, size, times
 
 COLUMNS = {
     "name": "artefact",
@@ -21,10 +21,11 @@ COLUMNS = {
 }
 NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
 _NOTES = (
-    "Behind a precision: the convolutions and matrix products of the file as built, where not all of them have it. "
-    "{metric} is on the whole test split, by the file itself in its own runtime; drop is in points, to the fp32 ONNX "
-    "it was made from; agreement is the share of answers that are those of the teacher's fp32 ONNX. Latency is of "
-    "single queries; its comparison to fp32 is paired by round and has a 95 % interval."
+    "Precision: the brackets count the convolutions and matrix products by type, where not all have the named one. "
+    "{metric}: of the file itself, in its own runtime, on the whole test split. Drop: points that the file loses to "
+    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: share of the test images that get the same "
+    "answer from the teacher's fp32 ONNX file. Latency: time of a single query. Against fp32: both files are timed in "
+    "turns, and the brackets hold a 95 % interval."
 )
 GATE_UNITS = {
     "teacher": ("teacher's {metric}", "at least", " %"),
@@ -112,7 +113,7 @@ def speed(ratio: Mapping[str, Any] | None) -> str:
 def column_notes(document: Mapping[str, Any]) -> str:
     """What the columns mean, and how many images a query was of where that is not one."""
     batches = sorted({(row.get("latency") or {}).get("batch") or 1 for row in document.get("rows") or []} - {1})
-    fixed_batch = f" Queries of a fixed batch have {', '.join(map(str, batches))} images." if batches else ""
+    fixed_batch = f" A query of a file with a fixed batch has {', '.join(map(str, batches))} images." if batches else ""
     return " ".join(
         [_NOTES.format(metric=metric(document)["name"].capitalize()) + fixed_batch, *timed_elsewhere(document)]
     )
@@ -140,6 +141,15 @@ def notes(document: Mapping[str, Any]) -> list[dict[str, str]]:
         for row in document.get("rows") or []
         if row.get("why") or row.get("next") or row.get("status") != "measured"
     ]
+
+
+def warnings(document: Mapping[str, Any]) -> list[str]:
+    """What makes a score worth little, of each network, and of each file that is worse than its parent there."""
+    found = []
+    for row in document.get("rows") or []:
+        who = f"The {row.get('role')}" if row.get("target") is None else f"Unlike its fp32 parent, {row.get('name')}"
+        found += [f"{who} {line}." for line in row.get("warnings") or []]
+    return found
 
 
 def headline(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,10 +231,10 @@ def normalisation(document: Mapping[str, Any]) -> list[str]:
         return []
     mean, std = known["mean"], known["std"]
     if not any(mean) and len(set(std)) == 1 and std[0] in (1, 1 / 255):
-        does = "none, its network takes pixels of " + ("0..1" if std[0] == 1 else "0..255 as they are")
+        does = "none; the network takes pixels of " + ("0..1" if std[0] == 1 else "0..255 as they are")
     else:
         shown = [", ".join(map(significant, values)) for values in (mean, std)]
-        does = f"mean {shown[0]} and std {shown[1]} of pixels in 0..1"
+        does = f"mean {shown[0]} and std {shown[1]}, for pixels in 0..1"
     return [f"Normalisation inside the files: {does} ({known['from']})."]
 
 
@@ -235,7 +245,7 @@ def lead(document: Mapping[str, Any]) -> list[str]:
         return []
     first, second, low, high = margin["first"], margin["second"], margin["low"], margin["high"]
     if margin["verdict"] != "slower":
-        return [f"No difference in latency shown between {first} and {second}: choose by size or by runtime."]
+        return [f"{first} and {second} show no difference in latency: choose by size or by runtime."]
     return [f"{first} is {times(margin['median'])} times faster ({times(low)}–{times(high)}) than the next, {second}."]
 
 
@@ -245,10 +255,15 @@ def predictions(document: Mapping[str, Any]) -> list[str]:
     shipped = document.get("predictions") or []
     searched = (document.get("search") or {}).get("predictions") or []
     return [
-        f"{each['name']}: the plan predicted {significant(each['predicted_ms'])} ms, "
-        f"{abs(each['error_percent']):.0f} % {'more' if each['error_percent'] > 0 else 'less'} than measured."
+        f"{each['name']}: the plan predicted {significant(each['predicted_ms'])} ms, {_error(each['error_percent'])}."
         for each in [*shipped, *searched]
     ]
+
+
+def _error(percent: float) -> str:
+    if not round(percent):
+        return "as measured"
+    return f"{abs(percent):.0f} % {'more' if percent > 0 else 'less'} than measured"
 
 
 def tournament(document: Mapping[str, Any]) -> list[str]:
@@ -259,7 +274,7 @@ def tournament(document: Mapping[str, Any]) -> list[str]:
     entered, last = rounds[0]["entries"], sorted(rounds[-1]["entries"], key=lambda e: -(e.get("score") or 0))
     first, *others = (f"{entry['name']} ({fixed(entry.get('score'))} %)" for entry in last)
     after = f" after {count(rounds[-1]['images'])} images" if rounds[-1].get("images") else ""
-    line = f"{first} won the tournament of {len(entered)} candidates, by validation images{after}"
+    line = f"{first} won the tournament of {len(entered)} candidates, judged on validation images{after}"
     line += f"; then {', '.join(others)}" if others else ""
     scores = [entry["score"] for entry in last if entry.get("score") is not None]
     even = len(scores) > 1 and scores[0] - scores[1] < (rounds[-1].get("noise") or 0.0)
@@ -269,7 +284,7 @@ def tournament(document: Mapping[str, Any]) -> list[str]:
 def over(value: float, limit: float, points: bool = False) -> str:
     """By how much a value is above its limit: "12 % over", "0.31 points over"."""
     if points:
-        return f"{value - limit:.2f} points over"
+        return f"{apart(value - limit, 0)} points over"
     share = 100 * (value / limit - 1)
     return f"{significant(share, 2) if share < 100 else f'{share:.0f}'} % over"
 
@@ -280,10 +295,19 @@ def label(row: Mapping[str, Any]) -> str:
 
 
 def comparison(factor: float | None, more: str, less: str) -> str:
-    """A factor in words: "5.1 times faster"; "" where there is none."""
+    """A factor in words: "5.1 times faster", "no faster"; "" where there is none."""
     if not factor:
         return ""
-    return f"{times(factor)} times {more}" if factor >= 1 else f"{times(1 / factor)} times {less}"
+    if 0.995 < factor < 1.005:
+        return f"no {more}"
+    return f"{times(factor)} times {more}" if factor > 1 else f"{times(1 / factor)} times {less}"
+
+
+def points_off(points: float | None) -> str:
+    """Points lost in words: "1.36 points below"; "" where they are not known."""
+    if points is None:
+        return ""
+    return f"{fixed(abs(points))} points {'below' if points > 0 else 'above'}" if round(points, 2) else "equal to"
 
 
 def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -294,7 +318,9 @@ def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         what, bound, unit = GATE_UNITS.get(name, (name, "limit", ""))
         what = what.format(metric=metric(document)["name"])
         value, limit = gate.get("value"), gate.get("limit")
-        text, most = (size(v) if unit == "bytes" else f"{_plain(v)}{unit}" for v in (value, limit))
+        text, most = _apart(value, limit, unit)
+        if name == "budget_drop" and value is not None and value < 0:
+            text = f"none, {fixed(-value)} points gained"
         said.append(
             {
                 "what": f"{gate['artefact']}: {what}" if gate.get("artefact") else what,
@@ -333,48 +359,22 @@ def ladders(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     return found
 
 
-def by_label(document: Mapping[str, Any]) -> list[list[str]]:
-    """Label, test images that have it, the teacher's and the student's score: where no map of confusions shows it."""
-    if document.get("confusion"):
-        return []
-    found = document.get("by_label") or []
-    return [[each["label"], count(each["n"]), fixed(each["teacher"]), fixed(each["student"])] for each in found]
+def _apart(value: Any, limit: Any, unit: str) -> list[str]:
+    """Both as text, with as many digits as tell them apart."""
+    if unit == "bytes":
+        texts = [size(value), size(limit)]
+        return [f"{v:,.0f} B" for v in (value, limit)] if texts[0] == texts[1] and value != limit else texts
+    for digits in (4, 6, 9):
+        texts = [_plain(v, digits) + unit for v in (value, limit)]
+        if texts[0] != texts[1] or value == limit:
+            break
+    return texts
 
 
-def confusion_changes(document: Mapping[str, Any], most: int = 8) -> dict[str, Any] | None:
-    """Student minus teacher, in test images: the matrix, and the confusions that changed most.
-
-    None where one of the two is missing or their shapes do not match the labels.
-    """
-    confusion = document.get("confusion") or {}
-    labels, teacher, student = confusion.get("labels"), confusion.get("teacher"), confusion.get("student")
-    if not labels or not teacher or not student:
-        return None
-    n = len(labels)
-    if any(len(matrix) != n or any(len(line) != n for line in matrix) for matrix in (teacher, student)):
-        return None
-    change = [[student[i][j] - teacher[i][j] for j in range(n)] for i in range(n)]
-    pairs = [
-        {
-            "true": labels[i],
-            "predicted": labels[j],
-            "teacher": teacher[i][j],
-            "student": student[i][j],
-            "change": change[i][j],
-            "verdict": "worse" if change[i][j] > 0 else "better",
-        }
-        for i in range(n)
-        for j in range(n)
-        if i != j and change[i][j]
-    ]
-    pairs.sort(key=lambda pair: -abs(pair["change"]))
-    return {"labels": labels, "change": change, "pairs": pairs[:most]}
-
-
-def _plain(value: Any) -> str:
+def _plain(value: Any, digits: int) -> str:
     if not isinstance(value, float | int):
         return NONE if value is None else str(value)
-    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+    return f"{value:,.0f}" if value == int(value) else f"{value:.{digits}g}"
 
 
 def _median(row: Mapping[str, Any] | None) -> float | None:

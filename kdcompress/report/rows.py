@@ -32,6 +32,7 @@ class Row:
     details: dict[str, float] | None = None  # the task's other figures, in per cent
     drop: float | None = None  # points lost to the fp32 parent; negative: gained
     agreement: float | None = None  # with the teacher's fp32 ONNX, as the task counts it
+    warnings: list[str] | None = None  # why its score is worth little; of a target's file, where its parent's is not
     parity: dict[str, Any] | None = None  # against PyTorch: max_abs, mean_abs, matched, passed
     coverage: dict[str, Any] | None = None  # precision as built
     ladder: list[dict[str, Any]] | None = None  # int8: what was tried, each with its score on validation images

@@ -19,7 +19,7 @@ HEADERS = {"agreement": "agree %", "precision": "type", "median": "ms"}
 
 
 def print_report(document: Mapping[str, Any], console: Console) -> None:
-    """Prints table, reasons, gates, advice and summary; as wide as the console is."""
+    """Prints table, reasons, gates, advice, summary and warnings; as wide as the console is."""
     if document.get("rows"):
         console.print(artefacts(document, console.width))
     for note in present.notes(document):
@@ -38,6 +38,8 @@ def print_report(document: Mapping[str, Any], console: Console) -> None:
     console.print()
     for line in present.sentences(document):
         console.print(Text(line, "bold"))
+    for line in present.warnings(document):
+        console.print(Text(f"warning: {line}", "bold yellow"))
 
 
 def artefacts(document: Mapping[str, Any], width: int) -> Table:

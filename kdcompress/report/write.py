@@ -72,7 +72,7 @@ def _row(row: Any, path: Path) -> dict[str, Any]:
     if not isinstance(found.get("name"), str) or not all(text is None or isinstance(text, str) for text in texts):
         raise UsageError("A row of the report is damaged.", where=path, got=reprlib.repr(row), hint="run again")
     if found["file"] is not None and not inside(found["file"]):
-        raise UsageError("A row of the report names a file elsewhere.", where=path, got=found["file"])
+        raise UsageError("A row of the report names a file outside its folder.", where=path, got=found["file"])
     return found
 
 

@@ -10,12 +10,14 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
-from kdcompress.errors import UsageError
-from kdcompress.task import Decisions, Metric, Outputs
+from kdcompress.errors import UsageError, some
+from kdcompress.task import Decisions, Matched, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kdcompress.task import Needs
 
 
 class Classification:
@@ -25,26 +27,36 @@ class Classification:
     metric = Metric("accuracy", "acc")
     purpose = "classification"
     answer = "the largest"
+    refusal = ""
+    int8_agreement = 0.95
 
-    def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
+    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]] = ()) -> tuple[Output, ...]:
         return (Output.logits(len(labels)),)
 
     def check(self, truth: np.ndarray, source: str) -> None:
         if truth.ndim != 1:
-            got, hint = "sets of labels", "task: multi-label, or a source with one label an image"
-            raise UsageError("A classifier learns one label an image.", where=source, got=got, hint=hint)
+            got, hint = "sets of labels", "task: multi-label, or a source with one label per image"
+            raise UsageError("A classifier learns one label per image.", where=source, got=got, hint=hint)
 
     def decisions(self, outputs: Outputs) -> Decisions:
         logits = outputs[0].reshape(len(outputs[0]), -1)  # of a file from elsewhere: the first there is
         ranked = np.sort(logits, axis=1)
         margin = ranked[:, -1] - ranked[:, -2] if logits.shape[1] > 1 else np.full(len(logits), np.inf)
-        return Decisions(logits.argmax(1), margin, "same arg max on {share} of the images")
+        return Decisions(logits.argmax(1), margin)
+
+    def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
+        what = "same arg max on {share} of the images"
+        slack = relative * (float(np.abs(expected[0]).max()) or 1.0)
+        return self.decisions(expected).matched(self.decisions(got), slack, what)
+
+    def kept(self, outputs: Outputs) -> Outputs:
+        return outputs
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0].argmax(1).astype(np.int32)
 
     def score(self, outputs: Outputs, truth: np.ndarray) -> float:
-        return 100.0 * float((self.answers(outputs) == truth).mean())
+        return 100.0 * int((self.answers(outputs) == truth).sum()) / len(truth)  # 57 of 100 are 57, as a limit is
 
     def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
         return {"calibration error": calibration_error(outputs[0], truth)}
@@ -64,6 +76,32 @@ class Classification:
         table: list[list[int]] = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1).tolist()
         return table
 
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """That there is one answer to all images, or that one answer to all would be right as often; and the labels
+        that are never answered right."""
+        images = of_each(truth, len(labels))
+        if np.count_nonzero(images) < 2:
+            return []
+        if (answers == answers[0]).all():
+            share = 100.0 * images[answers[0]] / len(truth)
+            found = [f"answers every image with '{labels[answers[0]]}', which is right for {share:.1f} % of them"]
+        else:
+            most, found = int(images.argmax()), []
+            right = of_each(truth[answers == truth], len(labels))
+            if right.sum() <= images[most]:
+                share = 100.0 * images[most] / len(truth)
+                found.append(f"is no better than always answering '{labels[most]}' ({share:.1f} %)")
+            theirs = None if parent is None else of_each(truth[parent == truth], len(labels))
+            if none := unanswered(labels, images, right, theirs):
+                found.append(f"is right for no image of {some(none)}")
+        known = [] if parent is None else self.warnings(parent, truth, labels)
+        return [line for line in found if line not in known]
+
+    def labels_in(self, outputs: Outputs) -> int:
+        return outputs[0].shape[1]
+
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
@@ -81,16 +119,16 @@ class Classification:
         share = score / 100
         return 196 * math.sqrt(2 * share * (1 - share) / images)
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
-        """Cross-entropy."""
+    def loss(self, answer: Tensor, y: Tensor, smoothing: float) -> Tensor:
+        """Cross-entropy, averaged over the images."""
         import torch.nn.functional as F
 
-        return F.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+        return F.cross_entropy(answer[: len(y)].float(), y, label_smoothing=smoothing)
 
     def rows(self, logits: Tensor) -> Tensor:
         return logits
 
-    def takes(self, one_label: bool) -> bool:
+    def takes(self, needs: Needs) -> bool:
         return True
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdcompress.artifact import Output
-from kdcompress.errors import UsageError
-from kdcompress.task import Decisions, Metric, Outputs
+from kdcompress.errors import UsageError, some
+from kdcompress.task import Decisions, Matched, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kdcompress.task import Needs
 
 F1_OF_ALL, F1_OF_EACH = "F1 over all labels", "F1, mean of the labels"
 
@@ -26,8 +28,10 @@ class MultiLabel:
     metric = Metric("mean average precision", "mAP", each="average precision", beside=(F1_OF_ALL, F1_OF_EACH))
     purpose = "multi-label classification"
     answer = "all above 0"
+    refusal = "they take each image to be of one class"
+    int8_agreement = 0.95
 
-    def outputs(self, labels: Sequence[str]) -> tuple[Output, ...]:
+    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]] = ()) -> tuple[Output, ...]:
         meaning = "logits: above 0 the image has the label; the sigmoid of each gives its share"
         return (Output("logits", (len(labels),), meaning),)
 
@@ -38,7 +42,15 @@ class MultiLabel:
 
     def decisions(self, outputs: Outputs) -> Decisions:
         logits = outputs[0]
-        return Decisions(logits > 0, 2 * np.abs(logits), "same answer to {share} of the labels")
+        return Decisions(logits > 0, 2 * np.abs(logits))
+
+    def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
+        what = "same answer to {share} of the labels"
+        slack = relative * (float(np.abs(expected[0]).max()) or 1.0)
+        return self.decisions(expected).matched(self.decisions(got), slack, what)
+
+    def kept(self, outputs: Outputs) -> Outputs:
+        return outputs
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0].astype(np.float32)
@@ -68,6 +80,29 @@ class MultiLabel:
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
         return None
 
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """That all images get the same labels, or that they might as well be ranked alike; and the labels that no
+        image that has them gets."""
+        has, given, found = truth.astype(bool), answers > 0, list[str]()
+        if (has == has[0]).all():
+            return []
+        alike = self.score((np.zeros_like(answers),), truth)
+        if self.score((answers,), truth) <= alike:
+            found.append(f"is no better than ranking all images alike ({alike:.1f} %)")
+        if (given == given[0]).all():
+            found.append(f"gives the same labels to every image: {self.named(given[0], labels)}")
+        else:
+            theirs = None if parent is None else (has & (parent > 0)).sum(0)
+            if none := unanswered(labels, has.sum(0), (has & given).sum(0), theirs):
+                found.append(f"is right for no image of {some(none)}")
+        known = [] if parent is None else self.warnings(parent, truth, labels)
+        return [line for line in found if line not in known]
+
+    def labels_in(self, outputs: Outputs) -> int:
+        return outputs[0].shape[1]
+
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
@@ -85,12 +120,12 @@ class MultiLabel:
     def noise(self, score: float, images: int) -> None:
         return None
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float) -> Tensor:
+    def loss(self, answer: Tensor, y: Tensor, smoothing: float) -> Tensor:
         """Binary cross-entropy, averaged over images and labels; ``smoothing`` moves both targets towards 0.5."""
         import torch.nn.functional as F
 
         targets = y.float() * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(logits.float(), targets)
+        return F.binary_cross_entropy_with_logits(answer[: len(y)].float(), targets)
 
     def rows(self, logits: Tensor) -> Tensor:
         """The distribution of each label, has it or not, is a row of its own: [N * K, 2] of (logit, 0), whose softmax
@@ -99,8 +134,8 @@ class MultiLabel:
 
         return torch.stack([logits, torch.zeros_like(logits)], 2).flatten(0, 1)
 
-    def takes(self, one_label: bool) -> bool:
-        return not one_label
+    def takes(self, needs: Needs) -> bool:
+        return not needs.one_label
 
 
 def average_precisions(scores: np.ndarray, truth: np.ndarray) -> list[float | None]:

@@ -210,6 +210,8 @@ def not_cacheable(distillation: Distillation) -> str:
     for name, method in distillation.auxiliary().items():
         if maps := method.needs.of("teacher") - CACHEABLE:
             return f"{name} reads the teacher's {' and '.join(sorted(maps))}"
+        if any(teacher.tapped.shapes.places > 1 for teacher in distillation.teachers):
+            return f"{name} reads answers to many places of each image"
         if type(method).prepare is not Method.prepare:
             return f"{name} makes images of its own"
         if method.private:

@@ -96,8 +96,9 @@ class Distillation(nn.Module):
         losses = distillation(x, y)                 # the weighted terms; backward on their sum
         student = distillation.deployable()
 
-    ``student``, ``teacher`` (one or a list) and ``peers`` are any modules that give logits, or ``Member``s where they
-    normalise or resize the batch differently. ``method`` is a name, a mapping of names to options or a list of both;
+    ``student``, ``teacher`` (one or a list) and ``peers`` are any modules that give logits (or a ``Dense`` answer), or
+    ``Member``s where they normalise or resize the batch differently. ``method`` is a name, a mapping of names to
+    options or a list of both;
     ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each);
     ``task`` what the networks are for (``kdcompress.tasks``).
 
@@ -158,7 +159,7 @@ class Distillation(nn.Module):
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
         if len(self.attached) > 1:
             changing = ", ".join(name for name, kind in kinds.items() if kind in self.attached)
-            raise UsageError("Only one method may put modules into the student.", got=changing)
+            raise UsageError("These methods cannot be combined: each one changes the student's modules.", got=changing)
         first = self.teachers[0].tapped if self.teachers else None
         attached = {name: kind.attach(options[name], self.student.tapped, first) for name, kind in kinds.items()}
         if self.attached:  # the network has changed
@@ -283,7 +284,7 @@ class Distillation(nn.Module):
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
         if not len(y):  # images that were made have no labels
             return taps.logits.sum() * 0.0
-        return self.task.loss(taps.logits[: len(y)], y, self.label_smoothing)
+        return self.task.loss(taps.answer, y, self.label_smoothing)
 
     def auxiliary(self) -> dict[str, Method]:
         return {name: method for name, method in self.methods.items() if isinstance(method, Method)}

@@ -11,28 +11,37 @@ from torch import Tensor
 
 from kdcompress.data.loader import eval_batches
 from kdcompress.data.splits import Split
+from kdcompress.models.answers import shipped
 from kdcompress.recipe import Train
+from kdcompress.runner import joined
+from kdcompress.task import Outputs
 from kdcompress.tasks import tasks
 from kdcompress.training.compiling import eager
 from kdcompress.training.distillation import Member
 from kdcompress.training.moving_average import EMA
 
+BATCH = 512  # images
+
 
 @torch.no_grad()
-def predict(member: Member, split: Split, device: torch.device, channels_last: bool = False) -> Tensor:
-    """Logits float32 [N, classes] of ``split``, in eval mode, on the device; in float32 unless autocast is on."""
+def predict(member: Member, split: Split, device: torch.device, task: str, channels_last: bool = False) -> Outputs:
+    """What the task keeps of the outputs to ``split``, as of a file: in eval mode, on the device; in float32 unless
+    autocast is on."""
     training = member.training
     member.eval()
     found = []
-    for batch in eval_batches(split, 512, device, channels_last):
-        found.append(member(batch.x).logits.float())
+    for batch in eval_batches(split, BATCH, device, channels_last):
+        answer = member(batch.x).answer
+        assert answer is not None
+        outputs = tuple(output.float().cpu().numpy() for output in shipped(answer))
+        found.append(tuple(tasks[task].kept(outputs)))
     member.train(training)
-    return torch.cat(found)
+    return joined(found)
 
 
 def score(member: Member, split: Split, device: torch.device, task: str, channels_last: bool = False) -> float:
     """The task's figure on ``split``."""
-    return tasks[task].score((predict(member, split, device, channels_last).cpu().numpy(),), split.truth)
+    return tasks[task].score(predict(member, split, device, task, channels_last), split.truth)
 
 
 def validate(

@@ -62,7 +62,7 @@ def identity(
             "architecture": re.sub(" at 0x[0-9a-f]+", "", repr(member)),
             "size": member.size,
             "source": source_hash,
-            "augment": augment.model_dump(),
+            "augment": augment.deciding(),
             "precision": precision,
             "parts": list(layout),
             "torch": torch.__version__,

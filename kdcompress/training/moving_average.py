@@ -47,4 +47,4 @@ def unreached(decay: float, steps: int) -> str | None:
     if warm_decay(steps) >= decay:
         return None
     after = math.ceil(round((1 - decay) ** -1.5, 3))
-    return f"train.ema={decay} is reached after {after:,} steps; of {steps:,} the last has {warm_decay(steps):.4f}"
+    return f"train.ema={decay} is reached after {after:,} iterations; of {steps:,} the last has {warm_decay(steps):.4f}"

@@ -25,7 +25,9 @@ def pairing(kinds: Mapping[str, type[Method]]) -> Pairing:
     wanted = {kind.needs.rows: name for name, kind in kinds.items() if kind.needs.rows != "single"}
     if len(wanted) > 1:
         listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
-        raise UsageError("These methods need batches that are paired differently.", got=listed)
+        raise UsageError(
+            "These methods cannot be combined: they need batches that are paired in different ways.", got=listed
+        )
     return next(iter(wanted), "single")
 
 
@@ -77,11 +79,11 @@ def check_company(kinds: Mapping[str, type[Method]], teachers: Sequence[Any], pe
 
 def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
     """Raises UsageError for methods that networks of this task cannot learn by."""
-    if refused := [name for name, kind in kinds.items() if not task.takes(kind.needs.one_label)]:
+    if refused := [name for name, kind in kinds.items() if not task.takes(kind.needs)]:
         raise UsageError(
-            f"{', '.join(refused)} takes each image to be of one class, which is not so in this task.",
+            f"{', '.join(refused)} cannot teach this task: {task.refusal}.",
             where=f"task: {task.name}",
-            allowed=", ".join(name for name in methods if task.takes(methods[name].needs.one_label)),
+            allowed=", ".join(name for name in methods if task.takes(methods[name].needs)),
         )
 
 

@@ -17,7 +17,7 @@ def check_apart(student: nn.Module, peers: Sequence[nn.Module], teachers: Sequen
     run, would change the teacher."""
     trained = [("student", student), *(("peer", peer) for peer in peers)]
     if len({id(bare(net)) for _, net in trained}) < len(trained):
-        raise UsageError("The student and its peers are one network, or two peers are.", hint="give each its own")
+        raise UsageError("The student and its peers must be different networks.", hint="give each its own")
     for role, net in trained:
         for teacher in teachers:
             mine, theirs = _state(net), _state(teacher)

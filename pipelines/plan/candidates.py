@@ -63,13 +63,13 @@ def _student(recipe: Recipe, name: str) -> Student:
     base = recipe.student
     if name.startswith("prune="):
         if recipe.teacher is None:
-            raise UsageError("A student is pruned of a teacher, and there is none.", where="--candidates", got=name)
+            raise UsageError("Pruning needs a teacher, and the recipe has none.", where="--candidates", got=name)
         try:
             return Student(prune="teacher", ratio=float(name.removeprefix("prune=")))
         except ValueError as error:
             allowed = "prune=0.5 and so on, between 0 and 1"
             raise UsageError(
-                "This is no share of channels.", where="--candidates", got=name, allowed=allowed
+                "This is not a share of channels.", where="--candidates", got=name, allowed=allowed
             ) from error
     size = None if base.prune else base.size
     same = name == base.model and not base.prune

@@ -25,7 +25,7 @@ def too_large(candidate: Counted, recipe: Recipe, targets: Sequence[formats.Targ
         if recipe.budgets.size_bytes is not None and weights > recipe.budgets.size_bytes:
             return f"its weights alone are {size(weights)} in {target.precision}"
         if recipe.budgets.memory_bytes is not None and candidate.memory[target.name] > recipe.budgets.memory_bytes:
-            return f"it has to hold {size(candidate.memory[target.name])} in {target.precision}"
+            return f"it needs {size(candidate.memory[target.name])} of memory in {target.precision}"
     return None
 
 
@@ -33,7 +33,7 @@ def _too_many_parameters(candidate: Counted, recipe: Recipe) -> str | None:
     limit = recipe.gates.student_parameters
     if limit is None or candidate.parameters <= limit:
         return None
-    return f"{count(candidate.parameters)} parameters, and gates.student_parameters allows {count(limit)}"
+    return f"{count(candidate.parameters)} parameters; gates.student_parameters allows {count(limit)}"
 
 
 def too_slow(macs: int, budget_ms: float | None, measured: Mapping[str, Collection[tuple[int, float]]]) -> str | None:
@@ -109,7 +109,7 @@ def slower_than_fp32(ratios: Mapping[str, Mapping[str, object] | None]) -> tuple
     """By target of an int8 file its latency over that of the fp32 that it was made from: those that a run would fail
     for it."""
     return tuple(
-        f"int8 on {target} takes {ratio['median']:.2f} times what its fp32 does"
+        f"int8 on {target} takes {ratio['median']:.2f} times as long as its fp32"
         for target, ratio in ratios.items()
         if ratio and ratio["verdict"] == "slower"
     )

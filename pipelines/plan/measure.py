@@ -96,7 +96,7 @@ class TimeStep(Step):
         first = next(iter(self.artifacts))
         session = time_files(self.artifacts, self.sources.images, self.bench, baseline=first, needed=self.artifacts)
         if why := session.records[first].failed:
-            raise KDCompressError("The file that all are compared to cannot be timed.", where=first, got=why)
+            raise KDCompressError("The file that all others are compared with cannot be timed.", where=first, got=why)
         return {label: record.to_json() for label, record in session.records.items()}
 
 

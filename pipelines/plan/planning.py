@@ -90,7 +90,7 @@ class Planning:
             raise UsageError("The recipe's student is trained already: there is nothing to plan.", where="train: null")
         if formats.AUTO in self.recipe.budgets.target or not self.recipe.budgets.target:
             raise UsageError(
-                "A plan needs targets that are named.",
+                "A plan needs named targets.",
                 where="--target",
                 got=", ".join(self.recipe.budgets.target) or "none, and the recipe exports none that is timed here",
                 hint="`kdcompress list targets` shows them",
@@ -106,7 +106,7 @@ class Planning:
         begun, before, measured = time.monotonic(), machine(), Measured()
         waiting = [each for each in self.candidates if each.out is None]
         of = len(self.candidates)
-        say(f"{len(waiting)} of {of} candidates are to be built; the counts of the others rule them out")
+        say(f"{len(waiting)} of {of} candidates are to be built; the others are too large")
         group: list[Counted] = []
         for number, candidate in enumerate(waiting, 1):
             if self._is_built(candidate, f"[{number}/{len(waiting)}]", measured):

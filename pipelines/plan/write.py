@@ -70,7 +70,7 @@ def write_recipe(data: dict[str, Any], recipe: Recipe, inside: Sequence[Judged],
     written["budgets"] = _given(recipe.budgets.model_copy(update={"candidates": candidates}))
     search = _search(data.get("search"))
     if search.candidates > len(candidates):
-        say(f"search: {len(candidates)} candidates are inside the budgets, and {search.candidates} were to take part")
+        say(f"search: only {len(candidates)} of the {search.candidates} candidates it asks for are inside the budgets")
         written["search"] = {**_given(search), "candidates": len(candidates) if len(candidates) > 1 else 0}
     text = yaml.safe_dump(written, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
     write_text(path, f"{MARK}: {command}\n{text}")
@@ -107,7 +107,7 @@ def _search(value: Any) -> Search:
         return Search.model_validate({"candidates": value} if type(value) is int else value or {})
     except ValidationError as error:
         got = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'search'}: {e['msg']}" for e in error.errors())
-        raise UsageError("The recipe's tournament cannot be held.", where="search", got=got[:400]) from error
+        raise UsageError("The recipe's `search` is not valid.", where="search", got=got[:400]) from error
 
 
 def _given(section: Section) -> dict[str, Any]:
@@ -118,9 +118,13 @@ def _given(section: Section) -> dict[str, Any]:
 def check_output(path: Path, record: Path) -> None:
     """Raise UsageError where a recipe that no plan wrote, or a record, would be written over."""
     if path.exists() and (not path.is_file() or not path.read_text(errors="replace").startswith(MARK)):
-        raise UsageError("The file exists, and no plan wrote it.", where=path, hint="choose another with --output")
+        raise UsageError(
+            "The file exists and is not from `kdcompress plan`.", where=path, hint="choose another with --output"
+        )
     kept = kept_json(record)
     if record.exists() and not (isinstance(kept, dict) and {"kdcompress", "candidates", "proposed"} <= set(kept)):
-        raise UsageError("The file exists, and no plan wrote it.", where=record, hint="choose another with --output")
+        raise UsageError(
+            "The file exists and is not from `kdcompress plan`.", where=record, hint="choose another with --output"
+        )
     if not path.parent.is_dir():
         raise UsageError("The folder is not there.", where=path.parent, hint="make it, or choose another with --output")

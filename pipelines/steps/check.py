@@ -67,11 +67,12 @@ class CheckStep(Step):
         task, source = self.networks.task, self.networks.source
         artifact = artifact_of(inputs, self.built).verified()
         spec, images = artifact.input, source.validation.images[:PARITY_IMAGES]
-        self._check_record(artifact, self.networks.spec(self.role))
+        module = self._module(artifact, inputs)
+        self._check_record(artifact, module.spec)
         with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-            with TorchRunner(self._module(artifact, inputs), spec) as reference:
+            with TorchRunner(module, spec) as reference:
                 agreement = parity(reference, runner, images, spec, artifact.precision)
-            outputs = infer_all(runner, source.test.images, spec)
+            outputs = infer_all(runner, source.test.images, spec, keep=task.kept)
             details = runner.details()
         np.save(folder / ANSWERS, task.answers(outputs))
         compared: dict[str, Any] = agreement.to_json()
@@ -90,7 +91,7 @@ class CheckStep(Step):
             return
         got = {key: value for key, value in vars(artifact.input).items() if value != getattr(wanted, key)}
         raise KDCompressError(
-            "The artefact's record says another input or other labels than the network has.",
+            "The artefact's record does not match the network: its input or its labels differ.",
             where=artifact.path,
             got=got,
             allowed={key: getattr(wanted, key) for key in got},

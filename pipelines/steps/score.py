@@ -55,4 +55,4 @@ class ScoreStep(Step):
         member = networks.member(role, networks.network(role, weights_of(inputs), file))
         member.tap(networks.example(), frozenset())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return (predict(member.to(device), networks.source.test, device).cpu().numpy(),)
+        return predict(member.to(device), networks.source.test, device, networks.recipe.task)

@@ -95,9 +95,9 @@ def _guide(networks: Networks) -> Role:
 
 def validation_score(networks: Networks, artifact: Artifact) -> float:
     """The task's figure on the validation images, by the file in its own runtime."""
-    split = networks.source.validation
+    split, task = networks.source.validation, networks.task
     with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-        return networks.task.score(infer_all(runner, split.images, artifact.input), split.truth)
+        return task.score(infer_all(runner, split.images, artifact.input, keep=task.kept), split.truth)
 
 
 def learn_quantized(

@@ -45,7 +45,7 @@ class TrainStep(Step):
         params = {
             "network": described(part.network),
             "train": part.train and part.train.deciding(),
-            "augment": self.networks.recipe.data.augment.model_dump(),
+            "augment": self.networks.recipe.data.augment.deciding(),
             "method": part.method,
             "seed": part.seed,
             "peers": [described(peer) for peer in part.company()],

@@ -15,7 +15,7 @@ def test_advice_names_what_is_wrong():
         {**quiet, "governor": "powersave"}, {**quiet, "mhz": 2000}, parents={"bad": "good", "broken": "good"},
     ))  # fmt: skip
     for part in (
-        "bad (50%)",
+        "bad (50 %)",
         "20 of 64",
         "warm-up",
         "first call takes 500 ms",
@@ -34,9 +34,18 @@ def test_advice_on_threads_drift_heat_and_the_host():
     tiny = Record("tiny", "rapid", 1, n=9, median_ms=0.005, overhead_us=0.1, cores_used=1.0, warmup_stable=True)
     said = advice({"busy": busy, "tiny": tiny}, here, {**here, "throttle_count": 7}, threads=1)
     found = " ".join(said)
-    assert "busy kept 1.9 cores busy, and 1 threads" in found and "tiny kept" not in found
-    assert "busy (1.30)" in found and "throttled for its heat 3 times" in found
-    assert "tiny is host-bound: timing alone is 2 %" in found
-    assert "2 threads, and 1.5 CPUs of the container's quota" in " ".join(advice({}, here, here, threads=2))
-    assert "4 threads, and 2 physical cores" in " ".join(advice({}, here, here, threads=4))
+    assert "busy used 1.9 cores, but was asked to use 1" in found and "tiny used" not in found
+    assert "busy (1.30)" in found and "throttled 3 times because of heat" in found
+    assert "of which timing alone is 2 %" in found
+    assert "2 threads share 1.5 CPUs of the container's quota" in " ".join(advice({}, here, here, threads=2))
+    assert "4 threads share 2 physical cores" in " ".join(advice({}, here, here, threads=4))
     assert advice({}, here, here, threads=1) == []
+
+
+def test_a_variation_is_told_of_where_it_reads_as_more_than_10_percent():
+    def told(cv):
+        record = Record("a", "rapid", 1, n=100, median_ms=1.0, cv=cv, warmup_stable=True, samples_ms=[1.0] * 100)
+        return [line.partition(". ")[0] for line in advice({"a": record}, {}, {})]
+
+    assert told(0.1) == told(0.104) == told(None) == []
+    assert told(0.106) == ["Latencies vary by more than 10 %: a (11 %)"]

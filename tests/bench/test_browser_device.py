@@ -409,7 +409,7 @@ def test_a_browser_that_dies(serve, artifacts, chromium, monkeypatch):
             process.kill()
     run.ended()
     assert isinstance(run.error, KDCompressError) and run.error.exit_code == 1
-    assert "has not been heard of for 3 s; what it measured is lost" in str(run.error)
+    assert "has sent nothing for 3 s. What it measured is lost" in str(run.error)
 
 
 def test_ctrl_c_leaves_nothing_running(artifacts, page):
@@ -774,7 +774,7 @@ def test_addresses():
     assert parse_address("webgpu,:80") == ("127.0.0.1", 80, "webgpu")
     assert parse_address("[::1]:80") == ("::1", 80, "wasm")
     for wrong in ("0.0.0.0:99999", "a b", "http://x", "user@host", ":port"):
-        with pytest.raises(UsageError, match="no address to serve the page on"):
+        with pytest.raises(UsageError, match="cannot be served on this address"):
             parse_address(wrong)
 
 

@@ -77,7 +77,7 @@ def test_names_and_addresses():
     assert parse_device("local:user@host")[1] == "user@host"
     with pytest.raises(UsageError, match="did you mean 'local'"):
         parse_device("locl")
-    with pytest.raises(UsageError, match="no address"):
+    with pytest.raises(UsageError, match="takes no address"):
         devices["local"](request(), "x", quiet)
 
 

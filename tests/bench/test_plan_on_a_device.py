@@ -63,7 +63,7 @@ def test_the_student_that_fits_there_is_found_and_held_to_it(plan, device, there
     for name in ("student-fp32", "student-onnx-fp16"):
         assert rows[name]["latency"]["n"] >= 24 and rows[name]["device_parity"]["passed"]
     for_arm = rows["student-arm64-dotprod"]
-    assert for_arm["latency"] is None and for_arm["why"].startswith(f"not timed on {where}: This artefact is for")
+    assert for_arm["latency"] is None and for_arm["why"].startswith(f"not timed on {where}: This artefact is made for")
     gate = next(gate for gate in report["gates"] if gate["name"] == "budget_latency")
     assert gate["met"] and gate["value"] == rows["student-onnx-fp16"]["latency"]["median_ms"]
     for written in ("report.md", "report.html"):

@@ -63,7 +63,7 @@ def test_without_a_common_baseline_latencies_are_compared_as_they_are_with_a_wid
     new["artifacts"]["teacher"]["sha256"] = "another"
     row = rows(found := compare(old, new))["student"]
     assert row["by"] == "latency" and row["verdict"] == "no difference shown" and found["baseline"] is None
-    assert "teacher is another file than before." in found["notes"]
+    assert "teacher is not the same file as before." in found["notes"]
     new = {**session(1, slower=1.5, drift=0), "baseline": None}
     assert rows(compare(old, new))["student"]["verdict"] == "slower"
 
@@ -74,7 +74,7 @@ def test_on_another_cpu_only_the_relative_latency_is_judged():
     found = compare(session(0), new)
     assert rows(found)["teacher"]["verdict"] == "not comparable"
     assert rows(found)["student"]["verdict"] == "no difference shown"
-    assert "Another CPU (B, before A)" in found["notes"][0] and "numpy 2 -> 3" in found["notes"][1]
+    assert "The CPU is another one (B, before A)" in found["notes"][0] and "numpy 2 -> 3" in found["notes"][1]
 
 
 def test_on_a_busy_machine_only_large_changes_are_called_one():

@@ -106,7 +106,7 @@ def test_answers_with_each_field_spoilt(measured, monkeypatch, tmp_path):
 
 def test_answers_that_are_none(measured):
     for value in [value for value in VALUES if value != {}]:
-        with pytest.raises(KDCompressError, match="cannot be understood") as caught:
+        with pytest.raises(KDCompressError, match="cannot be read") as caught:
             answers.session(value, measured[0], "x", {})
         one_error(caught.value)
 

@@ -217,7 +217,7 @@ def test_a_measurement_has_a_limit_of_its_own(sshd, request_of, python, there):
     "address, said",
     [
         ("ssh:", "address of the device is missing"),
-        ("ssh:-oProxyCommand=true", "address of the device is no host"),
+        ("ssh:-oProxyCommand=true", "address of the device is not the name of a host"),
         ("ssh:host?pyton=python3", "no such option"),
         ("ssh:host?away=soon", "number of seconds"),
         ("ssh:host?limit=-1", "number of seconds"),

@@ -239,7 +239,7 @@ def test_wrong_requests():
         measure([subject], IMAGES, "fast")
     with pytest.raises(UsageError, match="same name"):
         measure([subject, subject], IMAGES, "rapid")
-    with pytest.raises(UsageError, match="no subject named 'b'"):
+    with pytest.raises(UsageError, match="no file named 'b'"):
         measure([subject], IMAGES, "rapid", baseline="b")
     with pytest.raises(UsageError, match="did you mean 'offline'"):
         measure([subject], IMAGES, "rapid", scenario="ofline")

@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         raises(message, tmp_path / name)
     write_shard(tmp_path / "names/a.tar", samples(20))
     (tmp_path / "names/classnames.txt").write_text("cat\n")
-    raises("not the classes' names(.|\n)*allowed: 2", tmp_path / "names")
+    raises("list of class names does not fit(.|\n)*allowed: 2", tmp_path / "names")
 
 
 def test_the_words_of_a_shards_name_tell_its_split(tmp_path):
@@ -121,9 +121,9 @@ def test_shards_that_are_no_files_or_compressed(tmp_path):
     write_shard(tmp_path / "pipe/a.tar", samples(20))
     os.mkfifo(tmp_path / "pipe/b.tar")
     for root in (tmp_path / "pipe", tmp_path / "pipe/{a,b}.tar"):
-        raises(r"shard is no file(.|\n)*b\.tar", root)
+        raises(r"shard is not a file(.|\n)*b\.tar", root)
     write_shard(tmp_path / "packed/a.tar.gz", samples(20))
-    raises(r"Compressed shards are not read(.|\n)*a\.tar\.gz(.|\n)*gunzip", tmp_path / "packed")
+    raises(r"Compressed shards cannot be read(.|\n)*a\.tar\.gz(.|\n)*gunzip", tmp_path / "packed")
 
 
 def test_class_names_are_utf_8_in_one_form(tmp_path):

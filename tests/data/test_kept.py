@@ -147,7 +147,7 @@ def test_damaged_images_are_decoded_again(place, root, monkeypatch, capsys):
     for _ in range(2):
         assert np.array_equal(two.train.images[np.append(rows, rows)][: len(rows)], pixels)
     assert facts(two) == facts(one) == (source_hash(one.labels, [two.train, two.validation, two.test]), *facts(one)[1:])
-    assert capsys.readouterr().err.count("is damaged, what is wrong is decoded again") == 1
+    assert capsys.readouterr().err.count("is damaged; the damaged images are decoded again") == 1
     assert files(place)[0].read_bytes() == whole
     monkeypatch.setattr(decode, "decode", None)
     assert np.array_equal(read(root).train.images[:], pixels)
@@ -159,7 +159,7 @@ def test_a_damaged_image_that_has_changed_meanwhile_is_no_other_image(place, roo
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
     source.train.images.checked[:] = False
-    with pytest.raises(KDCompressError, match="cannot be decoded as it was(.|\n)*all of them"):
+    with pytest.raises(KDCompressError, match="cannot be decoded again(.|\n)*decodes all images"):
         source.train.images[:]
     assert not files(place)
 

@@ -26,10 +26,10 @@ def test_a_folder_of_classes_is_scored_whole(tmp_path, scored):
     root = folder(tmp_path / "flat", "ant", "bee", n=10)
     found = scored(root)
     assert (len(found), found.of, found.labels) == (20, "flat", ("ant", "bee"))
-    assert found.notes == ("flat is scored whole; --split test scores what a run on it keeps apart for its test",)
+    assert found.notes == ("all of flat is scored; --split test scores only what a run sets aside for its test",)
     cut = scored(root, "test")  # what a run measures on
     source = load(Data(source="image-folder", root=root))
-    assert (len(cut), cut.of) == (4, "flat/test") and "a run keeps apart" in cut.notes[0]
+    assert (len(cut), cut.of) == (4, "flat/test") and "a run sets aside" in cut.notes[0]
     assert (cut.parts[0].images[:] == source.test.images[:]).all()
     assert len(scored(root, "train")) == len(scored(root, "all")) == 20
 
@@ -72,7 +72,7 @@ def test_a_split_that_cannot_be_cut_is_refused(tmp_path, scored):
 def test_splits_of_other_classes_are_not_scored_together(tmp_path, scored):
     folder(tmp_path / "d" / "test", "ant", "bee")
     folder(tmp_path / "d" / "train", "ant", "cat")
-    with pytest.raises(UsageError, match="not the same classes"):
+    with pytest.raises(UsageError, match="do not have the same classes"):
         scored(tmp_path / "d", "all")
 
 

@@ -76,7 +76,7 @@ def test_a_shard_that_is_cut_anywhere_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(whole[: end // 2 // 512 * 512])
     assert "the last sample that is whole for certain is 001, number 2" in raises(tmp_path / "a.tar", "blocks of zeros")
     (tmp_path / "a.tar").write_bytes(whole + whole)
-    raises(tmp_path / "a.tar", "goes on after its end")
+    raises(tmp_path / "a.tar", "has more data after its end")
 
 
 def test_a_shard_that_is_cut_and_filled_with_zeros_is_refused(tmp_path):
@@ -115,7 +115,7 @@ def test_what_a_mac_adds_is_passed_over_and_a_file_twice_is_refused(tmp_path):
     write_shard(tmp_path / "a.tar", [("._0", parts), ("__MACOSX/0", parts), ("0", parts)])
     assert [sample[0] for sample in index(tmp_path / "a.tar")] == ["0.png"]
     write_shard(tmp_path / "a.tar", [("0", parts), ("0", parts)])
-    raises(tmp_path / "a.tar", "two files of one kind(.|\n)*0.png")
+    raises(tmp_path / "a.tar", "two files of the same kind(.|\n)*0.png")
 
 
 def test_a_damaged_shard_is_one_error(tmp_path):

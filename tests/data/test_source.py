@@ -102,11 +102,15 @@ def test_unknown_source_names_the_known_ones():
     assert list(sources) == [
         "cifar10",
         "cifar100",
+        "coco",
         "fashion-mnist",
+        "fashion-mnist-scenes",
         "image-folder",
         "image-labels",
         "mnist",
+        "voc",
         "webdataset",
+        "yolo",
     ]
     with pytest.raises(UsageError, match="no data source named 'fashion-mist'(.|\n)*did you mean 'fashion-mnist'"):
         load(Data(source="fashion-mist"))

@@ -155,7 +155,7 @@ def test_what_rtx_engines_do_not_offer_is_refused_with_the_target(option):
 
 @without_gpu
 def test_an_rtx_engine_that_takes_weights_is_refused_before_it_is_built(job):
-    with pytest.raises(RuntimeMissingError, match="on one only"):
+    with pytest.raises(RuntimeMissingError, match="only on an NVIDIA GPU"):
         build(job, with_options("tensorrt-rtx", refit=True))
     assert not list(job.folder.iterdir())
 

@@ -145,7 +145,7 @@ def test_one_pool_of_threads_a_process(fp32):
     with open_runner(fp32) as runner:
         with open_runner(fp32) as second:
             assert np.array_equal(runner.infer(pixels(fp32.input, 2))[0], second.infer(pixels(fp32.input, 2))[0])
-        with pytest.raises(UsageError, match="one pool of threads"), open_runner(fp32, threads=2):
+        with pytest.raises(UsageError, match="one thread pool"), open_runner(fp32, threads=2):
             pass
     with open_runner(fp32, threads=2) as runner:
         assert runner.infer(pixels(fp32.input, 2))[0].shape == (2, 4)

@@ -134,7 +134,7 @@ def test_what_a_method_cannot_teach_of_two_classes_is_said(name):
 
 @pytest.mark.parametrize("name, options", [("dkd", {"alpha": 0}), ("dist", {"intra": 0})])
 def test_a_method_that_would_teach_nothing_of_two_classes_is_refused(name, options):
-    with pytest.raises(UsageError, match=f"{name} learns nothing of 2 classes"):
+    with pytest.raises(UsageError, match=f"With 2 classes, {name} learns nothing"):
         make(name, "resnet -> resnet", classes=2, **options)
     make(name, "resnet -> resnet", classes=3, **options)
 

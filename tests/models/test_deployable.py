@@ -7,8 +7,9 @@ from torch import nn
 
 from kdcompress.artifact import InputSpec
 from kdcompress.errors import UsageError
+from kdcompress.models.answers import logits_of
 from kdcompress.models.build import build
-from kdcompress.models.deployable import Deployable, Normalize, example, logits_of
+from kdcompress.models.deployable import Deployable, Normalize, example
 
 LAYOUTS = ["uint8-nhwc", "float-nchw"]
 

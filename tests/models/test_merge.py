@@ -79,7 +79,7 @@ def test_a_network_of_ones_own():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"), [("other logits", "the logits would differ"), ("raises", "ValueError: not yet trained")]
+    ("wrong", "why"), [("other logits", "the outputs would change"), ("raises", "ValueError: not yet trained")]
 )
 def test_what_comes_out_wrong_is_not_shipped(wrong, why, capsys):
     net = network(wrong)

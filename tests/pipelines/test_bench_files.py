@@ -99,7 +99,7 @@ def test_a_run_folder_is_measured_teacher_first_and_written_in_every_form(run_fo
     assert "teacher-fp32" in done.stdout and "baseline" in done.stdout and "faster" in done.stdout
     assert "not exposed" in done.stderr or "mJ" in done.stdout
     markdown, page = paths[1].read_text(), paths[3].read_text()
-    assert "| student-fp32 |" in markdown and "microseconds a query" in markdown
+    assert "| student-fp32 |" in markdown and "microseconds per query" in markdown
     assert document["machine"]["cpu"] in markdown
     assert "<svg" in page and "student-arm64" in page and "http" not in page.split("</style>")[1].split("<svg")[0]
     lines = {line["label"]: line for line in csv.DictReader(paths[2].open())}
@@ -174,7 +174,7 @@ def test_two_sessions_are_compared_with_an_exit_code(tmp_path):
     slower = CliRunner().invoke(main, ["bench", "--compare", str(old), str(new)])
     said = slower.stderr.split("Slower than before, by more than noise: ")[1]
     assert slower.exit_code == 1 and said.startswith("student.onnx.")
-    assert "relative" in slower.stdout and "student.onnx is another file" in slower.stderr
+    assert "relative" in slower.stdout and "student.onnx is not the same file" in slower.stderr
     told = CliRunner().invoke(main, ["bench", "--compare", str(new), str(old), "--json"])
     found = json.loads(told.stdout)
     assert found["rows"][1]["verdict"] == "faster" and found["regressions"] == [] and told.exit_code == 0
@@ -192,7 +192,7 @@ REFUSED = {
     "a folder that is no run": (lambda t: [t], "does not say what its input is"),
     "a run that made nothing yet": (lambda t: [(t / "steps").mkdir() or t], "no artefact yet"),
     "a damaged report": (lambda t: [text(t / "report.json", "{").parent], "not valid JSON"),
-    "a record that is none": (lambda t: [text(t / "a.onnx.json", "[]") and model(t / "a.onnx")], "no record"),
+    "a record that is none": (lambda t: [text(t / "a.onnx.json", "[]") and model(t / "a.onnx")], "not the record"),
     "a file that is not the one recorded": (
         lambda t: [model(recorded(t / "a.onnx").path, 9)],
         "not the one that was recorded",
@@ -202,13 +202,13 @@ REFUSED = {
         "different sizes",
     ),
     "an unknown device": (lambda t: [model(t / "a.onnx"), "--device", "locall"], "did you mean 'local'"),
-    "an address for local": (lambda t: [model(t / "a.onnx"), "--device", "local:x"], "no address"),
+    "an address for local": (lambda t: [model(t / "a.onnx"), "--device", "local:x"], "takes no address"),
     "an unknown scenario": (lambda t: [model(t / "a.onnx"), "--scenario", "server"], "'server'"),
     "an export that is no format": (lambda t: [model(t / "a.onnx"), "--export", "a.pdf"], "md, csv, json, html"),
     "an export into no folder": (lambda t: [model(t / "a.onnx"), "--export", t / "no/a.md"], "no such folder"),
     "a comparison with no measurement": (
         lambda t: ["--compare", text(t / "a.json", "{}"), t / "a.json"],
-        "is no measurement",
+        "not a measurement",
     ),
     "a comparison with a file that is not there": (lambda t: ["--compare", t / "a.json", t / "a.json"], "a.json"),
     "zero threads": (lambda t: [model(t / "a.onnx"), "--threads", 0], "threads"),

@@ -58,7 +58,7 @@ def test_a_baseline_is_taught_by_nobody_and_an_assistant_with_weights_is_not_tra
 
 
 def test_chains_need_a_teacher():
-    with pytest.raises(UsageError, match="come after a `teacher`"):
+    with pytest.raises(UsageError, match="need a `teacher`"):
         recipe(teacher=None, method="none", generations=2)
 
 

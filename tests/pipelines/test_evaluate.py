@@ -79,7 +79,7 @@ def test_every_image_is_scored_and_the_table_says_what_of(file, tmp_path):
     assert done.exit_code == 0 and "12 images of d2/test" in done.stdout and "100.000" in done.stdout
     assert "Note" not in done.stderr
     done = evaluate(file, "--data", "image-folder", "--root", tmp_path / "d2/test")
-    assert "12 images of test" in done.stdout and "Note: test is scored whole" in done.stderr
+    assert "12 images of test" in done.stdout and "Note: all of test is scored" in done.stderr
     cut = scores(file, "--data", "image-folder", "--root", tmp_path / "d2/test", "--split", "test")[0]
     assert (cut["n"], cut["of"]) == (2, "test/test")
 

@@ -96,7 +96,7 @@ def test_a_network_of_plain_pixels_is_exported_as_such(place, monkeypatch):
     folder = place / "runs/export-my-student-best-e"
     assert graph.metadata(graph.load(folder / row["file"]))["normalisation"] == "as given"
     shown = CliRunner().invoke(main, ["report", str(folder)]).stdout
-    said = "Normalisation inside the files: none, its network takes pixels of 0..255 as they are (as given)."
+    said = "Normalisation inside the files: none; the network takes pixels of 0..255 as they are (as given)."
     assert said in " ".join(shown.split()) and said in (folder / "report.md").read_text()
 
     # its bundle: names that a report from elsewhere has stay below the folder, and classes are matched by name
@@ -144,11 +144,11 @@ def test_one_number_counts_for_every_channel():
     ("options", "said"),
     [
         (("--mean", "0.5"), "recipe: `mean` and `std` of student go together: give both, or neither\n"),
-        (("--mean", "none", "--std", "0.5"), "is for `mean` and `std` alike"),
+        (("--mean", "none", "--std", "0.5"), "must be given for both `mean` and `std`"),
         (("--mean", "123.7", "--std", "58.4"), "divide them by 255 (mean 0.4851, std 0.229)"),
         (("--mean", "0", "--std", "255"), "0 and 1 stand for pixels of 0..1"),
         (("--mean", "a,b", "--std", "1"), "student.mean.0: Input should be a valid number"),
-        (("--mean", "0.1,0.2", "--std", "1,1"), "1 numbers, one a channel"),
+        (("--mean", "0.1,0.2", "--std", "1,1"), "1 numbers, one per channel"),
     ],
 )
 def test_a_normalisation_that_is_none_is_refused_before_anything_runs(place, options, said):
@@ -199,7 +199,7 @@ def test_other_classes_are_a_start_for_what_is_trained_further(place, capsys):
     student = {"model": "own_levels:Levels", "weights": "w.safetensors"}
     made = validate_recipe({"name": "x", "data": data, "student": student, "train": {"batch_size": 8}})
     Compression(made, place / "run").check(ships=False)
-    assert capsys.readouterr().err.count("trained on other classes: they are a start alone") == 1
+    assert capsys.readouterr().err.count("trained on other classes: the training only starts from them") == 1
 
 
 @pytest.mark.parametrize("said", ["none", "{}", "[]", '["ant", 3]', "[[1]]", "null", "[" * 50])
@@ -221,6 +221,6 @@ def test_the_rows_of_a_network_without_a_last_layer_stay(place):
     fixed = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3), nn.LayerNorm(3))
     fixed[3].weight.data = torch.tensor([1.0, 2.0, 3.0])
     before = fixed[2].weight.clone()
-    with pytest.raises(UsageError, match="no layer's rows are the classes"):
+    with pytest.raises(UsageError, match="no layer has one row per class"):
         reorder_classes(fixed, [2, 0, 1], x)
     assert torch.equal(fixed[2].weight, before)

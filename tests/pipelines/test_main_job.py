@@ -62,12 +62,18 @@ def test_every_artefact_is_measured_or_says_why_not(job):
     assert int8["coverage"]["conv"]["fp32"] == 0 and int8["coverage"]["conv"]["int8"] > 0
     assert rows["student-fp32"]["bytes"] / int8["bytes"] >= 2.5
     assert sum(map(sum, document["confusion"]["student"])) == 2_000
+    each = document["by_label"]
+    for score, row in (("teacher", "teacher-fp32"), ("student", "student-fp32")):
+        right = sum(label["n"] * label[score] / 100 for label in each)
+        assert 100 * right / 2_000 == pytest.approx(rows[row]["score"])
+    assert all(list(label["files"]) == ["student-x86-vnni"] for label in each)
 
 
 def test_reports_are_written(job):
     _, folder, document = job
     assert json.loads((folder / "report.json").read_text())["recipe_hash"] == document["recipe_hash"]
-    assert "student-x86-vnni" in (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text()
+    assert "student-x86-vnni" in text and "| class | n | teacher % | student % | int8 x86-vnni % |" in text
     assert "<html" in (folder / "report.html").read_text()
     assert CliRunner().invoke(main, ["report", str(folder)]).exit_code == 0
 

@@ -69,6 +69,8 @@ def test_every_file_is_scored_by_its_figure(ran):
     ]
     assert document["confusion"] is None
     assert [each["label"] for each in document["by_label"]] == list(COLOURS)
+    int8 = np.mean([each["files"]["student-x86-vnni"] for each in document["by_label"]])
+    assert int8 == pytest.approx(rows["student-x86-vnni"]["score"])
 
 
 def test_its_report_speaks_of_that_figure_and_of_each_label(ran):
@@ -91,7 +93,7 @@ def test_a_file_is_evaluated_and_the_truth_of_another_task_refused(ran, monkeypa
     (result,) = json.loads(found.stdout)
     assert result["score"] == pytest.approx(row["score"]) and result["metric"]["short"] == "mAP"
     wrong = CliRunner().invoke(main, ["run", "sets.yaml", "task=classification", "--dry-run"])
-    assert wrong.exit_code == 2 and "one label an image" in wrong.stderr and "task: multi-label" in wrong.stderr
+    assert wrong.exit_code == 2 and "one label per image" in wrong.stderr and "task: multi-label" in wrong.stderr
     for override, words in (("task=multilabel", "did you mean 'multi-label'"), ("method=dkd", "of one class")):
         wrong = CliRunner().invoke(main, ["run", "sets.yaml", override, "--dry-run"])
         assert wrong.exit_code == 2 and words in wrong.stderr, wrong.stderr

@@ -85,7 +85,12 @@ def again(sound, tmp_path, monkeypatch):
 def test_without_a_fault_every_file_may_ship(sound):
     rows = sound[1]["rows"]
     assert [row["status"] for row in rows] == ["measured"] * 3, [row["why"] for row in rows]
-    assert rows[0]["score"] > 90
+    assert rows[0]["score"] > 90 and [row["warnings"] for row in rows] == [[]] * 3
+    each = sound[1]["by_label"]
+    assert [(label["label"], label["n"], label["teacher"]) for label in each] == [(str(k), 20, None) for k in range(4)]
+    assert {name for label in each for name in label["files"]} == {"student-x86-vnni"}  # fp16 is as fp32
+    assert np.mean([label["student"] for label in each]) == pytest.approx(rows[0]["score"])
+    assert np.mean([label["files"]["student-x86-vnni"] for label in each]) == pytest.approx(rows[2]["score"])
 
 
 # Faults of the exported graph
@@ -182,7 +187,30 @@ def test_logits_in_another_order(again, monkeypatch):
     assert "first at Gemm" in row["next"] and "(tensor logits)" in row["next"]
     found = Row(**{**row, "status": "measured", "parity": None, "why": None})
     judge(found, max_drop=2)
-    assert found.status == "failed" and "points below its parent; 2 are allowed" in found.why
+    assert found.status == "failed" and "points to its fp32 parent; 2 are allowed" in found.why
+
+
+def test_one_answer_to_everything(again, monkeypatch):
+    """Its report says so of the file, and of none that is sound."""
+    write = formats.writers["onnx-fp16"].write
+
+    def faulty(job, target):
+        artifact = write(job, target)
+        model = onnx.load(artifact.path)
+        classifier = next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
+        (bias,) = (i for i in model.graph.initializer if i.name == classifier.input[2])
+        values = onnx.numpy_helper.to_array(bias).copy()
+        values[2] += 1000
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        onnx.save(model, artifact.path)
+        return Artifact.of(
+            artifact.path, "onnx", "fp16", artifact.input, target=target.name, provenance=artifact.provenance
+        )
+
+    monkeypatch.setitem(formats.writers._entries, "onnx-fp16", formats.Writer(faulty))
+    rows = again("student-onnx-fp16")
+    assert rows["student-onnx-fp16"]["warnings"] == ["answers every image with '2', which is right for 25.0 % of them"]
+    assert rows["student-fp32"]["warnings"] == rows["student-x86-vnni"]["warnings"] == []
 
 
 def test_labels_in_another_order(again, monkeypatch):
@@ -195,7 +223,7 @@ def test_labels_in_another_order(again, monkeypatch):
 
     monkeypatch.setitem(formats.writers._entries, "onnx-fp16", formats.Writer(faulty))
     row = again("student-onnx-fp16")["student-onnx-fp16"]
-    assert row["status"] == "failed" and "another input or other labels" in row["why"] and "'labels'" in row["why"]
+    assert row["status"] == "failed" and "its input or its labels differ" in row["why"] and "'labels'" in row["why"]
 
 
 # Faults of precision
@@ -275,7 +303,7 @@ def test_s8s8_that_is_timed_on_x86_and_slower_than_its_parent_fails(changes, aga
     """For any CPU, or for x86 with no platform named: only the classifier is in int8 then."""
     latencies(lambda artifact: 1.3 if artifact.precision == "int8" else 1.0)
     row = again(targets=[arm_scheme(tmp_path, instructions=[], **changes)])["student-mine"]
-    assert row["status"] == "failed" and "times its fp32 parent's latency" in row["why"]
+    assert row["status"] == "failed" and "slower than its fp32 parent" in row["why"]
 
 
 # Faults of the files

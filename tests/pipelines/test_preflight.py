@@ -128,8 +128,8 @@ def compression(place, output=None, **changed):
             "odd_nets:Fails",
             ["does not run on these images", "in forward", "LookupError: out of words; images [N, 3, 16, 16]"],
         ),
-        ("odd_nets:InPlace", ["a step of its training does not", "inplace operation"]),
-        ("odd_nets:OneClass", ["does not give a logit a label", "1 logits"]),
+        ("odd_nets:InPlace", ["an iteration of its training fails", "inplace operation"]),
+        ("odd_nets:OneClass", ["does not give one logit per label", "1 logits"]),
         ("odd_nets:Refuses", ["cannot be copied", "TypeError: no copies"]),
         ("odd_nets:Numbers", ["cannot be exported: The model does not run in PyTorch", "export.batch"]),
         ("odd_nets:Branches", ["student (odd_nets:Branches) cannot be exported", "in forward", "branches"]),
@@ -218,7 +218,7 @@ def test_a_writer_that_cannot_take_the_network_is_told_before_the_training(place
     text = str(caught.value)
     assert "2 problems" in text and "No such operator." in text and "got: Roll" in text
     assert "another model; or leave it out of export.targets" in text and "RuntimeError: deep inside" in text
-    assert "perhaps not trained either: RuntimeError: a range of nothing" in " ".join(capsys.readouterr().err.split())
+    assert "perhaps not after it either: RuntimeError: a range of nothing" in " ".join(capsys.readouterr().err.split())
 
 
 def test_no_further_writer_is_begun_when_the_time_is_over(place, writers, capsys, monkeypatch):
@@ -226,7 +226,7 @@ def test_no_further_writer_is_begun_when_the_time_is_over(place, writers, capsys
     writers["onnx-fp16"] = RuntimeMissingError("It is not here.")
     made = compression(place, export={"targets": ["onnx-fp16", "x86-avx2"]})
     assert try_exports(made.networks, ["student"]) == []
-    assert "1 of 2 writers; not tried for time: x86-avx2" in capsys.readouterr().err
+    assert "1 of 2 writers; not tried, to save time: x86-avx2" in capsys.readouterr().err
 
 
 def test_a_teacher_that_cannot_ship_is_told_and_stops_nothing(place, monkeypatch, capsys):
@@ -292,4 +292,4 @@ def test_keys_of_networks_by_name_have_no_code_in_them(place):
 def test_an_average_that_cannot_warm_up_is_told_before_the_training(place, capsys):
     console.say_once.cache_clear()
     compression(place, train={"epochs": 2, "batch_size": 8, "ema": 0.9999}).check(ships=False)
-    assert "train.ema=0.9999 is reached after 1,000,000 steps; of 4 the last" in capsys.readouterr().err
+    assert "train.ema=0.9999 is reached after 1,000,000 iterations; of 4 the last" in capsys.readouterr().err

@@ -109,8 +109,8 @@ def test_two_equal_teachers_have_parts_of_their_own(folder):
     ("change", "message"),
     [
         ({"data": {"source": "image-folder", "root": "unused"}}, "data.public"),
-        ({"method": {"pate": {}, "kd": {}}}, "no other method"),
-        ({"generations": 2}, "no other method, assistants or generations"),
+        ({"method": {"pate": {}, "kd": {}}}, "the only method"),
+        ({"generations": 2}, "without assistants or generations"),
         ({"train": {**TRAIN, "select": "best"}}, r"- train.select"),
         ({"teacher": {"model": "resnet8", "ensemble": 2, "train": {"images": 8}}}, "teacher.train.select"),
         ({"co_teachers": [{"model": "resnet8", "weights": "a.safetensors"}]}, "co_teachers.0.train: given weights"),

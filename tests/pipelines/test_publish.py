@@ -77,7 +77,7 @@ def test_what_stands_in_the_way_is_refused_before_anything_is_touched(tmp_path, 
 
 def test_artifacts_that_is_no_folder(tmp_path):
     (tmp_path / "artifacts").write_text("mine")
-    with pytest.raises(UsageError, match="This is no folder"):
+    with pytest.raises(UsageError, match="This is not a folder"):
         check(tmp_path, ["student"])
 
 
@@ -144,7 +144,7 @@ def test_an_export_whose_name_was_not_given_overwrites_measurements_alone(tmp_pa
     document = {"kdcompress": "1", "records": {}, "artifacts": {}, "machine": {}, "notes": []}
     path = latency.export_path(kind)
     path.write_text("mine")
-    with pytest.raises(UsageError, match="is no measurement"):
+    with pytest.raises(UsageError, match="not a measurement"):
         latency.export_path(kind)
     assert latency.export_path(f"./bench.{kind}") == path  # by its own name
     if kind in ("json", "csv"):

@@ -80,7 +80,7 @@ def test_a_damaged_record_is_made_again(tmp_path, capsys, how):
     record = run.run(step(calls)).folder / "step.json"
     record.write_bytes(DAMAGED[how])
     assert run.run(step(calls)).result == {"text": "one"} and calls == ["one", "one"]
-    assert " ".join(capsys.readouterr().err.split()).count("is damaged or was changed, and the step is done again") == 1
+    assert " ".join(capsys.readouterr().err.split()).count("is damaged or was changed, so the step is done again") == 1
     assert run.run(step(calls)).reused
 
 

@@ -172,7 +172,7 @@ def test_a_self_check_that_does_not_end(bundle, tmp_path):
     )
     packed(bundle)
     found = verify(bundle, "--timeout", "3")
-    assert found.exit_code == 1 and "does not end" in found.stderr and "--timeout" in found.stderr
+    assert found.exit_code == 1 and "did not end" in found.stderr and "--timeout" in found.stderr
     stat = Path(f"/proc/{started.read_text()}/stat")
     deadline = time.monotonic() + 20
     while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":

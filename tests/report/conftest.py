@@ -116,5 +116,5 @@ def document():
             {"name": "export", "key": "d4" * 32, "seconds": 21.7, "reused": False},
             {"name": "measure", "key": "e5" * 32, "seconds": 61.0, "reused": False},
         ],
-        "advice": ["Other processes used 24 % of the CPU meanwhile; stop them and measure again."],
+        "advice": ["Other processes used 24 % of the CPU during the measurement; stop them and measure again."],
     }  # fmt: skip

@@ -42,8 +42,40 @@ def test_speed(ratio, text):
 
 
 def test_signs():
-    assert figures.signed(-1.364) == "−1.36" and figures.signed(0.2) == "+0.20" and figures.signed(-0.001) == "0.00"
     assert figures.fixed(-0.5) == "−0.50" and figures.fixed(-0.001) == "0.00" and figures.fixed(92.1) == "92.10"
+
+
+def test_points_and_factors_are_words_without_a_sign():
+    said = [present.points_off(lost) for lost in (1.364, -0.2, 0.001, -0.001, None)]
+    assert said == ["1.36 points below", "0.20 points above", "equal to", "equal to", ""]
+    said = [present.comparison(factor, "faster", "slower") for factor in (5.12, 1.006, 1.004, 0.996, 0.5, None)]
+    assert said == ["5.1 times faster", "1.01 times faster", "no faster", "no faster", "2.0 times slower", ""]
+
+
+def test_what_misses_a_limit_never_reads_as_the_limit():
+    assert figures.apart(0.504, 0.5) == "0.504" and figures.apart(0.50001, 0.5) == "0.50001"
+    assert figures.apart(0.5, 0.5) == "0.50" and figures.apart(0.61, 0.5) == "0.61"
+    assert figures.times(1.004) == "1.004" and figures.times(1.0) == "1.00" and figures.times(1.01) == "1.01"
+    assert present.over(0.504, 0.5, points=True) == "0.004 points over" and present.over(2, 1, points=True) == (
+        "1.00 points over"
+    )
+    ratio = {"median": 1.003, "low": 1.001, "high": 1.005, "verdict": "slower"}
+    assert present.speed(ratio) == "1.003× slower (1.001–1.005)"
+
+    def said(name, value, limit):
+        (gate,) = present.gates({"gates": [{"name": name, "limit": limit, "value": value, "met": False}]})
+        return gate["value"], gate["limit"]
+
+    assert said("student", 91.997, 92) == ("91.997 %", "at least 92 %")
+    assert said("latency_ms", 0.30001, 0.3) == ("0.30001 ms", "at most 0.3 ms")
+    assert said("budget_size", 100_030, 100_000) == ("100,030 B", "at most 100,000 B")
+    assert said("budget_size", 120_000, 100_000) == ("120 kB", "at most 100 kB")
+    assert said("budget_drop", -0.25, 1.0) == ("none, 0.25 points gained", "at most 1 points")
+
+
+def test_a_prediction_that_came_true():
+    row = {"name": "a", "predicted_ms": 2.0, "error_percent": -0.3}
+    assert present.predictions({"predictions": [row]}) == ["a: the plan predicted 2.00 ms, as measured."]
 
 
 def test_headline_names_the_fastest_measured_artefact_of_the_student(document):
@@ -86,7 +118,7 @@ def test_without_latency_the_smallest_ships(document):
 def test_column_notes_say_a_batch_that_is_not_one(document):
     assert "batch" not in present.column_notes(document)
     document["rows"][1]["latency"]["batch"] = 8
-    assert present.column_notes(document).endswith("Queries of a fixed batch have 8 images.")
+    assert present.column_notes(document).endswith("A query of a file with a fixed batch has 8 images.")
 
 
 def test_gates(document):
@@ -96,24 +128,6 @@ def test_gates(document):
     assert present.gates({"gates": [{"name": "latency_ms", "limit": 5, "value": None, "met": False}]})[0]["value"] == (
         "not measured"
     )
-
-
-def test_confusion_changes_by_hand():
-    document = {"confusion": {"labels": ["a", "b"], "teacher": [[8, 2], [1, 9]], "student": [[5, 5], [0, 10]]}}
-    changes = present.confusion_changes(document)
-    assert changes["change"] == [[-3, 3], [-1, 1]]
-    assert [(p["true"], p["predicted"], p["change"], p["verdict"]) for p in changes["pairs"]] == [
-        ("a", "b", 3, "worse"),
-        ("b", "a", -1, "better"),
-    ]
-
-
-@pytest.mark.parametrize("confusion", [
-    None, {}, {"labels": ["a", "b"], "teacher": None, "student": [[1, 0], [0, 1]]},
-    {"labels": ["a"], "teacher": [[1, 0], [0, 1]], "student": [[1, 0], [0, 1]]},
-])  # fmt: skip
-def test_no_confusion_to_compare(confusion):
-    assert present.confusion_changes({"confusion": confusion}) is None
 
 
 @pytest.mark.parametrize(

@@ -10,26 +10,44 @@ from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member
 
 IMAGES = 8
-TRUTHS = {"classification": torch.randint(0, 3, (IMAGES,)), "multi-label": torch.randint(0, 2, (IMAGES, 3))}
+OBJECTS = torch.zeros(IMAGES, 2, 6)  # of one label, label k in image k % 3; and nothing
+OBJECTS[:, 0, :4] = torch.tensor([4.0, 6.0, 40.0, 44.0])
+OBJECTS[:, 0, 4], OBJECTS[:, 0, 5] = torch.arange(IMAGES) % 3, 1
+TRUTHS = {
+    "classification": torch.randint(0, 3, (IMAGES,)),
+    "multi-label": torch.randint(0, 2, (IMAGES, 3)),
+    "detection": OBJECTS,
+}
+THIN = {"width": 8, "levels": 3, "depth": 1}
+NETWORKS = {  # task -> student, teacher and the images' side
+    "multi-label": (("resnet8", {}), ("resnet14", {}), 32),
+    "detection": (("fcos/small-resnet10x1", THIN), ("fcos/small-resnet10x1", {**THIN, "width": 12}), 64),
+}
 # The default of a training with one label an image is tested with every method elsewhere.
 OTHERS = [(task, name) for task in tasks if task != "classification" for name in methods]
 
 
+def network(of):
+    model, options = of
+    return Member(build(model, 3, 3, options), (0.5,) * 3, (0.25,) * 3)
+
+
 def made(task, name, **options):
     torch.manual_seed(0)
-    needs, norm = methods[name].needs, ((0.5,) * 3, (0.25,) * 3)
-    teachers = [Member(build("resnet14", 3, 3), *norm)] if needs.teacher else None
-    peers = [Member(build(model, 3, 3), *norm) for model in ("resnet8", "resnet14")] if needs.peers else ()
-    x = torch.randint(0, 256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
-    student = Member(build("resnet8", 3, 3), *norm)
+    needs = methods[name].needs
+    small, large, side = NETWORKS[task]
+    teachers = [network(large)] if needs.teacher else None
+    peers = [network(each) for each in (small, large)] if needs.peers else ()
+    x = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8)
+    student = network(small)
     found = Distillation(student, teachers, {name: options}, x, peers=peers, images=IMAGES, task=task)
     return found, x
 
 
 @pytest.mark.parametrize(("task", "name"), OTHERS)
 def test_a_method_teaches_or_is_refused_with_those_that_do(task, name):
-    if methods[name].needs.one_label:
-        with pytest.raises(UsageError, match="of one class") as caught:
+    if not tasks[task].takes(methods[name].needs):
+        with pytest.raises(UsageError, match="cannot teach this task: they take each image") as caught:
             made(task, name)
         assert "kd" in str(caught.value) and "reviewkd" in str(caught.value)
         return

@@ -9,10 +9,50 @@ from kdcompress.tasks import tasks
 
 LABELS = ("ant", "bee", "cat")
 RANDOM = np.random.default_rng(0)
+IMAGES = 40
+
+
+def objects():
+    """In image i one object of label i % 3, and one of the next label in every second image."""
+    truth = np.zeros((IMAGES, 2, 6), np.float32)
+    for i, row in enumerate(truth):
+        row[0] = [3, 4, 20 + i % 5, 30, i % 3, 1]
+        if i % 2:
+            row[1] = [32, 8, 60, 40 + i % 7, (i + 1) % 3, 1]
+    return truth
+
+
 TRUTHS = {
-    "classification": RANDOM.integers(0, 3, 40),
-    "multi-label": RANDOM.integers(0, 2, (40, 3)).astype(np.uint8),
+    "classification": RANDOM.integers(0, 3, IMAGES),
+    "multi-label": RANDOM.integers(0, 2, (IMAGES, 3)).astype(np.uint8),
+    "detection": objects(),
 }
+
+
+def logits(truth):
+    """Those that answer everything right, each by another margin."""
+    rows = np.eye(3)[truth] if truth.ndim == 1 else truth
+    return ((2.0 * rows - 1) * np.linspace(1, 4, len(truth))[:, None]).astype(np.float32)
+
+
+def boxes_and_scores(truth, turned=0):
+    """A place for each object, whose label's number is turned on by so many."""
+    scores = np.full((*truth.shape[:2], 3), 0.01, np.float32)
+    for i, j in zip(*np.nonzero(truth[..., 5])):
+        scores[i, j, (int(truth[i, j, 4]) + turned) % 3] = 0.4 + 0.5 * i / len(truth)
+    return truth[..., :4].copy(), scores
+
+
+def right(name):
+    truth = TRUTHS[name]
+    return boxes_and_scores(truth) if truth.ndim == 3 else (logits(truth),)
+
+
+def wrong(name):
+    truth = TRUTHS[name]
+    if truth.ndim == 3:
+        return boxes_and_scores(truth, turned=1)
+    return (np.roll(logits(truth), 1, axis=1) if truth.ndim == 1 else -logits(truth),)
 
 
 @pytest.fixture(params=list(tasks))
@@ -20,63 +60,85 @@ def task(request):
     return tasks[request.param]
 
 
-def perfect(task, truth):
-    """Outputs that answer everything right, each by another margin."""
-    rows = np.eye(3)[truth] if truth.ndim == 1 else truth
-    return ((2.0 * rows - 1) * np.linspace(1, 4, len(truth))[:, None]).astype(np.float32)
-
-
 def test_right_answers_score_all_and_agree(task):
-    truth = TRUTHS[task.name]
+    truth, outputs = TRUTHS[task.name], right(task.name)
     task.check(truth, "here")
-    outputs = (perfect(task, truth),)
-    answers = task.answers(outputs)
-    assert task.score(outputs, truth) == pytest.approx(100)
+    kept = task.kept(outputs)
+    answers = task.answers(kept)
+    assert len(answers) == IMAGES
+    assert task.score(kept, truth) == pytest.approx(100)
     assert task.agreement(answers, answers) == 100
     assert [each["score"] for each in task.by_label(answers, truth, LABELS)] == pytest.approx([100] * 3)
     assert task.sample(outputs, truth) == len(truth) - 1
     last = [each[-1:] for each in outputs]
     assert task.said(last, LABELS) == task.named(truth[-1], LABELS)
-    assert [output.shape for output in task.outputs(LABELS)] == [(3,)]
+    shapes = [each.shape[1:] for each in outputs]
+    assert [output.shape for output in task.outputs(LABELS, shapes)] == shapes
 
 
 def test_wrong_answers_do_not(task):
     truth = TRUTHS[task.name]
-    right = perfect(task, truth)
-    wrong = np.roll(right, 1, axis=1) if truth.ndim == 1 else -right
-    assert task.score((wrong,), truth) < 60
-    assert task.agreement(task.answers((wrong,)), task.answers((right,))) == 0
+    good, bad = (task.kept(outputs) for outputs in (right(task.name), wrong(task.name)))
+    assert task.score(bad, truth) < 60
+    assert task.agreement(task.answers(bad), task.answers(good)) == 0
+
+
+def test_what_two_files_decide_is_matched(task):
+    good, bad = right(task.name), wrong(task.name)
+    same = task.matched(good, good, 1e-4)
+    assert (same.share, same.strictly) == (1, 1) and "{share}" in same.what
+    assert task.matched(good, bad, 1e-4).share < 0.5
+    nearly = [each + np.float32(1e-5) for each in good]
+    assert task.matched(good, nearly, 1e-3).share == 1
+
+
+def test_what_is_kept_of_the_parts_of_a_split_is_that_of_the_whole(task):
+    outputs = right(task.name)
+    parts = [task.kept([each[rows] for each in outputs]) for rows in (slice(0, 7), slice(7, None))]
+    for whole, pieces in zip(task.kept(outputs), zip(*parts), strict=True):
+        assert np.array_equal(whole, np.concatenate(pieces))
 
 
 def test_another_order_of_labels_is_put_right(task):
-    truth = TRUTHS[task.name]
-    right = perfect(task, truth)
     numbers = np.array([2, 0, 1])  # the file's first label is the source's third
-    (found,) = task.renumbered((right[:, numbers],), numbers)
-    assert np.array_equal(found, right)
+    *boxes, scores = right(task.name)
+    expected = task.kept((*boxes, scores))
+    found = task.renumbered(task.kept((*boxes, scores[..., numbers])), numbers)
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_decisions_change_at_half_their_margin(task):
-    logits = RANDOM.normal(size=(30, 3)).astype(np.float32)
-    found = task.decisions((logits,))
-    nearly = found.margin.reshape(30, -1).min() / 2
-    moved = logits + (nearly - 1e-3) * np.sign(RANDOM.normal(size=logits.shape))
-    assert np.array_equal(task.decisions((moved.astype(np.float32),)).taken, found.taken)
+def test_decisions_change_at_half_their_margin():
+    for task in (tasks["classification"], tasks["multi-label"]):
+        logits = RANDOM.normal(size=(30, 3)).astype(np.float32)
+        found = task.decisions((logits,))
+        nearly = found.margin.reshape(30, -1).min() / 2
+        moved = logits + (nearly - 1e-3) * np.sign(RANDOM.normal(size=logits.shape))
+        assert np.array_equal(task.decisions((moved.astype(np.float32),)).taken, found.taken)
 
 
-def test_the_loss_falls_with_the_answers_and_has_gradients(task):
-    truth = TRUTHS[task.name]
-    y, right = torch.from_numpy(truth), torch.from_numpy(perfect(task, truth))
-    for smoothing in (0.0, 0.1):
-        logits = torch.zeros(40, 3, requires_grad=True)
-        loss = task.loss(logits, y, smoothing)
-        loss.backward()
-        assert loss.ndim == 0 and logits.grad.abs().sum() > 0
-        assert task.loss(right, y, smoothing) < loss < task.loss(-right, y, smoothing)
+def test_the_loss_falls_with_the_answers_and_has_gradients():
+    for name in ("classification", "multi-label"):
+        task, truth = tasks[name], TRUTHS[name]
+        y, right = torch.from_numpy(truth), torch.from_numpy(logits(truth))
+        for smoothing in (0.0, 0.1):
+            start = torch.zeros(40, 3, requires_grad=True)
+            loss = task.loss(start, y, smoothing)
+            loss.backward()
+            assert loss.ndim == 0 and start.grad.abs().sum() > 0
+            assert task.loss(right, y, smoothing) < loss < task.loss(-right, y, smoothing)
+
+
+def test_a_classifier_is_no_detector():
+    with pytest.raises(UsageError, match="gives no detections"):
+        tasks["detection"].loss(torch.zeros(40, 3), torch.from_numpy(TRUTHS["detection"]), 0.0)
+    with pytest.raises(UsageError, match="gives no detections"):
+        tasks["detection"].outputs(LABELS, [(3,)])
+    with pytest.raises(UsageError, match="gives no detections"):
+        tasks["detection"].outputs(LABELS, [(7, 4), (7, 4)])  # of four labels
 
 
 def test_rows_are_distributions_with_the_same_gradient_for_each_image(task):
-    logits = torch.randn(4, 3)
+    logits = torch.randn(4, 5, 3) if TRUTHS[task.name].ndim == 3 else torch.randn(4, 3)
     shares = task.rows(logits).softmax(1)
     assert torch.allclose(shares.sum(1), torch.ones(len(shares)))
 

@@ -136,7 +136,7 @@ def test_parameters_in_one_block_of_memory_are_not_shared():
 def test_a_student_is_not_its_own_peer():
     student, peer = build("resnet8", 4, 3), build("resnet8", 4, 3)
     for peers in ([student], [peer, peer]):
-        with pytest.raises(UsageError, match="one network"):
+        with pytest.raises(UsageError, match="different networks"):
             Distillation(student, None, "dml", batch()[0], peers=peers)
 
 

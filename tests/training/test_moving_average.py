@@ -29,7 +29,9 @@ def test_the_warm_up_is_timms():
 
 def test_a_decay_that_is_not_reached_is_told():
     assert unreached(0.9, 110) is None
-    assert unreached(0.9999, 110) == "train.ema=0.9999 is reached after 1,000,000 steps; of 110 the last has 0.9564"
+    assert (
+        unreached(0.9999, 110) == "train.ema=0.9999 is reached after 1,000,000 iterations; of 110 the last has 0.9564"
+    )
 
 
 def test_lent_to_the_network_and_its_own_weights_put_back():

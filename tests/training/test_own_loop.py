@@ -113,7 +113,7 @@ def test_what_is_missing_is_said_before_anything_runs(data):
     with pytest.raises(UsageError, match="different classes"):
         kdcompress.Distillation(Plain(4), other, method="kd", example=x)
     kdcompress.Distillation(Plain(4), other, method="reviewkd", example=x)  # compares features alone
-    with pytest.raises(UsageError, match="stands twice"):
+    with pytest.raises(UsageError, match="is there twice"):
         kdcompress.Distillation(Plain(4), Plain(4), method=["kd", "kd"], example=x)
     with pytest.raises(UsageError, match="got: none"):
         kdcompress.Distillation(Plain(4), Plain(4), method="kd")

@@ -19,7 +19,7 @@ def parse_address(address: str) -> tuple[str, int, str]:
         found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[\w.-]*)(?::(\d{1,5}))?", word)
         if not found or int(found[2] or 0) > 65535:
             allowed = "HOST, HOST:PORT or :PORT, and webgpu, with a comma between"
-            raise UsageError("This is no address to serve the page on.", where="--device", got=word, allowed=allowed)
+            raise UsageError("The page cannot be served on this address.", where="--device", got=word, allowed=allowed)
         host, port = found[1].strip("[]") or host, int(found[2] or 0)
     return host, port, provider
 

@@ -168,7 +168,7 @@ def wait(measurement: Measurement, progress: Progress) -> Session:
             raise KDCompressError(f"No browser has started to measure within {OPEN_S:.0f} s.", hint=hint)
         if measurement.last_sign is not None and now - measurement.last_sign > SILENCE_S:
             raise KDCompressError(
-                f"The page that was measuring has not been heard of for {SILENCE_S:.0f} s; what it measured is lost.",
+                f"The page that was measuring has sent nothing for {SILENCE_S:.0f} s. What it measured is lost.",
                 got=f"{measurement.share[1]} ({measurement.share[0]:.0%})",
                 hint="keep the page in front and the device awake, and measure again",
             )

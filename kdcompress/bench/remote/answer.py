@@ -45,7 +45,7 @@ def _unsuited(
     family = cpu_family(facts["architecture"])
     if cpus and family not in cpus:
         return UsageError(
-            f"This artefact is for another processor than that of {device}.",
+            f"This artefact is made for a processor that {device} does not have.",
             where=artifact.path,
             got=f"made for {', '.join(cpus)}, target {artifact.target}",
             allowed=f"artefacts for {family}, or for any processor",

@@ -54,6 +54,6 @@ def parse_options(address: str, device: str) -> tuple[str, Options]:
         except ValueError:
             seconds = 0.0
         if not seconds > 0:
-            raise UsageError("A number of seconds is wanted.", where=f"--device, {key}", got=given[key])
+            raise UsageError("This option takes a number of seconds.", where=f"--device, {key}", got=given[key])
         given[key] = seconds
     return plain, Options(**given)

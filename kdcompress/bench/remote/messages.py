@@ -153,7 +153,7 @@ def checked(model: type[Checked], data: Any, device: str) -> Checked:
             first = error.errors(include_input=False, include_url=False)[0]
             got = f"{plain('.'.join(map(str, first['loc'])))}: {plain(first['msg'])}"
         raise KDCompressError(
-            "What the device says cannot be understood.",
+            "The device's answer cannot be read.",
             where=device,
             got=got,
             hint="is it kdcompress's own agent that runs there, and does its Python work?",

@@ -15,6 +15,7 @@ from kdcompress.models.taps.table import Choice
 def chosen(run: DryRun, paths: Sequence[str] = ()) -> Choice:
     """Raises UsageError for a path that names no module, or none with a map, where a map that the network declares is
     no module's output, and where no stage is found."""
+    paths = paths or getattr(run.model, "stage_paths", ())
     choice = named(run, paths) if paths else declared(run) or by_rule(run.calls)
     if not choice.stages:
         raise UsageError(

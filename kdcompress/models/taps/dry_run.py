@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import evaluating
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps.maps import MapShape, first_tensor, map_shape
 from kdcompress.models.taps.table import Call
 
@@ -137,7 +137,7 @@ def watched(model: nn.Module, example: Tensor) -> DryRun:
     scripted = [path for path, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
     if scripted:
         raise UsageError(
-            f"{type(model).__name__} holds TorchScript, inside which nothing can be looked at.",
+            f"{type(model).__name__} holds TorchScript, which cannot be looked into.",
             got=scripted[0] or "the whole network",
             hint="give the network itself, as it was before torch.jit",
         )

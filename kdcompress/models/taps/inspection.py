@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, told
+from kdcompress.models.answers import answer_of, class_logits
 from kdcompress.models.build import build
-from kdcompress.models.deployable import logits_of
 from kdcompress.models.taps.choosing import chosen
 from kdcompress.models.taps.dry_run import DryRun, watched
 from kdcompress.models.taps.last_map import classifier_of, last_map, pooled_feature
@@ -41,15 +41,15 @@ def inspection(name: str, size: int | None = None, channels: int = 3, classes: i
     hint = "give the size of images that it is made for: --size"
     with told(f"{name} does not run on images {shape}.", where=name, hint=hint):
         run = watched(model, example)
-        logits = logits_of(run.result)
-    classifier = classifier_of(run, logits.shape[1])
+        logits = class_logits(answer_of(run.result))
+    classifier = classifier_of(run, logits.shape[-1])
     choice, problem = _choice(run)
     last = _last_map(run, classifier, logits)
     tapped = _tapped(choice, last, classifier)
     return {
         "model": name,
         "input": shape,
-        "classes": logits.shape[1],
+        "classes": logits.shape[-1],
         "taps": [call.path for call in choice.stages],
         "chosen": HOW[choice.how],
         **({"problem": problem} if problem else {}),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcompress.models.deployable import logits_of
+from kdcompress.models.answers import answer_of, class_logits
 from kdcompress.models.taps.choosing import chosen
 from kdcompress.models.taps.dry_run import watched
 from kdcompress.models.taps.hooks import Frame, Hook
@@ -25,7 +25,7 @@ class Tapped:
     torch.compile did with it is taken back, also inside, for compiled code sees no hooks, and DataParallel is left out;
     paths are those of the network without wrappers.
 
-    model: any nn.Module that gives logits (see ``logits_of``).
+    model: any nn.Module that gives logits or a dense answer (see ``answer_of``).
     example: normalised float [N, C, H, W]; its size is that of ``shapes``. N = 2 tells batches from other axes best.
     paths: module paths of the stages, in order; none: they are found.
     stages, pooled: whether stage maps and the pooled feature (the input of the final classifier) are wanted.
@@ -54,9 +54,9 @@ class Tapped:
     ):
         self.model, self._whole = bare_and_whole(model)
         run = watched(self.model, example)
-        logits = logits_of(run.result)
+        logits = class_logits(answer_of(run.result))
         calls = chosen(run, paths).stages if stages else ()
-        classifier = classifier_of(run, logits.shape[1]) if pooled or last else None
+        classifier = classifier_of(run, logits.shape[-1]) if pooled or last else None
         place = last_map(run, classifier, logits) if last else None
 
         after = [tap_at(run, call) for call in calls]
@@ -69,7 +69,8 @@ class Tapped:
         self.shapes = TapShapes(
             stages=tuple(stage_at(run, call) for call in calls),
             pooled=pooled_feature(run, classifier).shape[1] if pooled and classifier else None,
-            classes=logits.shape[1],
+            classes=logits.shape[-1],
+            places=1 if logits.ndim == 2 else logits.shape[1],
             input=(example.shape[1], example.shape[2], example.shape[3]),
             last=stage_at(run, *place) if place else None,
         )
@@ -85,13 +86,13 @@ class Tapped:
         frame = self._frame
         frame.start()
         try:
-            logits = logits_of(self._whole(x))
+            answer = answer_of(self._whole(x))
             maps, before = ([tap.read(frame.taken(tap.point), x) for tap in of] for of in (self._taps, self._pre_taps))
             pooled = None if self._pooled is None else frame.taken(self._pooled).flatten(1)
             last = None if self._last is None else self._last.read(frame.taken(self._last.point), x)
         finally:
             frame.stop()
-        return Taps(logits, maps, pooled, self.classifier, before or None, last)
+        return Taps(class_logits(answer), maps, pooled, self.classifier, before or None, last, answer)
 
     @property
     def classifier(self) -> nn.Module | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from kdcompress.models.answers import Answer
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -35,14 +37,16 @@ class TapShapes:
     classes: int
     input: tuple[int, int, int]
     last: Stage | None = None
+    places: int = 1  # that the network has logits for
 
 
 @dataclass
 class Taps:
-    """One forward: logits [N, classes], stage maps [N, C, H, W] shallow to deep, pooled feature [N, D] or None, and
-    the layer that makes the logits of it (nn.Linear or nn.Conv2d 1x1), or None. ``pre`` holds the stage maps before
-    their activation where ``stages`` holds those after it and both were asked for, ``last`` [N, C, H, W] the map that
-    is pooled, where it was asked for."""
+    """One forward: logits [N, classes] (of a dense answer [N, places, classes]), stage maps [N, C, H, W] shallow to
+    deep, pooled feature [N, D] or None, and the layer that makes the logits of it (nn.Linear or nn.Conv2d 1x1), or
+    None. ``pre`` holds the stage maps before their activation where ``stages`` holds those after it and both were asked
+    for, ``last`` [N, C, H, W] the map that is pooled, where it was asked for. ``answer`` is what the network returned;
+    None where the others were kept from an earlier forward."""
 
     logits: Tensor
     stages: list[Tensor]
@@ -50,3 +54,4 @@ class Taps:
     classifier: nn.Module | None = None
     pre: list[Tensor] | None = None
     last: Tensor | None = None
+    answer: Answer | None = None

@@ -1,0 +1,81 @@
+"""What a network returned, as its task reads it: logits, or a dense answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from kdcompress.errors import UsageError
+
+
+@runtime_checkable
+class Dense(Protocol):
+    """What a network says of many places of each image. Its ``logits`` are [N, P, K], for P places."""
+
+    logits: Tensor
+
+    def loss(self, y: Tensor) -> Tensor:
+        """The supervised loss, a float32 scalar; ``y`` as in a batch."""
+        ...
+
+    def shipped(self) -> tuple[Tensor, ...]:
+        """What the file gives that ships, float32 [N, ...] each."""
+        ...
+
+
+Answer = Tensor | Dense
+
+
+def answer_of(output: Any) -> Answer:
+    """What a network returned where that is a dense answer, else its logits [N, classes]."""
+    return output if isinstance(output, Dense) else logits_of(output)
+
+
+def class_logits(answer: Answer) -> Tensor:
+    """[N, classes], or of a dense answer [N, P, classes]."""
+    return answer if isinstance(answer, Tensor) else answer.logits
+
+
+def shipped(answer: Answer) -> tuple[Tensor, ...]:
+    """What the file gives that ships, float32 [N, ...] each."""
+    return (answer.float(),) if isinstance(answer, Tensor) else answer.shipped()
+
+
+def outputs_of(answer: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What a deployable module returned, in the order of ``InputSpec.outputs``: a lone output may be returned as it
+    is."""
+    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits [N, classes] in what a network returned: the tensor itself, ``output.logits``,
+    ``output["logits"]`` or the first of a tuple (auxiliary and distillation heads come after it).
+
+    Raises UsageError where there is no such tensor.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits", output.get("out"))
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if isinstance(found, Tensor) and found.ndim == 2:
+        return found
+    raise UsageError(
+        "The network's output holds no logits.",
+        got=_described(output),
+        allowed="a tensor [N, classes], one under `logits`, or a tuple that starts with one",
+    )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)}"
+    if isinstance(value, Mapping):
+        return "a mapping of " + ", ".join(f"{key}: {_described(item)}" for key, item in value.items())
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of " + ", ".join(_described(item) for item in value)
+    return type(value).__name__

@@ -1,0 +1,149 @@
+"""RetinaNet: Focal Loss for Dense Object Detection. Lin, Goyal, Girshick, He and Dollar, ICCV 2017, arXiv:1708.02002.
+
+Apart from the paper: the towers have batch norms, one a level, which fold, and by default fewer convolutions; boxes
+are learnt by the L1 loss of their coded differences, as in torchvision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
+
+from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
+from kdcompress.distributed import processes, total
+from kdcompress.models.detectors import heads
+from kdcompress.models.detectors.backbone import Backbone
+from kdcompress.models.detectors.pyramid import Pyramid
+from kdcompress.models.detectors.towers import Tower, begin, check_options, clamped, flat
+
+SIZES = tuple(2 ** (k / 3) for k in range(3))  # of a place's anchors, relative to the smallest
+RATIOS = (0.5, 1.0, 2.0)  # height / width
+FOREGROUND, BACKGROUND = 0.5, 0.4  # overlaps from which, and below which, an anchor has an object
+LARGEST = math.log(1000 / 16)  # of a coded size: what exp takes
+
+
+class RetinaNetAnswer(NamedTuple):
+    """``logits`` [N, P, K] and ``codes`` [N, P, 4] of P ``anchors`` [P, 4], x1, y1, x2, y2 in pixels; ``size`` the
+    image's height and width."""
+
+    logits: Tensor
+    codes: Tensor
+    anchors: Tensor
+    size: tuple[int, int]
+
+    def boxes(self) -> Tensor:
+        """[N, P, 4]: x1, y1, x2, y2 in pixels."""
+        x, y, width, height = middles(self.anchors)
+        dx, dy, dw, dh = self.codes.float().unbind(2)
+        x, y = x + dx * width, y + dy * height
+        width, height = width * dw.clamp(max=LARGEST).exp() / 2, height * dh.clamp(max=LARGEST).exp() / 2
+        return torch.stack([x - width, y - height, x + width, y + height], 2)
+
+    def shipped(self) -> tuple[Tensor, ...]:
+        return clamped(self.boxes(), self.size), self.logits.float().sigmoid()
+
+    def loss(self, y: Tensor) -> Tensor:
+        """Focal loss of the classes and L1 loss of the coded boxes (section 3 and 4.1). ``y`` float [N, M, 6] as in
+        ``data.objects``. A float32 scalar: sums over all anchors, divided by the number of those that have an object,
+        in all processes."""
+        with torch.no_grad():
+            index, positive, ignored = assigned(self.anchors, y)
+            picked = y.gather(1, index[..., None].expand(-1, -1, y.shape[2]))
+            classes = F.one_hot(picked[..., CLASS].long().clamp(min=0), self.logits.shape[2]) * positive[..., None]
+            wanted = coded(self.anchors, picked[..., BOX])
+            count = (total(positive.sum().float()) / processes()).clamp(min=1.0)
+        focal = sigmoid_focal_loss(self.logits.float(), classes.float()) * ~ignored[..., None]
+        away = torch.where(positive[..., None], self.codes.float() - wanted, 0.0).abs()
+        return (focal.sum() + away.sum()) / count
+
+
+def middles(boxes: Tensor) -> tuple[Tensor, ...]:
+    """The middles x and y, the widths and the heights of boxes [..., 4]."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+
+
+def coded(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Boxes [N, P, 4] as differences to their anchors [P, 4]: of the middles in the anchor's sizes, of the sizes as
+    logarithms of their ratios."""
+    x, y, width, height = middles(anchors)
+    bx, by, bw, bh = middles(boxes)
+    sizes = ((bw.clamp(min=1e-3) / width).log(), (bh.clamp(min=1e-3) / height).log())
+    return torch.stack([(bx - x) / width, (by - y) / height, *sizes], -1)
+
+
+def overlaps(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """Intersection over union of boxes [N, M, 4] and anchors [P, 4]: [N, M, P]; 0 of boxes without an area."""
+    a, b = boxes[:, :, None], anchors[None, None]
+    both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (a, b)]
+    return both / (areas[0] + areas[1] - both)
+
+
+def assigned(anchors: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each anchor of each image the number of its object, int64 [N, P], whether it has one, and whether it counts
+    neither way, bool [N, P]. An anchor has the object that it overlaps most, where that is by ``FOREGROUND`` or more,
+    or where of all anchors it overlaps one most; else it counts neither way from ``BACKGROUND`` on, or in a crowd."""
+    found = overlaps(y[..., BOX], anchors)
+    there, crowd = y[..., KIND] == OBJECT, y[..., KIND] == CROWD
+    own = torch.where(there[..., None], found, -1.0)
+    best, index = own.max(1)
+    nearest = own == own.amax(2, keepdim=True).clamp(min=1e-6)
+    positive = (best >= FOREGROUND) | nearest.any(1)
+    inside = torch.where(crowd[..., None], found, -1.0).amax(1) >= BACKGROUND
+    return index, positive, ((best >= BACKGROUND) | inside) & ~positive
+
+
+class RetinaNet(nn.Module):
+    """float [N, C, H, W] -> RetinaNetAnswer, for images of any size."""
+
+    def __init__(self, backbone: Backbone, classes: int, width: int, levels: int, depth: int, scale: float):
+        super().__init__()
+        self.pyramid = Pyramid(backbone, width, levels)
+        self.towers = nn.ModuleDict({name: Tower(width, levels, depth) for name in ("classes", "boxes")})
+        self.classes, self.scale, shapes = classes, scale, len(SIZES) * len(RATIOS)
+        self.logits = nn.Conv2d(width, shapes * classes, 3, padding=1)
+        self.codes = nn.Conv2d(width, shapes * 4, 3, padding=1)
+        begin(self.logits, self.codes)
+
+    @property
+    def stage_paths(self) -> tuple[str, ...]:
+        """Of the modules whose maps methods on features compare: the pyramid's levels."""
+        return tuple(f"pyramid.{path}" for path in self.pyramid.paths)
+
+    def forward(self, x: Tensor) -> RetinaNetAnswer:
+        maps = self.pyramid(x)
+        logits = [flat(self.logits(self.towers["classes"](map, i)), self.classes) for i, map in enumerate(maps)]
+        codes = [flat(self.codes(self.towers["boxes"](map, i)), 4) for i, map in enumerate(maps)]
+        return RetinaNetAnswer(torch.cat(logits, 1), torch.cat(codes, 1), self.anchors(maps), (x.shape[2], x.shape[3]))
+
+    def anchors(self, maps: list[Tensor]) -> Tensor:
+        """[P, 4]: nine around the middle of each place, the smallest with ``scale`` times its stride's square."""
+        found = []
+        for map, stride in zip(maps, self.pyramid.strides):
+            height, width = map.shape[-2:]
+            y, x = (stride * (torch.arange(n, device=map.device) + 0.5) for n in (height, width))
+            middle = torch.stack([x.repeat(height), y.repeat_interleave(width)], 1)
+            sides = [self.scale * stride * size for size in SIZES]
+            halves = torch.tensor(
+                [[side * ratio**-0.5 / 2, side * ratio**0.5 / 2] for ratio in RATIOS for side in sides],
+                device=map.device,
+            )
+            corners = torch.cat([middle[:, None] - halves, middle[:, None] + halves], 2)
+            found.append(corners.flatten(0, 1))
+        return torch.cat(found)
+
+
+@heads.register("retinanet")
+def retinanet(
+    backbone: Backbone, classes: int, width: int = 64, levels: int = 5, depth: int = 2, scale: float = 4.0
+) -> RetinaNet:
+    """``width``: channels of the pyramid and the towers. ``levels``: of the pyramid. ``depth``: convolutions a tower.
+    ``scale``: the side of the smallest anchors, in strides."""
+    check_options(width=(width, 4), levels=(levels, 1), depth=(depth, 0), scale=(scale, 0.5))
+    return RetinaNet(backbone, classes, width, levels, depth, scale)

@@ -1,0 +1,59 @@
+"""What the heads of detectors have in common: convolutions shared by the levels of a pyramid, and what is done with
+what they give."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kdcompress.errors import UsageError
+
+PRIOR = 0.01  # the share of an untrained network's scores
+MOST = 4096  # of any number in a detector's options
+
+
+class Tower(nn.Module):
+    """``depth`` convolutions of 3x3, each with a batch norm a level and a ReLU."""
+
+    def __init__(self, width: int, levels: int, depth: int):
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for _ in range(levels)) for _ in range(depth))
+        for convolution in self.convolutions:
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        for convolution, norms in zip(self.convolutions, self.norms):
+            x = norms[level](convolution(x)).relu()  # type: ignore[index]
+        return x
+
+
+def begin(logits: nn.Conv2d, *others: nn.Conv2d) -> None:
+    """The weights of a head's last layers before the training (RetinaNet, section 4.1): all classes are rare."""
+    for layer in (logits, *others):
+        assert layer.bias is not None
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.constant_(layer.bias, -math.log((1 - PRIOR) / PRIOR) if layer is logits else 0.0)
+
+
+def flat(map: Tensor, width: int = 0) -> Tensor:
+    """[N, A * width, h, w], of A boxes a place, as [N, h * w * A, width]; without a ``width`` A is 1."""
+    rows = map.flatten(2).transpose(1, 2)
+    return rows.reshape(len(map), -1, width) if width else rows
+
+
+def clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes [..., 4], x1, y1, x2, y2 in pixels, cut at the borders of an image of this height and width."""
+    height, width = float(size[0]), float(size[1])  # of one type: the exporter takes no mixture
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack([x1.clamp(0.0, width), y1.clamp(0.0, height), x2.clamp(0.0, width), y2.clamp(0.0, height)], -1)
+
+
+def check_options(**given: tuple[float, float]) -> None:
+    """Raises UsageError for an option that is not a number, is below its least value or is far too large."""
+    for name, (value, least) in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= MOST:
+            where, allowed = f"options.{name}", f"{least} to {MOST}"
+            raise UsageError("The detector cannot be made so.", where=where, got=value, allowed=allowed)

@@ -1,0 +1,205 @@
+"""Objects in an image, as boxes with a label each. Average precision, as COCO defines it, is the figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdcompress.artifact import Output
+from kdcompress.average_precision import average_precision
+from kdcompress.boxes import Detections, suppressed
+from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
+from kdcompress.data.truth import of_each
+from kdcompress.errors import UsageError, some
+from kdcompress.matching import f1, matched
+from kdcompress.optional import require
+from kdcompress.task import Matched, Metric, Outputs, unanswered
+from kdcompress.tasks import tasks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdcompress.task import Needs
+
+SURE = 0.3  # a score that counts as an answer, where there is only yes or no
+SAME, NEAR = 0.9, 0.5  # overlaps at which two files' boxes are the same: of equal precision, and of int8
+MOST = 100  # detections that are kept of an image
+SCORE = 5  # a column of those, after BOX and CLASS
+
+
+class Detection:
+    """Truths are objects, float32 [N, M, 6] (``data.objects``); the outputs are boxes [N, P, 4] and scores [N, P, K];
+    answers are float32 [N, 100, 6], rows (x1, y1, x2, y2, label, score) by descending score, score 0 for none."""
+
+    name = "detection"
+    metric = Metric("box AP", "AP", each="AP", beside=("AP50", "AP75"))
+    purpose = "object detection"
+    answer = "boxes that score enough, without those that overlap a better one of their label"
+    refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
+    int8_agreement = 0.9
+
+    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
+        if [len(shape) for shape in shapes] != [2, 2] or [shape[1] for shape in shapes] != [4, len(labels)]:
+            raise UsageError(
+                "The network gives no detections.",
+                got=", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes),
+                allowed=f"boxes [N, P, 4] and scores [N, P, {len(labels)}]",
+                hint="model: fcos/BACKBONE makes a detector of a network",
+            )
+        places = shapes[0][0]
+        meanings = "x1, y1, x2, y2 in pixels of the input", "0 to 1 for each label, boxes that overlap still in"
+        return Output("boxes", (places, 4), meanings[0]), Output("scores", (places, len(labels)), meanings[1])
+
+    def check(self, truth: np.ndarray, source: str) -> None:
+        if truth.ndim != 3:
+            got, hint = "labels of whole images", "task: classification, or a source of boxes such as coco"
+            raise UsageError("A detector learns boxes.", where=source, got=got, hint=hint)
+        require("faster_coco_eval", "detection", "Average precision")
+
+    def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
+        score = min(SURE, 0.5 * float(expected[1].max(initial=0.0)))  # of a network that nobody trained, all are low
+        both = [list(detections(outputs, score)) for outputs in (expected, got)]
+        overlap = SAME if relative else NEAR
+        share, strictly = (
+            f1(matched(*pair, overlap=overlap, score=score, most=MOST, tolerance=tolerance) for pair in zip(*both))
+            for tolerance in (2 * relative, 0.0)
+        )
+        return Matched(share, strictly, "{share} of the detections found by both")
+
+    def kept(self, outputs: Outputs) -> Outputs:
+        return (packed(detections(outputs)),)
+
+    def answers(self, outputs: Outputs) -> np.ndarray:
+        return outputs[0]
+
+    def score(self, outputs: Outputs, truth: np.ndarray) -> float:
+        return average_precision(list(unpacked(outputs[0])), truth, _labels(truth, outputs[0])).ap or 0.0
+
+    def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
+        found = average_precision(list(unpacked(outputs[0])), truth, _labels(truth, outputs[0]))
+        named = {"AP50": found.ap50, "AP75": found.ap75}
+        named |= {f"AP, {size} objects": getattr(found, size) for size in ("small", "medium", "large")}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
+        pairs = zip(unpacked(mine, SURE), unpacked(theirs, SURE), strict=True)
+        return 100.0 * f1(matched(*pair, overlap=NEAR, score=SURE, most=MOST) for pair in pairs)
+
+    def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+        found = average_precision(list(unpacked(answers)), truth, len(labels))
+        rows = zip(labels, found.objects, found.by_label, strict=True)
+        return [{"label": label, "n": n, "score": ap} for label, n, ap in rows]
+
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def warnings(
+        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+    ) -> list[str]:
+        """That nothing is found in any image; and the labels that no box has, however unsure."""
+        given, objects = _given(answers, len(labels)), of_each(truth, len(labels))
+        if not given.any() and objects.any():
+            found = ["finds nothing in any image"]
+        else:
+            none = unanswered(labels, objects, given, None if parent is None else _given(parent, len(labels)))
+            found = [f"finds no object of {some(none)}"] if none else []
+        known = [] if parent is None else self.warnings(parent, truth, labels)
+        return [line for line in found if line not in known]
+
+    def labels_in(self, outputs: Outputs) -> None:
+        return None
+
+    def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
+        answers = outputs[0].copy()
+        answers[..., CLASS] = numbers[answers[..., CLASS].astype(np.int64)]
+        answers[answers[..., SCORE] == 0] = 0
+        return (answers,)
+
+    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
+        best = []
+        for found, row in zip(detections(outputs), truth, strict=True):
+            right = Counter(found.labels[found.scores >= SURE].tolist()) == Counter(_labels_of(row))
+            sure = float(np.abs(found.scores - SURE).min(initial=1.0))
+            best.append((right and len(found) > 0, sure))
+        return max(range(len(best)), key=best.__getitem__)
+
+    def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
+        return _listed(labels[k] for k in _labels_of(row))
+
+    def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
+        found = next(detections(outputs, SURE))
+        return _listed(labels[k] for k in found.labels.tolist())
+
+    def noise(self, score: float, images: int) -> None:
+        return None
+
+    def loss(self, answer: Any, y: Tensor, smoothing: float) -> Tensor:
+        """The detector's own. Label smoothing is none of it."""
+        if not hasattr(answer, "loss"):
+            hint = "model: fcos/BACKBONE makes a detector of a network"
+            raise UsageError("The network gives no detections.", got="the logits of a classifier", hint=hint)
+        found: Tensor = answer.loss(y)
+        return found
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """Each label at each place is a distribution of its own, there or not: [N * P * K, 2] of (logit, 0)."""
+        import torch
+
+        return torch.stack([logits, torch.zeros_like(logits)], -1).flatten(0, -2)
+
+    def takes(self, needs: Needs) -> bool:
+        """Those that compare maps, or logits place by place. A detector has no pooled feature, nor a last map."""
+        asked = needs.of("student") | needs.of("teacher") | needs.of("peers")
+        maps = any(need.startswith("stages") for need in asked)
+        return not needs.one_label and "last" not in asked and (maps or "pooled" not in asked)
+
+
+def detections(outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
+    """Of each image: what boxes [N, P, 4] and scores [N, P, K] find."""
+    return (suppressed(boxes, scores, score=score, most=MOST) for boxes, scores in zip(*outputs, strict=True))
+
+
+def packed(each: Iterable[Detections]) -> np.ndarray:
+    """As answers, float32 [N, 100, 6]."""
+    rows = []
+    for found in each:
+        row = np.zeros((MOST, 6), np.float32)
+        row[: len(found), BOX], row[: len(found), CLASS], row[: len(found), SCORE] = (
+            found.boxes,
+            found.labels,
+            found.scores,
+        )
+        rows.append(row)
+    return np.stack(rows) if rows else np.zeros((0, MOST, 6), np.float32)
+
+
+def unpacked(answers: np.ndarray, least: float = 0.0) -> Iterator[Detections]:
+    """Of each image: those that score above ``least``."""
+    for row in answers:
+        there = row[row[:, SCORE] > least]
+        yield Detections(there[:, BOX], there[:, CLASS].astype(np.int64), there[:, SCORE])
+
+
+def _labels(truth: np.ndarray, answers: np.ndarray) -> int:
+    """How many there are at least: those without an object do not count."""
+    return 1 + int(max(truth[..., CLASS].max(initial=0), answers[..., CLASS].max(initial=0)))
+
+
+def _given(answers: np.ndarray, labels: int) -> np.ndarray:
+    """How many boxes have each label, int64 [labels]."""
+    return np.bincount(answers[answers[..., SCORE] > 0][:, CLASS].astype(np.int64), minlength=labels)
+
+
+def _labels_of(row: np.ndarray) -> list[int]:
+    there = row[row[:, KIND] == OBJECT]
+    return sorted(there[:, CLASS].astype(np.int64).tolist())
+
+
+def _listed(labels: Iterable[str]) -> str:
+    return ", ".join(f"{count} {label}" for label, count in sorted(Counter(labels).items())) or "nothing"
+
+
+tasks.register("detection")(Detection())
