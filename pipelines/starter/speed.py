@@ -144,6 +144,7 @@ def _block(networks: Networks, role: Role, seconds: float, folder: Path) -> Bloc
             predict(distillation.student, source.validation, device, networks.recipe.task, part.train.channels_last)
         image = watch.read(len(source.validation))
         watch, result, net = _Stopwatch(device), TrainResult(), distillation.student.net
-        result.validated(0.0, 0.0, {key: value.detach().cpu().clone() for key, value in net.state_dict().items()})
+        for score in (1.0, 0.0):  # the best weights are not the last, as mostly: a checkpoint has both
+            result.validated(0.0, score, {key: value.detach().cpu().clone() for key, value in net.state_dict().items()})
         save_checkpoint(State(setup, losses, result, None).after(len(steps)), folder / "checkpoint.pt")
         return Block(steps[WARM:], teacher[WARM:], image, watch.read())
