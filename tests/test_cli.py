@@ -321,7 +321,7 @@ BAD = {
         "torchvision/alexnet does not run on images [3, 8, 8]",
     ),
     "the taps of a file": (lambda t: ["inspect", "--taps", text_file(t, "a.pt")], "not a file or folder"),
-    "the taps of nothing": (lambda t: ["inspect", "--taps", ""], "not a file or folder"),
+    "the taps of nothing": (lambda t: ["inspect", "--taps", ""], "path is empty"),
     "a checkpoint that is none": (lambda t: ["inspect", text_file(t, "a.ckpt")], "cannot be read as weights"),
     "evaluate of a run's folder": (
         lambda t: ["evaluate", run_folder(t), "--data", "fashion-mnist"],
