@@ -87,7 +87,8 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         elif ranged:
             extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
         ranges = ranges or Path(folder, "ranges.json")
-        reader = _Reader(spec.name, job.batches(scheme))
+        batches = job.batches(scheme)
+        reader = _Reader(spec.name, batches if scheme.calibration == "minmax" else _of_one_size(batches))
         with quiet():
             try:
                 quantization.shape_inference.quant_pre_process(str(source), str(prepared))
@@ -132,6 +133,13 @@ def _pixel_range(spec: InputSpec) -> dict[str, np.floating]:
     low = min(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True))
     high = max((1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True))
     return {"rmin": np.float32(low), "rmax": np.float32(high)}
+
+
+def _of_one_size(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Those as large as the first: ONNX Runtime makes one array of all, for a histogram."""
+    first = next(batches)
+    yield first
+    yield from (batch for batch in batches if len(batch) == len(first))
 
 
 class _Reader:

@@ -53,6 +53,8 @@ def test_int8_keeps_the_metadata_and_the_input(job):
     [
         {"calibration": "entropy"},
         {"calibration": "percentile"},
+        {"calibration": "percentile", "images": 90},  # of which the last batch has fewer
+        {"calibration": "mse", "images": 90},
         {"reduce_range": True},
         {"per_channel": False},
     ],

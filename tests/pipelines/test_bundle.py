@@ -192,7 +192,7 @@ def test_an_archive_has_the_same_bytes_twice(run, tmp_path):
     assert archives[0].read_bytes() == archives[1].read_bytes()
     subprocess.run(["tar", "xzf", archives[0]], cwd=tmp_path, check=True)
     assert invoke("verify", tmp_path / archives[0].name.removesuffix(".tar.gz")).exit_code == 0
-    assert "tar xzf" in invoke("verify", archives[0]).stderr
+    assert "OK: " in invoke("verify", archives[0]).stdout
 
 
 @pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen")
