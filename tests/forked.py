@@ -5,10 +5,20 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["forked_from"])
+
+
+def ensure_server():
+    """Its sys.path is this process's: of Python before 3.12 it would not be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
 
 
 class Forked:
@@ -20,6 +30,7 @@ class Forked:
             self.errors = Path(file.name)
         mine, its = context.Pipe(duplex=False)
         place = (dict(os.environ), os.getcwd(), [path for path in sys.path if path])
+        ensure_server()
         self.process = context.Process(
             target=_run, args=(code, [*map(str, arguments)], *place, its, self.errors), daemon=True
         )
