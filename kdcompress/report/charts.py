@@ -98,6 +98,21 @@ def lines(
     return _svg("".join(parts) + legend, title, HEIGHT + height)
 
 
+def curves(series: Sequence[tuple[str, Sequence[Point], str]], x_label: str, y_label: str, title: str) -> Markup | None:
+    """Lines (label, points, class) of two figures that are 0..1, with a legend below where there is more than one."""
+    series = [(name, [p for p in points if None not in p], css) for name, points, css in series]
+    series = [line for line in series if line[1]]
+    if not series:
+        return None
+    x, y = Axis([0, 1], LEFT, RIGHT, pad=0.02), Axis([0, 1], BOTTOM, TOP, pad=0.02)
+    parts = [_axes(x, y, x_label, y_label)]
+    for name, points, css in series:
+        path = " ".join(f"{x(a)},{y(b)}" for a, b in points)
+        parts.append(f'<g class="line {css}"><polyline points="{path}"/><title>{escape(name)}</title></g>')
+    legend, height = _legend([(name, css) for name, _, css in series])
+    return _svg("".join(parts) + legend, title, HEIGHT + height)
+
+
 def ridges(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Markup | None:
     """The distribution of each row's latencies in ms, up to its 99th percentile, on one logarithmic axis."""
     kept = [(name, np.sort(np.asarray(samples, float))) for name, samples in rows]

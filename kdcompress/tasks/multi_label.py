@@ -3,7 +3,7 @@ figure, and F1 at a share of 0.5 stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +78,12 @@ class MultiLabel:
         ]
 
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
         return None
 
     def warnings(
