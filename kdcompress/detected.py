@@ -18,7 +18,7 @@ from kdcompress.task import Panel, Picture
 
 OVERLAP = 0.5
 TYPICAL, LOST, WON = 2, 3, 2  # pictures: of typical images, and of those where most was lost, and won
-DRAWN = 10  # detections of an image, the best; all are counted
+WRONG = 5  # wrong detections that are drawn of an image, the best; all are counted
 NAMED = 4  # labels in a caption
 
 
@@ -114,30 +114,31 @@ def pictures(
 
 def chosen(judged: Mapping[str, Sequence[Held]]) -> list[tuple[str, str, int]]:
     """Which images are shown, each once, and why: (title, why, place). Of equal ones the first in the split."""
-    (first, reference), *others = judged.items()
-    last, shown = (others or [(first, reference)])[-1]
+    names, (reference, *others) = list(judged), judged.values()
+    shown = (others or [reference])[-1]
     there = [i for i, each in enumerate(shown) if len(each.objects)]
-    order = sorted(there, key=lambda i: shown[i].f1)
-    start = max(0, (len(order) - TYPICAL) // 2)
-    found = [("Typical", f"{last} answers half of all images better, and half worse.", i)
-             for i in order[start : start + TYPICAL]]  # fmt: skip
-    if not others:
-        return found
-    rest = [each for _, each in others]
-    names = " and ".join(name for name, _ in others)
-    lost = [int((reference[i].seen & ~np.any([r[i].seen for r in rest], 0)).sum()) for i in range(len(shown))]
-    won = [int((~reference[i].seen & np.all([r[i].seen for r in rest], 0)).sum()) for i in range(len(shown))]
-    fall = [reference[i].f1 - float(np.mean([r[i].f1 for r in rest])) for i in range(len(shown))]
-    none = "neither " + names.replace(" and ", " nor ") + " does" if len(rest) > 1 else f"{names} does not"
-    both = "both find" if len(rest) > 1 else "finds"
-    for title, what, most, count, sign in (
-        ("Most lost", f"{first} finds objects that {none}.", LOST, lost, 1),
-        ("Most won", f"{names} {both} objects that {first} does not.", WON, won, -1),
-    ):
-        ranked = sorted((i for i in there if count[i]), key=lambda i: (-count[i], -sign * fall[i]))
+    found: list[tuple[str, str, int]] = []
+
+    def most(title: str, what: str, count: Mapping[int, int], gain: Mapping[int, float], number: int) -> None:
+        """Where most objects are counted, and of equal ones, where most is gained."""
         used = {i for _, _, i in found}
-        found += [(title, what, i) for i in [i for i in ranked if i not in used][:most]]
-    return found
+        ranked = sorted((i for i in there if count[i] and i not in used), key=lambda i: (-count[i], -gain[i]))
+        found.extend((title, what, i) for i in ranked[:number])
+
+    if others:
+        lost = {i: int((reference[i].seen & ~np.any([each[i].seen for each in others], 0)).sum()) for i in there}
+        won = {i: int((~reference[i].seen & np.all([each[i].seen for each in others], 0)).sum()) for i in there}
+        gain = {i: float(np.mean([each[i].f1 for each in others])) - reference[i].f1 for i in there}
+        several = len(others) > 1
+        none = f"neither {' nor '.join(names[1:])} does" if several else f"{names[1]} does not"
+        all_find = f"{' and '.join(names[1:])} {'find' if several else 'finds'}"
+        most("Most lost", f"{names[0]} finds objects that {none}.", lost, {i: -gain[i] for i in there}, LOST)
+        most("Most won", f"{all_find} objects that {names[0]} does not.", won, gain, WON)
+    used = {i for _, _, i in found}
+    order = sorted(there, key=lambda i: shown[i].f1)
+    middle = sorted(range(len(order)), key=lambda place: abs(place - (len(order) - 1) / 2))
+    typical = [order[place] for place in middle if order[place] not in used][:TYPICAL]
+    return [("Typical", f"{names[-1]} answers about half of all images better.", i) for i in typical] + found
 
 
 def panels(image: np.ndarray, row: np.ndarray, files: Mapping[str, Held], labels: Sequence[str]) -> tuple[Panel, ...]:
@@ -154,17 +155,19 @@ def panels(image: np.ndarray, row: np.ndarray, files: Mapping[str, Held], labels
                 each.found.boxes.tolist(), said, each.found.scores.tolist(), each.of.tolist(), strict=True
             )
         ]
-        marks = marks[:DRAWN] + [Mark(tuple(box), "missed") for box in each.objects[~each.seen][:, BOX].tolist()]
+        right, wrong = ([mark for mark in marks if mark.kind == kind] for kind in ("right", "wrong"))
+        marks = right + wrong[:WRONG]
+        marks += [Mark(tuple(box), "missed") for box in each.objects[~each.seen][:, BOX].tolist()]
         made.append(Panel(name, listed(said), picture(image, marks), verdict(each)))
     return tuple(made)
 
 
 def verdict(each: Held) -> str:
-    """ "2 of 3 found, 1 wrong"."""
+    """ "2 of 3 found, 8 wrong (5 drawn)"."""
     found = f"{each.right} of {len(each.objects)} found" if len(each.objects) else ""
     wrong = f"{each.wrong} wrong" if each.wrong else ""
-    drawn = f"the {DRAWN} best are drawn" if len(each.found) > DRAWN else ""
-    return ", ".join(filter(None, (found, wrong, drawn)))
+    wrong += f" ({WRONG} drawn)" if each.wrong > WRONG else ""
+    return ", ".join(filter(None, (found, wrong)))
 
 
 def listed(labels: Iterable[str], most: int = NAMED) -> str:

@@ -100,18 +100,20 @@ def dashes(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[t
 
 
 def _tag(draw: ImageDraw, text: str, box: Box, colour: str, size: tuple[int, int], taken: list[Box]) -> None:
-    """The text at the first place along the box that no other has; on others where all are taken."""
+    """The text at the first place along the box that no other has; nowhere, where all are taken."""
     font = _font(max(size))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     wide, high = right - left + 6, bottom - top + 5
     x1, y1, x2, y2 = box
     corners = [(x1, y1 - high), (x1, y1), (x2 - wide, y2), (x1, y2 - high), (x2 - wide, y1 - high), (x2 - wide, y1)]
+    corners += [(x2 + 1, y1), (x2 + 1, y2 - high), (x1 - wide, y1), (x1 - wide, y2 - high)]
     places = []
     for x, y in corners:
         x, y = max(0, min(x, size[0] - wide)), max(0, min(y, size[1] - high))
         places.append((x, y, x + wide, y + high))
-    free = (place for place in places if not any(_touch(place, other) for other in taken))
-    place = next(free, places[0])
+    place = next((place for place in places if not any(_touch(place, other) for other in taken)), None)
+    if place is None:
+        return
     taken.append(place)
     draw.rectangle(place, fill=colour, outline="black")
     draw.text((place[0] + 3 - left, place[1] + 3 - top), text, fill="black", font=font)

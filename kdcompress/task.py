@@ -50,6 +50,7 @@ class Metric:
     parts_title: str = ""
     parts_note: str = ""
     counted: str = "images"  # what a label has a number of
+    agreement: str = "share of the test images that get the same answer from the teacher's fp32 ONNX file"
     after: str = ""  # what makes answers of a file's outputs, where that takes time
 
 

@@ -149,10 +149,15 @@ class Outcome:
         return {"labels": student.labels, **both, "of": student.of, "note": student.note}
 
     def _compared(self, rows: list[Row]) -> dict[str, Row]:
-        """The fp32 files and the fastest int8 file that ships, by their names: those that pictures and curves show."""
-        ships = [row for row in rows if row.target and row.precision == "int8" and row.status == "measured"]
-        fastest = min(ships, key=lambda row: (row.latency or {}).get("median_ms") or float("inf"), default=None)
-        return {row.name: row for row in rows if row.score is not None and (row.target is None or row is fastest)}
+        """Those that pictures and curves show, by their names: the fp32 files, and of the int8 files the fastest that
+        ships, or that failed where none does."""
+        scored = [row for row in rows if row.score is not None]
+
+        def place(row: Row) -> tuple[bool, float]:
+            return row.status != "measured", (row.latency or {}).get("median_ms") or float("inf")
+
+        int8 = min((row for row in scored if row.target and row.precision == "int8"), key=place, default=None)
+        return {row.name: row for row in scored if row.target is None or row is int8}
 
     def _curves(self, rows: list[Row]) -> dict[str, Any] | None:
         """A curve of each of these, where the task draws one."""

@@ -50,6 +50,7 @@ def html(document: Mapping[str, Any]) -> str:
         each_class=classes.each_class(document),
         changes=changes,
         change_map=changes and charts.change_map(changes["labels"], changes["change"], "Student minus teacher"),
+        beside=present.beside(document),
         answering=present.answering(document),
         after=present.metric(document).get("after"),
         curves=_curves(document),

@@ -20,12 +20,12 @@ COLUMNS = {
     "speed": "against fp32",
 }
 NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
+AGREEMENT = "share of the test images that get the same answer from the teacher's fp32 ONNX file"
 _NOTES = (
     "Precision: the brackets count the convolutions and matrix products by type, where not all have the named one. "
     "{metric}: of the file itself, in its own runtime, on the whole test split. Drop: points that the file loses to "
-    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: share of the test images that get the same "
-    "answer from the teacher's fp32 ONNX file. Latency: time of a single query. Against fp32: both files are timed in "
-    "turns, and the brackets hold a 95 % interval."
+    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: {agreement}. Latency: time of a single query. "
+    "Against fp32: both files are timed in turns, and the brackets hold a 95 % interval."
 )
 GATE_UNITS = {
     "teacher": ("teacher's {metric}", "at least", " %"),
@@ -147,7 +147,8 @@ def column_notes(document: Mapping[str, Any]) -> str:
     fixed_batch = f" A query of a file with a fixed batch has {', '.join(map(str, batches))} images." if batches else ""
     after = metric(document).get("after")
     alone = f" Latencies are those of the files alone, without {after}." if after else ""
-    notes = _NOTES.format(metric=capital(metric(document)["name"]))
+    told = metric(document)
+    notes = _NOTES.format(metric=capital(told["name"]), agreement=told.get("agreement") or AGREEMENT)
     return " ".join([notes + fixed_batch + alone, *timed_elsewhere(document)])
 
 

@@ -50,6 +50,8 @@ class Detection:
         parts_title="Size of objects",
         parts_note="Small: a box below 32 x 32 pixels of the network's input. Large: from 96 x 96 on.",
         counted="objects",
+        agreement=f"share of the detections above {SURE:g} that the teacher's fp32 ONNX file has too, where the boxes "
+        f"overlap by {NEAR:g} or more",
         after="suppression",
     )
     purpose = "object detection"

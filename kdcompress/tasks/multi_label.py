@@ -25,7 +25,13 @@ class MultiLabel:
     """Truths are uint8 [N, K] of 0 and 1; the output is float32 logits [N, K]; answers are those logits."""
 
     name = "multi-label"
-    metric = Metric("mean average precision", "mAP", each="average precision", beside=(F1_OF_ALL, F1_OF_EACH))
+    metric = Metric(
+        "mean average precision",
+        "mAP",
+        each="average precision",
+        beside=(F1_OF_ALL, F1_OF_EACH),
+        agreement="share of the test images' labels that the teacher's fp32 ONNX file answers alike",
+    )
     purpose = "multi-label classification"
     answer = "all above 0"
     refusal = "they take each image to be of one class"
