@@ -192,7 +192,7 @@ def change_map(labels: Sequence[str], change: Sequence[Sequence[int]], title: st
             box = f'x="{margin + cell * j:.1f}" y="{6 + cell * i:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}"'
             parts.append(f'<g class="cell {kind}"><rect {box} rx="2" fill-opacity="{strength:.2f}"/>')
             text = f"{value:+d}".replace("-", "−")
-            if value and cell > max(22, 6.3 * len(text)):
+            if value and cell > max(22, 7.6 * len(text)):
                 strong = " strong" if strength > 0.6 else ""
                 parts.append(
                     f'<text class="value{strong}" x="{margin + cell * (j + 0.5):.1f}" y="{middle + 4:.1f}" '

@@ -203,7 +203,8 @@ def test_latency_is_said_with_suppression(detection):
     for text in (words(html(detection)), markdown(detection)):
         assert all(line in text for line in lines) and "without suppression" in text
     assert "0.310 ms, 0.560 ms with suppression," in printed(detection)
-    assert "0.560 ms with suppression" in words(html(detection)).replace("&nbsp;", " ")
+    said = words(html(detection)).replace("&nbsp;", " ")
+    assert "with suppression 0.560 ms, the teacher's 2.50 ms" in said
     int8["latency"]["batch"] = 4
     assert present.whole_ms(detection, int8) == pytest.approx(0.31 + 4 * 0.25)
 
