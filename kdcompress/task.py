@@ -7,7 +7,7 @@ device's answers and a bundle's. torch is imported by what trains, and there alo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,6 +47,12 @@ class Metric:
     unit: str = "%"
     each: str = ""  # what the figure of one label is called, where that is another
     beside: tuple[str, ...] = ()  # names of those of the details that reports show
+    parts: tuple[str, ...] = ()  # names of details that stand in a table of their own
+    parts_title: str = ""
+    parts_note: str = ""
+    counted: str = "images"  # what a label has a number of
+    agreement: str = "share of the test images that get the same answer from the teacher's fp32 ONNX file"
+    after: str = ""  # what makes answers of a file's outputs, where that takes time
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,57 @@ class Decisions:
         """Those of two files, whose outputs may differ by ``slack``."""
         same, tie = self.taken == other.taken, (self.margin <= 2 * slack) & (slack > 0)
         return Matched(float(np.mean(same | tie)), float(np.mean(same)), what)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each label is taken for each: ``counts`` int [true, answered], of ``labels``, among which may be one
+    that says that there is nothing."""
+
+    labels: list[str]
+    counts: list[list[int]]
+    of: str = "test images"  # what is counted
+    note: str = ""  # what that means, in a sentence or two
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One figure of a file's answers against another, both 0..1."""
+
+    points: list[tuple[float, float]]
+    x: str
+    y: str
+    title: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """``image``: a data URI, of an image with what ``name`` (a file, or "truth") says of it."""
+
+    name: str
+    said: str
+    image: str
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the test split as the truth and files see it: ``title`` and ``what`` say why it is shown."""
+
+    title: str
+    what: str
+    index: int  # in the split
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a report shows: ``key`` says what is drawn, by the kinds of marks (``drawing``)."""
+
+    shown: list[Picture]
+    key: dict[str, str]
+    note: str
 
 
 def check_logits(labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
@@ -139,11 +196,23 @@ class Task(Protocol):
         ...
 
     def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """For each label its name, "n" images of it, and "score" in per cent, None where there is no such image."""
+        """For each label its name, "n" of it (what ``metric.counted`` says), and "score" in per cent, None where there
+        is none of it."""
         ...
 
-    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]] | None:
-        """How often each label is taken for each, int [true, answered]; None where no image has one label."""
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion | None:
+        """None where a label is not taken for another."""
+        ...
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Curve | None:
+        """What a report draws of a file's answers; None where it draws nothing."""
+        ...
+
+    def pictures(
+        self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]
+    ) -> Pictures | None:
+        """A few images, with the answers of files to them, which a report shows; None where it shows none. ``images``
+        uint8 [N, H, W, C], an array or kept in a file. The first file is the one that the others are compared with."""
         ...
 
     def warnings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, unanswered
+from kdcompress.task import Confusion, Decisions, Matched, Metric, Outputs, check_logits, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -72,10 +72,16 @@ class Classification:
             for label, n, k in zip(labels, counts, right, strict=True)
         ]
 
-    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]]:
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion:
         count = len(labels)
-        table: list[list[int]] = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1).tolist()
-        return table
+        table = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1)
+        return Confusion(list(labels), table.tolist())
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
+        return None
 
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None

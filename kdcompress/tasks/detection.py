@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdcompress import detected
 from kdcompress.artifact import Output
-from kdcompress.average_precision import average_precision
+from kdcompress.average_precision import AveragePrecision, average_precision
 from kdcompress.boxes import Detections, suppressed
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
-from kdcompress.task import Matched, Metric, Outputs, unanswered
+from kdcompress.task import Confusion, Curve, Matched, Metric, Outputs, Pictures, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ SAME, NEAR = 0.9, 0.5  # overlaps at which two files' boxes are the same: of equ
 APART = 0.25  # scores that differ by more are not those of one network
 MOST = 100  # detections that are kept of an image
 SCORE = 5  # a column of those, after BOX and CLASS
+BACKGROUND = "background"  # in a confusion: no object, or none found
+SIZES = {f"AP, {size} objects": size for size in ("small", "medium", "large")}
 
 
 class Detection:
@@ -36,7 +42,19 @@ class Detection:
     answers are float32 [N, 100, 6], rows (x1, y1, x2, y2, label, score) by descending score, score 0 for none."""
 
     name = "detection"
-    metric = Metric("box AP", "AP", each="AP", beside=("AP50", "AP75"))
+    metric = Metric(
+        "box AP",
+        "AP",
+        each="AP",
+        beside=("AP50", "AP75"),
+        parts=tuple(SIZES),
+        parts_title="Size of objects",
+        parts_note="Small: a box below 32 x 32 pixels of the network's input. Large: from 96 x 96 on.",
+        counted="objects",
+        agreement=f"share of the detections above {SURE:g} that the teacher's fp32 ONNX file has too, where the boxes "
+        f"overlap by {NEAR:g} or more",
+        after="suppression",
+    )
     purpose = "object detection"
     answer = "boxes that score enough, without those that overlap a better one of their label"
     refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
@@ -77,12 +95,12 @@ class Detection:
         return outputs[0]
 
     def score(self, outputs: Outputs, truth: np.ndarray) -> float:
-        return average_precision(list(unpacked(outputs[0])), truth, _labels(truth, outputs[0])).ap or 0.0
+        return precision_of(outputs[0], truth).ap or 0.0
 
     def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
-        found = average_precision(list(unpacked(outputs[0])), truth, _labels(truth, outputs[0]))
+        found = precision_of(outputs[0], truth)
         named = {"AP50": found.ap50, "AP75": found.ap75}
-        named |= {f"AP, {size} objects": getattr(found, size) for size in ("small", "medium", "large")}
+        named |= {name: getattr(found, size) for name, size in SIZES.items()}
         return {name: value for name, value in named.items() if value is not None}
 
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
@@ -90,12 +108,43 @@ class Detection:
         return 100.0 * f1(matched(*pair, overlap=NEAR, score=SURE, most=MOST) for pair in pairs)
 
     def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-        found = average_precision(list(unpacked(answers)), truth, len(labels))
-        rows = zip(labels, found.objects, found.by_label, strict=True)
+        found = precision_of(answers, truth)
+        known = dict(enumerate(zip(found.objects, found.by_label, strict=True)))
+        rows = [(label, *known.get(k, (0, None))) for k, label in enumerate(labels)]
         return [{"label": label, "n": n, "score": ap} for label, n, ap in rows]
 
-    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
-        return None
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion:
+        table = detected.confusion(unpacked(answers, SURE), truth, len(labels))
+        note = (
+            f"Of detections that score above {SURE:g}. Each is the object that it overlaps most, by half their union "
+            f"at least, whatever its label. '{BACKGROUND}' as the answer: an object that is not found. As the truth: a "
+            "detection where no object is."
+        )
+        return Confusion([*labels, BACKGROUND], table.tolist(), "objects of the test split", note)
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Curve | None:
+        """Precision at each recall, the mean over the labels that have objects, where an overlap of 0.5 is right."""
+        found = precision_of(answers, truth)
+        there = found.precision[~np.isnan(found.precision).any(1)]
+        if not len(there):
+            return None
+        note = (
+            "A detection is right where it overlaps an object of its label by half of their union or more. The mean of "
+            "all classes. Up and to the right is better."
+        )
+        points = list(zip(found.recalls.round(2).tolist(), there.mean(0).round(4).tolist(), strict=True))
+        return Curve(points, "recall", "precision", "Precision and recall", note)
+
+    def pictures(
+        self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]
+    ) -> Pictures:
+        found = {name: list(unpacked(answers, SURE)) for name, answers in files.items()}
+        key = {"truth": "truth", "right": "right", "wrong": "wrong", "missed": "not found"}
+        note = (
+            "Right: the box overlaps an object of its label by half of their union or more. Numbers are scores in per "
+            f"cent. What scores {100 * SURE:.0f} or less is not shown."
+        )
+        return Pictures(detected.pictures(images, truth, found, labels), key, note)
 
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
@@ -192,9 +241,29 @@ def _alike(mine: Detections, theirs: Detections, **options: float) -> Matching:
     return Matching(found.pairs[~apart], (found.alone[0] + count, found.alone[1] + count))
 
 
-def _labels(truth: np.ndarray, answers: np.ndarray) -> int:
-    """How many there are at least: those without an object do not count."""
-    return 1 + int(max(truth[..., CLASS].max(initial=0), answers[..., CLASS].max(initial=0)))
+def precision_of(answers: np.ndarray, truth: np.ndarray) -> AveragePrecision:
+    """Of answers to a split; of the last few it is known. It has those labels that an object or an answer has, and all
+    before them: those without an object do not count."""
+    digest = hashlib.sha256(repr((answers.shape, truth.shape)).encode())
+    for array in (answers, truth):
+        digest.update(np.ascontiguousarray(array).data)
+    return _precision_of(_Answered(digest.digest(), answers, truth))
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The same where the hash is."""
+
+    hash: bytes
+    answers: np.ndarray = field(compare=False)
+    truth: np.ndarray = field(compare=False)
+
+
+@lru_cache(maxsize=4)
+def _precision_of(given: _Answered) -> AveragePrecision:
+    answers, truth = given.answers, given.truth
+    labels = 1 + int(max(truth[..., CLASS].max(initial=0), answers[..., CLASS].max(initial=0)))
+    return average_precision(list(unpacked(answers)), truth, labels)
 
 
 def _given(answers: np.ndarray, labels: int) -> np.ndarray:

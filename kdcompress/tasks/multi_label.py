@@ -3,7 +3,7 @@ figure, and F1 at a share of 0.5 stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,13 @@ class MultiLabel:
     """Truths are uint8 [N, K] of 0 and 1; the output is float32 logits [N, K]; answers are those logits."""
 
     name = "multi-label"
-    metric = Metric("mean average precision", "mAP", each="average precision", beside=(F1_OF_ALL, F1_OF_EACH))
+    metric = Metric(
+        "mean average precision",
+        "mAP",
+        each="average precision",
+        beside=(F1_OF_ALL, F1_OF_EACH),
+        agreement="share of the test images' labels that the teacher's fp32 ONNX file answers alike",
+    )
     purpose = "multi-label classification"
     answer = "all above 0"
     refusal = "they take each image to be of one class"
@@ -79,6 +85,12 @@ class MultiLabel:
         ]
 
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
         return None
 
     def warnings(

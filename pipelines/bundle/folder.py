@@ -18,7 +18,7 @@ from kdcompress.pipelines.bundle.kinds import COMMON, ENGINE, KINDS
 from kdcompress.pipelines.bundle.model import model_of
 from kdcompress.pipelines.bundle.sample import sample, save_png
 from kdcompress.pipelines.verify import SUMS
-from kdcompress.report.figures import significant
+from kdcompress.report.figures import capital, significant
 from kdcompress.report.markdown import plain
 from kdcompress.tasks import tasks
 
@@ -91,6 +91,7 @@ def _filled(name: str, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         trim_blocks=True,
     )
+    environment.filters["capital"] = capital
     environment.filters["digits"] = significant
     environment.filters["line"] = plain
     environment.filters["quoted"] = lambda text: json.dumps(" ".join(str(text).split()), ensure_ascii=False)

@@ -107,6 +107,42 @@ def test_another_order_of_labels_is_put_right(task):
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
+def test_average_precision_is_computed_once_for_the_same_answers(monkeypatch):
+    from kdcompress.tasks import detection
+
+    calls = []
+    true = detection.average_precision
+    monkeypatch.setattr(detection, "average_precision", lambda *given: calls.append(1) or true(*given))
+    detection._precision_of.cache_clear()
+    task, truth = tasks["detection"], TRUTHS["detection"]
+    kept = task.kept(right("detection"))
+    score, details = task.score(kept, truth), task.details(kept, truth)
+    each, curve = task.by_label(task.answers(kept), truth, LABELS), task.curve(task.answers(kept).copy(), truth, LABELS)
+    assert len(calls) == 1 and score == pytest.approx(details["AP50"]) == pytest.approx(each[0]["score"])
+    assert {p for _, p in curve.points} == {1.0}
+    others = task.kept(wrong("detection"))
+    assert task.score(others, truth) < score and len(calls) == 2
+    truth = truth.copy()
+    truth[0, 0, 4] = 2
+    assert task.score(kept, truth) < score and len(calls) == 3
+
+
+def test_labels_that_nothing_has_are_in_the_table_of_all():
+    task, truth = tasks["detection"], TRUTHS["detection"]
+    answers = task.answers(task.kept(right("detection")))
+    found = task.by_label(answers, truth, (*LABELS, "dog", "emu"))
+    assert [(each["label"], each["n"], each["score"]) for each in found[3:]] == [("dog", 0, None), ("emu", 0, None)]
+
+
+def test_confusions_are_of_square_tables(task):
+    truth = TRUTHS[task.name]
+    for outputs in (right(task.name), wrong(task.name)):
+        found = task.confusion(task.answers(task.kept(outputs)), truth, LABELS)
+        if found is not None:
+            assert np.array(found.counts).shape == (len(found.labels),) * 2
+            assert found.labels[:3] == list(LABELS) and all(isinstance(n, int) for row in found.counts for n in row)
+
+
 def test_decisions_change_at_half_their_margin():
     for task in (tasks["classification"], tasks["multi-label"]):
         logits = RANDOM.normal(size=(30, 3)).astype(np.float32)
