@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import f1, matched
 from kdcompress.optional import require
-from kdcompress.task import Matched, Metric, Outputs, unanswered
+from kdcompress.task import TOLERANCE, Matched, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SURE = 0.3  # a score that counts as an answer, where there is only yes or no
 SAME, NEAR = 0.9, 0.5  # overlaps at which two files' boxes are the same: of equal precision, and of int8
 MOST = 100  # detections that are kept of an image
+OVERLAPS = 0.5, 0.6, 0.7  # of suppression, whose results are the same for a good sample
 SCORE = 5  # a column of those, after BOX and CLASS
 
 
@@ -37,6 +38,7 @@ class Detection:
     name = "detection"
     metric = Metric("box AP", "AP", each="AP", beside=("AP50", "AP75"))
     purpose = "object detection"
+    program = "detector"
     answer = "boxes that score enough, without those that overlap a better one of their label"
     refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
     int8_agreement = 0.9
@@ -60,7 +62,7 @@ class Detection:
         require("faster_coco_eval", "detection", "Average precision")
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
-        score = min(SURE, 0.5 * float(expected[1].max(initial=0.0)))  # of a network that nobody trained, all are low
+        score = enough(expected[1])
         both = [list(detections(outputs, score)) for outputs in (expected, got)]
         overlap = SAME if relative else NEAR
         share, strictly = (
@@ -118,12 +120,18 @@ class Detection:
         answers[answers[..., SCORE] == 0] = 0
         return (answers,)
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        """Where something is found, whatever the overlap from which on a box is suppressed; then the right labels; then
+        the scores that are the furthest from what is enough."""
         best = []
-        for found, row in zip(detections(outputs), truth, strict=True):
-            right = Counter(found.labels[found.scores >= SURE].tolist()) == Counter(_labels_of(row))
-            sure = float(np.abs(found.scores - SURE).min(initial=1.0))
-            best.append((right and len(found) > 0, sure))
+        for boxes, scores, row in zip(*outputs, truth, strict=True):
+            score = enough(scores)
+            counts = {len(suppressed(boxes, scores, score=score, iou=limit, most=MOST)) for limit in OVERLAPS}
+            found = suppressed(boxes, scores, score=score / 2, most=MOST)
+            sure = numbers[found.labels[found.scores > score]]
+            right = Counter(sure.tolist()) == Counter(_labels_of(row))
+            margin = float(np.abs(found.scores - score).min(initial=1.0))
+            best.append((len(sure) > 0, len(counts) == 1, right, margin))
         return max(range(len(best)), key=best.__getitem__)
 
     def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
@@ -132,6 +140,24 @@ class Detection:
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         found = next(detections(outputs, SURE))
         return _listed(labels[k] for k in found.labels.tolist())
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        score = enough(outputs[1])
+        found = next(detections(outputs, score))
+        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        return {
+            "detections": [{"label": label, "score": value, "box": box} for label, value, box in rows],
+            "score": score,
+            "overlap": NEAR if precision == "int8" else SAME,
+            "tolerance": TOLERANCE[precision],
+            "tolerance_is": "the largest difference of a score; a box overlaps its partner by at least `overlap`",
+        }
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """``fit`` is how an image becomes one of the model's size; ``suppression`` is how the score was measured;
+        boxes that score less than ``shown`` aren't shown."""
+        suppression = dict(suppressed.__kwdefaults__ or {}) | {"most": MOST}
+        return {"fit": data.get("fit") or "letterbox", "suppression": suppression, "shown": SURE}
 
     def noise(self, score: float, images: int) -> None:
         return None
@@ -155,6 +181,11 @@ class Detection:
         asked = needs.of("student") | needs.of("teacher") | needs.of("peers")
         maps = any(need.startswith("stages") for need in asked)
         return not needs.one_label and "last" not in asked and (maps or "pooled" not in asked)
+
+
+def enough(scores: np.ndarray) -> float:
+    """The score that counts as an answer: of a network that nobody trained, all are low."""
+    return min(SURE, 0.5 * float(scores.max(initial=0.0)))
 
 
 def detections(outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
