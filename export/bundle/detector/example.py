@@ -44,7 +44,7 @@ def fitted(image):
 def drawn(image, found, boxes):
     image = image.convert("RGB")
     draw = ImageDraw.Draw(image)
-    for box, label, score in zip(boxes.tolist(), found.labels, found.scores):
+    for box, label, score in reversed(list(zip(boxes.tolist(), found.labels, found.scores))):  # the surest on top
         draw.rectangle([*box[:2], max(box[0], box[2] - 1), max(box[1], box[3] - 1)], outline=(255, 60, 0))
         draw.text((box[0] + 2, box[1] + 1), f"{detector.labels[label]} {score:.0%}", fill=(255, 60, 0))
     return image
