@@ -149,7 +149,7 @@ class Detection:
             "detections": [{"label": label, "score": value, "box": box} for label, value, box in rows],
             "score": score,
             "overlap": NEAR if precision == "int8" else SAME,
-            "tolerance": TOLERANCE[precision],
+            "tolerance": TOLERANCE[precision] * float(outputs[1].max(initial=0.0)),
             "tolerance_is": "the largest difference of a score; a box overlaps its partner by at least `overlap`",
         }
 
