@@ -1,6 +1,8 @@
 """The command line: help, streams, exit codes, and an answer to every kind of bad input."""
 
+import errno
 import json
+import os
 import pickle
 import re
 import signal
@@ -136,6 +138,41 @@ def test_init_copies_a_recipe_once(tmp_path):
     assert not (tmp_path / "run").exists()  # a dry run writes nothing
     second = invoke("init", "fashion-mnist-demo", "-o", path)
     assert second.exit_code == 2 and "exists already" in second.stderr
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "choose another place"),
+        (errno.EROFS, "choose another place"),
+        (errno.ENAMETOOLONG, "choose another place"),
+    ],
+)
+def test_a_closed_folder_is_no_full_disk(monkeypatch, number, said):
+    def fail(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(main.commands["schema"], "callback", fail)
+    found = invoke("schema")
+    assert found.exit_code == 1 and said in found.stderr and f"got: {os.strerror(number)}" in found.stderr
+    assert "where: the output" in found.stderr and ("free some space" in found.stderr) == (number == errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", ""],
+        ["inspect", " "],
+        ["report", ""],
+        ["run", "fashion-mnist-demo", "-o", ""],
+        ["init", "fashion-mnist-demo", "-o", ""],
+        ["evaluate", "", "--data", "fashion-mnist"],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words):
+    found = invoke(*words)
+    assert found.exit_code == 2 and "path is empty" in found.stderr and found.stdout == ""
 
 
 # Bad input: (how to make it, exit code, what the message says)
@@ -284,7 +321,7 @@ BAD = {
         "torchvision/alexnet does not run on images [3, 8, 8]",
     ),
     "the taps of a file": (lambda t: ["inspect", "--taps", text_file(t, "a.pt")], "not a file or folder"),
-    "the taps of nothing": (lambda t: ["inspect", "--taps", ""], "not a file or folder"),
+    "the taps of nothing": (lambda t: ["inspect", "--taps", ""], "path is empty"),
     "a checkpoint that is none": (lambda t: ["inspect", text_file(t, "a.ckpt")], "cannot be read as weights"),
     "evaluate of a run's folder": (
         lambda t: ["evaluate", run_folder(t), "--data", "fashion-mnist"],
