@@ -43,10 +43,12 @@ def fitted(image):
 
 def drawn(image, found, boxes):
     image = image.convert("RGB")
-    draw = ImageDraw.Draw(image)
+    draw, width = ImageDraw.Draw(image), max(1, max(image.size) // 300)
     for box, label, score in reversed(list(zip(boxes.tolist(), found.labels, found.scores))):  # the surest on top
-        draw.rectangle([*box[:2], max(box[0], box[2] - 1), max(box[1], box[3] - 1)], outline=(255, 60, 0))
-        draw.text((box[0] + 2, box[1] + 1), f"{detector.labels[label]} {score:.0%}", fill=(255, 60, 0))
+        corners = [*box[:2], max(box[0], box[2] - 1), max(box[1], box[3] - 1)]
+        draw.rectangle(corners, outline=(255, 60, 0), width=width)
+        text = f"{detector.labels[label]} {score:.0%}".encode("latin-1", "replace")  # older fonts have no more
+        draw.text((box[0] + width + 1, box[1] + width), text.decode("latin-1"), fill=(255, 60, 0))
     return image
 
 
