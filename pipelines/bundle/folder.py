@@ -81,8 +81,8 @@ def write(
     copied |= {name: own + name for name in (f"{task.program}.py", "example.py")}
     texts |= {name: (TEMPLATES / template).read_text(encoding="utf-8") for name, template in copied.items()}
     texts |= _modules(family.copies)
-    texts["MODEL_CARD.md"] = _filled("MODEL_CARD.md", values)
-    texts |= {name: _filled(template, values) for name, (template, _) in further.items()}
+    texts["MODEL_CARD.md"] = filled("MODEL_CARD.md", values)
+    texts |= {name: filled(template, values) for name, (template, _) in further.items()}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     (folder / "sample.bin").write_bytes(image.tobytes())
@@ -103,7 +103,7 @@ def _modules(copies: Mapping[str, str]) -> dict[str, str]:
     return {f"{name}.py": text for name, text in texts.items()}
 
 
-def _filled(name: str, values: Mapping[str, Any]) -> str:
+def filled(name: str, values: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
