@@ -15,7 +15,8 @@ from kdcompress import boxes, matching
 from kdcompress.bench import onnxruntime_web
 from kdcompress.boxes import suppressed
 from kdcompress.data import fit
-from kdcompress.pipelines.bundle.folder import filled
+from kdcompress.pipelines.bundle.folder import TEMPLATES, filled
+from kdcompress.pipelines.bundle.kinds import FAMILIES
 from kdcompress.tasks import tasks
 
 RECIPE = """
@@ -209,6 +210,12 @@ def test_the_boxes_of_an_image_are_drawn(whole, bare, tmp_path):
     assert invoke("verify", whole).exit_code == 0  # nothing was written into the bundle
 
 
+def test_every_task_has_programs():
+    assert {task.program for task in tasks.values()} == set(FAMILIES)
+    for name, family in FAMILIES.items():
+        assert family.programs[-1] == name and (TEMPLATES / name / f"{name}.py").is_file()
+
+
 # What the check catches
 
 
@@ -272,6 +279,10 @@ def test_the_sample_is_sure_whatever_overlap_suppresses():
     assert task.sample((places, scores), truth, np.array([1, 0])) == 2
     scores[2, 0] = [0, 0.9]  # surer, but of the wrong label
     assert task.sample((places, scores), truth, np.array([1, 0])) == 0
+    places[1, 1], scores[1, 1, 0] = [0, 0, 10, 8], 0.949  # suppressed, but by little: it could be the other way round
+    assert task.sample((places, scores), truth, np.array([1, 0])) == 0
+    scores[1, 1, 0] = 0.8
+    assert task.sample((places, scores), truth, np.array([1, 0])) == 1
 
 
 # Other languages
