@@ -16,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from forked import Forked
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -371,9 +372,9 @@ def test_a_run_that_another_process_writes(tmp_path, fashion_mnist_root):
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"):
         code = "import sys; from kdcompress.cli.main import main; main(sys.argv[1:])"
-        arguments = map(str, run(tmp_path, "train.epochs=0.01"))
-        found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert found.returncode == 2 and "Another process" in found.stderr
+        arguments = map(str, run(tmp_path, "train.epochs=0.01", "export.targets=[]"))
+        status, _, errors = Forked(code, *arguments).ended()
+    assert status == 2 and "Another process" in errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -211,7 +211,7 @@ def test_the_boxes_of_an_image_are_drawn(whole, bare, tmp_path):
 
 
 def test_every_task_has_programs():
-    assert {task.program for task in tasks.values()} == set(FAMILIES)
+    assert {tasks[name].program for name in tasks} == set(FAMILIES)
     for name, family in FAMILIES.items():
         assert family.programs[-1] == name and (TEMPLATES / name / f"{name}.py").is_file()
 
