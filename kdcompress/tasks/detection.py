@@ -197,8 +197,10 @@ def steady(boxes: np.ndarray, scores: np.ndarray, score: float) -> bool:
         suppressed(boxes, each, score=score, iou=limit, most=MOST)
         for each, limit in ((scores, 0.5), (scores, 0.7), *shaken)
     )
-    limits = {"score": score, "most": MOST, "tolerance": off * float(scores.max(initial=0.0))}
-    return not any(any(matched(found, other, overlap=SAME, **limits).alone) for other in others)
+    tolerance = off * float(scores.max(initial=0.0))
+    return not any(
+        any(matched(found, other, overlap=SAME, score=score, most=MOST, tolerance=tolerance).alone) for other in others
+    )
 
 
 def detections(outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:

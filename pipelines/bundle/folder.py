@@ -43,7 +43,8 @@ def write(
     model = model_of(document, row, artifact, kind, threads)
     image, expected = sample(run, document, artifact, source, threads)
     texts = {name: _json(value) for name, value in (("model.json", model), ("expected.json", expected))}
-    parent = next((r for r in document["rows"] if r["name"] == "student-fp32"), {"score": None, "details": {}})
+    named = {each["name"]: each for each in document["rows"]}
+    parent: Mapping[str, Any] = named.get("student-fp32") or {"score": None, "details": {}}
     names = {"program": task.program, "Program": task.program.capitalize()}
     further = {
         name.format_map(names): (template.format_map(names), what) for name, (template, what) in kind.files.items()
@@ -72,7 +73,7 @@ def write(
         "library": "tensorrt_rtx" if artifact.format == "tensorrt-rtx" else "nvinfer",
         "files": [
             (artifact.path.name, "the model"),
-            *(COMMON | family.files).items(),
+            *{**COMMON, **family.files}.items(),
             *((name, what) for name, (_, what) in further.items()),
         ],
     }

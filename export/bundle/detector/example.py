@@ -16,8 +16,10 @@ from model import sample  # noqa: E402
 
 try:
     from PIL import Image, ImageDraw, ImageOps
+
+    PILLOW = True
 except ImportError:
-    Image = None
+    PILLOW = False
 
 KINDS = ["JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF"]  # Pillow hands other kinds to other programs
 GREY = 114  # around an image of another shape, as around the training images
@@ -52,10 +54,10 @@ def drawn(image, found, boxes):
     return image
 
 
-if Image is None and options.images != [folder / "sample.png"]:
+if not PILLOW and options.images != [folder / "sample.png"]:
     sys.exit("Reading an image needs Pillow: pip install pillow")
 for path in options.images:
-    if Image is None:
+    if not PILLOW:
         pixels, place = sample(folder, detector.model)[0], detector.place(spec["height"], spec["width"])
     else:
         image = ImageOps.exif_transpose(Image.open(path, formats=KINDS)).convert({1: "L", 3: "RGB"}[spec["channels"]])
@@ -67,7 +69,7 @@ for path in options.images:
     print(f"{path}: " + (f"{len(found)} found" if len(found) else "nothing found; --score 0.1 shows what is less sure"))
     for box, label, score in zip(boxes.tolist(), found.labels, found.scores):
         print(f"  {detector.labels[label]} {score:.1%} at " + ", ".join(f"{value:.1f}" for value in box))
-    if Image is None:
+    if not PILLOW:
         print("No image with the boxes is written: that needs Pillow (pip install pillow).")
     else:
         written = options.output / f"{path.stem}-boxes.png"
