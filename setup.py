@@ -97,7 +97,7 @@ setup(
         "kdcompress": ["py.typed"],
         "kdcompress.bench.browser": ["page/*"],
         "kdcompress.report": ["*.html", "*.css"],
-        "kdcompress.export": ["targets/*.yaml", "bundle/*"],
+        "kdcompress.export": ["targets/*.yaml", "bundle/*", "bundle/*/*"],
         "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],
     },
     install_requires=[

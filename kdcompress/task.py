@@ -35,6 +35,9 @@ Outputs = Sequence[np.ndarray]
 """Of a file, float32 [N, ...] each, in the order of its spec."""
 
 
+# How far a bundle's model may be from what is expected of it: other CPUs and versions add up in another order, and
+# int8 rounds at other places.
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
 LEAST = 3  # images or objects of a label, from which on it is told that no answer is right
 
 
@@ -152,11 +155,21 @@ def unanswered(
     return [f"'{labels[k]}' (0 of {there[k]:,})" for k in np.flatnonzero(none).tolist()]
 
 
+def expected_logits(outputs: Outputs, precision: str) -> dict[str, Any]:
+    """What ``Task.expected`` says where the one output is logits, float32 [1, K]."""
+    return {
+        "logits": [float(value) for value in outputs[0][0]],
+        "tolerance": TOLERANCE[precision],
+        "tolerance_is": "the largest difference of a logit, as a share of the largest logit",
+    }
+
+
 class Task(Protocol):
     name: str
     metric: Metric
     purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
+    program: str  # of a bundle: what its program is called, and the folder of templates that it is made from
     refusal: str  # why there are methods that it does not take: "they ..."
     int8_agreement: float  # of what an int8 file and its network decide, at least, 0..1
 
@@ -230,8 +243,9 @@ class Task(Protocol):
         """Those of a file whose label k is number ``numbers[k]`` of the source, as the source counts."""
         ...
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
-        """The image that shows best whether a file answers as it should: the clearest of those that are right."""
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        """The image that shows best whether a file answers as it should: the clearest of those that are right. The
+        outputs are the file's own; its label k is number ``numbers[k]`` of the source."""
         ...
 
     def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
@@ -240,6 +254,15 @@ class Task(Protocol):
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         """What the outputs to one image say, in the same words."""
+        ...
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        """What a bundle's program compares a file's outputs to its sample with, as JSON: ``outputs`` to that one image,
+        [1, ...] each, and how far those of a file of that precision may be from them."""
+        ...
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """What a bundle's programs must know to read the outputs, as JSON; ``data`` is the recipe's."""
         ...
 
     def noise(self, score: float, images: int) -> float | None:

@@ -11,7 +11,16 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Confusion, Decisions, Matched, Metric, Outputs, check_logits, unanswered
+from kdcompress.task import (
+    Confusion,
+    Decisions,
+    Matched,
+    Metric,
+    Outputs,
+    check_logits,
+    expected_logits,
+    unanswered,
+)
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -27,6 +36,7 @@ class Classification:
     metric = Metric("accuracy", "acc")
     purpose = "classification"
     answer = "the largest"
+    program = "classifier"
     refusal = ""
     int8_agreement = 0.95
 
@@ -112,8 +122,8 @@ class Classification:
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
-        found = self.decisions(outputs)
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        found = self.decisions(self.renumbered(outputs, numbers))
         return int(np.where(found.taken == truth, found.margin, -np.inf).argmax())
 
     def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
@@ -121,6 +131,12 @@ class Classification:
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         return labels[int(outputs[0][0].argmax())]
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        return expected_logits(outputs, precision)
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
 
     def noise(self, score: float, images: int) -> float:
         share = score / 100

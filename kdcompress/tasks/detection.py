@@ -20,7 +20,7 @@ from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
-from kdcompress.task import Confusion, Curve, Matched, Metric, Outputs, Pictures, unanswered
+from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Pictures, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Detection:
         after="suppression",
     )
     purpose = "object detection"
+    program = "detector"
     answer = "boxes that score enough, without those that overlap a better one of their label"
     refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
     int8_agreement = 0.9
@@ -79,7 +80,7 @@ class Detection:
         require("faster_coco_eval", "detection", "Average precision")
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
-        score = min(SURE, 0.5 * float(expected[1].max(initial=0.0)))  # of a network that nobody trained, all are low
+        score = enough(expected[1])
         both = [list(detections(outputs, score)) for outputs in (expected, got)]
         overlap = SAME if relative else NEAR
         share, strictly = (
@@ -168,12 +169,17 @@ class Detection:
         answers[answers[..., SCORE] == 0] = 0
         return (answers,)
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        """Where something is found, steadily; then the right labels; then the scores that are the furthest from what
+        is enough."""
         best = []
-        for found, row in zip(detections(outputs), truth, strict=True):
-            right = Counter(found.labels[found.scores >= SURE].tolist()) == Counter(_labels_of(row))
-            sure = float(np.abs(found.scores - SURE).min(initial=1.0))
-            best.append((right and len(found) > 0, sure))
+        for boxes, scores, row in zip(*outputs, truth, strict=True):
+            score = enough(scores)
+            found = suppressed(boxes, scores, score=score / 2, most=MOST)
+            sure = numbers[found.labels[found.scores > score]]
+            right = Counter(sure.tolist()) == Counter(_labels_of(row))
+            margin = float(np.abs(found.scores - score).min(initial=1.0))
+            best.append((len(sure) > 0, steady(boxes, scores, score), right, margin))
         return max(range(len(best)), key=best.__getitem__)
 
     def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
@@ -182,6 +188,24 @@ class Detection:
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         found = next(detections(outputs, SURE))
         return _listed(labels[k] for k in found.labels.tolist())
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        score = enough(outputs[1])
+        found = next(detections(outputs, score))
+        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        return {
+            "detections": [{"label": label, "score": value, "box": box} for label, value, box in rows],
+            "score": score,
+            "overlap": NEAR if precision == "int8" else SAME,
+            "tolerance": TOLERANCE[precision] * float(outputs[1].max(initial=0.0)),
+            "tolerance_is": "the largest difference of a score; a box overlaps its partner by at least `overlap`",
+        }
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """``fit`` is how an image becomes one of the model's size; ``suppression`` is how the score was measured;
+        boxes that score less than ``shown`` aren't shown."""
+        suppression = dict(suppressed.__kwdefaults__ or {}) | {"most": MOST}
+        return {"fit": data.get("fit") or "letterbox", "suppression": suppression, "shown": SURE}
 
     def noise(self, score: float, images: int) -> None:
         return None
@@ -205,6 +229,27 @@ class Detection:
         asked = needs.of("student") | needs.of("teacher") | needs.of("peers")
         maps = any(need.startswith("stages") for need in asked)
         return not needs.one_label and "last" not in asked and (maps or "pooled" not in asked)
+
+
+def enough(scores: np.ndarray) -> float:
+    """The score that counts as an answer: of a network that nobody trained, all are low."""
+    return min(SURE, 0.5 * float(scores.max(initial=0.0)))
+
+
+def steady(boxes: np.ndarray, scores: np.ndarray, score: float) -> bool:
+    """Whether the same is found in an image where suppression begins at another overlap, and, eight times, where all
+    scores differ by as much as those of fp16 may."""
+    off, rng = TOLERANCE["fp16"], np.random.default_rng(0)
+    found = suppressed(boxes, scores, score=score, most=MOST)
+    shaken = [(scores * (1 + rng.uniform(-off, off, scores.shape)), 0.6) for _ in range(8)]
+    others = (
+        suppressed(boxes, each, score=score, iou=limit, most=MOST)
+        for each, limit in ((scores, 0.5), (scores, 0.7), *shaken)
+    )
+    tolerance = off * float(scores.max(initial=0.0))
+    return not any(
+        any(matched(found, other, overlap=SAME, score=score, most=MOST, tolerance=tolerance).alone) for other in others
+    )
 
 
 def detections(outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:

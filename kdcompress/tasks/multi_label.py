@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, unanswered
+from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, expected_logits, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class MultiLabel:
     )
     purpose = "multi-label classification"
     answer = "all above 0"
+    program = "classifier"
     refusal = "they take each image to be of one class"
     int8_agreement = 0.95
 
@@ -119,8 +120,8 @@ class MultiLabel:
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
-        found = self.decisions(outputs)
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        found = self.decisions(self.renumbered(outputs, numbers))
         right = (found.taken == truth.astype(bool)).mean(1)
         return int(np.lexsort((found.margin.min(1), right))[-1])
 
@@ -129,6 +130,12 @@ class MultiLabel:
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         return self.named(outputs[0][0] > 0, labels)
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        return expected_logits(outputs, precision)
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
 
     def noise(self, score: float, images: int) -> None:
         return None

@@ -69,7 +69,7 @@ def test_right_answers_score_all_and_agree(task):
     assert task.score(kept, truth) == pytest.approx(100)
     assert task.agreement(answers, answers) == 100
     assert [each["score"] for each in task.by_label(answers, truth, LABELS)] == pytest.approx([100] * 3)
-    assert task.sample(outputs, truth) == len(truth) - 1
+    assert task.sample(outputs, truth, np.arange(3)) == len(truth) - 1
     last = [each[-1:] for each in outputs]
     assert task.said(last, LABELS) == task.named(truth[-1], LABELS)
     shapes = [each.shape[1:] for each in outputs]
