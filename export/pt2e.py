@@ -66,7 +66,8 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
 
 
 def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
-    """Whether a node is to be quantised: not the preprocessing, nor what the scheme leaves out.
+    """Whether a node is to be quantised: not the preprocessing, nor what the scheme leaves out, nor, in a graph with
+    several outputs, what makes these of the last layers'.
 
     Raises UsageError for a name in the scheme that is not in the graph.
     """
@@ -78,13 +79,13 @@ def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
         if unknown:
             where, allowed = f"options.scheme.{key}", ", ".join(sorted(known))
             raise UsageError("The model has no such part.", where=where, got=", ".join(unknown), allowed=allowed)
-    front, left_out = _front(nodes), set(scheme.exclude)
+    stays_float, left_out = _front(nodes) | _tail(graph, nodes), set(scheme.exclude)
 
     def chosen(node: Node) -> bool:
         if node.op != "call_function":  # a layer's weight goes with the layer
             return True
         wanted = not scheme.op_types or _operator(node) in scheme.op_types
-        return wanted and node.name not in front and not left_out & {node.name, *_modules(node)}
+        return wanted and node.name not in stays_float and not left_out & {node.name, *_modules(node)}
 
     return chosen
 
@@ -130,3 +131,16 @@ def _front(nodes: list[Node]) -> set[str]:
             found.add(node.name)
             before += node.all_input_nodes
     return found
+
+
+def _tail(graph: GraphModule, nodes: list[Node]) -> set[str]:
+    """Names of the operations behind the last layers, where there are several outputs: a detector's pixels and shares
+    are nothing that one scale each holds."""
+    outputs = next(node for node in graph.graph.nodes if node.op == "output").all_input_nodes
+    if len(outputs) < 2:
+        return set()
+    before: set[Node] = set()  # what a layer is computed from
+    for node in reversed(nodes):
+        if _operator(node) in LAYERS or node in before:
+            before.update(node.all_input_nodes)
+    return {node.name for node in nodes if node not in before and _operator(node) not in LAYERS}

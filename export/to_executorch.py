@@ -222,9 +222,12 @@ def _cast_pixels_first(graph: GraphModule) -> None:
 
 
 def _fold_constants(graph: GraphModule) -> None:
-    """What depends on buffers alone is computed now; parameters may still be trained."""
+    """What depends on buffers and numbers alone is computed now; parameters may still be trained."""
     import torch
 
+    aten = torch.ops.aten
+    made = (aten.arange.default, aten.arange.start, aten.arange.start_step, aten.full.default, aten.ones.default,
+            aten.zeros.default)  # fmt: skip
     folded: dict[Node, torch.Tensor] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
@@ -233,7 +236,9 @@ def _fold_constants(graph: GraphModule) -> None:
                 value = getattr(value, part)
             if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
                 folded[node] = value
-        elif node.op == "call_function" and node.all_input_nodes and all(n in folded for n in node.all_input_nodes):
+        elif node.op == "call_function" and all(n in folded for n in node.all_input_nodes):
+            if not node.all_input_nodes and node.target not in made:
+                continue
             schema = getattr(node.target, "_schema", None)
             if schema is None or schema.is_mutable:
                 continue
