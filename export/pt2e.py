@@ -90,6 +90,26 @@ def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
     return chosen
 
 
+def own_weights(graph: GraphModule) -> None:
+    """Layers that share weights, as those of a detector's head do for all maps, get a copy each. Else folding a batch
+    norm behind one of them changes the others, and the quantiser leaves all but the first in float."""
+    import torch
+
+    for shared in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        layers = [user for user in shared.users if user.op == "call_function" and _operator(user) in LAYERS]
+        for number, layer in enumerate(layers[1:], 2):
+            value = graph
+            for part in shared.target.split("."):
+                value = getattr(value, part)
+            name = f"{shared.target.replace('.', '_')}_{number}"
+            graph.register_parameter(name, torch.nn.Parameter(value.detach().clone(), value.requires_grad))
+            with graph.graph.inserting_before(layer):
+                own = graph.graph.get_attr(name)
+            own.meta = dict(shared.meta)
+            layer.replace_input_with(shared, own)
+    graph.recompile()
+
+
 def quantise(graph: GraphModule, wanted: Any, batches: Iterable[np.ndarray]) -> GraphModule:
     """``graph`` in int8 by a ``quantizer``, calibrated on batches of its input; it is changed in place."""
     import torch

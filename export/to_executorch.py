@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kdcompress.artifact import Artifact, InputSpec, replacing
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
-from kdcompress.export.pt2e import node_name, quantise, quantizer
+from kdcompress.export.pt2e import node_name, own_weights, quantise, quantizer
 from kdcompress.export.quiet import quiet
 from kdcompress.optional import require_installed
 
@@ -79,6 +79,8 @@ def capture(module: nn.Module, spec: InputSpec, training: bool = False) -> Graph
         _fold_constants(graph)
         _pool_for_mean(graph)
         _float_numbers(graph)
+        if not training:
+            own_weights(graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
     return graph
