@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdcompress.errors import UsageError
 from kdcompress.export import external_data
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+NORMALISATION = "normalisation"  # the layer that pixels are normalised by, where there is one
 
 
 def load(path: Path, *, full_check: bool = False) -> Any:
@@ -199,6 +202,38 @@ def mean_to_pool(model: Any) -> None:
         for made in reversed(new):
             model.graph.node.insert(at, made)
     drop_unused(model)
+
+
+def normalisation_to_conv(model: Any) -> None:
+    """The normalisation of pixels, a factor and a summand a channel, becomes a convolution of 1x1, which has an int8
+    kernel. As a product and a sum it costs up to half of a small int8 model's time: ONNX Runtime lays the pixels out as
+    [N, H, W, C] there, and works in runs of C values."""
+    import onnx
+
+    constants = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    maker = {output: node for node in model.graph.node for output in node.output}
+    users = Counter(name for node in model.graph.node for name in node.input)
+    for add in model.graph.node:
+        mul = maker.get(add.input[0]) if add.op_type == "Add" else None
+        cast = maker.get(mul.input[0]) if mul is not None and mul.op_type == "Mul" else None
+        if mul is None or cast is None or cast.op_type != "Cast" or users[mul.output[0]] > 1:
+            continue
+        factors, summands = (constants.get(node.input[1]) for node in (mul, add))
+        if factors is None or summands is None or factors.shape != summands.shape:
+            continue
+        if factors.ndim != 4 or factors.size != factors.shape[1]:
+            continue
+        factors, summands = np.diag(factors.ravel())[:, :, None, None], summands.ravel()
+        values = {f"{NORMALISATION}.weight": factors, f"{NORMALISATION}.bias": summands}
+        model.graph.initializer.extend(onnx.numpy_helper.from_array(value, key) for key, value in values.items())
+        inputs, at = [mul.input[0], *values], list(model.graph.node).index(mul)
+        options: dict[str, Any] = {"name": NORMALISATION, "kernel_shape": [1, 1]}
+        made = onnx.helper.make_node("Conv", inputs, add.output, **options)
+        model.graph.node.remove(add)
+        model.graph.node.remove(mul)
+        model.graph.node.insert(at, made)
+        drop_unused(model)
+        return
 
 
 def drop_unused(model: Any) -> None:

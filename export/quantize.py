@@ -21,6 +21,7 @@ from kdcompress.export.quiet import quiet
 from kdcompress.export.run_onnxruntime import open_session, session_options
 
 CORRECTION_BATCHES = 4
+PIXELS = {"rmin": np.float32(0), "rmax": np.float32(255)}
 Platform = Literal["arm", "amd64"] | None
 FAMILIES = {
     "conv": ("Conv", "FusedConv", "NhwcFusedConv", "NhwcConv", "QLinearConv", "ConvInteger", "ConvTranspose"),
@@ -70,6 +71,9 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
     with tempfile.TemporaryDirectory() as folder:
         source, prepared = Path(folder, "source.onnx"), Path(folder, "prepared.onnx")
         graph.mean_to_pool(parent)
+        ranged = scheme.activation == "uint8" and not scheme.symmetric
+        if ranged and _differ(spec) and scheme.per_channel and (not scheme.op_types or "Conv" in scheme.op_types):
+            graph.normalisation_to_conv(parent)
         graph.save(parent, source)
         layer = graph.first_layer(parent)
         if layer is None:
@@ -78,10 +82,13 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         stays_float += graph.named_nodes(parent, scheme.exclude)
         if len(spec.outputs) > 1:  # a detector's: pixels and shares, which one scale each does not hold
             stays_float += [node.name for node in graph.tail(parent)]
-        if scheme.activation == "uint8" and not scheme.symmetric:
+        if ranged and layer.name == graph.NORMALISATION:
+            extra["TensorQuantOverrides"] = {layer.input[0]: [PIXELS], layer.output[0]: [_pixel_range(spec)]}
+        elif ranged:
             extra["TensorQuantOverrides"] = {layer.input[0]: [_pixel_range(spec)]}
         ranges = ranges or Path(folder, "ranges.json")
-        reader = _Reader(spec.name, job.batches(scheme))
+        batches = job.batches(scheme)
+        reader = _Reader(spec.name, batches if scheme.calibration == "minmax" else _of_one_size(batches))
         with quiet():
             try:
                 quantization.shape_inference.quant_pre_process(str(source), str(prepared))
@@ -116,11 +123,23 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         graph.save(model, path)
 
 
+def _differ(spec: InputSpec) -> bool:
+    """Whether the channels' pixels are normalised each in its own way: else they can be taken as they are."""
+    return len(set(zip(spec.mean, spec.std, strict=True))) > 1
+
+
 def _pixel_range(spec: InputSpec) -> dict[str, np.floating]:
     """The range of the normalised input is known; calibration would only estimate it."""
     low = min(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True))
     high = max((1 - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True))
     return {"rmin": np.float32(low), "rmax": np.float32(high)}
+
+
+def _of_one_size(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Those as large as the first: ONNX Runtime makes one array of all, for a histogram."""
+    first = next(batches)
+    yield first
+    yield from (batch for batch in batches if len(batch) == len(first))
 
 
 class _Reader:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from kdcompress.artifact import Output
+from kdcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,17 @@ class Decisions:
         """Those of two files, whose outputs may differ by ``slack``."""
         same, tie = self.taken == other.taken, (self.margin <= 2 * slack) & (slack > 0)
         return Matched(float(np.mean(same | tie)), float(np.mean(same)), what)
+
+
+def check_logits(labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raises UsageError where what a network gives for an image is not one logit a label."""
+    if list(shapes) != [(len(labels),)]:
+        raise UsageError(
+            "The network gives no logits of whole images.",
+            got=", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes),
+            allowed=f"[N, {len(labels)}]",
+            hint="a classifier for this task, or the task that the network is for (`kdcompress list tasks`)",
+        )
 
 
 def unanswered(

@@ -154,7 +154,8 @@ def copy_recipe(name: str, output: Path | None = None) -> Path:
     except FileExistsError as error:
         raise UsageError("The file exists already.", where=output, hint="choose another with --output") from error
     except OSError as error:
-        raise UsageError("The recipe cannot be written.", where=output, got=error.strerror) from error
+        hint = f"choose another place: -o PLACE/{output.name}"
+        raise UsageError("The recipe cannot be written.", where=output, got=error.strerror, hint=hint) from error
     return output
 
 

@@ -50,7 +50,12 @@ class Compression:
         """Everything that can be known to fail is found now. ``ships``: whether networks are to be exported and written
         for the targets."""
         checks.check(self.networks, self.tried)
-        if ships and is_main_process():
+        if ships:
+            self.check_exports()
+
+    def check_exports(self) -> None:
+        """What ships is exported and written untrained, once for a folder. Raises UsageError."""
+        if is_main_process():
             checks.check_exports(self.networks, self.folder.path, self.states(), self.tried)
 
     def steps(self, profile: Path | None = None) -> list[Step]:

@@ -41,14 +41,15 @@ class RunJob:
 
     def check(self) -> None:
         """Raises UsageError or RuntimeMissingError for what can be known to fail. Writes nothing."""
-        self.compression.check()
+        self.compression.check(ships=False)
         check_folder(self.recipe, self.folder, self.profile)
-        if self.tournament:
-            self.tournament.check()
         steps = self.compression.names()
         for name in self.force:
             if name not in steps:
                 raise unknown_name("step", name, steps, where="--force")
+        self.compression.check_exports()  # which takes longest
+        if self.tournament:
+            self.tournament.check()
 
     def states(self) -> list[tuple[str, str]]:
         """(step, "done", "to do" or "not here"), with nothing run or written."""

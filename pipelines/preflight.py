@@ -31,7 +31,7 @@ from kdcompress.console import say
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, cause, first_cause, place, told
 from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
-from kdcompress.models.answers import answer_of, class_logits, shipped
+from kdcompress.models.answers import Answer, Dense, answer_of, class_logits, shipped
 from kdcompress.models.copying import copied
 from kdcompress.models.evaluating import evaluating
 from kdcompress.pipelines.networks import Networks
@@ -74,7 +74,7 @@ def try_network(networks: Networks, role: Role, network: Network, seed: int = 0)
     net, trains = networks.untrained(role, network, seed), networks.parts[role].train is not None
     x = networks.member(role, net, network).input(networks.example())
     try:
-        logits = _run(net, x)
+        answer = _run(net, x)
     except (KDCompressError, KeyboardInterrupt):
         raise
     except BaseException as error:
@@ -84,14 +84,8 @@ def try_network(networks: Networks, role: Role, network: Network, seed: int = 0)
             got=f"{cause(error)}; images [N, {', '.join(map(str, x.shape[1:]))}]",
             hint=_remedy(networks, role, network, net),
         ) from error
-    classes = networks.spec(role, network).classes
-    if logits.shape[-1] != classes and (trains or role == "student"):
-        raise UsageError(
-            f"{named(network)} does not give one logit per label.",
-            where=network.model,
-            got=f"{logits.shape[-1]} logits",
-            allowed=f"{classes}, as its callable gets in `classes`",
-        )
+    if trains or role == "student":
+        _check_answer(networks, role, network, answer)
     if trains:
         with told(f"{named(network)} runs, but an iteration of its training fails.", where=network.model):
             outputs = shipped(answer_of(net.to(_device()).train()(x.to(_device()))))
@@ -99,9 +93,25 @@ def try_network(networks: Networks, role: Role, network: Network, seed: int = 0)
     copied(net)
 
 
-def _run(net: nn.Module, x: Tensor) -> Tensor:
+def _check_answer(networks: Networks, role: Role, network: Network, answer: Answer) -> None:
+    """Raises UsageError where it is not one of the task's, for the source's labels and images."""
+    labels, count = networks.spec(role, network).labels, class_logits(answer).shape[-1]
+    if count != len(labels):
+        raise UsageError(
+            f"{named(network)} does not give one logit per label.",
+            where=network.model,
+            got=f"{count} logits",
+            allowed=f"{len(labels)}, as its callable gets in `classes`",
+        )
+    networks.task.outputs(labels, [tuple(output.shape[1:]) for output in shipped(answer)])
+    if isinstance(answer, Dense) and network.size:
+        what, hint = "A detector's boxes are in the pixels of the data's images.", "set data.size instead"
+        raise UsageError(what, where=f"{_section(role, network, networks)}.size", got=network.size, hint=hint)
+
+
+def _run(net: nn.Module, x: Tensor) -> Answer:
     with evaluating(net), torch.no_grad():
-        return class_logits(answer_of(net(x)))
+        return answer_of(net(x))
 
 
 def _remedy(networks: Networks, role: Role, network: Network, net: nn.Module) -> str | None:

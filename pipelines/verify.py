@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from kdcompress.artifact import sha256
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, some
 from kdcompress.pipelines import signing
+from kdcompress.pipelines.unpack import unpacked
 
 SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
@@ -25,27 +26,47 @@ SHOWN = 20  # files in a message
 TIMEOUT_S = 600.0
 
 
-def verify(folder: Path, signers: Path | None = None, run: bool = True, timeout_s: float = TIMEOUT_S) -> str:
+def verify(bundle: Path, signers: Path | None = None, run: bool = True, timeout_s: float = TIMEOUT_S) -> str:
     """What the bundle's own self_check.py prints, run by this Python in a process of its own that imports nothing from
     the bundle's folder or the current one in place of what is installed. It is run only once the list of files, and
-    with ``signers`` its signature, hold.
+    with ``signers`` its signature, hold. An archive is unpacked into a temporary folder for it.
 
-    Raises UsageError where the folder is no bundle, KDCompressError where a check fails or takes longer than
+    Raises UsageError where there is no bundle, KDCompressError where a check fails or takes longer than
     ``timeout_s``, RuntimeMissingError where the model's runtime is not installed.
     """
+    if not bundle.is_file():
+        again = "unpack it again into an empty folder, or remove what was made there, such as Python's __pycache__"
+        return _verify(bundle, signers, run, timeout_s, again)
+    with unpacked(bundle) as folder:
+        try:
+            return _verify(folder, signers, run, timeout_s, "get the archive again: it was changed, or damaged")
+        except KDCompressError as error:
+            within = str(error.parts.get("where")).startswith(str(folder))
+            raise error.at(bundle) if within else error from None
+
+
+def _verify(folder: Path, signers: Path | None, run: bool, timeout_s: float, again: str) -> str:
     if not (folder / SUMS).is_file():
-        hint = "`tar xzf` it first" if folder.is_file() else "give the folder that `kdcompress bundle` wrote"
-        raise UsageError("This is not a bundle.", where=folder, hint=hint)
+        raise _no_bundle(folder)
     said = []
     if signers:
         said.append(f"signed by {signing.signer(folder / SUMS, signers)}")
     elif (folder / SIGNATURE).is_file():
         said.append("its signature was not checked: --signer")
     if wrong := differences(folder):
-        hint = "unpack it again into an empty folder, or remove what was made there, such as Python's __pycache__"
-        raise KDCompressError("The bundle is not as it was packed.", where=folder, got=some(wrong, SHOWN), hint=hint)
+        raise KDCompressError("The bundle is not as it was packed.", where=folder, got=some(wrong, SHOWN), hint=again)
     said.append(_self_check(folder, timeout_s) if run else "every file is as listed; the model was not run")
     return "\n".join(said)
+
+
+def _no_bundle(folder: Path) -> UsageError:
+    if not folder.exists():
+        return UsageError("There is no such bundle.", where=folder, hint="give what `kdcompress bundle` wrote")
+    inside = [path.parent for pattern in (f"*/{SUMS}", f"bundle/*/{SUMS}") for path in sorted(folder.glob(pattern))]
+    hint = f"give the bundle in it: {some([str(path) for path in inside])}"
+    other = "give the folder or the .tar.gz that `kdcompress bundle` wrote"
+    got = f"no file {SUMS}"
+    return UsageError("This is not a bundle.", where=folder, got=got, hint=hint if inside else other)
 
 
 def differences(folder: Path) -> list[str]:

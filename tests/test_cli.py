@@ -1,6 +1,8 @@
 """The command line: help, streams, exit codes, and an answer to every kind of bad input."""
 
+import errno
 import json
+import os
 import pickle
 import re
 import signal
@@ -14,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from filelock import FileLock
+from forked import Forked
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -136,6 +139,41 @@ def test_init_copies_a_recipe_once(tmp_path):
     assert not (tmp_path / "run").exists()  # a dry run writes nothing
     second = invoke("init", "fashion-mnist-demo", "-o", path)
     assert second.exit_code == 2 and "exists already" in second.stderr
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "choose another place"),
+        (errno.EROFS, "choose another place"),
+        (errno.ENAMETOOLONG, "choose another place"),
+    ],
+)
+def test_a_closed_folder_is_no_full_disk(monkeypatch, number, said):
+    def fail(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(main.commands["schema"], "callback", fail)
+    found = invoke("schema")
+    assert found.exit_code == 1 and said in found.stderr and f"got: {os.strerror(number)}" in found.stderr
+    assert "where: the output" in found.stderr and ("free some space" in found.stderr) == (number == errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", ""],
+        ["inspect", " "],
+        ["report", ""],
+        ["run", "fashion-mnist-demo", "-o", ""],
+        ["init", "fashion-mnist-demo", "-o", ""],
+        ["evaluate", "", "--data", "fashion-mnist"],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words):
+    found = invoke(*words)
+    assert found.exit_code == 2 and "path is empty" in found.stderr and found.stdout == ""
 
 
 # Bad input: (how to make it, exit code, what the message says)
@@ -284,7 +322,7 @@ BAD = {
         "torchvision/alexnet does not run on images [3, 8, 8]",
     ),
     "the taps of a file": (lambda t: ["inspect", "--taps", text_file(t, "a.pt")], "not a file or folder"),
-    "the taps of nothing": (lambda t: ["inspect", "--taps", ""], "not a file or folder"),
+    "the taps of nothing": (lambda t: ["inspect", "--taps", ""], "path is empty"),
     "a checkpoint that is none": (lambda t: ["inspect", text_file(t, "a.ckpt")], "cannot be read as weights"),
     "evaluate of a run's folder": (
         lambda t: ["evaluate", run_folder(t), "--data", "fashion-mnist"],
@@ -334,9 +372,9 @@ def test_a_run_that_another_process_writes(tmp_path, fashion_mnist_root):
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"):
         code = "import sys; from kdcompress.cli.main import main; main(sys.argv[1:])"
-        arguments = map(str, run(tmp_path, "train.epochs=0.01"))
-        found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert found.returncode == 2 and "Another process" in found.stderr
+        arguments = map(str, run(tmp_path, "train.epochs=0.01", "export.targets=[]"))
+        status, _, errors = Forked(code, *arguments).ended()
+    assert status == 2 and "Another process" in errors
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

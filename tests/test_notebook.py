@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+QUICK = "from kdcompress.bench import timing\ntiming.EFFORTS['rapid'] = (64, 0.1)  # of no matter here"
 NOTEBOOK = Path(__file__).parents[1] / "docs/notebook.ipynb"
 nbformat = pytest.importorskip("nbformat")
 
@@ -14,6 +15,7 @@ def test_it_runs(tmp_path, fashion_mnist_root, monkeypatch):
     monkeypatch.setenv("KDCOMPRESS_DATA", str(fashion_mnist_root))
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(QUICK))
     nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()

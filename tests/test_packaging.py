@@ -119,18 +119,6 @@ def test_text_files_in_place_of_the_links_build_the_same_wheel(built, tmp_path):
     assert set(zipfile.ZipFile(wheel).namelist()) == set(zipfile.ZipFile(built[0]).namelist())
 
 
-@pytest.mark.parametrize("fetched", [0, 2])
-def test_the_demo_fetches_its_data_and_runs_its_recipe(monkeypatch, fetched):
-    from kdcompress import demo
-
-    calls = []
-    monkeypatch.setattr(demo.fetch, "main", lambda arguments: calls.append(arguments) or fetched)
-    monkeypatch.setattr(demo, "command_line", calls.append)
-    assert demo.main(["train.epochs=1"]) == fetched
-    run = ["run", "fashion-mnist-demo", "train.epochs=1"]
-    assert calls == [["fashion-mnist"], *([] if fetched else [run])]
-
-
 def test_the_dockerfile_is_clean_for_hadolint():
     """It is linted here, not built: that needs a Docker engine."""
     hadolint = Path(sys.executable).parent / "hadolint"

@@ -119,7 +119,8 @@ def small(tmp_path_factory):
                 image.save(folder / "images" / split / label / f"{index}.png")
     (folder / "r.yaml").write_text(
         "name: x\ndata: {source: image-folder, root: images, size: 16, validation: 0.25, augment: {crop: 1}}\n"
-        "teacher: {model: resnet8, options: {}, train: {epochs: 1}}\nstudent: {model: resnet8, taps: []}\n"
+        "teacher: {model: tiny_nets:plain, options: {}, train: {epochs: 1}}\n"
+        "student: {model: tiny_nets:plain, taps: []}\n"
         "method: {kd: {temperature: 2, weight: 0.5}}\ntrain: {epochs: 1, batch_size: 4}\n"
     )
     return folder

@@ -18,14 +18,15 @@ def command(what: str, output: Path | None, minutes: float | None, targets: tupl
 
     PHOTOS is a folder with a folder of images for each class, or with train, val and test folders
     of those, or with a labels.csv. It is looked at, this machine is measured for some seconds, and
-    a recipe is written whose run fits the minutes. RECIPE is a name of `kdcompress list recipes`.
+    a recipe is written whose run fits the minutes. RECIPE is a name of `kdcompress list recipes`, which is copied; with
+    neither, fashion-mnist-demo is.
 
     \b
     kdcompress init photos -o mine.yaml --minutes 30
     kdcompress init fashion-mnist-demo -o mine.yaml
     """
-    from kdcompress.pipelines.catalogue import copy_recipe
     from kdcompress.pipelines.starter.argument import is_photos, refuse_options
+    from kdcompress.pipelines.starter.copy import copy
     from kdcompress.report.show import echo
 
     if is_photos(what, any_file=False):
@@ -33,4 +34,4 @@ def command(what: str, output: Path | None, minutes: float | None, targets: tupl
 
         return echo(init(Path(what), output, minutes, targets, force, as_typed()))
     refuse_options("init RECIPE", what, minutes, targets, force)
-    echo(copy_recipe(what, output))
+    echo(copy(what, output))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import sys
 from collections import UserDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -20,7 +22,10 @@ from kdcompress import __version__
 from kdcompress.errors import KDCompressError, cut, shown
 
 SHARED = ("__main__", "main", "options")  # all other files of this folder are commands
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+CLOSED_TO_US = "A file or folder cannot be written or read."
+ELSEWHERE = "choose another place, which many commands take with -o"
 
 
 def tell(text: str) -> None:
@@ -56,7 +61,7 @@ def load(name: str) -> click.Command:
     return click.Command(name, callback=fail, help=why, short_help=why, context_settings=takes_all)
 
 
-class Cli(click.Group):
+class Told(click.Command):
     """Errors meant for users are printed without a traceback and end with their own exit code. What steers a terminal
     is shown as escapes, also in a traceback and in a warning of a library's."""
 
@@ -74,24 +79,42 @@ class Cli(click.Group):
         sys.excepthook = lambda *error: tell("".join(traceback.format_exception(*error)).rstrip())
         return super().main(*arguments, **options)
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with escaped():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with escaped():
+                return super().invoke(ctx)
         except KDCompressError as error:
             tell(f"Error: {error}")
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in DISK:
+            if error.errno not in (*FULL, *CLOSED):
                 raise
-            tell(f"Error: A file could not be written or read.\n  where: {error.filename}")
-            tell(f"  got: {error.strerror}\n  next: free some space, or choose another place")
+            closed = error.errno in CLOSED
+            tell(f"Error: {CLOSED_TO_US if closed else 'A file could not be written: there is no room.'}")
+            tell(f"  where: {cut(str(error.filename or 'the output'))}\n  got: {error.strerror}")
+            tell(f"  next: {ELSEWHERE if closed else 'free some space, or choose another place with -o'}")
             ctx.exit(1)
-        except click.ClickException as error:
-            vars(error)["message"] = shown(cut(error.message))
-            raise
         except KeyboardInterrupt:
             tell("Interrupted. What is finished is kept; the same command goes on from there.")
             ctx.exit(130)
+
+
+@contextmanager
+def escaped() -> Iterator[None]:
+    """What was typed is cut and shown as escapes in click's own messages."""
+    try:
+        yield
+    except click.ClickException as error:
+        vars(error)["message"] = shown(cut(error.message))
+        raise
+
+
+class Cli(Told, click.Group):
+    pass
 
 
 @click.group(

@@ -11,7 +11,18 @@ from typing import Any
 import click
 
 Decorator = Callable[[Any], Any]
-AS_PATH = click.Path(path_type=Path)
+
+
+class Given(click.Path):
+    """A path that is not empty, as a shell's variable is that is not set: it would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip():
+            self.fail("The path is empty; . is the current folder.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+AS_PATH = Given(path_type=Path)
 
 
 class Minutes(click.FloatRange):

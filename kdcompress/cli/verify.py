@@ -8,7 +8,7 @@ from kdcompress.cli.options import AS_PATH
 
 
 @click.command("verify")
-@click.argument("folder", metavar="BUNDLE", type=AS_PATH)
+@click.argument("bundle", metavar="BUNDLE", type=AS_PATH)
 @click.option(
     "--signer",
     type=AS_PATH,
@@ -16,8 +16,10 @@ from kdcompress.cli.options import AS_PATH
 )
 @click.option("--no-run", is_flag=True, help="Check only the files and the signature. No code of the bundle runs.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600, help="Seconds for the self-check.")
-def command(folder: Path, signer: Path | None, no_run: bool, timeout: float) -> None:
+def command(bundle: Path, signer: Path | None, no_run: bool, timeout: float) -> None:
     """Check that a BUNDLE is whole and that its model runs here.
+
+    BUNDLE is the folder or the .tar.gz that `kdcompress bundle` wrote. An archive is unpacked into a temporary folder.
 
     First, every file must be as the bundle's list says, and there must be no other file. Then the bundle's self-check
     runs, in a new process. The list shows damage, but not who made the bundle. For a bundle from somebody else, give
@@ -26,4 +28,4 @@ def command(folder: Path, signer: Path | None, no_run: bool, timeout: float) -> 
     from kdcompress.pipelines.verify import verify
     from kdcompress.report.show import echo
 
-    echo(verify(folder, signer, not no_run, timeout))
+    echo(verify(bundle, signer, not no_run, timeout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,11 @@ class ImageFolder:
         classes_of = {split: class_files(folder, passed) for split, folder in folders.items()}
         labels = tuple(classes_of["train"])
         if len(labels) < 2:
-            raise UsageError(
-                "A classifier needs at least 2 classes, one folder each.",
-                where=folders["train"],
-                got=f"{len(labels)}: {', '.join(labels)}" if labels else "no folder",
-            )
+            raise too_few(folders["train"], labels)
         files, truth = {}, {}
+        fewest = {"train": 4 - len(folders)}  # one image for each split that is cut from them
         for split, classes in classes_of.items():
-            check_classes(folders[split], classes, labels)
+            check_classes(folders[split], classes, labels, fewest.get(split, 1))
             files[split] = [path for paths in classes.values() for path in paths]
             truth[split] = np.repeat(np.arange(len(labels), dtype=np.int64), [len(paths) for paths in classes.values()])
         return Listed(labels, files, truth, str(root), passed.notes(root))
@@ -161,19 +159,37 @@ def class_name(folder: Path) -> str:
     return unicodedata.normalize("NFC", folder.name)
 
 
-def check_classes(folder: Path, classes: dict[str, list[Path]], labels: tuple[str, ...]) -> None:
+def too_few(folder: Path, labels: Sequence[str]) -> UsageError:
+    """The error for a folder with fewer than two classes: what it holds, and what to do."""
+    what, got = "A classifier needs at least 2 classes, one folder each.", f"{len(labels)}: {', '.join(labels)}"
+    hint = "give each other class a folder of images beside it"
+    if labels:
+        return UsageError(what, where=folder, got=got, hint=hint)
+    _, files = entries(folder, Passed())
+    names = [file.name for file in files if file.suffix.lower() in SUFFIXES]
+    got = "an empty folder" if not files else f"no folder, but {some([file.name for file in files], 3)}"
+    hint = "put the images of each class into a folder of its own: cat/1.jpg, dog/2.jpg"
+    if names:
+        got = f"no folder, but {len(names):,} image{'s' * (len(names) > 1)} such as {names[0]}"
+        hint += "; or, if they are one class, give the folder that holds the folders of all classes"
+    return UsageError(what, where=folder, got=got, hint=hint)
+
+
+def check_classes(folder: Path, classes: dict[str, list[Path]], labels: tuple[str, ...], fewest: int = 1) -> None:
+    """Raises UsageError for other classes than ``labels``, and where one has no image: with all that have less than the
+    ``fewest`` that are needed."""
     missing = [name for name in labels if name not in classes]
     unknown = [name for name in classes if name not in labels]
     if missing or unknown:
         got = [f"no {some(missing)}"] * bool(missing) + [f"also {some(unknown)}"] * bool(unknown)
         raise UsageError("A split's classes are not those of the training images.", where=folder, got="; ".join(got))
-    empty = [name for name, files in classes.items() if not files]
-    if empty:
+    if not all(classes.values()):
         raise UsageError(
             "A class has no image.",
             where=folder,
-            got=some(empty),
-            allowed=f"files that end with {' '.join(sorted(SUFFIXES))}",
+            got=some([f"{name} ({len(files)})" for name, files in classes.items() if len(files) < fewest], 20),
+            allowed=f"{fewest} or more images in each, files that end with {' '.join(sorted(SUFFIXES))}",
+            hint="add images to these classes, or move their folders somewhere else",
         )
 
 

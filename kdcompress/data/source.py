@@ -31,6 +31,7 @@ class Family(Protocol):
 
 
 SHOWN = 5  # names in an error
+TEST = 0.2  # share of the images that is cut off as the test split, where there is none
 sources: Registry[Family] = Registry("data source", "kdcompress.data", prefix="from_")
 
 
@@ -110,7 +111,7 @@ def parted(data: Data, raw: Raw) -> tuple[dict[str, Split], Split]:
     private = train.take(np.arange(0))
     apart = partial(cut, raw=raw) if data.public is None else own_cut
     if test is None:
-        test, train = apart(train, 0.2, (data.split_seed, "test"))
+        test, train = apart(train, TEST, (data.split_seed, "test"))
     if validation is None:
         validation, train = apart(train, data.validation, (data.split_seed, "validation"))
     if data.train_images is not None:
@@ -160,13 +161,15 @@ def stratified_order(labels: np.ndarray, key: object, each: bool = True) -> np.n
 def cut(split: Split, share: float, key: object, raw: Raw) -> tuple[Split, Split]:
     """A stratified ``share`` of a split, and the rest; both keep the order of the files."""
     counts, read = (of_each(s.truth, len(raw.labels)) for s in (split, raw.train))
-    few = [f"{raw.labels[c]} ({read[c]})" for c in np.flatnonzero(counts < 2)]
-    if few and needs_each(split.truth):
+    if (counts < 2).any() and needs_each(split.truth):
+        needed = 1 + (raw.test is None) + (raw.validation is None)
+        few = np.flatnonzero((counts < 2) | (read < needed))
         raise UsageError(
             "A class has too few images to be split.",
             where=raw.origin,
-            got=some(few),
-            allowed=f"{2 + (len(split) < len(raw.train))} or more",
+            got=some([f"{raw.labels[c]} ({read[c]})" for c in few], 20),
+            allowed=f"{needed} or more of each: an image for each split. 30 or more say something",
+            hint="add images to these classes, or leave the classes out",
         )
     order = stratified_order(strata(split.truth), key, needs_each(split.truth))
     size = min(max(round(share * len(split)), 1), len(split) - 1)

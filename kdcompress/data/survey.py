@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kdcompress.data.decode import File, decode, in_threads, read_header, reasons
+from kdcompress.data.decode import File, broken_files, decode, in_threads, read_header, reasons
+from kdcompress.data.faults import faults, looks_whole
 from kdcompress.data.from_folder import ImageFolder
 from kdcompress.data.from_image_labels import TABLE, ImageLabels
 from kdcompress.data.image import Header
-from kdcompress.data.source import parted
+from kdcompress.data.source import TEST, one_line, parted
 from kdcompress.data.splits import Listed, Source, Split
 from kdcompress.data.truth import needs_each, of_each
 from kdcompress.errors import UsageError, some
@@ -23,6 +24,8 @@ from kdcompress.recipe import Data
 HEADERS = 20_000  # of so many files at most: those of more are looked at evenly
 DECODED = 256  # images to measure with, and
 SECONDS = 6.0  # no longer than this for them
+PATIENCE = 60.0  # seconds to look for more broken files, where there is one
+TOGETHER = 256  # of them between looks at the clock
 UNEVEN = 3.0  # the largest class over the smallest, from which it is told
 FEW = 30  # images of a class, below which it is told
 FAMILIES: dict[str, ImageFolder | ImageLabels] = {"image-folder": ImageFolder(), "image-labels": ImageLabels()}
@@ -88,17 +91,20 @@ def survey(root: Path) -> Survey:
     try:
         listed = FAMILIES[data.source].listed(data)
     except UsageError as error:
+        hint = error.parts.pop("hint", None)
         error.parts.setdefault("allowed", f"CLASS/image.jpg, train/ val/ test/ that hold such folders, or {TABLE}")
-        if hint := error.parts.get("hint"):
+        if hint:
             error.parts["hint"] = hint.replace(" as data.root", "")
         raise
     paths = listed.paths
     blank = np.zeros((len(paths), 1, 1, 1), np.uint8)
     splits, _ = parted(data, listed.raw(blank))  # which image is in which split depends on the labels alone
     looked = paths[:: -(-len(paths) // HEADERS)]
-    headers = list(in_threads(read_header, [File(path) for path in looked]))
-    good = [header for header in headers if isinstance(header, Header)]
-    unreadable = {path: header for path, header in zip(looked, headers, strict=True) if not isinstance(header, Header)}
+    headers = dict(zip(looked, in_threads(read_header, [File(path) for path in looked]), strict=True))
+    unreadable = {path: header for path, header in headers.items() if isinstance(header, str)}
+    ends = zip(looked, in_threads(looks_whole, looked), strict=True)
+    unreadable |= faults([path for path, whole in ends if not whole and path not in unreadable])
+    good = [header for path, header in headers.items() if isinstance(header, Header) and path not in unreadable]
     if not good:
         raise UsageError("No image can be read.", where=root, got=reasons(unreadable), hint="look at the files")
     return Survey(
@@ -109,6 +115,20 @@ def survey(root: Path) -> Survey:
         sum(header.grey for header in good),
         unreadable,
     )
+
+
+def refusal(found: Survey, known: Mapping[Path, str]) -> UsageError:
+    """The error that names all files that cannot be decoded: those that are ``known``, and what a look at the others
+    finds in some time."""
+    others = [path for path in found.listed.paths if path not in known]
+    broken, begun, tried = dict(known), time.monotonic(), 0
+    while tried < len(others) and time.monotonic() < begun + PATIENCE:
+        broken |= faults(others[tried : tried + TOGETHER])
+        tried += TOGETHER
+    error = broken_files({path: broken[path] for path in found.listed.paths if path in broken}, found.listed.origin)
+    if tried < len(others):
+        error.parts["hint"] += f"; {len(others) - tried:,} files were not looked at, for time"
+    return error
 
 
 def facts(found: Survey) -> Iterator[tuple[str, str]]:
@@ -122,9 +142,8 @@ def facts(found: Survey) -> Iterator[tuple[str, str]]:
     ends = [*shown[: most - 2], "...", *shown[-2:]] if len(shown) > most else shown
     yield ("a class" if found.exclusive else "a label"), ", ".join(ends)
     parts = ", ".join(f"{name} {len(truth):,}" for name, truth in found.truth.items())
-    own = [name for name in ("validation", "test") if name in found.listed.files]
-    cut = [name for name in ("validation", "test") if name not in own]
-    yield "splits", parts + (f" ({' and '.join(cut)} cut from the training images)" if cut else "")
+    held = [f"{share} for {name}" for name, share in held_back(found)]
+    yield "splits", parts + (f" (held back from the training images: {', '.join(held)})" if held else "")
     yield "size", sizes_in_words(found)
     grey, colour = found.grey, len(found.sizes) - found.grey
     yield (
@@ -133,6 +152,15 @@ def facts(found: Survey) -> Iterator[tuple[str, str]]:
     )
     kinds = Counter(path.suffix.lower().lstrip(".") for path in found.listed.paths)
     yield "files", ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common())
+
+
+def held_back(found: Survey) -> Iterator[tuple[str, str]]:
+    """The splits that the folder has not of its own, and which share of the images each gets, in words."""
+    whole = "test" in found.listed.files
+    if not whole:
+        yield "test", f"{100 * TEST:g} %"
+    if "validation" not in found.listed.files:
+        yield "validation", f"{100 * found.data.validation:g} %" + ("" if whole else " of the rest")
 
 
 def sizes_in_words(found: Survey) -> str:
@@ -172,7 +200,7 @@ def warnings(found: Survey) -> Iterator[str]:
 
 def sampled(found: Survey, side: int | None) -> tuple[Source, float]:
     """Some of the images, spread over the folder, as a source that is good for measuring speeds alone; and seconds that
-    one takes to decode. Raises UsageError where none of them can be decoded."""
+    one takes to decode. Raises UsageError where any cannot be decoded, with all such files of the folder."""
     paths = [path for path in found.listed.paths if path not in found.unreadable]
     chosen = paths[:: -(-len(paths) // DECODED)]
     width, height = (side, side) if side else found.one_size or (0, 0)
@@ -180,26 +208,27 @@ def sampled(found: Survey, side: int | None) -> tuple[Source, float]:
     for path in chosen:
         header = read_header(File(path))
         jpegs[path] = isinstance(header, Header) and header.jpeg
-    step, images, why = 16, [], ""
+    step, images, broken = 16, [], {}
 
     def one(path: Path) -> np.ndarray | str:
         try:
             return decode(File(path), shape, jpegs[path])
-        except Exception as error:  # decoders raise many kinds; the run names all such files
-            return f"{path}: {error}"
+        except Exception as error:  # decoders raise many kinds
+            return one_line(error)
 
     one(chosen[0])  # what decodes is loaded
     begun = time.perf_counter()
     for start in range(0, len(chosen), step):
-        for image in in_threads(one, chosen[start : start + step]):
+        part = chosen[start : start + step]
+        for path, image in zip(part, in_threads(one, part), strict=True):
             if isinstance(image, str):
-                why = image
+                broken[path] = image
             else:
                 images.append(image)
         if time.perf_counter() - begun > SECONDS:
             break
-    if not images:
-        raise UsageError("The images cannot be decoded.", where=found.listed.origin, got=why)
+    if broken:
+        raise refusal(found, broken)
     seconds = (time.perf_counter() - begun) / len(images)
     pixels = np.stack(images)
     train, few = len(found.truth["training"]), min(len(found.truth["validation"]), len(pixels))

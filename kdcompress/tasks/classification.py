@@ -11,7 +11,7 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Decisions, Matched, Metric, Outputs, unanswered
+from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Classification:
     refusal = ""
     int8_agreement = 0.95
 
-    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]] = ()) -> tuple[Output, ...]:
+    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
+        check_logits(labels, shapes)
         return (Output.logits(len(labels)),)
 
     def check(self, truth: np.ndarray, source: str) -> None:

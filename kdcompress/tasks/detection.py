@@ -14,7 +14,7 @@ from kdcompress.boxes import Detections, suppressed
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
-from kdcompress.matching import f1, matched
+from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
 from kdcompress.task import Matched, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SURE = 0.3  # a score that counts as an answer, where there is only yes or no
 SAME, NEAR = 0.9, 0.5  # overlaps at which two files' boxes are the same: of equal precision, and of int8
+APART = 0.25  # scores that differ by more are not those of one network
 MOST = 100  # detections that are kept of an image
 SCORE = 5  # a column of those, after BOX and CLASS
 
@@ -64,7 +65,7 @@ class Detection:
         both = [list(detections(outputs, score)) for outputs in (expected, got)]
         overlap = SAME if relative else NEAR
         share, strictly = (
-            f1(matched(*pair, overlap=overlap, score=score, most=MOST, tolerance=tolerance) for pair in zip(*both))
+            f1(_alike(*pair, overlap=overlap, score=score, most=MOST, tolerance=tolerance) for pair in zip(*both))
             for tolerance in (2 * relative, 0.0)
         )
         return Matched(share, strictly, "{share} of the detections found by both")
@@ -181,6 +182,14 @@ def unpacked(answers: np.ndarray, least: float = 0.0) -> Iterator[Detections]:
     for row in answers:
         there = row[row[:, SCORE] > least]
         yield Detections(there[:, BOX], there[:, CLASS].astype(np.int64), there[:, SCORE])
+
+
+def _alike(mine: Detections, theirs: Detections, **options: float) -> Matching:
+    """Those that belong together and are about as sure."""
+    found = matched(mine, theirs, **options)  # type: ignore[arg-type]
+    apart = np.abs(mine.scores[found.pairs[:, 0]] - theirs.scores[found.pairs[:, 1]]) > APART
+    count = int(apart.sum())
+    return Matching(found.pairs[~apart], (found.alone[0] + count, found.alone[1] + count))
 
 
 def _labels(truth: np.ndarray, answers: np.ndarray) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Decisions, Matched, Metric, Outputs, unanswered
+from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class MultiLabel:
     refusal = "they take each image to be of one class"
     int8_agreement = 0.95
 
-    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]] = ()) -> tuple[Output, ...]:
+    def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
+        check_logits(labels, shapes)
         meaning = "logits: above 0 the image has the label; the sigmoid of each gives its share"
         return (Output("logits", (len(labels),), meaning),)
 

@@ -14,12 +14,13 @@ from kdcompress.pipelines.starter.text import comment
 
 SCHEMA = "kdcompress.schema.json"
 MODELINE = f"# yaml-language-server: $schema={SCHEMA}"
-MARK = re.compile(r"# Written by `(?P<command>.+)`, (?P<hash>[0-9a-f]{8})")
+UNCHANGED = "tells whether you changed this file: kdcompress writes over it only where you did not"
+MARK = re.compile(rf"# Written by `(?P<command>.+)`(?:, |\n# )(?P<hash>[0-9a-f]{{8}})(?: {UNCHANGED}\.)?\n")
 
 
 def head(command: str, rest: str) -> str:
     """``rest``, under the lines that say what wrote it."""
-    return f"{MODELINE}\n# Written by `{comment(command)}`, {_hash(rest)}\n{rest}"
+    return f"{MODELINE}\n# Written by `{comment(command)}`\n# {_hash(rest)} {UNCHANGED}.\n{rest}"
 
 
 def _hash(rest: str) -> str:
@@ -32,15 +33,15 @@ def written_by(path: Path) -> tuple[list[str], bool] | None:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    lines = text.split("\n", 2)
-    found = MARK.fullmatch(lines[1]) if len(lines) == 3 and lines[0] == MODELINE else None
+    first, _, rest = text.partition("\n")
+    found = MARK.match(rest) if first == MODELINE else None
     if not found:
         return None
     try:
         words = shlex.split(found["command"])
     except ValueError:  # a quote was taken away
         return None
-    return words, found["hash"] == _hash(lines[2])
+    return words, found["hash"] == _hash(rest[found.end() :])
 
 
 def check(path: Path, force: bool) -> None:
@@ -55,8 +56,7 @@ def check(path: Path, force: bool) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        hint = "choose another place with --output"
-        raise UsageError("The recipe cannot be written.", where=path.parent, got=error.strerror, hint=hint) from error
+        raise unwritable(path.parent, error, f"-o PLACE/{path.name}") from error
     if path.is_dir():
         raise UsageError("A folder stands where the recipe is to be.", where=path, hint="choose another with --output")
     if path.exists() and not force:
@@ -70,6 +70,13 @@ def check(path: Path, force: bool) -> None:
         kept = kept_json(schema)
         if not (isinstance(kept, dict) and kept.get("title") == "kdcompress recipe"):
             raise UsageError("The file exists, and is no schema of kdcompress.", where=schema, hint="move it away")
+
+
+def unwritable(folder: Path, error: OSError, output: str) -> UsageError:
+    """``output``: an option that names another place."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    hint = f"choose another place: {output}"
+    return UsageError("The folder cannot be written.", where=there, got=error.strerror, hint=hint)
 
 
 def write(path: Path, text: str) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -80,10 +81,11 @@ class PhotosRun:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             hint = f"kdcompress init {shlex.quote(str(self.photos))} in one process, then run that recipe in several"
             raise UsageError("One process makes a recipe for photos, and this is one of several.", hint=hint)
-        if not dry_run:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            files.check(self.path, False)
-        made = make(self.photos, name_of(self.photos), self.minutes or MINUTES, self.targets, within=True)
+        photos, folder = self.photos.expanduser().resolve(), self.folder.expanduser().resolve()
+        if folder.is_relative_to(photos):
+            hint = f"run it from another folder, or give -o ELSEWHERE/{self.folder.name}"
+            raise UsageError("The run's folder would lie among the photos.", where=self.folder, hint=hint)
+        made = self._made(dry_run)
         if overrides:
             say("  note      the prediction is without what you set on the command line", style="yellow")
         if dry_run:
@@ -93,6 +95,26 @@ class PhotosRun:
         if not overrides:
             checks.keep(made.tried, self.folder)
         return load_recipe(self.path, overrides)
+
+    def _made(self, dry_run: bool) -> Made:
+        """Chosen and measured, once the folder is known to be writable. Where that fails no new folder stays."""
+        new = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            if not dry_run:
+                self._prepare()
+            return make(self.photos, name_of(self.photos), self.minutes or MINUTES, self.targets, within=True)
+        except BaseException:
+            for path in new:
+                with suppress(OSError):  # not made, or of use to somebody by now
+                    path.rmdir()
+            raise
+
+    def _prepare(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise files.unwritable(self.folder, error, f"-o PLACE/{self.folder.name}") from error
+        files.check(self.path, False)
 
     def _words(self) -> list[str]:
         """The command that makes the same recipe."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from kdcompress.bench.timing import EFFORTS
 from kdcompress.pipelines.starter.speed import Speed
 from kdcompress.pipelines.steps.check import PARITY_IMAGES
 
 START = 8.0  # seconds until a command has loaded its libraries, twice measured on two slow cores
+AGAIN = 0.5  # of the first export, the second takes: half of that is libraries that load
+LOADING = 1.0  # seconds until a file is loaded and warm, before it is timed
 FLOAT_FILES = 2  # fp32 of teacher and student
 RATIO = 0.6  # epochs of the teacher, of the student's: it is the larger network
 SHARE = 0.92  # of the time that is to be used: the rest is for what a machine does besides
@@ -74,39 +77,54 @@ def predict(
     student_epochs: float,
     decoding: float,
     preflight: float,
+    start: float = START,
 ) -> Prediction:
     """``decoding``: seconds until the images are there. ``preflight``: what the checks before a training take, in which
-    each network is exported once, as it is again after it."""
+    each network is exported once, as it is again after it. ``start``: until a command has loaded its libraries."""
     answers = amounts.test + PARITY_IMAGES
     checked = answers * (speeds["teacher"].image + (1 + amounts.targets) * speeds["student"].image)
     ladder = amounts.targets * 4 * amounts.validation * speeds["student"].image
     return Prediction(
         images=decoding,
-        checks=START + preflight,
+        checks=start + preflight,
         teacher=amounts.trained(speeds["teacher"], teacher_epochs),
         student=amounts.trained(speeds["student"], student_epochs),
-        files=preflight + checked + ladder,
-        latency=(FLOAT_FILES + amounts.targets) * EFFORTS[amounts.effort][1],
+        files=AGAIN * preflight + checked + ladder,
+        latency=(FLOAT_FILES + amounts.targets) * (EFFORTS[amounts.effort][1] + LOADING),
     )
 
 
 def fitting(amounts: Amounts, speeds: Mapping[str, Speed], seconds: float, most: float) -> tuple[float, float]:
-    """Epochs of teacher and student whose trainings take about so many seconds, the student's ``most`` at most; a step
-    at least, however little time there is."""
-    low, high = 0.0, most
-    for _ in range(30):
-        middle = (low + high) / 2
-        took = amounts.trained(speeds["teacher"], RATIO * middle) + amounts.trained(speeds["student"], middle)
-        low, high = (middle, high) if took <= seconds else (low, middle)
-    found = high if high == most else low
+    """Epochs of teacher and student whose trainings take about so many seconds, ``most`` at most of each; a step at
+    least, however little time there is. What the student leaves at its most is the teacher's."""
+
+    def longest(took: Callable[[float], float], low: float) -> float:
+        if took(most) <= seconds:
+            return most
+        high = most
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if took(middle) <= seconds else (low, middle)
+        return low
+
+    teacher, student = partial(amounts.trained, speeds["teacher"]), partial(amounts.trained, speeds["student"])
+    found = longest(lambda epochs: teacher(RATIO * epochs) + student(epochs), 0.0)
+    of_teacher = RATIO * found
+    if found == most:
+        of_teacher = longest(lambda epochs: teacher(epochs) + student(most), of_teacher)
     least = 1 / amounts.steps
-    return max(least, rounded(RATIO * found)), max(least, rounded(found))
+    return max(least, rounded(of_teacher)), max(least, rounded(found))
 
 
 def rounded(epochs: float) -> float:
     """Down: to a whole number from 2 on, to a tenth from 0.2 on, else to one digit."""
     unit = 1.0 if epochs >= 2 else 0.1 if epochs >= 0.2 else 10.0 ** math.floor(math.log10(max(epochs, 1e-6)))
     return round(unit * math.floor(epochs / unit + 1e-9), 6)
+
+
+def epochs(count: float) -> str:
+    """ "1 epoch", "0.5 epochs" """
+    return f"{count:g} epoch" + "s" * (count != 1)
 
 
 def minutes(seconds: float) -> str:

@@ -70,13 +70,18 @@ def measured(networks: Networks, roles: Sequence[Role], seconds: float) -> dict[
 
 
 def speeds(blocks: Mapping[Role, Sequence[Block]], by_cpu: bool) -> dict[Role, Speed]:
-    """Medians. On a processor, of what this process computed, times the share of the time that other processes took
-    meanwhile: of all blocks together, for a second in which others compute falls on one network alone."""
-    timed = [took for each in blocks.values() for block in each for took in (*block.steps, *block.teacher)]
-    slower = sum(t.wall for t in timed) / max(sum(t.cpu for t in timed), 1e-9)
+    """Medians. On a processor, of what this process computed, times the seconds that a second of it takes where nobody
+    disturbs: fewer, the better threads share the work, which those of a small network do less well. All of it is slowed
+    by as much as all blocks together were: a second in which others compute falls on one network alone."""
+    timed = [[t for block in each for t in block.steps] for each in blocks.values()]
+    timed += [[t for block in each for t in block.teacher] for each in blocks.values()]
+    undisturbed = sum(_pace(each) * sum(t.cpu for t in each) for each in timed)
+    slower = sum(t.wall for each in timed for t in each) / max(undisturbed, 1e-9)
 
     def of(each: Sequence[Took]) -> float:
-        return slower * statistics.median(t.cpu for t in each) if by_cpu else statistics.median(t.wall for t in each)
+        if not by_cpu:
+            return statistics.median(t.wall for t in each)
+        return slower * _pace(each) * statistics.median(t.cpu for t in each)
 
     return {
         role: Speed(
@@ -87,6 +92,11 @@ def speeds(blocks: Mapping[Role, Sequence[Block]], by_cpu: bool) -> dict[Role, S
         )
         for role, each in blocks.items()
     }
+
+
+def _pace(each: Sequence[Took]) -> float:
+    """Seconds that a second of this process's computing takes where it is least disturbed."""
+    return min(t.wall / max(t.cpu, 1e-9) for t in each)
 
 
 class _Stopwatch:
@@ -134,6 +144,7 @@ def _block(networks: Networks, role: Role, seconds: float, folder: Path) -> Bloc
             predict(distillation.student, source.validation, device, networks.recipe.task, part.train.channels_last)
         image = watch.read(len(source.validation))
         watch, result, net = _Stopwatch(device), TrainResult(), distillation.student.net
-        result.validated(0.0, 0.0, {key: value.detach().cpu().clone() for key, value in net.state_dict().items()})
+        for score in (1.0, 0.0):  # the best weights are not the last, as mostly: a checkpoint has both
+            result.validated(0.0, score, {key: value.detach().cpu().clone() for key, value in net.state_dict().items()})
         save_checkpoint(State(setup, losses, result, None).after(len(steps)), folder / "checkpoint.pt")
         return Block(steps[WARM:], teacher[WARM:], image, watch.read())

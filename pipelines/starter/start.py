@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import torch
 
 from kdcompress.console import say
 from kdcompress.data import kept
-from kdcompress.data.decode import broken_files
 from kdcompress.data.source import load
 from kdcompress.data.splits import Source
-from kdcompress.data.survey import Survey, sampled, summary, survey
+from kdcompress.data.survey import Survey, refusal, sampled, summary, survey
 from kdcompress.export import formats
 from kdcompress.models.build import build, macs
 from kdcompress.pipelines import checks
@@ -25,16 +25,28 @@ from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import parts_of
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.starter import weights
-from kdcompress.pipelines.starter.choice import SMALL, Setting, batch_size, settings, targets_here
-from kdcompress.pipelines.starter.prediction import RATIO, SHARE, START, Amounts, Prediction, fitting, minutes, predict
+from kdcompress.pipelines.starter.choice import SMALL, Setting, batch_size, optimizer, settings, targets_here
+from kdcompress.pipelines.starter.prediction import (
+    RATIO,
+    SHARE,
+    START,
+    Amounts,
+    Prediction,
+    epochs,
+    fitting,
+    minutes,
+    predict,
+)
 from kdcompress.pipelines.starter.speed import Speed, measured
 from kdcompress.pipelines.starter.text import Choice
 from kdcompress.recipe import Recipe
 
+LATE = 60.0  # seconds: a process that is older has done more than to load its libraries
 PREFLIGHT = 15.0  # seconds of the checks, until they are measured
 FEW_EPOCHS = 8  # below so many other views cost more than they give
 VIEWS = 8
 DECODED_AT_ONCE = 0.1  # of the time: what takes no longer is decoded now, and kept for the run
+ENDS_EARLY = 0.75  # of the time: a run that is shorter says why
 HOPEFUL = 1.6  # a setting is measured where its estimate is not more than so much too long
 
 
@@ -67,6 +79,7 @@ class Starter:
             formats.chosen(targets)  # names the unknown one
         self.photos, self.name, self.asked, self.began = photos, name, seconds, began
         self.targets = list(targets) or targets_here()
+        self.start = 0.0 if began is not None else loaded()  # until the run's own process has its libraries
 
     @property
     def seconds(self) -> float:
@@ -80,7 +93,7 @@ class Starter:
         for what, text in summary(found):
             say(f"  {what:<9} {text}", style="yellow" if what == "note" else None)
         if found.unreadable:
-            raise broken_files(found.unreadable, found.listed.origin)
+            raise refusal(found, found.unreadable)
         why = self._unpretrained(found)
         say("Measuring this machine: some steps of each network's training", style="bold")
         known = self._chosen(found, why)
@@ -110,15 +123,17 @@ class Starter:
         """The best setting whose trainings fit the time; else the cheapest."""
         wanted = settings(found, found.channels == 3 and why is None)
         cheapest = min(wanted, key=lambda setting: _macs(setting, found))
-        last, simplest = cheapest, self._measured(cheapest, found, why)  # by whose pace the others are estimated
-        known = simplest
+        simplest = self._measured(cheapest, found, why)
+        paces = {optimizer(cheapest): simplest}  # by whose pace others of the kind are estimated
+        last = simplest
         for setting in wanted[: wanted.index(cheapest)]:
+            known = paces.get(optimizer(setting), last)
             step = known.speeds["teacher"].step + known.speeds["student"].step
-            pace = step / known.choice.batch / _macs(last, found)
+            pace = step / known.choice.batch / _macs(known.choice.setting, found)
             if self._hopeful(setting, found, pace * _macs(setting, found)):
-                last, known = setting, self._measured(setting, found, why)
-                if self._enough(known):
-                    return known
+                last = paces[optimizer(setting)] = self._measured(setting, found, why)
+                if self._enough(last):
+                    return last
         return simplest
 
     def _hopeful(self, setting: Setting, found: Survey, image: float) -> bool:
@@ -148,7 +163,7 @@ class Starter:
     # Fitted to the time
 
     def _for_training(self, decoding: float, preflight: float) -> float:
-        rest = predict(self._amounts(None), NOTHING, 0.0, 0.0, decoding, preflight)
+        rest = predict(self._amounts(None), NOTHING, 0.0, 0.0, decoding, preflight, self.start)
         return SHARE * self.seconds - rest.total
 
     def _amounts(self, choice: Choice | None) -> Amounts:
@@ -165,12 +180,18 @@ class Starter:
         for augmented in (True, False):
             choice = replace(choice, augmented=augmented)
             amounts = self._amounts(choice)
-            rest = predict(amounts, speeds, 0.0, 0.0, decoding, preflight)
+            rest = predict(amounts, speeds, 0.0, 0.0, decoding, preflight, self.start)
             left = SHARE * self.seconds - (rest.total - rest.teacher - rest.student)
             teacher, student = fitting(amounts, speeds, left, most)
             if student >= FEW_EPOCHS:
                 break
-        prediction = predict(amounts, speeds, teacher, student, decoding, preflight)
+        prediction = predict(amounts, speeds, teacher, student, decoding, preflight, self.start)
+        if student == most:  # there may be time left over
+            longer = predict(
+                replace(amounts, effort="normal"), speeds, teacher, student, decoding, preflight, self.start
+            )
+            if longer.total <= SHARE * self.seconds:
+                choice, prediction = replace(choice, effort="normal"), longer
         learns = self._learning(choice, speeds) < 0.2 * self.seconds
         return replace(choice, teacher_epochs=teacher, student_epochs=student, learns_int8=learns), prediction
 
@@ -194,8 +215,8 @@ class Starter:
         start = "pretrained" if setting.pretrained else "from scratch"
         say("Chosen", style="bold")
         say(f"  images    {size}" + (", in other views" if choice.augmented else ""))
-        say(f"  teacher   {setting.teacher}, {start}, {choice.teacher_epochs:g} epochs")
-        say(f"  student   {setting.student}, {start}, {choice.student_epochs:g} epochs, taught by the teacher")
+        say(f"  teacher   {setting.teacher}, {start}, {epochs(choice.teacher_epochs)}")
+        say(f"  student   {setting.student}, {start}, {epochs(choice.student_epochs)}, taught by the teacher")
         say(f"  targets   fp32 ONNX, {', '.join(choice.targets)}")
         say("Predicted for this machine", style="bold")
         for what, seconds in prediction.rows():
@@ -205,22 +226,33 @@ class Starter:
         if choice.learns_int8:
             more = minutes(self._learning(choice, speeds))
             say(
-                f"  At most {more} more where int8 loses more than {choice.max_drop:g} points, and is learnt",
+                f"  At most {more} more where int8 scores over {choice.max_drop:g} % below fp32: it is trained then",
                 style="dim",
             )
         training = len(found.truth["training"])
         least, _ = setting.epochs(training)
         if choice.student_epochs < least:
             amounts = self._amounts(choice)
-            needed = predict(amounts, speeds, RATIO * least, least, prediction.images, prediction.checks - START).total
+            preflight = prediction.checks - self.start
+            needed = predict(amounts, speeds, RATIO * least, least, prediction.images, preflight, self.start).total
             say(
                 f"  note      {self.asked / 60:g} min is short for {training:,} training images: the student sees"
                 f" each {choice.student_epochs:g} times. --minutes {needed / SHARE / 60 + 1:.0f} gives it {least:.0f}",
                 style="yellow",
             )
+        if prediction.total < ENDS_EARLY * self.seconds:
+            bound = f"{epochs(choice.student_epochs)} of {training:,} training images are the most that is chosen"
+            say(f"  note      It ends early: {bound}, for more seldom bring much. train.epochs in the recipe has more")
         if prediction.total > self.seconds:
             largest = max(prediction.rows(), key=lambda row: row[1])[0]
             say(f"  note      It does not fit the time: {largest} takes most of it", style="yellow")
+
+
+def loaded() -> float:
+    """Seconds that this process took to load its libraries, as a run's will, ``START`` at least; that too where the
+    process has done other things."""
+    age = time.time() - psutil.Process().create_time()
+    return max(START, age) if age < LATE else START
 
 
 NOTHING = {role: Speed(0.0, 0.0, 0.0, 0.0) for role in ("teacher", "student")}

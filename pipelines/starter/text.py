@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import yaml
 
 from kdcompress import strict_yaml
-from kdcompress.data.survey import Survey
+from kdcompress.data.survey import Survey, held_back
 from kdcompress.errors import shown
 from kdcompress.pipelines.starter.choice import PHOTO, PRETRAINED, Setting, learning_rate, optimizer
 from kdcompress.recipe import Recipe, apply_override, validate_recipe
 
 METHOD = "kd"
-NO_TIME = "null # int8 is not learnt, for there is no time; without this line it is, where it loses more than max_drop"
+NO_TIME = "null # int8 is not trained, for there is no time; without this line it is, where it loses more than max_drop"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def body(choice: Choice) -> str:
         f"  source: {found.data.source}",
         f"  root: {scalar(str(found.data.root))} # from the folder that you run kdcompress in",
         *_size(choice),
-        "  validation: 0.1 # share of the training images that chooses the best weights, where there is no such folder",
+        *_held_back(choice),
         *_augment(choice),
         "teacher: # large and accurate; its answers teach the student",
         f"  model: {setting.teacher} # `kdcompress list models` shows others",
@@ -99,12 +99,23 @@ def body(choice: Choice) -> str:
         "export:",
         f"  targets: {scalar(list(choice.targets))} # besides fp32 ONNX; `kdcompress list targets`, or auto: all"
         " that run here",
-        f"  max_drop: {choice.max_drop:g} # points that a file may lose to fp32; of few images chance takes some",
+        f"  max_drop: {choice.max_drop:g} # the most that a file may score below the fp32 one, in % of the test images."
+        " Of few images chance takes some",
         f"  qat: {_qat(choice)}",
         f"bench: {{effort: {choice.effort}}} # how long each file is timed: rapid, quick or normal",
         "gates: {} # limits; a run that misses one ends with exit code 1. For example {student: 90, latency_ms: 5}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _held_back(choice: Choice) -> list[str]:
+    shares, key = dict(held_back(choice.found)), f"validation: {choice.found.data.validation:g}"
+    lines, of = [], "the training images"
+    if "test" in shares:
+        lines, of = [f"  # {shares['test']} of the images are held back for the test, the same each time"], "the rest"
+    if "validation" in shares:
+        return [*lines, f"  {key} # share of {of} that is held back to choose the best weights"]
+    return [*lines, f"  # {key} is a share of {of} where there is no folder for it"]
 
 
 def _size(choice: Choice) -> list[str]:
@@ -156,4 +167,4 @@ def _train(choice: Choice, epochs: float) -> list[str]:
 def _qat(choice: Choice) -> str:
     if not choice.learns_int8:
         return NO_TIME
-    return f"{{epochs: 2, lr: 0.01, batch_size: {choice.batch}}} # int8 is learnt where it loses more; null: never"
+    return f"{{epochs: 2, lr: 0.01, batch_size: {choice.batch}}} # int8 is trained where it loses more; null: never"

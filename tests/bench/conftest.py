@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +19,8 @@ import pytest
 
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench.devices import Request
+from kdcompress.bench.remote import conversation
+from kdcompress.bench.remote.sent import write_agent
 from kdcompress.export.formats import cpus_of, open_runner
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -93,6 +97,23 @@ def device_python(tmp_path_factory):
 def python(device_python):
     """One with ONNX Runtime."""
     return device_python("device", "numpy", "numpy.libs", "onnxruntime", "flatbuffers", "google", "packaging")
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """A function: a device measures each file for so many seconds. The agent that is sent to it says so."""
+
+    def lasting(seconds):
+        def write(file, opener):
+            write_agent(file, opener)
+            with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # there are two of that name: the last one is imported
+                source = archive.read("kdcompress/bench/timing.py").decode()
+                archive.writestr("kdcompress/bench/timing.py", f"{source}\nEFFORTS['rapid'] = (64, {seconds})\n")
+
+        monkeypatch.setattr(conversation, "write_agent", write)
+
+    return lasting
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def device(sshd, python, there):
+def device(sshd, python, brief, there):
+    brief(0.1)
     probed.cache_clear()
     return f"ssh:127.0.0.1:{sshd.port}?python={python}&folder={there}"
 

@@ -69,7 +69,8 @@ def run(port, request, told=None, **options):
     return bench(request, address, told if told is not None else Told())
 
 
-def test_it_measures_there_and_leaves_nothing_behind(sshd, request_of, python, there):
+def test_it_measures_there_and_leaves_nothing_behind(sshd, request_of, python, brief, there):
+    brief(0.4)
     told = Told()
     session = run(sshd.port, request_of(2, baseline="model 0"), told, python=python, folder=there)
     assert nothing_left(there)
@@ -94,11 +95,13 @@ def test_a_scenario_of_processes(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
-def test_a_dropped_connection_is_made_again(proxy, request_of, python, there):
+def test_a_dropped_connection_is_made_again(proxy, request_of, python, brief, there):
+    brief(2)
+
     def drop():
         proxy.refusing = True
         proxy.cut()
-        threading.Timer(4, setattr, (proxy, "refusing", False)).start()
+        threading.Timer(1.5, setattr, (proxy, "refusing", False)).start()
 
     told = Told("measuring", drop)
     session = run(proxy.port, request_of(), told, python=python, folder=there)
@@ -119,8 +122,9 @@ def test_a_device_that_vanishes_is_given_up_on_both_sides(proxy, request_of, pyt
     assert nothing_left(there, within=120)
 
 
-def test_a_connection_that_drops_while_the_job_is_sent(proxy, request_of, python, there):
+def test_a_connection_that_drops_while_the_job_is_sent(proxy, request_of, python, brief, there):
     """The job is sent over a new one; where there is none, the agent that waits for it goes."""
+    brief(0.5)
     assert run(proxy.port, request_of(), Told("sending", proxy.cut), python=python, folder=there).records["model 0"].n
     assert nothing_left(there)
 
@@ -265,7 +269,8 @@ def test_devices_without_what_is_needed(sshd, request_of, device_python, there):
     assert nothing_left(there)
 
 
-def test_an_artefact_for_another_processor(sshd, request_of, python, there):
+def test_an_artefact_for_another_processor(sshd, request_of, python, brief, there):
+    brief(0.5)
     told = Told()
     with pytest.raises(UsageError, match="made for arm64, target arm64-dotprod"):
         run(sshd.port, request_of(target="arm64-dotprod"), told, python=python, folder=there)
@@ -278,7 +283,8 @@ def test_an_artefact_for_another_processor(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
-def test_an_artefact_that_fails_there_is_a_record(sshd, request_of, python, there, tmp_path):
+def test_an_artefact_that_fails_there_is_a_record(sshd, request_of, python, brief, there, tmp_path):
+    brief(0.5)
     request = request_of(2)
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model at all")
@@ -292,7 +298,8 @@ def test_an_artefact_that_fails_there_is_a_record(sshd, request_of, python, ther
 
 
 @root
-def test_a_full_disk(sshd, request_of, python, there):
+def test_a_full_disk(sshd, request_of, python, brief, there):
+    brief(2)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", there], check=True)
 
     def fill():

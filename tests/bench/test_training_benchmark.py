@@ -119,6 +119,7 @@ def test_the_ratio_says_how_many_times_faster(training):
 def test_accuracies_of_both_from_the_same_weights(training, tmp_path, fashion_mnist_root):
     more = ["--equal-results", "--methods", "kd", "--train-images", "640", "--steps", "30", "--seeds", "1"]
     more += ["--root", str(fashion_mnist_root), "--variant", "ours: train.precision=fp32", "-o", str(tmp_path)]
+    more += ["--pair", "resnet8", "resnet8"]
     training.main([*SMALL, *more])
     (row,) = json.loads((tmp_path / "results.json").read_text())["results"]
     assert row["images_seen"] == 30 * 64 and set(row["accuracy"]) == {training.PLAIN, "ours"}

@@ -227,6 +227,17 @@ def test_too_few_images_are_counted_in_the_folder(tmp_path):
     write_classes(tmp_path, 10)
     write_images(tmp_path / "c", 2, 8, 8, start=5)
     raises(r"too few images(.|\n)*got: c \(2\)\n.*3 or more", tmp_path)
+    write_images(tmp_path / "d", 1, 8, 8, start=6)
+    raises(r"too few images(.|\n)*got: c \(2\), d \(1\)\n.*3 or more(.|\n)*next: add images", tmp_path)
+    for name in ("a", "b"):
+        shutil.rmtree(tmp_path / name)
+    raises(r"got: c \(2\), d \(1\)\n", tmp_path)
+    write_images(tmp_path / "test/c", 2, 8, 8, start=7)
+    write_images(tmp_path / "test/d", 2, 8, 8, start=8)
+    (tmp_path / "train").mkdir()
+    for name in ("c", "d"):
+        shutil.move(tmp_path / name, tmp_path / "train" / name)
+    raises(r"got: d \(1\)\n.*2 or more", tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
@@ -309,11 +320,15 @@ def test_an_empty_class_and_too_few_classes(tmp_path):
     write_classes(tmp_path / "one", names=("a",))
     raises("at least 2 classes(.|\n)*got: 1: a", tmp_path / "one")
     (tmp_path / "none").mkdir()
-    raises("at least 2 classes(.|\n)*got: no folder", tmp_path / "none")
+    raises("at least 2 classes(.|\n)*got: an empty folder\n.*cat/1.jpg", tmp_path / "none")
+    (tmp_path / "none" / "photos.zip").write_bytes(b"")
+    raises("got: no folder, but photos.zip", tmp_path / "none")
+    raises("got: no folder, but 10 images such as 000.png\n.*next: .*; or, if they are one class", tmp_path / "one/a")
     write_classes(tmp_path / "empty")
     (tmp_path / "empty/c").mkdir()
     (tmp_path / "empty/c/notes.txt").write_text("hello")
-    raises("no image(.|\n)*got: c", tmp_path / "empty")
+    write_images(tmp_path / "empty/d", 2, 8, 8, start=5)
+    raises(r"no image(.|\n)*got: c \(0\), d \(2\)\n.*3 or more", tmp_path / "empty")
 
 
 def test_folders_of_splits_that_make_no_sense(tmp_path):

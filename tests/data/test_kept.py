@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_files import write_images
+from forked import Forked
 
 from kdcompress import artifact
 from kdcompress.data import decode, kept
@@ -342,10 +343,10 @@ def test_a_disk_that_fills_up_meanwhile(place, root, monkeypatch, capsys):
 
 def train_on_disk(root, size, limit, folder):
     """Bytes of the images, bytes of memory, and what was trained."""
-    command = [sys.executable, Path(__file__).with_name("train_on_disk.py"), root, str(size), str(limit), folder]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    first, second = run.stdout.splitlines()
+    code = Path(__file__).with_name("train_on_disk.py").read_text()
+    status, output, errors = Forked(code, root, size, limit, folder).ended()
+    assert status == 0, errors
+    first, second = output.splitlines()
     return *map(int, first.split()), second
 
 

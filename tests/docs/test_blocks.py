@@ -28,7 +28,7 @@ TAKES_OVERRIDES = {
 TINY = """
 name: mine
 data: {source: image-folder, root: photos, size: 32}
-teacher: {model: resnet14, train: {images: 64}}
+teacher: {model: resnet8, train: {images: 64}}
 student: {model: resnet8}
 method: kd
 train: {images: 64}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from export_nets import problem
+from torch import nn
 
 from kdcompress.errors import UsageError
-from kdcompress.export.formats import Scheme, build, open_runner, target
+from kdcompress.export.formats import ExportJob, Scheme, build, open_runner, target
 from kdcompress.export.quantize import coverage, quantize
 from kdcompress.export.run_torch import TorchRunner
+from kdcompress.export.to_onnx import export_onnx
+from kdcompress.models.deployable import Deployable
 from kdcompress.parity import parity
 from kdcompress.runner import infer_all
 
@@ -48,6 +53,8 @@ def test_int8_keeps_the_metadata_and_the_input(job):
     [
         {"calibration": "entropy"},
         {"calibration": "percentile"},
+        {"calibration": "percentile", "images": 90},  # of which the last batch has fewer
+        {"calibration": "mse", "images": 90},
         {"reduce_range": True},
         {"per_channel": False},
     ],
@@ -89,6 +96,22 @@ def test_float_input_and_colours_with_different_deviations(fixed, job):
     assert artifact.provenance["coverage"]["conv"]["fp32"] == 0
     with open_runner(artifact) as runner:
         assert infer_all(runner, job.calibration[:3], fixed.spec)[0].shape == (3, 5)
+
+
+def test_colours_are_normalised_in_int8(fixed, job):
+    """Each by its own mean and deviation, by one layer more; the values are those of the float normalisation."""
+    spec = replace(fixed.spec, batch=None, layout="uint8-nhwc", mean=(0.3, 0.5, 0.6), std=(0.2, 0.25, 0.3), channels=3)
+    module = Deployable(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                      nn.Linear(8, spec.classes)), spec).eval()  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (32, spec.height, spec.width, 3), dtype=np.uint8)
+    parent = export_onnx(module, spec, job.folder / "colours.onnx")
+    made = build(ExportJob(module, parent, images, job.folder, "colours"), target("x86-vnni"))
+    found = made.provenance["coverage"]
+    assert found["conv"] == {"int8": 2, "fp16": 0, "fp32": 0} and found["leftover"] == 0
+    assert not {"Cast", "Mul", "Add", "QuantizeLinear"} & set(found["nodes"])
+    with open_runner(parent) as one, open_runner(made) as other:
+        expected, got = (infer_all(runner, images, spec)[0] for runner in (one, other))
+    assert np.abs(got - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_coverage_of_a_float_file(trained):

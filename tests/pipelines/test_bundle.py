@@ -61,17 +61,19 @@ def invoke(*arguments):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, fashion_mnist_root):
-    """A run with a file of every format."""
+    """A run with a file of every format. They are asked for once the student is trained: no writer is then tried
+    before."""
     folder = tmp_path_factory.mktemp("bundle") / "run"
     own = folder.with_name("mine.yaml")
     own.write_text(MINE)
     named = [*TARGETS, *ELSEWHERE, *ON_THE_DEVICE]
     targets = ",".join(str(own) if name == "mine" else name for name in named if name != "student-fp32")
-    found = invoke(
-        *("run", "fashion-mnist-demo", "data.train_images=1500", f"data.root={fashion_mnist_root}", "teacher=null"),
-        *("method=none", "train.epochs=1", "export.max_drop=100", "gates={}", "bench.effort=rapid"),
-        *(f"export.targets=[{targets}]", "-o", folder),
-    )
+    for asked in ("", targets):
+        found = invoke(
+            *("run", "fashion-mnist-demo", "data.train_images=1500", f"data.root={fashion_mnist_root}", "teacher=null"),
+            *("method=none", "train.epochs=1", "export.max_drop=100", "gates={}", "bench.effort=rapid"),
+            *(f"export.targets=[{asked}]", "-o", folder),
+        )
     assert (folder / "report.json").is_file(), found.output
     return folder
 
@@ -192,7 +194,7 @@ def test_an_archive_has_the_same_bytes_twice(run, tmp_path):
     assert archives[0].read_bytes() == archives[1].read_bytes()
     subprocess.run(["tar", "xzf", archives[0]], cwd=tmp_path, check=True)
     assert invoke("verify", tmp_path / archives[0].name.removesuffix(".tar.gz")).exit_code == 0
-    assert "tar xzf" in invoke("verify", archives[0]).stderr
+    assert "OK: " in invoke("verify", archives[0]).stdout
 
 
 @pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen")

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
+from forked import Forked
 
 from kdcompress.artifact import Artifact
 from kdcompress.cli.main import main
@@ -126,23 +127,33 @@ def test_a_gate_that_is_not_met_ends_with_1_after_the_report(job):
 # Real processes, killed at random moments
 
 DRIVER = """
+import torch
 import kdcompress.training.engine as engine
+from kdcompress.bench import timing
 engine.CHECK_EVERY, engine.CHECKPOINT_SECONDS = 1, 0.0  # a checkpoint at every step
-from kdcompress.artifact import Artifact
+timing.EFFORTS["rapid"] = (64, 0.1)
+torch.set_num_threads(1)
+save = engine.save_checkpoint
+
+def said(state, path):
+    save(state, path)
+    print("saved", path.parents[1].name, flush=True)
+
+engine.save_checkpoint = said
 from kdcompress.cli.main import main
 main()
 """
 
 
 def start(folder, root):
+    """Nine iterations of a teacher, and fifty-four of a student."""
     arguments = [
-        *("run", "fashion-mnist-demo", *SMALL, "export.targets=[]", f"data.root={root}"),
-        *("train.epochs=3", "method=reviewkd", "train.ema=0.9", "-o", str(folder)),
+        *("run", "fashion-mnist-demo", *SMALL, "export.targets=[]", f"data.root={root}", "data.train_images=640"),
+        *("train.epochs=6", "method=reviewkd", "train.ema=0.9", "-o", str(folder)),
+        *("train.batch_size=64", "teacher.train.batch_size=64"),
+        *("teacher.model=tiny_nets:plain", "student.model=tiny_nets:plain"),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *arguments], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
+    return Forked(DRIVER, *arguments)
 
 
 def weights(folder):
@@ -155,42 +166,42 @@ def weights(folder):
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashion_mnist_root):
-    whole = start(tmp_path / "whole", fashion_mnist_root)
-    _, errors = whole.communicate(timeout=1200)
-    assert whole.returncode == 0, errors.decode()
-    rng, kills = random.Random(0), 0
-    folder = tmp_path / "killed"
-    while kills < 3:
-        process = start(folder, fashion_mnist_root)
-        deadline = time.monotonic() + 600
-        training = rng.choice(["teacher", "student"]) if kills else "teacher"
-        while process.poll() is None and time.monotonic() < deadline:
-            if list(folder.glob(f"steps/{training}/*.partial/checkpoint.pt")):
-                time.sleep(rng.uniform(0, 1.0))
-                process.send_signal(signal.SIGKILL)
+    status, _, errors = start(tmp_path / "whole", fashion_mnist_root).ended()
+    assert status == 0, errors
+    rng, folder = random.Random(0), tmp_path / "killed"
+    for training in ("teacher", "student", "student"):
+        process, left = start(folder, fashion_mnist_root), rng.randint(1, 4)
+        for line in process.stdout:
+            left -= line.strip() == f"saved {training}"
+            if not left:
                 break
-            time.sleep(0.02)
-        process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL)
-        kills += 1
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        status, _, errors = process.ended()
+        assert status == -signal.SIGKILL, errors
     assert not folder.joinpath("report.json").exists()  # it was stopped each time
-    last = start(folder, fashion_mnist_root)
-    _, errors = last.communicate(timeout=1200)
-    assert last.returncode == 0, errors.decode()
+    status, _, errors = start(folder, fashion_mnist_root).ended()
+    assert status == 0, errors
     assert weights(folder) == weights(tmp_path / "whole") and set(weights(folder)) == {"teacher", "student"}
 
 
 def test_a_disk_that_is_full_is_told_of_and_nothing_finished_is_lost(tmp_path, fashion_mnist_root):
     """A limit on the size of files stands for it: writing fails in the same way."""
     code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))\n"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "from kdcompress.cli.main import main; main(sys.argv[1:])"
     )
-    arguments = ["run", "fashion-mnist-demo", *SMALL, "teacher.model=vgg8", f"data.root={fashion_mnist_root}"]
-    command = [sys.executable, "-c", code, *arguments, "-o", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "The step 'teacher' could not write its files" in done.stderr and "too large" in done.stderr
+    arguments = [
+        "run",
+        "fashion-mnist-demo",
+        *SMALL,
+        "student.model=tiny_nets:plain",
+        f"data.root={fashion_mnist_root}",
+    ]
+    arguments += ["data.train_images=300", "export.targets=[]"]
+    status, _, errors = Forked(code, *arguments, "-o", tmp_path / "run").ended()
+    assert status == 1 and "Traceback" not in errors
+    assert "The step 'teacher' could not write its files" in errors and "too large" in errors
     assert not list((tmp_path / "run").glob("steps/*/*/step.json"))
 
 

@@ -17,7 +17,7 @@ RECIPE = """
 name: sets
 task: multi-label
 data: {source: image-labels, root: photos, size: 16}
-teacher: {model: resnet14, train: {images: 6000, batch_size: 64, precision: fp32, lr: 0.05}}
+teacher: {model: resnet8, train: {images: 6000, batch_size: 64, precision: fp32, lr: 0.05}}
 student: {model: resnet8}
 method: kd
 train: {images: 6000, batch_size: 64, precision: fp32, lr: 0.05}

@@ -47,7 +47,7 @@ def photos(tmp_path_factory):
 def sound(photos, tmp_path_factory):
     """A run with no fault, which others start from."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(timing.EFFORTS, "rapid", (64, 0.2))
+        patch.setitem(timing.EFFORTS, "rapid", (64, 0.05))
         run = Compression(recipe(photos, TARGETS), tmp_path_factory.mktemp("sound") / "run")
         with run.folder.locked():
             document = run.run()
@@ -71,7 +71,7 @@ def recipe(photos, targets):
 @pytest.fixture
 def again(sound, tmp_path, monkeypatch):
     """Run a copy of the sound run once more, with these steps made anew; returns its rows by name."""
-    monkeypatch.setitem(timing.EFFORTS, "rapid", (64, 0.2))
+    monkeypatch.setitem(timing.EFFORTS, "rapid", (64, 0.05))
     shutil.copytree(sound[0].folder.path, tmp_path / "run")
 
     def run(*force, targets=TARGETS):

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
+from forked import Forked
 
 from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
@@ -103,9 +103,8 @@ def test_stopped_after_the_teacher_it_goes_on_and_is_rebuilt_in_other_processes(
 
     def weights(run, reused):
         file = tmp_path / "student.pt"
-        command = [sys.executable, "-c", code, tmp_path, tmp_path / run, file]
-        made = subprocess.run(command, capture_output=True, text=True)
-        assert made.returncode == 0 and made.stdout.strip() == reused, made.stderr
+        status, output, errors = Forked(code, tmp_path, tmp_path / run, file).ended()
+        assert status == 0 and output.strip() == reused, errors
         return torch.load(file)
 
     whole = weights("whole", "[False, False]")

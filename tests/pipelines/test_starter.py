@@ -1,5 +1,6 @@
 """A folder of photos -> a first recipe, its prediction and its files."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from kdcompress.cli.main import main
-from kdcompress.data.survey import sampled, summary, survey, warnings
+from kdcompress.data.faults import looks_whole
+from kdcompress.data.survey import refusal, sampled, summary, survey, warnings
 from kdcompress.errors import UsageError
 from kdcompress.pipelines.catalogue import recipe_schema
 from kdcompress.pipelines.checks import Tried
@@ -70,7 +72,8 @@ def test_what_a_folder_holds_and_what_is_wrong(folder):
     found = survey(folder)
     said = dict(summary(found))
     assert said["images"] == "55 of 3 classes" and said["a class"] == "cat 40, dog 10, eel 5"
-    assert said["splits"].startswith("training 40, validation 4, test 11 (validation and test cut")
+    held = "(held back from the training images: 20 % for test, 10 % of the rest for validation)"
+    assert said["splits"] == f"training 40, validation 4, test 11 {held}"
     assert said["size"] == "width 40 / 40 / 50, height 32 / 32 / 60 pixels (smallest / median / largest)"
     assert said["channels"] == "54 colour, 1 grey: all are read as colour" and said["files"] == "png 55"
     text = "\n".join(warnings(found))
@@ -100,13 +103,83 @@ def test_unreadable_files_are_told(folder):
 
 
 @pytest.mark.parametrize(
-    "counts, why", [({}, "no folder"), ({"a": 3}, "1: a"), ({"a": 2, "b": 2}, "a (2)"), ({"a": 3, "b": 0}, "b")]
+    "counts, why",
+    [
+        ({}, "an empty folder"),
+        ({"a": 3}, "1: a"),
+        ({"a": 2, "b": 2}, "a (2), b (2)"),
+        ({"a": 3, "b": 0, "c": 2}, "b (0), c (2)"),
+    ],
 )
 def test_a_folder_that_cannot_be_learnt_from(tmp_path, counts, why):
     (tmp_path / "x").mkdir()
     with pytest.raises(UsageError) as caught:
         survey(photos(tmp_path / "x", counts))
-    assert why in str(caught.value) and "allowed" in str(caught.value)
+    assert why in str(caught.value) and "allowed" in str(caught.value) and "next" in str(caught.value)
+
+
+def test_all_that_cannot_be_decoded_is_told_at_once(folder, tmp_path, monkeypatch):
+    """A broken header, a file that is cut off, and damage inside: by the survey, by `init` and by a run alike."""
+    monkeypatch.chdir(tmp_path)
+    smooth = Image.fromarray(np.arange(40 * 32 * 3, dtype=np.uint32).reshape(32, 40, 3).astype(np.uint8))
+    for name in ("eel/cut.jpg", "eel/whole.jpg", "dog/more.jpg"):
+        smooth.save(folder / name)
+    (folder / "eel/cut.jpg").write_bytes((folder / "eel/whole.jpg").read_bytes()[:-40])
+    with (folder / "dog/more.jpg").open("ab") as file:  # as cameras append: no fault
+        file.write(b"trailer")
+    (folder / "cat/0.png").write_bytes((folder / "cat/0.png").read_bytes()[:-60])
+    inside = bytearray((folder / "cat/1.png").read_bytes())
+    inside[200:260] = bytes(60)
+    (folder / "cat/1.png").write_bytes(inside)
+    found = survey(folder)
+    assert set(found.unreadable) == {folder / "cat/0.png", folder / "eel/cut.jpg"}
+    (folder / "dog/broken.jpg").write_bytes(b"no image")
+    (tmp_path / "mine.yaml").write_text(
+        "name: x\ndata: {source: image-folder, root: photos, size: 32}\nstudent: {model: resnet8}\ntrain: {epochs: 1}\n"
+    )
+    for words in (
+        ["init", "photos"],
+        ["run", "photos"],
+        ["run", "photos", "--dry-run"],
+        ["run", "mine.yaml", "--dry-run"],
+    ):
+        done = invoke(*words)
+        assert done.exit_code == 2 and "4 images cannot be read" in done.stderr, done.output
+        for name in ("cat/0.png", "cat/1.png", "eel/cut.jpg", "dog/broken.jpg"):
+            assert name in done.stderr
+        assert "whole.jpg" not in done.stderr and "more.jpg" not in done.stderr
+
+
+def test_damage_that_only_the_sample_shows_is_told_with_all_other(folder):
+    for name in ("cat/1.png", "dog/2.png"):
+        inside = bytearray((folder / name).read_bytes())
+        inside[200:260] = bytes(60)
+        (folder / name).write_bytes(inside)
+    found = survey(folder)
+    assert not found.unreadable
+    with pytest.raises(UsageError, match="2 images cannot be read"):
+        sampled(found, 24)
+
+
+def test_the_look_for_more_broken_files_ends(folder, monkeypatch):
+    monkeypatch.setattr("kdcompress.data.survey.PATIENCE", 0.0)
+    (folder / "dog" / "broken.jpg").write_bytes(b"no image")
+    found = survey(folder)
+    assert "55 files were not looked at" in str(refusal(found, found.unreadable))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_whole_file_looks_whole(tmp_path, kind):
+    path = tmp_path / "x"
+    Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(path, kind)
+    assert looks_whole(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert looks_whole(path) == (kind in ("BMP", "TIFF"))
+    for content in (b"", b"\xff\xd8\xff", b"\x89PNG", b"RIFF"):
+        path.write_bytes(content)
+        assert looks_whole(path) == (content == b"")
+    assert not looks_whole(tmp_path / "none")
 
 
 def test_a_sample_stands_for_the_folder(folder):
@@ -151,19 +224,32 @@ def test_a_training_by_hand():
 
 
 def test_a_slow_second_falls_on_both_networks():
-    """Both compute one second a step; others take the processor while the second network is timed."""
-    one, other = ([Took(wall, 1.0)] * 3 for wall in (1.0, 3.0))
+    """Both compute one second a step; others take the processor in one of the second network's blocks."""
+    alone, disturbed = ([Took(wall, 1.0)] * 3 for wall in (1.0, 3.0))
     none = [Took(0.0, 0.0)] * 3
-    blocks = {"teacher": [Block(one, none, one[0], one[0])], "student": [Block(other, none, one[0], one[0])]}
+    quiet, slow = (Block(each, none, each[0], each[0]) for each in (alone, disturbed))
+    blocks = {"teacher": [quiet, quiet], "student": [quiet, slow]}
     found = speeds(blocks, by_cpu=True)
-    assert found["teacher"].step == found["student"].step == pytest.approx(2.0)
-    assert speeds(blocks, by_cpu=False)["student"].step == 3.0
+    assert found["teacher"].step == found["student"].step == pytest.approx((3 * 3 * 1 + 3 * 3) / 12)
+    assert speeds(blocks, by_cpu=False)["student"].step == 2.0
+
+
+def test_a_network_that_the_threads_share_less_well_is_no_faster():
+    """Two threads: they halve a step of the large network and none of the small one. Nobody disturbs."""
+    none = [Took(0.0, 0.0)] * 3
+    large, small = [Took(1.0, 2.0)] * 3, [Took(0.5, 0.5)] * 3
+    blocks = {"teacher": [Block(large, none, large[0], none[0])], "student": [Block(small, large, small[0], none[0])]}
+    found = speeds(blocks, by_cpu=True)
+    assert found["teacher"].step == pytest.approx(1.0) and found["student"].step == pytest.approx(0.5)
+    assert found["student"].teacher == pytest.approx(1.0) and found["student"].image == pytest.approx(0.5)
 
 
 def test_the_parts_add_up():
     found = predict(AMOUNTS, SPEEDS, 3, 5, decoding=7, preflight=10)
     assert found.total == pytest.approx(sum(seconds for _, seconds in found.rows()))
-    assert found.latency == 3 * 6 and found.images == 7 and found.files > 10
+    assert found.latency == 3 * (6 + 1) and found.images == 7
+    # half of the checks' exports; 200 + 256 images by a teacher's and two students' files; four rungs of 100
+    assert found.files == pytest.approx(5 + 456 * (0.01 + 2 * 0.005) + 4 * 100 * 0.005)
 
 
 @pytest.mark.parametrize("seconds", [30, 100, 400, 1000])
@@ -174,7 +260,11 @@ def test_epochs_fit_the_time(seconds):
 
 
 def test_epochs_are_bounded():
-    assert fitting(AMOUNTS, SPEEDS, 1e9, most=40) == (24, 40)
+    assert fitting(AMOUNTS, SPEEDS, 1e9, most=40) == (40, 40)
+    student, least = AMOUNTS.trained(SPEEDS["student"], 40), AMOUNTS.trained(SPEEDS["teacher"], 24)
+    assert fitting(AMOUNTS, SPEEDS, student + least, most=40) == (24, 40)
+    more = AMOUNTS.trained(SPEEDS["teacher"], 30)  # what is left over is the teacher's
+    assert fitting(AMOUNTS, SPEEDS, student + more, most=40) == (30, 40)
     assert fitting(AMOUNTS, SPEEDS, -5, most=40) == (0.1, 0.1)  # a step
     assert [rounded(e) for e in (0.0123, 0.05, 0.29, 1.99, 2.0, 7.9)] == [0.01, 0.05, 0.2, 1.9, 2, 7]
 
@@ -203,6 +293,18 @@ def test_the_text_is_a_recipe_that_the_schema_takes(folder, augmented, pretraine
     jsonschema.validate(yaml.safe_load(body(made)), recipe_schema())
 
 
+def test_the_text_says_what_is_held_back(folder, tmp_path):
+    text = body(choice(survey(folder)))
+    assert "20 % of the images are held back for the test" in text
+    assert "validation: 0.1 # share of the rest that is held back" in text
+    for split in ("train", "val", "test"):
+        photos(tmp_path / "whole" / split, {"a": 9, "b": 9})
+    text = body(choice(survey(tmp_path / "whole")))
+    assert "for the test" not in text and "  # validation: 0.1 is a share of the training images where" in text
+    (tmp_path / "whole/val").rename(tmp_path / "val")
+    assert "validation: 0.1 # share of the training images that is held" in body(choice(survey(tmp_path / "whole")))
+
+
 def test_what_a_folder_is_called_stays_text(tmp_path):
     root = photos(tmp_path / "my # photos: été 'x' {y}", {"a": 8, "b": 8})
     assert choice(survey(root)).recipe().data.root == root
@@ -229,6 +331,9 @@ def test_nobody_elses_file_is_written_over(tmp_path):
     with pytest.raises(UsageError, match="changed since"):
         files.check(path, False)
     files.check(path, True)
+    earlier = f"{files.MODELINE}\n# Written by `kdcompress init x`, {files._hash('seed: 1')}\nseed: 1"
+    path.write_text(earlier)  # by an earlier version
+    assert files.written_by(path) == (["kdcompress", "init", "x"], True)
     path.write_text("name: x\n")
     with pytest.raises(UsageError, match="did not write it"):
         files.check(path, False)
@@ -281,6 +386,34 @@ def test_a_short_time_is_told(folder, tmp_path, monkeypatch, unmeasured):
     assert done.exit_code == 0 and "0.5 min is short" in done.stderr, done.output
 
 
+def test_a_slow_kind_of_network_rules_out_no_other(tmp_path, monkeypatch, unmeasured):
+    """The mobile networks are too slow; a larger one of the other kind than the cheapest is taken."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "large", {"a": 40, "b": 40}, (130, 130))
+    asked = []
+
+    def hand_in(networks, roles, seconds):
+        model, size = networks.recipe.teacher.model, networks.recipe.data.size
+        asked.append((model, size))
+        step = 9.0 if model.startswith("timm/") else 1e-3
+        return {"teacher": Speed(step, 0.0, 1e-3, 0.01), "student": Speed(step, 0.0, 1e-3, 0.01)}
+
+    monkeypatch.setattr(start, "measured", hand_in)
+    assert invoke("init", "large", "--minutes", 3).exit_code == 0
+    assert asked[0] == ("resnet8x2", 32) and asked[-1] == ("resnet8x4", 48)
+    assert any(model == "timm/resnet18" for model, _ in asked)
+    assert load_recipe(Path("large.yaml")).data.size == 48
+
+
+def test_a_run_that_ends_early_says_why(folder, tmp_path, monkeypatch, unmeasured):
+    monkeypatch.chdir(tmp_path)
+    done = invoke("init", "photos", "--minutes", 500)
+    assert done.exit_code == 0, done.output
+    assert "It ends early: 80 epochs of 40 training images are the most" in done.stderr
+    recipe = load_recipe(Path("photos.yaml"))
+    assert recipe.train.epochs == recipe.teacher.train.epochs == 80 and recipe.bench.effort == "normal"
+
+
 def test_run_goes_on_with_its_recipe(folder, tmp_path, monkeypatch, unmeasured):
     monkeypatch.chdir(tmp_path)
     first = jobs.PhotosRun(Path("photos"), None, 2.0, ())
@@ -308,6 +441,25 @@ def test_a_dry_run_writes_nothing(folder, tmp_path, monkeypatch, unmeasured):
         (["init", "no-such"], "There is no recipe and no folder named 'no-such'"),
         (["init", "fashion-mnis"], "did you mean 'fashion-mnist'"),
         (["init", "text.txt"], "a folder of images"),
+        (["run", "text.txt"], "a table or a text"),
+        (["init", "photo.JPG"], "one image, and no folder"),
+        (["run", "photo.JPG"], "photos/cat/1.jpg"),
+        (["init", "photos.zip"], "unpack it"),
+        (["run", "photos.tar.gz"], "unpack it"),
+        (["init", "net.onnx"], "kdcompress inspect net.onnx"),
+        (["run", "net.pth"], "teacher.weights"),
+        (["init", "empty"], "an empty folder"),
+        (["run", "empty"], "cat/1.jpg"),
+        (["init", "flat"], "3 images such as 0.png"),
+        (["run", "flat"], "put the images of each class into a folder of its own"),
+        (["init", "mine.yml"], "kdcompress run mine.yml"),
+        (["init", "none.yaml"], "no such recipe"),
+        (["init", "unknown"], "is a file, and no recipe"),
+        (["init", ""], "The argument is empty"),
+        (["run", " "], "The argument is empty"),
+        (["run", "."], "would lie among the photos"),
+        (["init", "a\0b"], "There is no recipe"),
+        (["run", "a\0b"], "There is no recipe"),
         (["init", "photos", "--minutes", "nan"], "nan is not in the range"),
         (["init", "fashion-mnist-demo", "--minutes", "5"], "--minutes goes with a folder of photos"),
         (["run", "fashion-mnist-demo", "--target", "x86-vnni"], "--target goes with a folder of photos"),
@@ -319,10 +471,36 @@ def test_a_dry_run_writes_nothing(folder, tmp_path, monkeypatch, unmeasured):
 )
 def test_a_wrong_argument_is_answered(folder, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("hello")
+    for name in ("text.txt", "photo.JPG", "photos.zip", "photos.tar.gz", "net.onnx", "net.pth", "mine.yml", "unknown"):
+        (tmp_path / name).write_text("hello")
+    (tmp_path / "empty").mkdir()
+    photos(tmp_path, {"flat": 3})
     done = invoke(*words)
     assert done.exit_code == 2 and said in done.stderr and done.stdout == "", done.output
     assert not list(tmp_path.glob("*.yaml")) and not (tmp_path / "runs").exists()
+
+
+def test_init_says_what_it_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke("init")
+    assert done.exit_code == 0 and done.stdout == "fashion-mnist-demo.yaml\n"
+    for words in ("a copy of the recipe fashion-mnist-demo", "kdcompress run fashion-mnist-demo.yaml", "init PHOTOS"):
+        assert words in done.stderr
+    copied = invoke("init", "fashion-mnist-demo.yaml", "-o", "mine.yaml")
+    assert copied.exit_code == 0 and Path("mine.yaml").read_text() == Path("fashion-mnist-demo.yaml").read_text()
+
+
+@pytest.mark.parametrize("command, option", [("init", "-o PLACE/photos.yaml"), ("run", "-o PLACE/photos")])
+def test_a_folder_that_cannot_be_written(folder, tmp_path, monkeypatch, command, option):
+    def closed(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "touch", closed)
+    monkeypatch.setattr(Path, "mkdir", closed)
+    done = invoke(command, "photos")
+    assert done.exit_code == 2 and "The folder cannot be written" in done.stderr, done.output
+    assert f"where: {tmp_path}" in done.stderr and option in done.stderr and "free some space" not in done.stderr
 
 
 def test_a_recipe_wins_over_a_folder_of_its_name(tmp_path, monkeypatch):

@@ -128,7 +128,12 @@ def test_what_cannot_be_compared_is_said_first():
     assert alone.exit_code == 2 and "kd needs a teacher" in alone.stderr and "reviewkd needs" in alone.stderr
 
 
-def test_a_scheduler_that_is_not_there_is_said_before_anything_is_trained(tmp_path, fashion_mnist_root):
+def test_a_scheduler_that_is_not_there_is_said_before_anything_is_trained(tmp_path, fashion_mnist_root, monkeypatch):
+    """It is asked for ten seconds; here for one."""
+    import distributed
+
+    connect = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: connect(address, timeout=timeout / 10))
     address = ("--scheduler", "tcp://127.0.0.1:9", "-o", str(tmp_path))
     found = compare(f"data.root={fashion_mnist_root}", "-m", "none", *address)
     assert found.exit_code == 2 and "scheduler cannot be reached" in found.stderr

@@ -1,12 +1,16 @@
 """A bundle is what was packed, nothing more and nothing less, and nothing in it stands in for what is installed."""
 
+import gzip
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from click.testing import CliRunner
 
 from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
+from kdcompress.pipelines import unpack
 from kdcompress.pipelines.signing import check_key, sign
 from kdcompress.pipelines.verify import differences
 
@@ -191,6 +196,140 @@ def test_without_running_it(bundle):
     packed(bundle)
     found = verify(bundle, "--no-run")
     assert found.exit_code == 0 and "was not run" in found.stdout
+
+
+# Archives
+
+
+def archive(folder, path, change=None, mode="w:gz", **more):
+    """As `kdcompress bundle --archive` writes it; ``more``: further entries, name -> a TarInfo or content."""
+    with tarfile.open(path, mode) as tar:
+        tar.add(folder, "b", recursive=True, filter=change)
+        for entry in more.get("entries", ()):
+            content = more.get("content", b"x" * (entry.size if entry.isreg() else 0))
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def entry(name, size=1, **facts):
+    found = tarfile.TarInfo(name)
+    found.size = size
+    for key, value in facts.items():
+        setattr(found, key, value)
+    return found
+
+
+@pytest.mark.parametrize("name, mode", [("b.tar.gz", "w:gz"), ("b.tar", "w"), ("odd", "w:gz")])
+def test_an_archive_is_verified_as_its_folder_is(bundle, tmp_path, name, mode):
+    path, left = archive(bundle, tmp_path / name, mode=mode), set(os.listdir(tempfile.gettempdir()))
+    found = verify(path)
+    assert found.exit_code == 0 and found.stdout == verify(bundle).stdout and "OK: student.onnx" in found.stdout
+    assert "was not run" in verify(path, "--no-run").stdout
+    (bundle / "infer.py").write_text("raise SystemExit(0)\n")
+    found = verify(archive(bundle, path, mode=mode))
+    assert found.exit_code == 1 and "damaged: infer.py" in found.stderr and "get the archive again" in found.stderr
+    assert f"where: {path}" in found.stderr and tempfile.gettempdir() + "/tmp" not in found.stderr.replace(
+        str(path), ""
+    )
+    assert not [
+        new
+        for new in set(os.listdir(tempfile.gettempdir())) - left
+        if (Path(tempfile.gettempdir()) / new / "b").exists()
+    ]
+
+
+def test_an_archive_without_its_outer_folder(bundle, tmp_path):
+    path = tmp_path / "flat.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(bundle, ".")
+    assert verify(path).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "added, said",
+    [
+        (entry("../outside"), "leads out of it"),
+        (entry("b/../../outside"), "leads out of it"),
+        (entry("/outside"), "leads out of it"),
+        (entry("C:\\outside"), "leads out of it"),
+        (entry("b/link", 0, type=tarfile.SYMTYPE, linkname="/"), "b/link: a link"),
+        (entry("b/link", 0, type=tarfile.LNKTYPE, linkname="b/model.json"), "b/link: a link"),
+        (entry("b/pipe", 0, type=tarfile.FIFOTYPE), "no plain file"),
+        (entry("b/device", 0, type=tarfile.CHRTYPE), "no plain file"),
+        (entry("b/model.json"), "two entries of one name"),
+        (entry("b/model.json/x"), "two entries of one name"),
+        (entry("b", 1), "two entries of one name"),
+        (entry("b/\x1b[2J"), "no name for a file"),
+        (entry("b/" + "x" * 300), "no name for a file"),
+    ],
+)
+def test_an_archive_that_is_not_as_a_bundle_s(bundle, tmp_path, added, said):
+    found = verify(archive(bundle, tmp_path / "b.tar.gz", entries=[added]))
+    assert found.exit_code == 2 and said in found.stderr and f"where: {tmp_path / 'b.tar.gz'}" in found.stderr
+    assert not (tmp_path / "outside").exists() and not Path("/outside").exists()
+
+
+def test_an_archive_that_is_too_large(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "MOST_BYTES", 1_000_000)
+    zeros = archive(bundle, tmp_path / "b.tar.gz", entries=[entry("b/zeros", 2_000_000)], content=bytes(2_000_000))
+    assert zeros.stat().st_size < 100_000
+    assert "larger than a bundle may be" in verify(zeros).stderr
+    monkeypatch.setattr(unpack, "MOST_BYTES", 2**32)
+    monkeypatch.setattr(unpack, "MOST_ENTRIES", 5)
+    assert "in 5 files" in verify(archive(bundle, tmp_path / "b.tar.gz")).stderr
+
+
+def test_an_archive_whose_headers_are_too_large_or_too_many(tmp_path, monkeypatch):
+    """Of a header of a GiB of zeros nothing is read."""
+    header = entry("long", 2**30, type=tarfile.XHDTYPE).tobuf()
+    path = tmp_path / "b.tar.gz"
+    path.write_bytes(gzip.compress(header + bytes(2**16)))
+    found = verify(path)
+    assert found.exit_code == 2 and "a header of 1,073,741,824 bytes" in found.stderr
+    record = b"12 a=bcdefg\n".ljust(512, b"\0")
+    path.write_bytes(
+        gzip.compress(b"".join(entry("x", 12, type=tarfile.XHDTYPE).tobuf() + record for _ in range(5000)))
+    )
+    assert verify(path).exit_code == 2
+
+
+def test_sparse_files_are_refused(bundle, tmp_path):
+    pax = entry("b/sparse", 0, pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)})
+    found = verify(archive(bundle, tmp_path / "b.tar.gz", entries=[pax]))
+    assert found.exit_code == 2 and "no plain file" in found.stderr
+
+
+def test_files_that_are_no_archive(bundle, tmp_path):
+    whole = archive(bundle, tmp_path / "b.tar.gz").read_bytes()
+    for content in (
+        b"",
+        b"hello",
+        b"\x1f\x8b",
+        whole[: len(whole) // 2],
+        whole[:100] + whole[130:],
+        gzip.compress(b"x"),
+    ):
+        (tmp_path / "b.tar.gz").write_bytes(content)
+        found = verify(tmp_path / "b.tar.gz")
+        assert found.exit_code == 2 and "the archive cannot be read" in found.stderr, content[:10]
+    rng = random.Random(0)
+    plain = archive(bundle, tmp_path / "b.tar", mode="w").read_bytes()
+    for _ in range(60):
+        damaged = bytearray(plain)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(damaged))
+            damaged[at : at + 20] = rng.randbytes(rng.choice([20, 20, 0]))
+        (tmp_path / "b.tar").write_bytes(damaged)
+        found = verify(tmp_path / "b.tar", "--no-run")
+        assert found.exit_code in (0, 1, 2) and (found.exception is None or isinstance(found.exception, SystemExit))
+
+
+def test_a_folder_that_holds_bundles(bundle, tmp_path):
+    (tmp_path / "run" / "bundle").mkdir(parents=True)
+    shutil.move(bundle, tmp_path / "run" / "bundle" / "b")
+    for name in ("run", "run/bundle"):
+        assert f"give the bundle in it: {tmp_path}/run/bundle/b" in verify(tmp_path / name).stderr
+    assert "no such bundle" in verify(tmp_path / "none").stderr
 
 
 # Signatures

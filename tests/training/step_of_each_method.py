@@ -13,7 +13,7 @@ from kdcompress.models.build import build
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.setup import share_state
 
-IMAGES, ROWS = 40, 8
+IMAGES, ROWS, SIZE = 40, 8, 16
 CASES = {name: (name, {}) for name in methods} | {
     "born-again cwtm": ("born-again", {"variant": "cwtm"}),
     "born-again dkpp": ("born-again", {"variant": "dkpp"}),
@@ -33,7 +33,7 @@ def member(name):
     for norm in batch_norms(net):
         norm.momentum = 1.0
     with torch.no_grad():
-        net(torch.randn(16, 3, 32, 32))
+        net(torch.randn(16, 3, SIZE, SIZE))
     return Member(net, (0.5,) * 3, (0.25,) * 3)
 
 
@@ -42,14 +42,14 @@ def made(name, options):
     torch.manual_seed(0)
     teachers = [member("resnet14") for _ in range(1 + needs.several)] if needs.teacher else None
     peers = [member("resnet8"), member("resnet14")] if needs.peers else ()
-    example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    example = torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8)
     return Distillation(member("resnet8"), teachers, {name: options}, example, peers=peers, images=IMAGES)
 
 
 def batch(rows, step, rank, world):
     generator = torch.Generator().manual_seed(step)
     halves = 1 if rows == "single" else 2
-    x = torch.randint(0, 256, (halves, ROWS, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    x = torch.randint(0, 256, (halves, ROWS, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 5, (ROWS,), generator=generator).expand(halves, -1)
     index = torch.randperm(IMAGES, generator=generator)[: ROWS * halves].view(halves, ROWS)
     return Batch(*(t[:, rank::world].flatten(0, 1) for t in (x, y, index)))

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from test_engine import source
 from torch import nn
 
@@ -299,17 +300,14 @@ print("passes", result.teacher_passes, flush=True)
 
 def child(folder, epochs):
     code = CHILD.format(path=[p for p in sys.path if p])
-    command = [sys.executable, "-c", code, str(folder), str(epochs)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return Forked(code, folder, epochs)
 
 
 def test_a_killed_training_leaves_nothing_that_is_wrong(tmp_path, kept):
     killed = child(tmp_path / "killed", 50)
-    assert killed.stdout is not None
-    while killed.stdout.readline().strip() != "4":
-        assert killed.poll() is None
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    assert any(line.strip() == "4" for line in killed.stdout)
+    killed.kill()
+    assert killed.ended()[0] == -signal.SIGKILL
     online = run(tmp_path / "online", teacher_cache="off")
     after = run(tmp_path / "after")
     assert same(after, online) and after.teacher_cache["hits"] > 3 * 96 - after.teacher_passes > 0
@@ -320,8 +318,9 @@ def test_a_killed_training_leaves_nothing_that_is_wrong(tmp_path, kept):
 
 def test_two_trainings_fill_one_file_at_once(tmp_path, kept):
     both = [child(tmp_path / name, 3) for name in ("one", "two")]
-    passes = [int(process.communicate(timeout=600)[0].split()[-1]) for process in both]
-    assert all(process.returncode == 0 for process in both)
+    found = [process.ended() for process in both]
+    assert [status for status, _, _ in found] == [0, 0], found
+    passes = [int(output.split()[-1]) for _, output, _ in found]
     online = run(tmp_path / "online", teacher_cache="off")
     after = run(tmp_path / "after")
     assert same(after, online) and after.teacher_passes == 0

@@ -1,0 +1,171 @@
+"""Detection from the recipe to measured files, and faults that a detector's file may have."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from kdcompress.artifact import InputSpec
+from kdcompress.bench import timing
+from kdcompress.boxes import suppressed
+from kdcompress.cli.main import main
+from kdcompress.export.run_torch import TorchRunner
+from kdcompress.models.answers import answer_of, shipped
+from kdcompress.models.build import build
+from kdcompress.models.deployable import Deployable
+from kdcompress.models.evaluating import evaluating
+from kdcompress.parity import compared, parity
+from kdcompress.tasks import tasks
+
+TASK = tasks["detection"]
+RECIPE = """
+name: scenes
+task: detection
+data: {source: fashion-mnist-scenes, size: 64, train_images: 192, augment: {flip: true}}
+teacher:
+  model: fcos/small-resnet10x1
+  options: {width: 24, levels: 3, depth: 1}
+  train: {epochs: 1, batch_size: 32, optimizer: adamw, lr: 0.002, precision: fp32}
+student: {model: fcos/small-resnet10x1, options: {width: 16, levels: 3, depth: 1}}
+method: {reviewkd: {weight: 1, warmup: 0}}
+train: {epochs: 1, batch_size: 32, optimizer: adamw, lr: 0.002, precision: fp32}
+export: {targets: [onnx-fp16, x86-vnni], calibration_images: 64, max_drop: 5, qat: null}
+bench: {effort: rapid}
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, fashion_mnist_root):
+    folder = tmp_path_factory.mktemp("detection")
+    (folder / "scenes.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
+        arguments = ["run", "scenes.yaml", f"data.root={fashion_mnist_root}", "-o", "run", "--json"]
+        yield CliRunner().invoke(main, arguments), folder
+
+
+def test_every_file_is_scored_by_its_average_precision(ran):
+    done, folder = ran
+    assert done.exit_code in (0, 1), done.stderr  # 1: int8 may be slower on so small a network
+    document = json.loads(done.stdout)
+    assert document["metric"]["name"] == "box AP"
+    rows = {row["name"]: row for row in document["rows"]}
+    assert set(rows) == {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni"}
+    for row in rows.values():
+        assert row["parity"]["passed"], row["why"]
+        assert 0 <= row["score"] <= 100 and "AP50" in row["details"] and 0 <= row["agreement"] <= 100
+    assert rows["student-x86-vnni"]["bytes"] < rows["student-fp32"]["bytes"]
+    assert len(document["by_label"]) == 10
+    page = (folder / "run/report.md").read_text()
+    assert "box AP" in page and "accuracy" not in page
+
+
+def test_again_it_is_done_already_and_evaluate_gives_the_same_figure(ran, fashion_mnist_root):
+    done, folder = ran
+    document = json.loads(done.stdout)
+    files = sorted(map(str, (folder / "run/artifacts").glob("*.onnx")))
+    source = ["--data", "fashion-mnist-scenes", "--root", str(fashion_mnist_root), "--size", "64"]
+    found = CliRunner().invoke(main, ["evaluate", *files, *source, "--json"])
+    assert found.exit_code == 0, found.stderr
+    scores = {row["file"]: row["score"] for row in json.loads(found.stdout)}
+    rows = {str(folder / "run" / row["file"]): row["score"] for row in document["rows"]}
+    assert {name: scores[name] for name in files} == pytest.approx({name: rows[name] for name in files})
+
+
+def refused(*overrides):
+    found = CliRunner().invoke(main, ["run", "scenes.yaml", *overrides, "-o", "no"])
+    assert found.exit_code == 2, found.stderr
+    return found.stderr
+
+
+def test_a_network_or_method_for_another_task_is_refused_before_anything_trains(ran, fashion_mnist_root):
+    _, folder = ran
+    root = f"data.root={fashion_mnist_root}"
+    said = refused(root, "student.model=resnet8", "student.options={}")
+    assert "gives no detections" in said and "fcos/BACKBONE" in said
+    said = refused(root, "method=simkd")
+    assert "cannot teach this task" in said and "reviewkd" in said
+    assert "set data.size instead" in refused(root, "student.size=96")
+    said = refused(root, "task=classification", "data.source=fashion-mnist", "data.size=null")
+    assert "no logits of whole images" in said
+    assert not (folder / "no").exists()
+
+
+# Planted faults
+
+
+@pytest.fixture(scope="module")
+def deployed():
+    """A detector that nobody trained, whose scores differ, and images."""
+    torch.manual_seed(0)
+    net = build("fcos/small-resnet10x1", 3, 3, {"width": 16, "levels": 3, "depth": 1})
+    torch.nn.init.normal_(net.head.logits.weight, std=0.5)
+    images = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    with evaluating(net), torch.no_grad():
+        shapes = [tuple(each.shape[1:]) for each in shipped(answer_of(net(torch.zeros(1, 3, 64, 64))))]
+    labels = ("ant", "bee", "cat")
+    means, deviations = (0.4, 0.5, 0.6), (0.25, 0.25, 0.2)
+    spec = InputSpec(64, 64, 3, means, deviations, labels, outputs=TASK.outputs(labels, shapes), task="detection")
+    module = Deployable(net, spec).eval()
+    with TorchRunner(module, spec) as runner:
+        return module, spec, images, runner.infer(images)
+
+
+FAULTS = {
+    "boxes as y, x": lambda boxes, scores: (boxes[..., [1, 0, 3, 2]], scores),
+    "another stride": lambda boxes, scores: (boxes * 2, scores),
+    "boxes as middles and sizes": lambda boxes, scores: (
+        np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1),
+        scores,
+    ),
+    "the sigmoid twice": lambda boxes, scores: (boxes, 1 / (1 + np.exp(-scores))),
+    "labels moved by one, for a background": lambda boxes, scores: (boxes, np.roll(scores, 1, -1)),
+    "places in another order": lambda boxes, scores: (boxes, scores[:, ::-1]),
+}
+
+
+def some_outputs():
+    """Of 16 images with five objects each and much that is none."""
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 40, (16, 84, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(8, 24, (16, 84, 2))], -1).astype(np.float32)
+    scores = random.uniform(0, 0.1, (16, 84, 3)).astype(np.float32)
+    for row in scores:
+        row[random.choice(84, 5, replace=False), random.integers(0, 3, 5)] = random.uniform(0.5, 0.95, 5)
+    return boxes, scores
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_with_this_fault_is_not_its_network(fault, precision):
+    outputs = some_outputs()
+    assert compared(outputs, outputs, "detection", precision)
+    assert not compared(outputs, FAULTS[fault](*outputs), "detection", precision)
+
+
+def test_swapped_colours_are_not_the_network(deployed):
+    module, spec, images, outputs = deployed
+    with TorchRunner(module, spec) as runner:
+        turned = runner.infer(np.ascontiguousarray(images[..., ::-1]))
+        assert parity(runner, runner, images, spec)
+    assert not compared(outputs, turned, "detection")
+
+
+def test_objects_of_two_labels_at_one_place_are_both_kept():
+    boxes = np.array([[10, 10, 40, 40], [10, 10, 40, 41]], np.float32)
+    scores = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    found = suppressed(boxes, scores, score=0.5)
+    assert found.labels.tolist() == [0, 1]  # suppression across labels would leave one
+
+
+def test_boxes_in_the_frame_of_another_size_score_nothing():
+    """A letterbox that is not undone, say."""
+    truth = np.zeros((4, 1, 6), np.float32)
+    truth[:, 0] = [8, 8, 40, 30, 1, 1]
+    right = truth[:, :, :4], np.tile(np.array([0.01, 0.9], np.float32), (4, 1, 1))
+    assert TASK.score(TASK.kept(right), truth) == pytest.approx(100)
+    moved = right[0] * 0.75 + np.array([0, 8, 0, 8], np.float32)
+    assert TASK.score(TASK.kept((moved, right[1])), truth) < 15
