@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.artifact import Artifact, InputSpec, Output
 from kdcompress.export.formats import ExportJob, availability, build, open_runner, target, targets
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
@@ -155,3 +155,40 @@ def test_what_is_found_is_the_same(detector, head, name):
     assert parity.matched >= (0.9 if artifact.precision == "int8" else 0.98)
     for each in found:  # decoded in float: in int8 each would have 256 values
         assert len(np.unique(each)) > 1000
+
+
+class Shared(nn.Module):
+    """One convolution for two maps, with a norm for each, as in a tower: [N, 8, 8, 3] pixels -> two maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shared = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2))
+        for norm, scale in zip(self.norms, (0.2, 5.0), strict=True):
+            nn.init.constant_(norm.weight, scale)
+
+    def forward(self, x):
+        x = self.stem(x.permute(0, 3, 1, 2).float() / 255).relu()
+        return self.norms[0](self.shared(x)), self.norms[1](self.shared(x[..., ::2, ::2]))
+
+
+def test_a_shared_convolution_keeps_its_weights_for_each_norm():
+    """Folded in place, the second norm would change the first map's weights; and only the first was quantised."""
+    pytest.importorskip("executorch")
+    from kdcompress.export.pt2e import node_name, quantise, quantizer
+    from kdcompress.export.to_executorch import capture
+
+    torch.manual_seed(0)
+    net = Shared().eval()
+    shapes = (8, 8, 8), (8, 4, 4)
+    outputs = tuple(Output(name, shape, "a map") for name, shape in zip("ab", shapes, strict=True))
+    spec = InputSpec(8, 8, 3, MEAN, STD, ("a", "b"), outputs=outputs)
+    images = torch.randint(0, 256, (32, 8, 8, 3), dtype=torch.uint8)
+    graph = quantise(capture(net, spec), quantizer(target("android-xnnpack").options.scheme), [images.numpy()])
+    with torch.no_grad():
+        for got, wanted in zip(graph(images), net(images), strict=True):
+            assert (got - wanted).abs().max() < 0.03 * wanted.abs().max()
+    layers = [node for node in graph.graph.nodes if node.op == "call_function" and "conv2d" in node_name(node)]
+    assert len(layers) == 3
+    for layer in layers:
+        assert all("dequantize" in node_name(given) for given in layer.args[:2])
