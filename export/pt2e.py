@@ -42,6 +42,7 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
     with quiet():
         from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
         from torchao.quantization.pt2e import MinMaxObserver
+        from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
     config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=scheme.per_channel, is_qat=qat)
     changes: dict[str, Any] = {}
@@ -60,7 +61,10 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
 
         def annotate(self, model: GraphModule) -> GraphModule:
             self.set_filter_function(_chosen(model, scheme))
-            return super().annotate(model)
+            annotated = super().annotate(model)
+            for node in _tail(model):  # XNNPACK's rules for concatenation, and for what moves numbers, ask no filter
+                node.meta.pop(Q_ANNOTATION_KEY, None)
+            return annotated
 
     return Quantizer().set_global(config)
 
@@ -79,7 +83,7 @@ def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
         if unknown:
             where, allowed = f"options.scheme.{key}", ", ".join(sorted(known))
             raise UsageError("The model has no such part.", where=where, got=", ".join(unknown), allowed=allowed)
-    stays_float, left_out = _front(nodes) | _tail(graph, nodes), set(scheme.exclude)
+    stays_float, left_out = _front(nodes) | {node.name for node in _tail(graph)}, set(scheme.exclude)
 
     def chosen(node: Node) -> bool:
         if node.op != "call_function":  # a layer's weight goes with the layer
@@ -98,7 +102,7 @@ def own_weights(graph: GraphModule) -> None:
     for shared in [node for node in graph.graph.nodes if node.op == "get_attr"]:
         layers = [user for user in shared.users if user.op == "call_function" and _operator(user) in LAYERS]
         for number, layer in enumerate(layers[1:], 2):
-            value = graph
+            value: Any = graph
             for part in shared.target.split("."):
                 value = getattr(value, part)
             name = f"{shared.target.replace('.', '_')}_{number}"
@@ -153,14 +157,15 @@ def _front(nodes: list[Node]) -> set[str]:
     return found
 
 
-def _tail(graph: GraphModule, nodes: list[Node]) -> set[str]:
-    """Names of the operations behind the last layers, where there are several outputs: a detector's pixels and shares
-    are nothing that one scale each holds."""
+def _tail(graph: GraphModule) -> list[Node]:
+    """The operations behind the last layers, where there are several outputs: a detector's pixels and shares are
+    nothing that one scale each holds."""
     outputs = next(node for node in graph.graph.nodes if node.op == "output").all_input_nodes
     if len(outputs) < 2:
-        return set()
+        return []
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
     before: set[Node] = set()  # what a layer is computed from
     for node in reversed(nodes):
         if _operator(node) in LAYERS or node in before:
             before.update(node.all_input_nodes)
-    return {node.name for node in nodes if node not in before and _operator(node) not in LAYERS}
+    return [node for node in nodes if node not in before and _operator(node) not in LAYERS]

@@ -242,7 +242,7 @@ def _fold_constants(graph: GraphModule) -> None:
             if not node.all_input_nodes and node.target not in made:
                 continue
             schema = getattr(node.target, "_schema", None)
-            if schema is None or schema.is_mutable:
+            if schema is None or (schema.is_mutable and node.target != aten.detach_.default):
                 continue
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), folded.__getitem__)
             value = node.target(*args, **kwargs)
