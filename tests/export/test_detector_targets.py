@@ -40,15 +40,15 @@ NETWORKS = {
 }
 RETINANET = ("the parent", "x86-vnni", "x86-openvino", "litert-fp32", "ncnn-fp32", "mnn-fp32")
 SSDLITE = ("the parent", "openvino-fp32", "tensorrt-rtx")
+LARGE = {head: ("the parent", "openvino-fp32", "x86-vnni") for head in ("torchvision-fcos", "torchvision-retinanet")}
+ASKED = {"fcos": ("the parent", *targets()), "retinanet": RETINANET, "ssdlite": SSDLITE, **LARGE}
+SLOW = ("executorch", "litert", "coreml")  # formats whose writers take ten seconds and more
 PAIRS = [
-    *(("fcos", name) for name in ("the parent", *targets())),
-    *(("retinanet", name) for name in RETINANET),
-    *(("ssdlite", name) for name in SSDLITE),
-    *(
-        pytest.param(head, name, marks=pytest.mark.slow)
-        for head in ("torchvision-fcos", "torchvision-retinanet")
-        for name in ("the parent", "openvino-fp32", "x86-vnni")
-    ),
+    pytest.param(head, name, marks=pytest.mark.slow)
+    if head in LARGE or (name in targets() and target(name).format in SLOW)
+    else (head, name)
+    for head, names in ASKED.items()
+    for name in names
 ]
 
 
