@@ -76,8 +76,9 @@ def strip(model: Any) -> None:
 
 def name_layers(model: Any, modules: Iterable[str]) -> None:
     """Give the convolutions and matrix products of a model as it was traced the paths of their ``modules``, which the
-    names of their weights begin with, or what is noted of them ends with; others keep their names."""
-    known, taken = set(modules), set()
+    names of their weights begin with, or what is noted of them ends with; others keep their names. A module that is
+    called again and again is the layers ``path``, ``path.2``, ``path.3`` and so on."""
+    known, taken = set(modules), Counter[str]()
     for node in model.graph.node:
         if node.op_type not in LAYERS:
             continue
@@ -87,9 +88,9 @@ def name_layers(model: Any, modules: Iterable[str]) -> None:
         path = node.input[1].removesuffix(".weight")
         if path not in known:
             path = scopes[-1] if stored and scopes else ""
-        if path and path not in taken:
-            taken.add(path)
-            node.name = path
+        if path:
+            taken[path] += 1
+            node.name = path if taken[path] == 1 else f"{path}.{taken[path]}"
 
 
 def named_nodes(model: Any, wanted: Iterable[str]) -> list[str]:

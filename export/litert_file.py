@@ -20,6 +20,8 @@ class Operator:
     kind: str  # CONV_2D, ...
     type: str  # of its result: INT8, FLOAT32, ...
     name: str  # of its result
+    reads: tuple[str, ...] = ()  # names of tensors
+    gives: tuple[str, ...] = ()
 
 
 def operators(content: bytes) -> list[Operator]:
@@ -28,12 +30,19 @@ def operators(content: bytes) -> list[Operator]:
     kinds, types = _names(schema.BuiltinOperator), _names(schema.TensorType)
     model = schema.Model.GetRootAs(content, 0)
     found = []
+
+    def name(tensor: Any) -> str:
+        return (tensor.Name() or b"").decode()
+
     for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
         for operator in (graph.Operators(i) for i in range(graph.OperatorsLength())):
             code = model.OperatorCodes(operator.OpcodeIndex())
             kind = kinds[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-            result = graph.Tensors(operator.Outputs(0))
-            found.append(Operator(kind, types[result.Type()], (result.Name() or b"").decode()))
+            inputs = (operator.Inputs(i) for i in range(operator.InputsLength()))
+            reads = tuple(name(graph.Tensors(i)) for i in inputs if i >= 0)  # below: an input that it may do without
+            results = [graph.Tensors(operator.Outputs(i)) for i in range(operator.OutputsLength())]
+            gives = tuple(name(result) for result in results)
+            found.append(Operator(kind, types[results[0].Type()], gives[0], reads, gives))
     return found
 
 

@@ -42,7 +42,8 @@ def quantize(content: bytes, job: ExportJob, scheme: Scheme) -> bytes:
     calibrators = require("ai_edge_quantizer.calibrator", "litert", why)
     quantizers = require("ai_edge_quantizer.quantizer", "litert", why)
     ranges = require("ai_edge_quantizer.utils.qsv_utils", "litert", why)
-    recipe = _recipe(operators(content), scheme, job.module)
+    graph = operators(content)
+    recipe = _recipe(graph, scheme, job.module, tail(graph) if len(job.parent.input.outputs) > 1 else [])
     step = job.parent.input.batch or 1
     images = [
         {job.parent.input.name: batch[i : i + step]}
@@ -65,7 +66,7 @@ def quantize(content: bytes, job: ExportJob, scheme: Scheme) -> bytes:
     return bytes(result)
 
 
-def _recipe(graph: list[Operator], scheme: Scheme, module: nn.Module) -> Any:
+def _recipe(graph: list[Operator], scheme: Scheme, module: nn.Module, stays_float: list[Operator]) -> Any:
     """Later rules go before earlier ones."""
     why = "Quantising a .tflite file"
     types = require("ai_edge_quantizer.qtyping", "litert", why)
@@ -87,7 +88,7 @@ def _recipe(graph: list[Operator], scheme: Scheme, module: nn.Module) -> Any:
             recipe.add_quantization_config(".*", kinds(kind), algorithm_key=keep)
     for kind in (kinds.INPUT, kinds.OUTPUT):
         recipe.add_quantization_config(".*", kind, algorithm_key=keep)
-    for operator in _normalisation(graph):
+    for operator in (*_normalisation(graph), *stays_float):
         recipe.add_quantization_config(_exactly(operator), kinds("*"), algorithm_key=keep)
     for name in scheme.exclude:
         for operator in _operators_of(name, graph, module):
@@ -144,3 +145,12 @@ def _normalisation(graph: list[Operator]) -> list[Operator]:
     """What is done to single pixels, before the first layer."""
     count = next((i for i, operator in enumerate(graph) if operator.kind not in PIXELWISE), 0)
     return graph[:count]
+
+
+def tail(graph: list[Operator]) -> list[Operator]:
+    """What is behind the last layers: in a detector it makes pixels and shares, which one scale each does not hold."""
+    before: set[str] = set()  # tensors that a layer is computed from
+    for operator in reversed(graph):
+        if operator.kind in COMPUTING or not before.isdisjoint(operator.gives):
+            before.update(operator.reads)
+    return [each for each in graph if each.kind not in COMPUTING and before.isdisjoint(each.gives)]

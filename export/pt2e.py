@@ -42,6 +42,7 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
     with quiet():
         from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
         from torchao.quantization.pt2e import MinMaxObserver
+        from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
     config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=scheme.per_channel, is_qat=qat)
     changes: dict[str, Any] = {}
@@ -60,13 +61,17 @@ def quantizer(scheme: Scheme, qat: bool = False) -> Any:
 
         def annotate(self, model: GraphModule) -> GraphModule:
             self.set_filter_function(_chosen(model, scheme))
-            return super().annotate(model)
+            annotated = super().annotate(model)
+            for node in _tail(model):  # XNNPACK's rules for concatenation, and for what moves numbers, ask no filter
+                node.meta.pop(Q_ANNOTATION_KEY, None)
+            return annotated
 
     return Quantizer().set_global(config)
 
 
 def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
-    """Whether a node is to be quantised: not the preprocessing, nor what the scheme leaves out.
+    """Whether a node is to be quantised: not the preprocessing, nor what the scheme leaves out, nor, in a graph with
+    several outputs, what makes these of the last layers'.
 
     Raises UsageError for a name in the scheme that is not in the graph.
     """
@@ -78,15 +83,35 @@ def _chosen(graph: GraphModule, scheme: Scheme) -> Callable[[Node], bool]:
         if unknown:
             where, allowed = f"options.scheme.{key}", ", ".join(sorted(known))
             raise UsageError("The model has no such part.", where=where, got=", ".join(unknown), allowed=allowed)
-    front, left_out = _front(nodes), set(scheme.exclude)
+    stays_float, left_out = _front(nodes) | {node.name for node in _tail(graph)}, set(scheme.exclude)
 
     def chosen(node: Node) -> bool:
         if node.op != "call_function":  # a layer's weight goes with the layer
             return True
         wanted = not scheme.op_types or _operator(node) in scheme.op_types
-        return wanted and node.name not in front and not left_out & {node.name, *_modules(node)}
+        return wanted and node.name not in stays_float and not left_out & {node.name, *_modules(node)}
 
     return chosen
+
+
+def own_weights(graph: GraphModule) -> None:
+    """Layers that share weights, as those of a detector's head do for all maps, get a copy each. Else folding a batch
+    norm behind one of them changes the others, and the quantiser leaves all but the first in float."""
+    import torch
+
+    for shared in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        layers = [user for user in shared.users if user.op == "call_function" and _operator(user) in LAYERS]
+        for number, layer in enumerate(layers[1:], 2):
+            value: Any = graph
+            for part in shared.target.split("."):
+                value = getattr(value, part)
+            name = f"{shared.target.replace('.', '_')}_{number}"
+            graph.register_parameter(name, torch.nn.Parameter(value.detach().clone(), value.requires_grad))
+            with graph.graph.inserting_before(layer):
+                own = graph.graph.get_attr(name)
+            own.meta = dict(shared.meta)
+            layer.replace_input_with(shared, own)
+    graph.recompile()
 
 
 def quantise(graph: GraphModule, wanted: Any, batches: Iterable[np.ndarray]) -> GraphModule:
@@ -130,3 +155,17 @@ def _front(nodes: list[Node]) -> set[str]:
             found.add(node.name)
             before += node.all_input_nodes
     return found
+
+
+def _tail(graph: GraphModule) -> list[Node]:
+    """The operations behind the last layers, where there are several outputs: a detector's pixels and shares are
+    nothing that one scale each holds."""
+    outputs = next(node for node in graph.graph.nodes if node.op == "output").all_input_nodes
+    if len(outputs) < 2:
+        return []
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+    before: set[Node] = set()  # what a layer is computed from
+    for node in reversed(nodes):
+        if _operator(node) in LAYERS or node in before:
+            before.update(node.all_input_nodes)
+    return [node for node in nodes if node not in before and _operator(node) not in LAYERS]

@@ -22,8 +22,9 @@ def ranking(
     job: ExportJob, scheme: Scheme, progress: Callable[[int, int], None] = lambda done, all: None
 ) -> list[tuple[str, float]]:
     """(name of the layer in the parent's ONNX, share of the int8 model's squared error that goes when it alone is left
-    in float), largest first, of every convolution and matrix product, over some of the calibration images. Each output
-    counts the same, whatever its unit. Biases are not corrected, which takes longer than all the rest."""
+    in float), largest first, of every convolution and matrix product, over some of the calibration images. Those of one
+    module are one layer. Each output counts the same, whatever its unit. Biases are not corrected, which takes longer
+    than all the rest."""
     spec, scheme = job.parent.input, scheme.model_copy(update={"bias_correction": False})
     batches = list(islice(job.batches(scheme), BATCHES))
 
@@ -34,7 +35,7 @@ def ranking(
     parent = graph.load(job.parent.path)
     names = [node.name for node in parent.graph.node if node.op_type in graph.LAYERS]
     left_out = graph.named_nodes(parent, scheme.exclude)
-    names = [name for name in names if name not in left_out]
+    names = [name for name in names if name not in left_out and name.rpartition(".")[0] not in names]
     expected = outputs(job.parent.path)
     sizes = [float(np.square(output).mean()) or 1.0 for output in expected]
     with tempfile.TemporaryDirectory() as folder:

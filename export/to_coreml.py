@@ -24,7 +24,7 @@ from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
 from kdcompress.export.planar import planar
-from kdcompress.export.pt2e import quantise, quantizer
+from kdcompress.export.pt2e import own_weights, quantise, quantizer
 from kdcompress.export.quiet import quiet
 from kdcompress.optional import require, require_installed
 
@@ -106,6 +106,7 @@ def convert(job: ExportJob, target: Target) -> Any:
         with torch.inference_mode():
             source = torch.jit.trace(net, example, check_trace=False)
     else:
+        own_weights(net)
         graph = quantise(net, int8, images(job, scheme))
         source = torch.export.export(graph, (example,)).run_decompositions({})
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kdcompress.artifact import Artifact, InputSpec, replacing
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
-from kdcompress.export.pt2e import node_name, quantise, quantizer
+from kdcompress.export.pt2e import node_name, own_weights, quantise, quantizer
 from kdcompress.export.quiet import quiet
 from kdcompress.optional import require_installed
 
@@ -79,6 +79,8 @@ def capture(module: nn.Module, spec: InputSpec, training: bool = False) -> Graph
         _fold_constants(graph)
         _pool_for_mean(graph)
         _float_numbers(graph)
+        if not training:
+            own_weights(graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
     return graph
@@ -222,9 +224,12 @@ def _cast_pixels_first(graph: GraphModule) -> None:
 
 
 def _fold_constants(graph: GraphModule) -> None:
-    """What depends on buffers alone is computed now; parameters may still be trained."""
+    """What depends on buffers and numbers alone is computed now; parameters may still be trained."""
     import torch
 
+    aten = torch.ops.aten
+    made = (aten.arange.default, aten.arange.start, aten.arange.start_step, aten.full.default, aten.ones.default,
+            aten.zeros.default)  # fmt: skip
     folded: dict[Node, torch.Tensor] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
@@ -233,9 +238,11 @@ def _fold_constants(graph: GraphModule) -> None:
                 value = getattr(value, part)
             if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
                 folded[node] = value
-        elif node.op == "call_function" and node.all_input_nodes and all(n in folded for n in node.all_input_nodes):
+        elif node.op == "call_function" and all(n in folded for n in node.all_input_nodes):
+            if not node.all_input_nodes and node.target not in made:
+                continue
             schema = getattr(node.target, "_schema", None)
-            if schema is None or schema.is_mutable:
+            if schema is None or (schema.is_mutable and node.target != aten.detach_.default):
                 continue
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), folded.__getitem__)
             value = node.target(*args, **kwargs)

@@ -18,6 +18,7 @@ from kdcompress.export.quiet import quiet
 from kdcompress.optional import require, require_installed
 
 EXTRA, WHY = "openvino", "An int8 OpenVINO model"
+LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 # NNCF chooses these by itself, and always so.
 ALWAYS = {
     "activation": ("uint8", "OpenVINO has signed activations only where a symmetric one can be negative"),
@@ -61,7 +62,8 @@ def write(job: ExportJob, target: Target) -> Artifact:
 
 
 def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
-    """A quantised copy of an OpenVINO model, calibrated on ``batches`` of its input.
+    """A quantised copy of an OpenVINO model, calibrated on ``batches`` of its input. Of one with several outputs, what
+    makes them of the last layers' stays in float.
 
     Raises UsageError for a name to exclude that the model does not have, KDCompressError where NNCF fails.
     """
@@ -70,6 +72,8 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
     overflow = nncf.OverflowFix.ENABLE if scheme.reduce_range else nncf.OverflowFix.DISABLE
     parameters = require("nncf.quantization.advanced_parameters", EXTRA, WHY).QuantizationParameters
     excluded = _named(model, scheme.exclude)
+    if len(model.outputs) > 1:  # a detector's: pixels and shares, which one scale each does not hold
+        excluded = sorted({*excluded, *_tail(model)})
     try:
         with quiet():
             return nncf.quantize(
@@ -89,6 +93,18 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
             )
     except Exception as error:  # nncf's exceptions and OpenVINO's share no base class
         raise KDCompressError("NNCF cannot quantise this model.", got=first_lines(error)) from error
+
+
+def _tail(model: Any) -> list[str]:
+    """The nodes behind the last layers."""
+    before: set[str] = set()  # nodes that a layer is computed from
+    ordered = model.get_ordered_ops()
+    for node in reversed(ordered):
+        if node.get_type_name() in LAYERS or node.get_friendly_name() in before:
+            before |= {value.get_node().get_friendly_name() for value in node.input_values()}
+    skipped = (*LAYERS, "Constant", "Parameter", "Result")
+    behind = [node for node in ordered if node.get_type_name() not in skipped]
+    return [name for node in behind if (name := node.get_friendly_name()) not in before]
 
 
 def _range(scheme: Scheme) -> Any:

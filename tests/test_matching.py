@@ -55,6 +55,13 @@ def test_a_file_that_is_full_had_its_lowest_score_as_threshold():
     assert matched(mine, theirs, tolerance=0.005, most=2).alone == (1, 0)
 
 
+def test_a_box_without_an_area_is_not_alone():
+    """A detector's boxes beyond the border are cut to lines: in both files, and yet no pair of them overlaps."""
+    mine = detections((*A, 0, 0.9), (10, 0, 10, 8, 0, 0.8), (3, 3, 2, 9, 1, 0.7))
+    assert matched(mine, mine).pairs.tolist() == [[0, 0]] and matched(mine, mine).alone == (0, 0)
+    assert f1([matched(mine, mine)]) == 1
+
+
 def test_nothing_and_nothing_agree():
     assert f1([]) == 1 and f1([matched(detections(), detections())]) == 1
     assert f1([matched(detections((*A, 0, 0.9)), detections())]) == 0

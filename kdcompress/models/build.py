@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, told, unknown_name
-from kdcompress.models.detectors import heads
+from kdcompress.models.detectors import heads, torchvision_dense
 from kdcompress.models.detectors.backbone import of_classifier, of_timm
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.wrapped import bare_inside
@@ -40,7 +40,7 @@ def build(
     ``name`` is one of
 
     - a name of the zoo (``resnet8x4``);
-    - ``timm/NAME`` or ``torchvision/NAME``;
+    - ``timm/NAME`` or ``torchvision/NAME``; torchvision's one-stage detectors give a dense answer;
     - ``HEAD/BACKBONE``, a detector on one of these networks (``models.detectors``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
       folder is importable.
@@ -87,14 +87,16 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
     elif group == "torchvision":
         import torchvision
 
-        if rest not in _torchvision_names():
-            raise _unknown_in("torchvision", rest, _torchvision_names())
+        _check_torchvision(rest)
         known, wanted = torchvision.models.get_model_weights(rest), (options or {}).get("weights") or "DEFAULT"
         try:
             weights = known.verify(wanted)
         except (KeyError, TypeError) as error:
             allowed = ", ".join(known.__members__)
             raise UsageError("There are no such weights.", where=name, got=wanted, allowed=allowed) from error
+        if rest in torchvision_dense.detectors():
+            labels = torchvision_dense.labels_of(weights.meta["categories"])
+            return Pretrained(len(labels), *torchvision_dense.normalisation(rest), weights.url)
         view = weights.transforms()
         return Pretrained(len(weights.meta["categories"]), tuple(view.mean), tuple(view.std), weights.url)
     elif ":" not in name and name not in zoo:
@@ -208,22 +210,25 @@ def _from_torchvision(
 ) -> nn.Module:
     import torchvision
 
-    if name not in _torchvision_names():
-        raise _unknown_in("torchvision", name, _torchvision_names())
+    _check_torchvision(name)
     fixed = {"num_classes": classes}
     _refuse_fixed(f"torchvision/{name}", options, fixed)
+    detects = name in torchvision_dense.detectors()
     if known:
         given = {**options, "weights": options.get("weights") or "DEFAULT"}
     else:
         given = {"weights": None, **options, **fixed}
     try:
-        model = torchvision.models.get_model(name, **given)
+        if detects:
+            model: nn.Module = torchvision_dense.dense(name, classes, options, pretrained=known is not None)
+        else:
+            model = torchvision.models.get_model(name, **given)
     except Exception as error:
         if known and _is_download(error):
             raise _not_downloaded(f"torchvision/{name}", known, error) from error
         why = f"{type(error).__name__}: {error}"
         raise _bad_options(f"torchvision/{name}", options, why, _signature(error)) from error
-    if known and known.classes != classes:
+    if known and known.classes != classes and not detects:
         _swap_classifier(model, f"torchvision/{name}", known.classes, classes)
     if channels != 3:
         _swap_first_convolution(model, f"torchvision/{name}", channels)
@@ -300,7 +305,14 @@ def _timm_names() -> list[str]:
 def _torchvision_names() -> list[str]:
     import torchvision
 
-    return torchvision.models.list_models(module=torchvision.models)
+    return [*torchvision.models.list_models(module=torchvision.models), *torchvision_dense.detectors()]
+
+
+def _check_torchvision(name: str) -> None:
+    if name in torchvision_dense.every():
+        torchvision_dense.check(name)
+    elif name not in _torchvision_names():
+        raise _unknown_in("torchvision", name, _torchvision_names())
 
 
 def _unknown(name: str) -> UsageError:

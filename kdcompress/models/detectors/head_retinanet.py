@@ -38,11 +38,7 @@ class RetinaNetAnswer(NamedTuple):
 
     def boxes(self) -> Tensor:
         """[N, P, 4]: x1, y1, x2, y2 in pixels."""
-        x, y, width, height = middles(self.anchors)
-        dx, dy, dw, dh = self.codes.float().unbind(2)
-        x, y = x + dx * width, y + dy * height
-        width, height = width * dw.clamp(max=LARGEST).exp() / 2, height * dh.clamp(max=LARGEST).exp() / 2
-        return torch.stack([x - width, y - height, x + width, y + height], 2)
+        return decoded(self.anchors, self.codes.float())
 
     def shipped(self) -> tuple[Tensor, ...]:
         return clamped(self.boxes(), self.size), self.logits.float().sigmoid()
@@ -75,6 +71,15 @@ def coded(anchors: Tensor, boxes: Tensor) -> Tensor:
     bx, by, bw, bh = middles(boxes)
     sizes = ((bw.clamp(min=1e-3) / width).log(), (bh.clamp(min=1e-3) / height).log())
     return torch.stack([(bx - x) / width, (by - y) / height, *sizes], -1)
+
+
+def decoded(anchors: Tensor, codes: Tensor) -> Tensor:
+    """The boxes [N, P, 4] of such differences."""
+    x, y, width, height = middles(anchors)
+    dx, dy, dw, dh = codes.unbind(2)
+    x, y = x + dx * width, y + dy * height
+    width, height = width * dw.clamp(max=LARGEST).exp() / 2, height * dh.clamp(max=LARGEST).exp() / 2
+    return torch.stack([x - width, y - height, x + width, y + height], 2)
 
 
 def overlaps(boxes: Tensor, anchors: Tensor) -> Tensor:

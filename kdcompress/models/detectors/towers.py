@@ -41,7 +41,7 @@ def begin(logits: nn.Conv2d, *others: nn.Conv2d) -> None:
 def flat(map: Tensor, width: int = 0) -> Tensor:
     """[N, A * width, h, w], of A boxes a place, as [N, h * w * A, width]; without a ``width`` A is 1."""
     rows = map.flatten(2).transpose(1, 2)
-    return rows.reshape(len(map), -1, width) if width else rows
+    return rows.reshape(rows.shape[0], -1, width) if width else rows  # len() would make a number of the batch
 
 
 def clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
