@@ -15,6 +15,7 @@ from kdcompress import boxes, matching
 from kdcompress.bench import onnxruntime_web
 from kdcompress.boxes import suppressed
 from kdcompress.data import fit
+from kdcompress.data.from_scenes import COUNTS
 from kdcompress.pipelines.bundle.folder import TEMPLATES, filled
 from kdcompress.pipelines.bundle.kinds import FAMILIES
 from kdcompress.tasks import tasks
@@ -22,7 +23,7 @@ from kdcompress.tasks import tasks
 RECIPE = """
 name: scenes
 task: detection
-data: {source: fashion-mnist-scenes, size: 64, train_images: 640}
+data: {source: fashion-mnist-scenes, size: 64, train_images: 320}
 student:
   model: fcos/small-resnet10x1
   options: {width: 16, levels: 3, depth: 1}
@@ -30,6 +31,8 @@ method: none
 train: {epochs: 1, batch_size: 32, optimizer: adamw, lr: 0.004}
 export:
   max_drop: 100
+  calibration_images: 64
+  qat: null
 bench: {effort: rapid}
 """
 TARGETS = {
@@ -88,6 +91,14 @@ struct Session {
 };
 }
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    """200 scenes to test on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COUNTS, "test", 200)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +188,7 @@ def test_its_sums_and_its_words_are_right(target, bundled, rows):
     else:
         named = {"AP": row["score"], **row["details"]}
         figures = ", ".join(f"{name} {named[name]:.2f} %" for name in ("AP", "AP50", "AP75"))
-        assert f"{figures} on the 1000 test images, by this very file" in card
+        assert f"{figures} on the 200 test images, by this very file" in card
         assert "| label | AP % | objects in the test images |" in card
     for name in (folder / "SHA256SUMS").read_text().split()[1::2]:
         assert name == "MODEL_CARD.md" or name.startswith(model["file"]) or f"`{name}`" in card

@@ -146,7 +146,7 @@ def test_what_is_no_plain_file(bundle, tmp_path):
 def test_a_list_of_files_that_are_not_of_the_folder(bundle, name):
     with (bundle / "SHA256SUMS").open("a") as file:
         file.write(f"{'0' * 64}  {name}\n")
-    assert any("SHA256SUMS, line 8" in line for line in differences(bundle))
+    assert any("SHA256SUMS, line 9" in line for line in differences(bundle))
 
 
 def test_an_odd_list(bundle):

@@ -61,11 +61,11 @@ def wrong(folder):
     least = float(iou(found.boxes[mine], wanted.boxes[theirs]).diagonal().min(initial=1))
     print(
         f"sample.png: {len(mine)} of {len(wanted)} boxes are found here, and overlap by {least:.3g} at least; "
-        f"{overlap} is wanted; scores differ by {difference:.2g}, {tolerance} allowed"
+        f"{overlap} is wanted; scores differ by {difference:.2g}, {tolerance:.2g} allowed"
     )
     if any(matching.alone):
         new, lost = matching.alone
         return f"of the {len(wanted)} boxes that were found in sample.png, {lost} are not found here; {new} others are"
     if difference > tolerance:
-        return f"scores differ by {difference:.2g}; {tolerance} is allowed"
+        return f"scores differ by {difference:.2g}; {tolerance:.2g} is allowed"
     return None
