@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
 
-LEAST = 1e-5  # product of two shares whose root is taken: of less, the root would show how a runtime rounds
+LEAST = 2**-14  # product of shares whose root is taken: of less it would show how a runtime rounds; exact in fp16
 PRIOR = 0.01  # the share of an untrained network's scores
 MOST = 4096  # of any number in a detector's options
 
@@ -53,7 +53,7 @@ def clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def both(shares: Tensor, others: Tensor) -> Tensor:
-    """The geometric mean of two shares, as a score; at least 0.003."""
+    """The geometric mean of two shares, as a score; at least 0.008."""
     return (shares * others).clamp(min=LEAST).sqrt()
 
 
