@@ -230,14 +230,22 @@ def latency(runner: Any, base: Any, x: np.ndarray) -> dict[str, Any]:
 # All of them
 
 
+def facts(name: str, target: str) -> dict[str, Any]:
+    """What a record must have in it to count."""
+    return {"model": name, "target": target, "versions": packages(), "side": DETECTORS[name][0]}
+
+
+def known_of(name: str, target: str, work: Path) -> dict[str, Any] | None:
+    path = work / f"{name.replace('/', '-')}.{target}.json"
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    return record if record.items() >= facts(name, target).items() else None
+
+
 def swept(name: str, target: str, work: Path) -> dict[str, Any]:
     """What is known of one format, from a process where nothing is yet."""
-    path = work / f"{name.replace('/', '-')}.{target}.json"
-    about = {"model": name, "target": target, "versions": packages(), "side": DETECTORS[name][0]}
-    if path.is_file():
-        record = json.loads(path.read_text())
-        if {key: record.get(key) for key in about} == about:
-            return record
+    if record := known_of(name, target, work):
+        return record
+    path, about = work / f"{name.replace('/', '-')}.{target}.json", facts(name, target)
     path.unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=examine, args=(name, target, path))
     process.start()
@@ -265,10 +273,10 @@ def page(document: dict[str, Any]) -> str:
     for name in document["models"]:
         rows = {row["target"]: row for row in document["results"] if row["model"] == name}
         size = next((f"{row['parameters'] / 1e6:.2f}" for row in rows.values() if "parameters" in row), "")
-        cells = " | ".join(cell(rows[target]) for target in columns)
+        cells = " | ".join(cell(rows[target]) if target in rows else "–" for target in columns)
         lines.append(f"| {name} | {DETECTORS[name][0]} | {size} | {cells} |")
         for target, heading in columns.items():
-            if reason := rows[target]["reason"]:
+            if reason := rows.get(target, {}).get("reason"):
                 reasons.append(f"| {name} | {heading} | {' '.join(reason.replace('|', '/').split())} |")
     told = ["", "| detector | format | reason |", "|---|---|---|", *reasons] if reasons else []
     return "\n".join([*lines, *told])
@@ -290,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated detectors; all where it is not given")
     parser.add_argument("--targets", default=",".join(COLUMNS), help="comma-separated, besides onnx-fp32")
+    parser.add_argument("--known", action="store_true", help="make nothing: what was found so far is written")
     parser.add_argument("--work", type=Path, default=Path("runs/detectors"), help="where each record is kept")
     parser.add_argument("-o", "--output", type=Path, help="a JSON file of all records")
     parser.add_argument("--page", type=Path, help="a Markdown file with the two marks")
@@ -307,7 +316,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     for name in names:
         for target in targets:
-            rows.append(swept(name, target, options.work))
+            found = known_of(name, target, options.work) if options.known else swept(name, target, options.work)
+            if found is None:
+                continue
+            rows.append(found)
             print(f"{name} {target}: {cell(rows[-1])} {rows[-1]['reason'] or ''}", flush=True)
     document = {"machine": machine(), "processor": platform.processor(), "models": names, "targets": targets}
     document["results"] = rows

@@ -20,7 +20,7 @@ from kdcompress.distributed import processes, total
 from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
 from kdcompress.models.detectors.pyramid import Pyramid
-from kdcompress.models.detectors.towers import Tower, begin, check_options, clamped, flat
+from kdcompress.models.detectors.towers import Tower, begin, both, check_options, clamped, flat
 
 RADIUS = 1.5  # in strides, around an object's centre
 
@@ -43,7 +43,7 @@ class FCOSAnswer(NamedTuple):
         return torch.stack([x - left, y - top, x + right, y + bottom], 2)
 
     def shipped(self) -> tuple[Tensor, ...]:
-        scores = (self.logits.float().sigmoid() * self.centerness.float().sigmoid()[..., None]).sqrt()
+        scores = both(self.logits.float().sigmoid(), self.centerness.float().sigmoid()[..., None])
         return clamped(self.boxes(), self.size), scores
 
     def loss(self, y: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torchvision.ops import box_iou
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
 from kdcompress.errors import UsageError
 from kdcompress.models.detectors.head_retinanet import decoded
-from kdcompress.models.detectors.towers import clamped
+from kdcompress.models.detectors.towers import both, clamped
 
 NO_LABELS = ("__background__", "N/A")  # among the categories of torchvision's weights
 ONE_STAGE = ("fcos", "retinanet", "ssd")  # what their names begin with
@@ -61,7 +61,7 @@ class TorchvisionAnswer(NamedTuple):
         if isinstance(self.detector, SSD):
             scores = given.softmax(2)[..., 1:]
         elif isinstance(self.detector, FCOS):
-            scores = (given.sigmoid() * self.heads["bbox_ctrness"].float().sigmoid()).sqrt()
+            scores = both(given.sigmoid(), self.heads["bbox_ctrness"].float().sigmoid())
         else:
             scores = given.sigmoid()
         return clamped(self.boxes(), self.size), scores

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
 
+LEAST = 2**-14  # product of shares whose root is taken: of less it would show how a runtime rounds; exact in fp16
 PRIOR = 0.01  # the share of an untrained network's scores
 MOST = 4096  # of any number in a detector's options
 
@@ -49,6 +50,11 @@ def clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = float(size[0]), float(size[1])  # of one type: the exporter takes no mixture
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([x1.clamp(0.0, width), y1.clamp(0.0, height), x2.clamp(0.0, width), y2.clamp(0.0, height)], -1)
+
+
+def both(shares: Tensor, others: Tensor) -> Tensor:
+    """The geometric mean of two shares, as a score; at least 0.008."""
+    return (shares * others).clamp(min=LEAST).sqrt()
 
 
 def check_options(**given: tuple[float, float]) -> None:
