@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DATA ?= datasets
 RUN := $(VENV)/bin
+# The tested versions are those of Python 3.11 and later; with 3.10 pip takes what fits setup.py.
+TESTED := $(shell $(PYTHON) -c "import sys; print('--constraint constraints.txt' * (sys.version_info >= (3, 11)))")
 export KDCOMPRESS_DATA ?= $(DATA)
 
 .PHONY: demo full test slow lint docs install runtimes hashes data clean
@@ -34,21 +36,21 @@ install: $(VENV)/.installed
 # there is not installed; PyTorch's own packages are not in it.
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(RUN)/pip install --quiet $(TESTED) torch torchvision
 	$(if $(HASHES),$(RUN)/pip install --quiet --require-hashes --requirement $(HASHES))
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[tensorrt-rtx]'
+	$(RUN)/pip install --quiet $(TESTED) --editable '.[tensorrt-rtx]'
 	touch $@
 
 runtimes: $(VENV)/.installed-all
 
 # Every runtime beside every other, and what the tests themselves need.
 $(VENV)/.installed-all: $(VENV)/.installed
-	$(RUN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs,all]'
+	$(RUN)/pip install --quiet $(TESTED) --editable '.[dev,docs,all]'
 	$(RUN)/pip check
 	touch $@
 
 hashes: install
-	$(RUN)/pip install --quiet --dry-run --ignore-installed --constraint constraints.txt \
+	$(RUN)/pip install --quiet --dry-run --ignore-installed $(TESTED) \
 		--report $(VENV)/report.json '.[dev,docs,all]'
 	$(RUN)/python .ci/hashes.py $(VENV)/report.json >constraints-hashed.txt
 

@@ -35,7 +35,7 @@ folders = {
     },
 }
 extras = {
-    "tensorrt-rtx": ["tensorrt-rtx>=1.7,<2"],
+    "tensorrt-rtx": ["tensorrt-rtx>=1.7,<2; sys_platform != 'darwin'"],  # nothing for macOS
     "openvino": ["openvino>=2026.4,<2027", "nncf>=3.4,<4"],
     "executorch": ["executorch>=1.5,<1.6"],
     "litert": ["litert-torch>=0.10,<0.11"],  # brings the runtime
@@ -97,7 +97,7 @@ setup(
         "kdcompress": ["py.typed"],
         "kdcompress.bench.browser": ["page/*"],
         "kdcompress.report": ["*.html", "*.css"],
-        "kdcompress.export": ["targets/*.yaml", "bundle/*"],
+        "kdcompress.export": ["targets/*.yaml", "bundle/*", "bundle/*/*"],
         "kdcompress.pipelines": ["recipes/*.yaml", "recipes/protocols/*.yaml"],
     },
     install_requires=[

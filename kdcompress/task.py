@@ -7,7 +7,7 @@ device's answers and a bundle's. torch is imported by what trains, and there alo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +35,9 @@ Outputs = Sequence[np.ndarray]
 """Of a file, float32 [N, ...] each, in the order of its spec."""
 
 
+# How far a bundle's model may be from what is expected of it: other CPUs and versions add up in another order, and
+# int8 rounds at other places.
+TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
 LEAST = 3  # images or objects of a label, from which on it is told that no answer is right
 
 
@@ -47,6 +50,12 @@ class Metric:
     unit: str = "%"
     each: str = ""  # what the figure of one label is called, where that is another
     beside: tuple[str, ...] = ()  # names of those of the details that reports show
+    parts: tuple[str, ...] = ()  # names of details that stand in a table of their own
+    parts_title: str = ""
+    parts_note: str = ""
+    counted: str = "images"  # what a label has a number of
+    agreement: str = "share of the test images that get the same answer from the teacher's fp32 ONNX file"
+    after: str = ""  # what makes answers of a file's outputs, where that takes time
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,57 @@ class Decisions:
         return Matched(float(np.mean(same | tie)), float(np.mean(same)), what)
 
 
+@dataclass(frozen=True)
+class Confusion:
+    """How often each label is taken for each: ``counts`` int [true, answered], of ``labels``, among which may be one
+    that says that there is nothing."""
+
+    labels: list[str]
+    counts: list[list[int]]
+    of: str = "test images"  # what is counted
+    note: str = ""  # what that means, in a sentence or two
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One figure of a file's answers against another, both 0..1."""
+
+    points: list[tuple[float, float]]
+    x: str
+    y: str
+    title: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """``image``: a data URI, of an image with what ``name`` (a file, or "truth") says of it."""
+
+    name: str
+    said: str
+    image: str
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the test split as the truth and files see it: ``title`` and ``what`` say why it is shown."""
+
+    title: str
+    what: str
+    index: int  # in the split
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a report shows: ``key`` says what is drawn, by the kinds of marks (``drawing``)."""
+
+    shown: list[Picture]
+    key: dict[str, str]
+    note: str
+
+
 def check_logits(labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
     """Raises UsageError where what a network gives for an image is not one logit a label."""
     if list(shapes) != [(len(labels),)]:
@@ -95,11 +155,21 @@ def unanswered(
     return [f"'{labels[k]}' (0 of {there[k]:,})" for k in np.flatnonzero(none).tolist()]
 
 
+def expected_logits(outputs: Outputs, precision: str) -> dict[str, Any]:
+    """What ``Task.expected`` says where the one output is logits, float32 [1, K]."""
+    return {
+        "logits": [float(value) for value in outputs[0][0]],
+        "tolerance": TOLERANCE[precision],
+        "tolerance_is": "the largest difference of a logit, as a share of the largest logit",
+    }
+
+
 class Task(Protocol):
     name: str
     metric: Metric
     purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
+    program: str  # of a bundle: what its program is called, and the folder of templates that it is made from
     refusal: str  # why there are methods that it does not take: "they ..."
     int8_agreement: float  # of what an int8 file and its network decide, at least, 0..1
 
@@ -139,11 +209,23 @@ class Task(Protocol):
         ...
 
     def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """For each label its name, "n" images of it, and "score" in per cent, None where there is no such image."""
+        """For each label its name, "n" of it (what ``metric.counted`` says), and "score" in per cent, None where there
+        is none of it."""
         ...
 
-    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]] | None:
-        """How often each label is taken for each, int [true, answered]; None where no image has one label."""
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion | None:
+        """None where a label is not taken for another."""
+        ...
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Curve | None:
+        """What a report draws of a file's answers; None where it draws nothing."""
+        ...
+
+    def pictures(
+        self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]
+    ) -> Pictures | None:
+        """A few images, with the answers of files to them, which a report shows; None where it shows none. ``images``
+        uint8 [N, H, W, C], an array or kept in a file. The first file is the one that the others are compared with."""
         ...
 
     def warnings(
@@ -161,8 +243,9 @@ class Task(Protocol):
         """Those of a file whose label k is number ``numbers[k]`` of the source, as the source counts."""
         ...
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
-        """The image that shows best whether a file answers as it should: the clearest of those that are right."""
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        """The image that shows best whether a file answers as it should: the clearest of those that are right. The
+        outputs are the file's own; its label k is number ``numbers[k]`` of the source."""
         ...
 
     def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
@@ -171,6 +254,15 @@ class Task(Protocol):
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         """What the outputs to one image say, in the same words."""
+        ...
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        """What a bundle's program compares a file's outputs to its sample with, as JSON: ``outputs`` to that one image,
+        [1, ...] each, and how far those of a file of that precision may be from them."""
+        ...
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """What a bundle's programs must know to read the outputs, as JSON; ``data`` is the recipe's."""
         ...
 
     def noise(self, score: float, images: int) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -52,6 +52,8 @@ class Outcome:
             "training": [self.done[trained(role)].result for role in networks.parts],
             "confusion": self._confusion(),
             "by_label": self._by_label(rows),
+            "curves": self._curves(rows),
+            "pictures": self._pictures(rows),
             "margin": margin(rows),
             "gates": limits,
             "predictions": predictions(recipe, rows),
@@ -110,6 +112,7 @@ class Outcome:
     def _add_quality(self, row: Row, check: StepName) -> None:
         found = self.done[check].result
         row.score, row.details, row.parity, row.runtime = (found[k] for k in ("score", "details", "parity", "runtime"))
+        row.answer_ms = found.get("answer_ms")
         teacher, mine = self._answers(checked("teacher")), self._answers(check)
         if teacher is not None and mine is not None:
             row.agreement = self.networks.task.agreement(mine, teacher)
@@ -137,12 +140,45 @@ class Outcome:
         return None if answers is None else judge(answers, source.test.truth, source.labels)
 
     def _confusion(self) -> dict[str, Any] | None:
-        """How often each label is taken for each, by the fp32 files, where an image has one."""
+        """How often each label is taken for each, by the fp32 files, where one can be."""
         judge = self.networks.task.confusion
-        tables = {role: self._judged(checked(role), judge) for role in ("teacher", "student")}
-        if None in tables.values():
+        teacher, student = (self._judged(checked(role), judge) for role in ("teacher", "student"))
+        if teacher is None or student is None:
             return None
-        return {"labels": list(self.networks.source.labels), **tables}
+        both = {"teacher": teacher.counts, "student": student.counts}
+        return {"labels": student.labels, **both, "of": student.of, "note": student.note}
+
+    def _compared(self, rows: list[Row]) -> dict[str, Row]:
+        """Those that pictures and curves show, by their names: the fp32 files, and of the int8 files the fastest that
+        ships, or that failed where none does."""
+        scored = [row for row in rows if row.score is not None]
+
+        def place(row: Row) -> tuple[bool, float]:
+            return row.status != "measured", (row.latency or {}).get("median_ms") or float("inf")
+
+        int8 = min((row for row in scored if row.target and row.precision == "int8"), key=place, default=None)
+        return {row.name: row for row in scored if row.target is None or row is int8}
+
+    def _curves(self, rows: list[Row]) -> dict[str, Any] | None:
+        """A curve of each of these, where the task draws one."""
+        judge = self.networks.task.curve
+        drawn = {name: self._judged(checked(r.role, r.target), judge) for name, r in self._compared(rows).items()}
+        found = {name: curve for name, curve in drawn.items() if curve}
+        if not found:
+            return None
+        some = next(iter(found.values()))
+        lines = [{"name": name, "points": curve.points} for name, curve in found.items()]
+        return {"title": some.title, "x": some.x, "y": some.y, "note": some.note, "lines": lines}
+
+    def _pictures(self, rows: list[Row]) -> dict[str, Any] | None:
+        """Test images with the answers of these, where the task shows some; none of private data."""
+        if self.networks.recipe.data.public is not None:
+            return None
+        answers = {name: self._answers(checked(r.role, r.target)) for name, r in self._compared(rows).items()}
+        known = {name: found for name, found in answers.items() if found is not None}
+        test, labels = self.networks.source.test, self.networks.source.labels
+        found = self.networks.task.pictures(test.images, test.truth, known, labels) if known else None
+        return asdict(found) if found and found.shown else None
 
     def _by_label(self, rows: list[Row]) -> list[dict[str, Any]] | None:
         """The score of each label, of the fp32 files and of the int8 files that ship."""

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A room may import those in its own row or an earlier one.
 ROWS = [
-    {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry", "boxes"},
+    {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry", "boxes", "drawing"},
     {"untrusted", "recipe", "artifact", "ours", "runner", "distributed", "task", "matching", "average_precision"},
-    {"data", "models", "methods", "tasks", "training", "parity", "bench", "report"},
+    {"data", "detected", "models", "methods", "tasks", "training", "parity", "bench", "report"},
     {"export"},
     {"pipelines"},
     {"cli", "__main__", "__init__", "demo"},

@@ -45,35 +45,6 @@ def load(name):
     return module
 
 
-def wrong():
-    """What is wrong with the model's output for the sample, or None. Prints how close it is."""
-    import numpy as np
-
-    load("infer")  # which classifier imports
-    Classifier = load("classifier").Classifier
-    classifier = Classifier(FOLDER)
-    spec = classifier.model["input"]
-    expected = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
-    shape = (1, spec["height"], spec["width"], spec["channels"])
-    image = np.frombuffer((FOLDER / "sample.bin").read_bytes(), np.uint8).reshape(shape)
-    got, wanted = classifier.logits(image)[0], np.array(expected["logits"], np.float32)
-    if len(got) != len(classifier.labels):
-        return f"the model gives {len(got)} logits, and model.json has {len(classifier.labels)} labels"
-    if got.shape != wanted.shape:
-        return f"the model gives {len(got)} logits, and expected.json has {len(wanted)}"
-    if not np.isfinite(got).all():
-        return "the model gives NaN or infinite logits"
-    largest = max(float(np.abs(wanted).max()), 1e-12)
-    difference = float(np.abs(got - wanted).max()) / largest
-    label = classifier.said(got)
-    print(f"sample.png is {label!r}; logits differ by {difference:.2g} of the largest, {expected['tolerance']} allowed")
-    if classifier.differs(got, wanted, expected["tolerance"] * largest):
-        return f"sample.png is {label!r} here, and was {expected['label']!r} where the bundle was made"
-    if difference > expected["tolerance"]:
-        return f"logits differ by {difference:.2g} of the largest; {expected['tolerance']} is allowed"
-    return None
-
-
 def main():
     problems = damaged()
     if problems:
@@ -88,7 +59,8 @@ def main():
         print(f"FAILED: model.json is damaged: {type(error).__name__}: {error}")
         return 1
     try:
-        problem = wrong()
+        *_, program = [load(name) for name in model["programs"]]  # each after those that it imports
+        problem = program.wrong(FOLDER)
     except ImportError as error:
         print(f"{error}\nNOT RUN: the files are whole; the model needs: {install}")
         return 3

@@ -98,6 +98,21 @@ def lines(
     return _svg("".join(parts) + legend, title, HEIGHT + height)
 
 
+def curves(series: Sequence[tuple[str, Sequence[Point], str]], x_label: str, y_label: str, title: str) -> Markup | None:
+    """Lines (label, points, class) of two figures that are 0..1, with a legend below where there is more than one."""
+    series = [(name, [p for p in points if None not in p], css) for name, points, css in series]
+    series = [line for line in series if line[1]]
+    if not series:
+        return None
+    x, y = Axis([0, 1], LEFT, RIGHT, pad=0), Axis([0, 1], BOTTOM, TOP, pad=0)
+    parts = [_axes(x, y, x_label, y_label)]
+    for name, points, css in series:
+        path = " ".join(f"{x(a)},{y(b)}" for a, b in points)
+        parts.append(f'<g class="line {css}"><polyline points="{path}"/><title>{escape(name)}</title></g>')
+    legend, height = _legend([(name, css) for name, _, css in series])
+    return _svg("".join(parts) + legend, title, HEIGHT + height)
+
+
 def ridges(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Markup | None:
     """The distribution of each row's latencies in ms, up to its 99th percentile, on one logarithmic axis."""
     kept = [(name, np.sort(np.asarray(samples, float))) for name, samples in rows]
@@ -176,8 +191,8 @@ def change_map(labels: Sequence[str], change: Sequence[Sequence[int]], title: st
             tip = f"true {labels[i]}, predicted {labels[j]}: {abs(value)} {more} ({kind})" if value else ""
             box = f'x="{margin + cell * j:.1f}" y="{6 + cell * i:.1f}" width="{cell - 1:.1f}" height="{cell - 1:.1f}"'
             parts.append(f'<g class="cell {kind}"><rect {box} rx="2" fill-opacity="{strength:.2f}"/>')
-            if value and cell > 22:
-                text = f"{value:+d}".replace("-", "−")
+            text = f"{value:+d}".replace("-", "−")
+            if value and cell > max(22, 7.6 * len(text)):
                 strong = " strong" if strength > 0.6 else ""
                 parts.append(
                     f'<text class="value{strong}" x="{margin + cell * (j + 0.5):.1f}" y="{middle + 4:.1f}" '

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kdcompress.report.figures import fixed
-from kdcompress.report.present import label, of_each
+from kdcompress.report.figures import capital, fixed
+from kdcompress.report.present import label, metric, of_each
 
 MANY, WORST = 100, 20  # of so many classes, the so many that the student answers worst
-N = "n: how many of it the test split has."
 
 
 class EachClass(NamedTuple):
@@ -36,16 +35,16 @@ def each_class(document: Mapping[str, Any]) -> EachClass | None:
         scores = [each.get(role) for role in roles] + [(each.get("files") or {}).get(name) for name in files]
         return [str(each["label"]), f"{each['n']:,}", *map(fixed, scores)]
 
-    what = of_each(document).capitalize()
+    what, n = capital(of_each(document)), f"n: {metric(document).get('counted') or 'images'} of it in the test split."
     if len(found) < MANY:
-        return EachClass(f"{what} of each class. {N}", titles, list(map(line, found)), [])
+        return EachClass(f"{what} of each class. {n}", titles, list(map(line, found)), [])
     scored = sorted((each for each in found if each.get("student") is not None), key=lambda each: each["student"])
-    what = f"{what} of the {WORST} classes that the student answers worst, of {len(found):,}. report.json has all. {N}"
+    what = f"{what} of the {WORST} classes that the student answers worst, of {len(found):,}. report.json has all. {n}"
     return EachClass(what, titles, list(map(line, scored[:WORST])), list(map(line, found)))
 
 
 def confusion_changes(document: Mapping[str, Any], most: int = 8) -> dict[str, Any] | None:
-    """Student minus teacher, in test images: the matrix, and the confusions that changed most.
+    """Student minus teacher, in ``of``: the matrix, the confusions that changed most, and a ``note``.
 
     None where one of the two is missing or their shapes do not match the labels.
     """
@@ -71,4 +70,5 @@ def confusion_changes(document: Mapping[str, Any], most: int = 8) -> dict[str, A
         if i != j and change[i][j]
     ]
     pairs.sort(key=lambda pair: -abs(pair["change"]))
-    return {"labels": labels, "change": change, "pairs": pairs[:most]}
+    told = {"of": confusion.get("of") or "test images", "note": confusion.get("note") or ""}
+    return {"labels": labels, "change": change, "pairs": pairs[:most], **told}

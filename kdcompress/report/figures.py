@@ -5,6 +5,11 @@ from __future__ import annotations
 NONE = "–"  # not measured
 
 
+def capital(text: str) -> str:
+    """With a capital first letter; the others stay: box AP is Box AP."""
+    return text[:1].upper() + text[1:]
+
+
 def size(count: float | None) -> str:
     """Bytes in kB or MB (powers of 1000), three digits."""
     if count is None:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from kdcompress.bench.statistics import SUPPORT
-from kdcompress.report import charts, classes, facts, figures, present
+from kdcompress.report import charts, classes, facts, figures, pictures, present
 
 
 def render(template: str, **context: Any) -> str:
@@ -50,6 +50,12 @@ def html(document: Mapping[str, Any]) -> str:
         each_class=classes.each_class(document),
         changes=changes,
         change_map=changes and charts.change_map(changes["labels"], changes["change"], "Student minus teacher"),
+        beside=present.beside(document),
+        answering=present.answering(document),
+        after=present.metric(document).get("after"),
+        curves=_curves(document),
+        parts=present.parts(document),
+        pictures=pictures.groups(document),
         machine=facts.machine(document),
         files=[row for row in rows if row.get("sha256")],
     )
@@ -61,12 +67,12 @@ def _score_charts(rows: list[dict[str, Any]], metric: str) -> list[tuple[str, Ma
     drawn = []
     for title, x_label, value in (
         (
-            f"{metric.capitalize()} against latency",
+            f"{figures.capital(metric)} against latency",
             "median latency, ms",
             lambda row: (row.get("latency") or {}).get("median_ms"),
         ),
         (
-            f"{metric.capitalize()} against size",
+            f"{figures.capital(metric)} against size",
             "size, MB",
             lambda row: row["bytes"] / 1e6 if row.get("bytes") else None,
         ),
@@ -85,6 +91,16 @@ def _score_charts(rows: list[dict[str, Any]], metric: str) -> list[tuple[str, Ma
 def _distribution(rows: list[dict[str, Any]]) -> Markup | None:
     samples = [(row.get("name", ""), (row.get("latency") or {}).get("samples_ms") or []) for row in rows]
     return charts.ridges([row for row in samples if len(row[1]) >= SUPPORT[90]], "Distribution of latencies")
+
+
+def _curves(document: Mapping[str, Any]) -> Markup | None:
+    found, rows = document.get("curves") or {}, document.get("rows") or []
+    of = {row.get("name"): row for row in rows}
+    series = []
+    for line in found.get("lines") or []:
+        row = of.get(line["name"]) or {}
+        series.append((line["name"], line["points"], "s2 dashed" if row.get("target") else row.get("role") or "s3"))
+    return charts.curves(series, found.get("x") or "", found.get("y") or "", found.get("title") or "")
 
 
 def _validation(trainings: list[dict[str, Any]], metric: str) -> Markup | None:

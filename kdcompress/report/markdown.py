@@ -26,7 +26,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         body = [list(present.cells(row).values()) for row in rows]
         numbers = [i for i, column in enumerate(present.COLUMNS) if column in present.NUMBERS]
         parts += ["## Artefacts", table(list(present.columns(document).values()), body, numbers)]
-        parts.append(plain(present.column_notes(document)))
+        parts += [plain(present.column_notes(document)), listed(present.answering(document))]
     notes = present.notes(document)
     if notes:
         lines = []
@@ -39,7 +39,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     if document.get("advice"):
         parts += ["## Worth knowing", listed(document["advice"])]
     for training in document.get("training") or []:
-        title = f"{training.get('role') or ''} training".strip().capitalize()
+        title = figures.capital(f"{training.get('role') or ''} training".strip())
         parts += [
             f"## {plain(title)}",
             table(["what", "value"], facts.training(training, present.metric(document)["name"]).items()),
@@ -47,12 +47,17 @@ def markdown(document: Mapping[str, Any]) -> str:
     if found := classes.each_class(document):
         parts += ["## Each class", plain(found.what)]
         parts.append(table(found.titles, found.lines, range(1, len(found.titles))))
+    if sizes := present.parts(document):
+        told = present.metric(document)
+        parts += [f"## {plain(told.get('parts_title'))}", plain(told.get("parts_note"))]
+        parts.append(table(*sizes, range(1, len(sizes[0]))))
     changes = classes.confusion_changes(document)
     if changes and changes["pairs"]:
         head = ("true", "taken for", "teacher", "student", "change")
         keys = ("true", "predicted", "teacher", "student", "said")
         body = [[pair[key] for key in keys] for pair in changes["pairs"]]
-        parts += ["## Confusions that changed most", "In test images.", table(head, body, [2, 3, 4])]
+        said = f"In {changes['of']}. {changes['note']}".strip()
+        parts += ["## Confusions that changed most", plain(said), table(head, body, [2, 3, 4])]
     steps = document.get("steps") or []
     if steps:
         body = [[s.get("name"), "reused" if s.get("reused") else figures.duration(s.get("seconds")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdcompress.report.figures import NONE, apart, count, duration, fixed, significant, size, times
+from kdcompress.report.figures import NONE, apart, capital, count, duration, fixed, significant, size, times
 
 COLUMNS = {
     "name": "artefact",
@@ -20,12 +20,12 @@ COLUMNS = {
     "speed": "against fp32",
 }
 NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
+AGREEMENT = "share of the test images that get the same answer from the teacher's fp32 ONNX file"
 _NOTES = (
     "Precision: the brackets count the convolutions and matrix products by type, where not all have the named one. "
     "{metric}: of the file itself, in its own runtime, on the whole test split. Drop: points that the file loses to "
-    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: share of the test images that get the same "
-    "answer from the teacher's fp32 ONNX file. Latency: time of a single query. Against fp32: both files are timed in "
-    "turns, and the brackets hold a 95 % interval."
+    "the fp32 ONNX file it was made from; below 0 it gains. Agreement: {agreement}. Latency: time of a single query. "
+    "Against fp32: both files are timed in turns, and the brackets hold a 95 % interval."
 )
 GATE_UNITS = {
     "teacher": ("teacher's {metric}", "at least", " %"),
@@ -57,6 +57,37 @@ def beside(document: Mapping[str, Any]) -> list[str]:
         f"{row['name']}: " + ", ".join(f"{name} {fixed(row['details'].get(name))} %" for name in names)
         for row in document.get("rows") or []
         if names and row.get("details")
+    ]
+
+
+def parts(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]] | None:
+    """The figures that stand in a table of their own, a line for each file that was scored: titles and lines. None
+    where there are none; a figure that no file has is left out."""
+    scored = [row for row in document.get("rows") or [] if row.get("details")]
+    names = [n for n in metric(document).get("parts") or () if any(row["details"].get(n) is not None for row in scored)]
+    if not names:
+        return None
+    lines = [[str(row["name"]), *(fixed(row["details"].get(name)) for name in names)] for row in scored]
+    return ["artefact", *(f"{name} %" for name in names)], lines
+
+
+def whole_ms(document: Mapping[str, Any], row: Mapping[str, Any] | None) -> float | None:
+    """The median latency of a file with what makes answers of its outputs; None where that takes no time, or where the
+    two were not timed on one machine."""
+    latency, more = (row or {}).get("latency") or {}, (row or {}).get("answer_ms")
+    here = (document.get("device") or {}).get("name", "local") == "local"
+    if not here or not more or not latency.get("median_ms"):
+        return None
+    return float(latency["median_ms"] + more * (latency.get("batch") or 1))
+
+
+def answering(document: Mapping[str, Any]) -> list[str]:
+    """A line for each file, with the latency of the file alone and with what makes answers of its outputs."""
+    after = metric(document).get("after")
+    return [
+        f"{row['name']}: network {significant(_median(row))} ms, with {after} {significant(whole)} ms"
+        for row in document.get("rows") or []
+        if after and (whole := whole_ms(document, row))
     ]
 
 
@@ -114,9 +145,11 @@ def column_notes(document: Mapping[str, Any]) -> str:
     """What the columns mean, and how many images a query was of where that is not one."""
     batches = sorted({(row.get("latency") or {}).get("batch") or 1 for row in document.get("rows") or []} - {1})
     fixed_batch = f" A query of a file with a fixed batch has {', '.join(map(str, batches))} images." if batches else ""
-    return " ".join(
-        [_NOTES.format(metric=metric(document)["name"].capitalize()) + fixed_batch, *timed_elsewhere(document)]
-    )
+    after = metric(document).get("after")
+    alone = f" Latencies are those of the files alone, without {after}." if after else ""
+    told = metric(document)
+    notes = _NOTES.format(metric=capital(told["name"]), agreement=told.get("agreement") or AGREEMENT)
+    return " ".join([notes + fixed_batch + alone, *timed_elsewhere(document)])
 
 
 def timed_elsewhere(document: Mapping[str, Any]) -> list[str]:
@@ -205,6 +238,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     facts = [
         f"{fixed(ship['score'])} %" if ship.get("score") is not None else "",
         f"{significant(_median(ship))} ms" if _median(ship) else "",
+        f"{significant(whole)} ms with {metric(document).get('after')}" if (whole := whole_ms(document, ship)) else "",
         size(ship["bytes"]) if ship.get("bytes") else "",
     ]
     second = f"{label(ship)}: " + ", ".join(fact for fact in facts if fact)

@@ -38,6 +38,7 @@ class Row:
     ladder: list[dict[str, Any]] | None = None  # int8: what was tried, each with its score on validation images
     device_parity: dict[str, Any] | None = None  # its outputs on the device that timed it, against those here
     latency: dict[str, Any] | None = None  # bench record: n, median_ms, p90_ms, cv, samples_ms, ...
+    answer_ms: float | None = None  # what makes an answer of its outputs to an image takes here, where that takes time
     ratio: dict[str, Any] | None = None  # latency over the fp32 parent's: median, low, high, verdict
     teacher_ratio: dict[str, Any] | None = None  # the same over the teacher's fp32 ONNX
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,16 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, unanswered
+from kdcompress.task import (
+    Confusion,
+    Decisions,
+    Matched,
+    Metric,
+    Outputs,
+    check_logits,
+    expected_logits,
+    unanswered,
+)
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -27,6 +36,7 @@ class Classification:
     metric = Metric("accuracy", "acc")
     purpose = "classification"
     answer = "the largest"
+    program = "classifier"
     refusal = ""
     int8_agreement = 0.95
 
@@ -72,10 +82,16 @@ class Classification:
             for label, n, k in zip(labels, counts, right, strict=True)
         ]
 
-    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[list[int]]:
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion:
         count = len(labels)
-        table: list[list[int]] = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1).tolist()
-        return table
+        table = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1)
+        return Confusion(list(labels), table.tolist())
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
+        return None
 
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
@@ -106,8 +122,8 @@ class Classification:
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
-        found = self.decisions(outputs)
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        found = self.decisions(self.renumbered(outputs, numbers))
         return int(np.where(found.taken == truth, found.margin, -np.inf).argmax())
 
     def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
@@ -115,6 +131,12 @@ class Classification:
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         return labels[int(outputs[0][0].argmax())]
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        return expected_logits(outputs, precision)
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
 
     def noise(self, score: float, images: int) -> float:
         share = score / 100

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdcompress import detected
 from kdcompress.artifact import Output
-from kdcompress.average_precision import average_precision
+from kdcompress.average_precision import AveragePrecision, average_precision
 from kdcompress.boxes import Detections, suppressed
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
-from kdcompress.task import Matched, Metric, Outputs, unanswered
+from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Pictures, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ SAME, NEAR = 0.9, 0.5  # overlaps at which two files' boxes are the same: of equ
 APART = 0.25  # scores that differ by more are not those of one network
 MOST = 100  # detections that are kept of an image
 SCORE = 5  # a column of those, after BOX and CLASS
+BACKGROUND = "background"  # in a confusion: no object, or none found
+SIZES = {f"AP, {size} objects": size for size in ("small", "medium", "large")}
 
 
 class Detection:
@@ -36,8 +42,21 @@ class Detection:
     answers are float32 [N, 100, 6], rows (x1, y1, x2, y2, label, score) by descending score, score 0 for none."""
 
     name = "detection"
-    metric = Metric("box AP", "AP", each="AP", beside=("AP50", "AP75"))
+    metric = Metric(
+        "box AP",
+        "AP",
+        each="AP",
+        beside=("AP50", "AP75"),
+        parts=tuple(SIZES),
+        parts_title="Size of objects",
+        parts_note="Small: a box below 32 x 32 pixels of the network's input. Large: from 96 x 96 on.",
+        counted="objects",
+        agreement=f"share of the detections above {SURE:g} that the teacher's fp32 ONNX file has too, where the boxes "
+        f"overlap by {NEAR:g} or more",
+        after="suppression",
+    )
     purpose = "object detection"
+    program = "detector"
     answer = "boxes that score enough, without those that overlap a better one of their label"
     refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
     int8_agreement = 0.9
@@ -61,7 +80,7 @@ class Detection:
         require("faster_coco_eval", "detection", "Average precision")
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
-        score = min(SURE, 0.5 * float(expected[1].max(initial=0.0)))  # of a network that nobody trained, all are low
+        score = enough(expected[1])
         both = [list(detections(outputs, score)) for outputs in (expected, got)]
         overlap = SAME if relative else NEAR
         share, strictly = (
@@ -77,12 +96,12 @@ class Detection:
         return outputs[0]
 
     def score(self, outputs: Outputs, truth: np.ndarray) -> float:
-        return average_precision(list(unpacked(outputs[0])), truth, _labels(truth, outputs[0])).ap or 0.0
+        return precision_of(outputs[0], truth).ap or 0.0
 
     def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
-        found = average_precision(list(unpacked(outputs[0])), truth, _labels(truth, outputs[0]))
+        found = precision_of(outputs[0], truth)
         named = {"AP50": found.ap50, "AP75": found.ap75}
-        named |= {f"AP, {size} objects": getattr(found, size) for size in ("small", "medium", "large")}
+        named |= {name: getattr(found, size) for name, size in SIZES.items()}
         return {name: value for name, value in named.items() if value is not None}
 
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
@@ -90,12 +109,43 @@ class Detection:
         return 100.0 * f1(matched(*pair, overlap=NEAR, score=SURE, most=MOST) for pair in pairs)
 
     def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-        found = average_precision(list(unpacked(answers)), truth, len(labels))
-        rows = zip(labels, found.objects, found.by_label, strict=True)
+        found = precision_of(answers, truth)
+        known = dict(enumerate(zip(found.objects, found.by_label, strict=True)))
+        rows = [(label, *known.get(k, (0, None))) for k, label in enumerate(labels)]
         return [{"label": label, "n": n, "score": ap} for label, n, ap in rows]
 
-    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
-        return None
+    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion:
+        table = detected.confusion(unpacked(answers, SURE), truth, len(labels))
+        note = (
+            f"Of detections that score above {SURE:g}. Each is the object that it overlaps most, by half their union "
+            f"at least, whatever its label. '{BACKGROUND}' as the answer: an object that is not found. As the truth: a "
+            "detection where no object is."
+        )
+        return Confusion([*labels, BACKGROUND], table.tolist(), "objects of the test split", note)
+
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Curve | None:
+        """Precision at each recall, the mean over the labels that have objects, where an overlap of 0.5 is right."""
+        found = precision_of(answers, truth)
+        there = found.precision[~np.isnan(found.precision).any(1)]
+        if not len(there):
+            return None
+        note = (
+            "A detection is right where it overlaps an object of its label by half of their union or more. The mean of "
+            "all classes. Up and to the right is better."
+        )
+        points = list(zip(found.recalls.round(2).tolist(), there.mean(0).round(4).tolist(), strict=True))
+        return Curve(points, "recall", "precision", "Precision and recall", note)
+
+    def pictures(
+        self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]
+    ) -> Pictures:
+        found = {name: list(unpacked(answers, SURE)) for name, answers in files.items()}
+        key = {"truth": "truth", "right": "right", "wrong": "wrong", "missed": "not found"}
+        note = (
+            "Right: the box overlaps an object of its label by half of their union or more. Numbers are scores in per "
+            f"cent. What scores {100 * SURE:.0f} or less is not shown."
+        )
+        return Pictures(detected.pictures(images, truth, found, labels), key, note)
 
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
@@ -119,12 +169,17 @@ class Detection:
         answers[answers[..., SCORE] == 0] = 0
         return (answers,)
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        """Where something is found, steadily; then the right labels; then the scores that are the furthest from what
+        is enough."""
         best = []
-        for found, row in zip(detections(outputs), truth, strict=True):
-            right = Counter(found.labels[found.scores >= SURE].tolist()) == Counter(_labels_of(row))
-            sure = float(np.abs(found.scores - SURE).min(initial=1.0))
-            best.append((right and len(found) > 0, sure))
+        for boxes, scores, row in zip(*outputs, truth, strict=True):
+            score = enough(scores)
+            found = suppressed(boxes, scores, score=score / 2, most=MOST)
+            sure = numbers[found.labels[found.scores > score]]
+            right = Counter(sure.tolist()) == Counter(_labels_of(row))
+            margin = float(np.abs(found.scores - score).min(initial=1.0))
+            best.append((len(sure) > 0, steady(boxes, scores, score), right, margin))
         return max(range(len(best)), key=best.__getitem__)
 
     def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
@@ -133,6 +188,24 @@ class Detection:
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         found = next(detections(outputs, SURE))
         return _listed(labels[k] for k in found.labels.tolist())
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        score = enough(outputs[1])
+        found = next(detections(outputs, score))
+        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+        return {
+            "detections": [{"label": label, "score": value, "box": box} for label, value, box in rows],
+            "score": score,
+            "overlap": NEAR if precision == "int8" else SAME,
+            "tolerance": TOLERANCE[precision] * float(outputs[1].max(initial=0.0)),
+            "tolerance_is": "the largest difference of a score; a box overlaps its partner by at least `overlap`",
+        }
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """``fit`` is how an image becomes one of the model's size; ``suppression`` is how the score was measured;
+        boxes that score less than ``shown`` aren't shown."""
+        suppression = dict(suppressed.__kwdefaults__ or {}) | {"most": MOST}
+        return {"fit": data.get("fit") or "letterbox", "suppression": suppression, "shown": SURE}
 
     def noise(self, score: float, images: int) -> None:
         return None
@@ -156,6 +229,27 @@ class Detection:
         asked = needs.of("student") | needs.of("teacher") | needs.of("peers")
         maps = any(need.startswith("stages") for need in asked)
         return not needs.one_label and "last" not in asked and (maps or "pooled" not in asked)
+
+
+def enough(scores: np.ndarray) -> float:
+    """The score that counts as an answer: of a network that nobody trained, all are low."""
+    return min(SURE, 0.5 * float(scores.max(initial=0.0)))
+
+
+def steady(boxes: np.ndarray, scores: np.ndarray, score: float) -> bool:
+    """Whether the same is found in an image where suppression begins at another overlap, and, eight times, where all
+    scores differ by as much as those of fp16 may."""
+    off, rng = TOLERANCE["fp16"], np.random.default_rng(0)
+    found = suppressed(boxes, scores, score=score, most=MOST)
+    shaken = [(scores * (1 + rng.uniform(-off, off, scores.shape)), 0.6) for _ in range(8)]
+    others = (
+        suppressed(boxes, each, score=score, iou=limit, most=MOST)
+        for each, limit in ((scores, 0.5), (scores, 0.7), *shaken)
+    )
+    tolerance = off * float(scores.max(initial=0.0))
+    return not any(
+        any(matched(found, other, overlap=SAME, score=score, most=MOST, tolerance=tolerance).alone) for other in others
+    )
 
 
 def detections(outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
@@ -192,9 +286,29 @@ def _alike(mine: Detections, theirs: Detections, **options: float) -> Matching:
     return Matching(found.pairs[~apart], (found.alone[0] + count, found.alone[1] + count))
 
 
-def _labels(truth: np.ndarray, answers: np.ndarray) -> int:
-    """How many there are at least: those without an object do not count."""
-    return 1 + int(max(truth[..., CLASS].max(initial=0), answers[..., CLASS].max(initial=0)))
+def precision_of(answers: np.ndarray, truth: np.ndarray) -> AveragePrecision:
+    """Of answers to a split; of the last few it is known. It has those labels that an object or an answer has, and all
+    before them: those without an object do not count."""
+    digest = hashlib.sha256(repr((answers.shape, truth.shape)).encode())
+    for array in (answers, truth):
+        digest.update(np.ascontiguousarray(array).data)
+    return _precision_of(_Answered(digest.digest(), answers, truth))
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The same where the hash is."""
+
+    hash: bytes
+    answers: np.ndarray = field(compare=False)
+    truth: np.ndarray = field(compare=False)
+
+
+@lru_cache(maxsize=4)
+def _precision_of(given: _Answered) -> AveragePrecision:
+    answers, truth = given.answers, given.truth
+    labels = 1 + int(max(truth[..., CLASS].max(initial=0), answers[..., CLASS].max(initial=0)))
+    return average_precision(list(unpacked(answers)), truth, labels)
 
 
 def _given(answers: np.ndarray, labels: int) -> np.ndarray:

@@ -3,14 +3,14 @@ figure, and F1 at a share of 0.5 stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, unanswered
+from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, expected_logits, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -25,9 +25,16 @@ class MultiLabel:
     """Truths are uint8 [N, K] of 0 and 1; the output is float32 logits [N, K]; answers are those logits."""
 
     name = "multi-label"
-    metric = Metric("mean average precision", "mAP", each="average precision", beside=(F1_OF_ALL, F1_OF_EACH))
+    metric = Metric(
+        "mean average precision",
+        "mAP",
+        each="average precision",
+        beside=(F1_OF_ALL, F1_OF_EACH),
+        agreement="share of the test images' labels that the teacher's fp32 ONNX file answers alike",
+    )
     purpose = "multi-label classification"
     answer = "all above 0"
+    program = "classifier"
     refusal = "they take each image to be of one class"
     int8_agreement = 0.95
 
@@ -81,6 +88,12 @@ class MultiLabel:
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
         return None
 
+    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+    def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
+        return None
+
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
     ) -> list[str]:
@@ -107,8 +120,8 @@ class MultiLabel:
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
-    def sample(self, outputs: Outputs, truth: np.ndarray) -> int:
-        found = self.decisions(outputs)
+    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+        found = self.decisions(self.renumbered(outputs, numbers))
         right = (found.taken == truth.astype(bool)).mean(1)
         return int(np.lexsort((found.margin.min(1), right))[-1])
 
@@ -117,6 +130,12 @@ class MultiLabel:
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         return self.named(outputs[0][0] > 0, labels)
+
+    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+        return expected_logits(outputs, precision)
+
+    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
 
     def noise(self, score: float, images: int) -> None:
         return None

@@ -13,6 +13,7 @@ from kdcompress.data.splits import Source
 from kdcompress.export import formats
 from kdcompress.pipelines.runs import STEPS
 from kdcompress.pipelines.steps.check import ANSWERS
+from kdcompress.report.figures import capital
 from kdcompress.tasks import tasks
 
 
@@ -37,7 +38,7 @@ def limits(row: Mapping[str, Any], artifact: Artifact) -> list[str]:
     if row["target"]:
         found.append(f"Made for: {formats.target(row['target']).description}." if _known(row["target"]) else "")
     if row["why"]:
-        found.append(f"{row['status'].capitalize()}: {row['why']}")
+        found.append(f"{capital(row['status'])}: {row['why']}")
     return [text for text in found if text]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from kdcompress.data.splits import Source
 from kdcompress.export import formats
 from kdcompress.pipelines import sbom
 from kdcompress.pipelines.bundle.card import by_class, limits, pretrained
-from kdcompress.pipelines.bundle.kinds import COMMON, ENGINE, KINDS
+from kdcompress.pipelines.bundle.kinds import COMMON, ENGINE, FAMILIES, KINDS
 from kdcompress.pipelines.bundle.model import model_of
 from kdcompress.pipelines.bundle.sample import sample, save_png
 from kdcompress.pipelines.verify import SUMS
-from kdcompress.report.figures import significant
+from kdcompress.report.figures import capital, significant
 from kdcompress.report.markdown import plain
 from kdcompress.tasks import tasks
 
@@ -33,6 +34,8 @@ def write(
     artifact: Artifact,
     source: Source,
 ) -> None:
+    task = tasks[artifact.input.task]
+    family = FAMILIES[task.program]
     kind = ENGINE if artifact.provenance.get("engine") else KINDS[artifact.format]
     folder.mkdir()
     (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, folder / artifact.path.name)
@@ -40,17 +43,25 @@ def write(
     model = model_of(document, row, artifact, kind, threads)
     image, expected = sample(run, document, artifact, source, threads)
     texts = {name: _json(value) for name, value in (("model.json", model), ("expected.json", expected))}
+    named = {each["name"]: each for each in document["rows"]}
+    parent: Mapping[str, Any] = named.get("student-fp32") or {"score": None, "details": {}}
+    names = {"program": task.program, "Program": task.program.capitalize()}
+    further = {
+        name.format_map(names): (template.format_map(names), what) for name, (template, what) in kind.files.items()
+    }
     values = {
         "model": model,
-        "task": tasks[artifact.input.task].purpose,
-        "metric": tasks[artifact.input.task].metric,
+        "task": task.purpose,
+        "metric": task.metric,
+        "program": task.program,
         "document": document,
         "row": row,
         "bytes": artifact.bytes,
         "folder": artifact.path.is_dir(),
         "classes": by_class(run, document, row, source),
         "test_images": len(source.test),
-        "parent_score": next((r["score"] for r in document["rows"] if r["name"] == "student-fp32"), None),
+        "parent_score": parent["score"],
+        "parent": parent,
         "latency": row["latency"] if (row["latency"] or {}).get("n") else None,
         "threads": threads,
         "limits": limits(row, artifact),
@@ -62,14 +73,17 @@ def write(
         "library": "tensorrt_rtx" if artifact.format == "tensorrt-rtx" else "nvinfer",
         "files": [
             (artifact.path.name, "the model"),
-            *COMMON.items(),
-            *((name, what) for name, (_, what) in kind.files.items()),
+            *{**COMMON, **family.files}.items(),
+            *((name, what) for name, (_, what) in further.items()),
         ],
     }
-    copied = {"infer.py": kind.infer, **{name: name for name in ("self_check.py", "classifier.py", "example.py")}}
+    own = f"{task.program}/"
+    copied = {"infer.py": kind.infer, "self_check.py": "self_check.py", "model.py": "model.py"}
+    copied |= {name: own + name for name in (f"{task.program}.py", "example.py")}
     texts |= {name: (TEMPLATES / template).read_text(encoding="utf-8") for name, template in copied.items()}
-    texts["MODEL_CARD.md"] = _filled("MODEL_CARD.md", values)
-    texts |= {name: _filled(template, values) for name, (template, _) in kind.files.items()}
+    texts |= _modules(family.copies)
+    texts["MODEL_CARD.md"] = filled("MODEL_CARD.md", values)
+    texts |= {name: filled(template, values) for name, (template, _) in further.items()}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     (folder / "sample.bin").write_bytes(image.tobytes())
@@ -81,16 +95,26 @@ def write(
     (folder / SUMS).write_text("".join(sums), encoding="utf-8", newline="\n")
 
 
-def _filled(name: str, values: Mapping[str, Any]) -> str:
+def _modules(copies: Mapping[str, str]) -> dict[str, str]:
+    """Files that are modules of kdcompress, which import each other by their names in the bundle."""
+    paths = {name: Path(str(import_module(module).__file__)) for name, module in copies.items()}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    for name, module in copies.items():
+        texts = {key: text.replace(f"from {module} import", f"from {name} import") for key, text in texts.items()}
+    return {f"{name}.py": text for name, text in texts.items()}
+
+
+def filled(name: str, values: Mapping[str, Any]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([TEMPLATES / str(values["program"]), TEMPLATES]),
         undefined=StrictUndefined,
         autoescape=name.endswith(".html"),
         keep_trailing_newline=True,
         trim_blocks=True,
     )
+    environment.filters["capital"] = capital
     environment.filters["digits"] = significant
     environment.filters["line"] = plain
     environment.filters["quoted"] = lambda text: json.dumps(" ".join(str(text).split()), ensure_ascii=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdcompress.pipelines import sbom
@@ -11,7 +11,7 @@ from kdcompress.pipelines import sbom
 @dataclass(frozen=True)
 class Kind:
     """What is told of a format: its runtime, the template that runs it, and further files (name -> template, what it
-    is)."""
+    is). ``{program}`` in a name is that of the family."""
 
     runtime: str
     package: str
@@ -22,22 +22,31 @@ class Kind:
     also: str = ""  # packages that the runtime's own needs
 
 
+@dataclass(frozen=True)
+class Family:
+    """What is told of the programs of a task's bundles, whose templates are in a folder of that name."""
+
+    programs: Sequence[str]  # self_check.py loads them in this order, and asks the last one
+    files: Mapping[str, str]  # name -> what it is
+    copies: Mapping[str, str]  # name -> module of kdcompress that is copied; such need numpy alone
+
+
 MOBILE = "not compiled where this folder was made"
 
 
 def _android(template: str) -> dict[str, tuple[str, str]]:
-    return {"Classifier.kt": (template, f"for Android: {MOBILE}")}
+    return {"{Program}.kt": (template, f"for Android: {MOBILE}")}
 
 
 def _ios(template: str) -> dict[str, tuple[str, str]]:
-    return {"Classifier.swift": (template, f"for iOS: {MOBILE}")}
+    return {"{Program}.swift": (template, f"for iOS: {MOBILE}")}
 
 
 WEB = {
     "example.cpp": ("example.cpp", "the same with ONNX Runtime's C++ interface"),
     "CMakeLists.txt": ("CMakeLists.txt", "builds example.cpp"),
     "index.html": ("index.html", "the same in a browser: `python3 -m http.server`, then open it"),
-    "classifier.mjs": ("classifier.mjs", "what index.html and Node.js run the model with"),
+    "{program}.mjs": ("{program}.mjs", "what index.html and Node.js run the model with"),
 }
 ORT = Kind("ONNX Runtime", "onnxruntime", "onnxruntime", "infer_onnx.py", "MIT", WEB | _android("onnx.kt"))
 NVIDIA = {
@@ -88,9 +97,35 @@ COMMON = {
     sbom.NAME: "bill of materials: what is here and what it needs, with hashes and licences (CycloneDX)",
     "sample.png": "an image of the test split",
     "sample.bin": "the same as plain bytes, row by row, channels last",
-    "expected.json": "the model's logits for it",
+    "expected.json": "what the model gives for it",
     "self_check.py": "whether this folder is whole and works here",
-    "classifier.py": "the model as a Python object",
+}
+PROGRAMS = {
+    "model.py": "what it takes and gives, in the batches that it takes",
     "infer.py": "what runs it, for your own programs",
-    "example.py": "classifies an image file",
+}
+FAMILIES = {
+    "classifier": Family(
+        ("infer", "model", "classifier"),
+        {
+            "expected.json": "the model's logits for it",
+            "classifier.py": "the model as a Python object",
+            **PROGRAMS,
+            "example.py": "classifies an image file",
+        },
+        {},
+    ),
+    "detector": Family(
+        ("infer", "model", "boxes", "matching", "fit", "detector"),
+        {
+            "expected.json": "what the model finds in it",
+            "detector.py": "the model as a Python object",
+            **PROGRAMS,
+            "boxes.py": "overlaps of boxes, and suppression",
+            "matching.py": "which boxes of two files belong together: self_check.py needs it",
+            "fit.py": "where an image lies in the model's input",
+            "example.py": "finds the objects in an image file, and draws their boxes",
+        },
+        {"boxes": "kdcompress.boxes", "matching": "kdcompress.matching", "fit": "kdcompress.data.fit"},
+    ),
 }

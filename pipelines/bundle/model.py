@@ -11,7 +11,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.bench.machine import machine
 from kdcompress.export import formats
 from kdcompress.export.run_ncnn import blobs
-from kdcompress.pipelines.bundle.kinds import Kind
+from kdcompress.pipelines.bundle.kinds import FAMILIES, Kind
 from kdcompress.tasks import tasks
 
 
@@ -33,7 +33,7 @@ def model_of(
         )
         if provenance.get(key)
     }
-    here = machine()
+    task, here = tasks[spec.task], machine()
     runner = formats.runners.entries().get(provenance.get("runtime", ""))
     provider = getattr(runner, "accelerator", "")  # of ONNX Runtime, where the target names one
     package = runner.package if runner and provider else kind.package
@@ -66,7 +66,9 @@ def model_of(
             for output in spec.outputs
         ],
         "labels": list(spec.labels),
-        "answer": tasks[spec.task].answer,
+        "answer": task.answer,
+        **task.reading(document["recipe"]["data"]),
+        "programs": FAMILIES[task.program].programs,
         "runtime": {
             "name": kind.runtime,
             "version": _version(kind, provenance),

@@ -19,8 +19,6 @@ from kdcompress.task import Outputs
 from kdcompress.tasks import tasks
 
 SAMPLE_OF = 64  # test images that the sample is chosen from
-# Of the largest logit: other CPUs and versions add up in another order, and int8 rounds at other places.
-TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.15}
 
 
 def sample(
@@ -38,17 +36,16 @@ def sample(
             raise
         by = artifact_of(run, parent)
         outputs = _outputs(by, images, threads)
-    if outputs[0].shape[1] != spec.classes:
-        got = f"{outputs[0].shape[1]} logits"
+    if (count := task.labels_in(outputs)) not in (None, spec.classes):
+        got = f"{count} logits"
         raise KDCompressError("The labels are not the model's.", where=by.path, got=got, allowed=f"{spec.classes}")
     numbers = match_labels(spec.labels, source.labels, artifact.path, source.name).numbers
-    best = task.sample(task.renumbered(outputs, numbers), truth)
+    best = task.sample(outputs, truth, numbers)
+    one = [each[best : best + 1] for each in outputs]
     expected = {
-        "logits": [float(value) for value in outputs[0][best]],
-        "label": task.said([each[best : best + 1] for each in outputs], spec.labels),
+        **task.expected(one, artifact.precision),
+        "label": task.said(one, spec.labels),
         "true_label": task.named(truth[best], source.labels),
-        "tolerance": TOLERANCE[artifact.precision],
-        "tolerance_is": "the largest difference of a logit, as a share of the largest logit",
         "by": f"{by.path.name}" if by is artifact else f"{by.path.name}, for {artifact.path.name} does not run here",
         "test_image": best,
     }

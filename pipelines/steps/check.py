@@ -3,6 +3,8 @@ file in its own runtime."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,10 @@ from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.steps.names import StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.steps.target import QAT_WEIGHTS
 from kdcompress.runner import infer_all
+from kdcompress.task import Outputs, Task
 
 PARITY_IMAGES = 256
+TIMED_IMAGES = 64
 ANSWERS = "answers.npy"
 
 
@@ -60,7 +64,12 @@ class CheckStep(Step):
 
     def key(self, inputs: Inputs) -> Key:
         hashes = {"artifact": inputs[self.built].hash, "weights": inputs[trained(self.role)].hash}
-        return Key({"task": self.networks.recipe.task}, {**hashes, "data": self.networks.source.hash}, ("onnxruntime",))
+        timed = {"timed": after} if (after := self.networks.task.metric.after) else {}
+        return Key(
+            {"task": self.networks.recipe.task, **timed},
+            {**hashes, "data": self.networks.source.hash},
+            ("onnxruntime",),
+        )
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``ANSWERS``, the task's to the test split."""
@@ -74,6 +83,7 @@ class CheckStep(Step):
                 agreement = parity(reference, runner, images, spec, artifact.precision)
             outputs = infer_all(runner, source.test.images, spec, keep=task.kept)
             details = runner.details()
+            few = infer_all(runner, source.test.images[:TIMED_IMAGES], spec) if task.metric.after else ()
         np.save(folder / ANSWERS, task.answers(outputs))
         compared: dict[str, Any] = agreement.to_json()
         parent = artifact_of(inputs, exported(self.role))
@@ -83,6 +93,7 @@ class CheckStep(Step):
             compared["first_difference"] = str(first) if first else None
         truth = source.test.truth
         facts = {"score": task.score(outputs, truth), "details": task.details(outputs, truth), "n": len(truth)}
+        facts["answer_ms"] = answer_ms(task, few) if few else None
         return {**facts, "parity": compared, "runtime": details}
 
     def _check_record(self, artifact: Artifact, wanted: InputSpec) -> None:
@@ -105,3 +116,16 @@ class CheckStep(Step):
         if (learnt := artifact.path.with_name(QAT_WEIGHTS)).exists():
             load_weights(module.net, learnt)
         return module
+
+
+def answer_ms(task: Task, outputs: Outputs) -> float:
+    """What it takes to make an answer of a file's outputs to one image: the median of these images, in milliseconds."""
+
+    def once(i: int) -> float:
+        one = [output[i : i + 1] for output in outputs]
+        start = time.perf_counter()
+        task.answers(task.kept(one))
+        return 1e3 * (time.perf_counter() - start)
+
+    once(0)  # the first call is slower
+    return statistics.median(map(once, range(len(outputs[0]))))

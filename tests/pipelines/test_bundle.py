@@ -1,6 +1,5 @@
 """What is shipped is used as its receiver would: in processes that have no kdcompress, no PyTorch and no Pillow."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from bundle_files import GRAMMARS, check_syntax, invoke, opened, signed_again
 
 from kdcompress.bench import onnxruntime_web
-from kdcompress.cli.main import main
 from kdcompress.pipelines.bundle.kinds import KINDS
 
 TARGETS = {
@@ -35,7 +33,6 @@ runtime: tensorrt
 options: {profile: [1, 1, 4]}
 measured_on: the GPU of a robot
 """
-GRAMMARS = {".cpp": "cpp", ".kt": "kotlin", ".swift": "swift"}
 SOURCES = {  # format -> the languages that a bundle has examples in, besides Python and JavaScript
     "onnx": {".cpp", ".kt"},
     "ort": {".cpp", ".kt"},
@@ -45,18 +42,6 @@ SOURCES = {  # format -> the languages that a bundle has examples in, besides Py
     "tensorrt": {".cpp"},
     "tensorrt-rtx": {".cpp"},
 }
-BLOCKED = """
-import importlib.abc, os, sys
-class Blocked(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in os.environ["BLOCKED"].split(","):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocked())
-"""
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -104,29 +89,6 @@ def bundled(run, rows, tmp_path_factory):
 def whole(bundled, tmp_path):
     """A copy of an ONNX bundle that a test may spoil."""
     return shutil.copytree(bundled("student-fp32"), tmp_path / "bundle")
-
-
-@pytest.fixture
-def bare(tmp_path):
-    """A function that runs a program in a process without the modules named."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(BLOCKED)
-
-    def start(program, *blocked):
-        variables = {"PYTHONPATH": str(tmp_path / "site"), "BLOCKED": ",".join(blocked), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-B", str(program)]
-        return subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, **variables}, capture_output=True, text=True, timeout=900
-        )
-
-    return start
-
-
-def signed_again(folder):
-    """SHA256SUMS of what is there now: a bundle that was wrong from the start."""
-    names = [line.split("  ", 1)[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (folder / "SHA256SUMS").write_text("".join(lines))
 
 
 def test_every_format_has_a_bundle():
@@ -367,31 +329,9 @@ def test_the_page_is_javascript(bundled, tmp_path):
 @pytest.mark.parametrize("target", ["student-fp32", "amd64-ort"])
 def test_the_page_classifies_in_a_browser(target, bundled):
     """With this machine's onnxruntime-web in place of the one that the page gets from the network."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no Chromium (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    folder, web = bundled(target), onnxruntime_web.files()
-    asked = []
-
-    def answer(route):
-        asked.append(route.request.url)
-        name = route.request.url.rsplit("/", 1)[-1] or "index.html"
-        kind = {"mjs": "text/javascript", "wasm": "application/wasm", "html": "text/html"}.get(name.rpartition(".")[2])
-        if name in web or (folder / name).is_file():
-            body = web[name] if name in web else (folder / name).read_bytes()
-            route.fulfill(body=body, content_type=kind, headers={"Access-Control-Allow-Origin": "*"})
-        else:
-            route.fulfill(status=404)
-
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.route("**/*", answer)
-        page.goto("http://localhost:8000/")
-        page.wait_for_function("!document.getElementById('state').textContent.startsWith('Loading')", timeout=600_000)
+    folder = bundled(target)
+    with opened(folder) as (page, asked):
         state, answers = page.text_content("#state"), page.locator("#answers li").all_text_contents()
-        browser.close()
     assert state.startswith("sample.png is shown"), state
     assert f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{onnxruntime_web.VERSION}/dist/ort.wasm.min.mjs" in asked
     expected = json.loads((folder / "expected.json").read_text())
@@ -404,14 +344,10 @@ def test_the_page_classifies_in_a_browser(target, bundled):
 @pytest.mark.parametrize("target", [*TARGETS, *ELSEWHERE, *ON_THE_DEVICE])
 def test_what_is_not_compiled_here_is_parsed(target, bundled):
     """By the grammars of tree-sitter, which editors use."""
-    tree_sitter = pytest.importorskip("tree_sitter")
     sources = [path for path in bundled(target).iterdir() if path.suffix in GRAMMARS]
     assert {path.suffix for path in sources} == SOURCES.get((TARGETS | ELSEWHERE).get(target, "tensorrt"), set())
     for path in sources:
-        language = tree_sitter.Language(pytest.importorskip(f"tree_sitter_{GRAMMARS[path.suffix]}").language())
-        found = tree_sitter.Parser(language).parse(path.read_bytes()).root_node
-        assert not found.has_error, f"{path.name}: {found}"
-        assert tree_sitter.Parser(language).parse(path.read_bytes().rpartition(b"}")[0]).root_node.has_error
+        check_syntax(path)
 
 
 def test_the_program_in_cpp_runs_the_model(bundled, tmp_path):

@@ -63,6 +63,23 @@ def test_every_file_is_scored_by_its_average_precision(ran):
     assert "box AP" in page and "accuracy" not in page
 
 
+def test_the_report_shows_what_files_find(ran):
+    """Curves and pictures of the fp32 files and the int8 file, what is taken for background, and what suppression
+    takes."""
+    done, folder = ran
+    document = json.loads(done.stdout)
+    compared = ["teacher-fp32", "student-fp32", "student-x86-vnni"]
+    assert [line["name"] for line in document["curves"]["lines"]] == compared
+    for picture in document["pictures"]["shown"]:
+        assert [panel["name"] for panel in picture["panels"]] == ["truth", *compared]
+    assert document["confusion"]["labels"][-1] == "background" and len(document["confusion"]["student"]) == 11
+    objects = sum(each["n"] for each in document["by_label"])
+    assert sum(map(sum, document["confusion"]["student"][:10])) == objects
+    assert all(0 < row["answer_ms"] < 1000 for row in document["rows"])
+    page = (folder / "run/report.html").read_text()
+    assert page.count("<img") == 4 * len(document["pictures"]["shown"]) > 0 and len(page) < 2_000_000
+
+
 def test_again_it_is_done_already_and_evaluate_gives_the_same_figure(ran, fashion_mnist_root):
     done, folder = ran
     document = json.loads(done.stdout)

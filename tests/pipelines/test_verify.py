@@ -51,6 +51,7 @@ def made(tmp_path_factory):
         "input": spec,
         "labels": ["a", "b"],
         "answer": "the largest",
+        "programs": ["infer", "model", "classifier"],
         "made_on": "a test",
     }
     model |= {"outputs": [{"name": "logits", "shape": [None, 2]}], "runtime": runtime}
@@ -58,8 +59,8 @@ def made(tmp_path_factory):
     (folder / "model.json").write_text(json.dumps(model))
     (folder / "expected.json").write_text(json.dumps(expected))
     (folder / "sample.bin").write_bytes(bytes([3, 9]))
-    for name, template in {"infer.py": "infer_onnx.py", "self_check.py": "", "classifier.py": ""}.items():
-        shutil.copyfile(TEMPLATES / (template or name), folder / name)
+    for name in ("infer_onnx.py", "self_check.py", "model.py", "classifier/classifier.py"):
+        shutil.copyfile(TEMPLATES / name, folder / {"infer_onnx.py": "infer.py"}.get(name, Path(name).name))
     packed(folder)
     return folder
 
@@ -145,7 +146,7 @@ def test_what_is_no_plain_file(bundle, tmp_path):
 def test_a_list_of_files_that_are_not_of_the_folder(bundle, name):
     with (bundle / "SHA256SUMS").open("a") as file:
         file.write(f"{'0' * 64}  {name}\n")
-    assert any("SHA256SUMS, line 8" in line for line in differences(bundle))
+    assert any("SHA256SUMS, line 9" in line for line in differences(bundle))
 
 
 def test_an_odd_list(bundle):

@@ -39,7 +39,7 @@ def test_each_class_by_hand(document):
         ["class 1", "1,001", "95.00", "89.90", "89.40"],
         ["class 2", "1,002", "95.00", "89.80", "89.30"],
     ]
-    assert found.every == [] and found.what == "Accuracy of each class. n: how many of it the test split has."
+    assert found.every == [] and found.what == "Accuracy of each class. n: images of it in the test split."
 
 
 def test_of_many_classes_the_worst_are_shown_and_the_page_has_all(document):

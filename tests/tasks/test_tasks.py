@@ -69,7 +69,7 @@ def test_right_answers_score_all_and_agree(task):
     assert task.score(kept, truth) == pytest.approx(100)
     assert task.agreement(answers, answers) == 100
     assert [each["score"] for each in task.by_label(answers, truth, LABELS)] == pytest.approx([100] * 3)
-    assert task.sample(outputs, truth) == len(truth) - 1
+    assert task.sample(outputs, truth, np.arange(3)) == len(truth) - 1
     last = [each[-1:] for each in outputs]
     assert task.said(last, LABELS) == task.named(truth[-1], LABELS)
     shapes = [each.shape[1:] for each in outputs]
@@ -105,6 +105,42 @@ def test_another_order_of_labels_is_put_right(task):
     expected = task.kept((*boxes, scores))
     found = task.renumbered(task.kept((*boxes, scores[..., numbers])), numbers)
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_average_precision_is_computed_once_for_the_same_answers(monkeypatch):
+    from kdcompress.tasks import detection
+
+    calls = []
+    true = detection.average_precision
+    monkeypatch.setattr(detection, "average_precision", lambda *given: calls.append(1) or true(*given))
+    detection._precision_of.cache_clear()
+    task, truth = tasks["detection"], TRUTHS["detection"]
+    kept = task.kept(right("detection"))
+    score, details = task.score(kept, truth), task.details(kept, truth)
+    each, curve = task.by_label(task.answers(kept), truth, LABELS), task.curve(task.answers(kept).copy(), truth, LABELS)
+    assert len(calls) == 1 and score == pytest.approx(details["AP50"]) == pytest.approx(each[0]["score"])
+    assert {p for _, p in curve.points} == {1.0}
+    others = task.kept(wrong("detection"))
+    assert task.score(others, truth) < score and len(calls) == 2
+    truth = truth.copy()
+    truth[0, 0, 4] = 2
+    assert task.score(kept, truth) < score and len(calls) == 3
+
+
+def test_labels_that_nothing_has_are_in_the_table_of_all():
+    task, truth = tasks["detection"], TRUTHS["detection"]
+    answers = task.answers(task.kept(right("detection")))
+    found = task.by_label(answers, truth, (*LABELS, "dog", "emu"))
+    assert [(each["label"], each["n"], each["score"]) for each in found[3:]] == [("dog", 0, None), ("emu", 0, None)]
+
+
+def test_confusions_are_of_square_tables(task):
+    truth = TRUTHS[task.name]
+    for outputs in (right(task.name), wrong(task.name)):
+        found = task.confusion(task.answers(task.kept(outputs)), truth, LABELS)
+        if found is not None:
+            assert np.array(found.counts).shape == (len(found.labels),) * 2
+            assert found.labels[:3] == list(LABELS) and all(isinstance(n, int) for row in found.counts for n in row)
 
 
 def test_decisions_change_at_half_their_margin():

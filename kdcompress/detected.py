@@ -1,0 +1,197 @@
+"""Detections held to the truth: which are right, what is missed, what is taken for what, and pictures of all that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kdcompress.boxes import Detections, area
+from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
+from kdcompress.drawing import Mark, picture
+from kdcompress.matching import matched
+from kdcompress.task import Panel, Picture
+
+OVERLAP = 0.5
+TYPICAL, LOST, WON = 2, 3, 2  # pictures: of typical images, and of those where most was lost, and won
+WRONG = 5  # wrong detections that are drawn of an image, the best; all are counted
+NAMED = 4  # labels in a caption
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What is found in an image, with its objects [m, 6] (``data.objects``): ``of`` int64 [D] is the object that each
+    detection is, -1 for none."""
+
+    found: Detections
+    objects: np.ndarray
+    of: np.ndarray
+    counts: np.ndarray  # bool [D]: not what lies on a crowd, and is no object
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """Which objects are found, bool [m]."""
+        seen = np.zeros(len(self.objects), bool)
+        seen[self.of[self.of >= 0]] = True
+        return seen
+
+    @property
+    def right(self) -> int:
+        return int(self.seen.sum())
+
+    @property
+    def missed(self) -> int:
+        return int((~self.seen).sum())
+
+    @property
+    def wrong(self) -> int:
+        return int((self.counts & (self.of < 0)).sum())
+
+    @property
+    def f1(self) -> float:
+        """Twice the objects found, over these and all that are missed or wrong; 1 where there is nothing of all."""
+        both = 2 * self.right
+        return both / (both + self.missed + self.wrong) if both + self.missed + self.wrong else 1.0
+
+
+def held(found: Detections, row: np.ndarray, *, labelled: bool = True) -> Held:
+    """The detections of an image, against its truth [M, 6]: each, from the best score on, is the object that it
+    overlaps most, by 0.5 at least, of those that no better one is. ``labelled``: only objects of its label."""
+    objects, crowds = row[row[:, KIND] == OBJECT], row[row[:, KIND] == CROWD]
+
+    def plain(boxes: np.ndarray, labels: np.ndarray) -> Detections:
+        numbers = labels.astype(np.int64) if labelled else np.zeros(len(labels), np.int64)
+        return Detections(boxes, numbers, np.ones(len(labels), np.float32))
+
+    mine, theirs = plain(found.boxes, found.labels), plain(objects[:, BOX], objects[:, CLASS])
+    pairs = matched(mine, theirs, overlap=OVERLAP).pairs
+    of = np.full(len(found), -1, np.int64)
+    of[pairs[:, 0]] = pairs[:, 1]
+    on = covered(found.boxes, crowds[:, BOX]) >= OVERLAP
+    if labelled:
+        on &= found.labels[:, None] == crowds[:, CLASS]
+    return Held(found, objects, of, (of >= 0) | ~on.any(1))
+
+
+def covered(boxes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The share of each box [A, 4] that lies in each place [B, 4]: [A, B], 0 to 1."""
+    width = np.minimum(boxes[:, None, 2], places[:, 2]) - np.maximum(boxes[:, None, 0], places[:, 0])
+    height = np.minimum(boxes[:, None, 3], places[:, 3]) - np.maximum(boxes[:, None, 1], places[:, 1])
+    both, own = np.maximum(width, 0) * np.maximum(height, 0), area(boxes)[:, None]
+    return np.divide(both, own, out=np.zeros_like(both), where=own > 0)
+
+
+def confusion(each: Iterable[Detections], truth: np.ndarray, labels: int) -> np.ndarray:
+    """How often an object of each label has a detection of each, int64 [labels + 1, labels + 1] (true, answered). The
+    last row are detections that are no object, the last column objects that are not found."""
+    table = np.zeros((labels + 1, labels + 1), np.int64)
+    for found, row in zip(each, truth, strict=True):
+        judged = held(found, row, labelled=False)
+        true = judged.objects[:, CLASS].astype(np.int64)
+        hit = judged.of >= 0
+        np.add.at(table, (true[judged.of[hit]], found.labels[hit]), 1)
+        np.add.at(table, (true[~judged.seen], labels), 1)
+        np.add.at(table, (labels, found.labels[~hit & judged.counts]), 1)
+    return table
+
+
+def pictures(
+    images: Any, truth: np.ndarray, files: Mapping[str, Sequence[Detections]], labels: Sequence[str]
+) -> list[Picture]:
+    """Of a few images, the truth and what each file finds. ``images`` uint8 [N, H, W, C], an array or kept in a file;
+    the first file is the one that the others are compared with."""
+    judged = {name: [held(*pair) for pair in zip(found, truth, strict=True)] for name, found in files.items()}
+    shown = []
+    for title, what, i in chosen(judged):
+        here = {name: each[i] for name, each in judged.items()}
+        shown.append(Picture(title, what, i, panels(images[i], truth[i], here, labels)))
+    return shown
+
+
+def chosen(judged: Mapping[str, Sequence[Held]]) -> list[tuple[str, str, int]]:
+    """Which images are shown, each once, and why: (title, why, place). Of equal ones the first in the split."""
+    names, (reference, *others) = list(judged), judged.values()
+    shown = (others or [reference])[-1]
+    there = [i for i, each in enumerate(shown) if len(each.objects)]
+    found: list[tuple[str, str, int]] = []
+
+    def most(title: str, what: str, count: Mapping[int, int], gain: Mapping[int, float], number: int) -> None:
+        """Where most objects are counted, and of equal ones, where most is gained."""
+        used = {i for _, _, i in found}
+        ranked = sorted((i for i in there if count[i] and i not in used), key=lambda i: (-count[i], -gain[i]))
+        found.extend((title, what, i) for i in ranked[:number])
+
+    if others:
+        lost = {i: int((reference[i].seen & ~np.any([each[i].seen for each in others], 0)).sum()) for i in there}
+        won = {i: int((~reference[i].seen & np.all([each[i].seen for each in others], 0)).sum()) for i in there}
+        gain = {i: float(np.mean([each[i].f1 for each in others])) - reference[i].f1 for i in there}
+        several = len(others) > 1
+        none = f"neither {' nor '.join(names[1:])} does" if several else f"{names[1]} does not"
+        all_find = f"{' and '.join(names[1:])} {'find' if several else 'finds'}"
+        most("Most lost", f"{names[0]} finds objects that {none}.", lost, {i: -gain[i] for i in there}, LOST)
+        most("Most won", f"{all_find} objects that {names[0]} does not.", won, gain, WON)
+    used = {i for _, _, i in found}
+    order = sorted(there, key=lambda i: shown[i].f1)
+    middle = sorted(range(len(order)), key=lambda place: abs(place - (len(order) - 1) / 2))
+    typical = [order[place] for place in middle if order[place] not in used][:TYPICAL]
+    return [("Typical", f"{names[-1]} answers about half of all images better.", i) for i in typical] + found
+
+
+def panels(image: np.ndarray, row: np.ndarray, files: Mapping[str, Held], labels: Sequence[str]) -> tuple[Panel, ...]:
+    """The truth of an image, and what each file finds in it."""
+    objects = row[row[:, KIND] == OBJECT]
+    names = [labels[k] for k in objects[:, CLASS].astype(np.int64)]
+    real = [Mark(tuple(box), "truth", name) for box, name in zip(objects[:, BOX].tolist(), names, strict=True)]
+    made = [Panel("truth", listed(names, 2 * NAMED), picture(image, real))]
+    for name, each in files.items():
+        said = [labels[k] for k in each.found.labels.tolist()]
+        marks = [
+            Mark(tuple(box), "right" if of >= 0 else "wrong", f"{label} {100 * score:.0f}")
+            for box, label, score, of in zip(
+                each.found.boxes.tolist(), said, each.found.scores.tolist(), each.of.tolist(), strict=True
+            )
+        ]
+        right, wrong = ([mark for mark in marks if mark.kind == kind] for kind in ("right", "wrong"))
+        marks = right + wrong[:WRONG]
+        marks += [Mark(tuple(box), "missed") for box in each.objects[~each.seen][:, BOX].tolist()]
+        made.append(Panel(name, listed(said), picture(image, marks), verdict(each)))
+    return tuple(made)
+
+
+def verdict(each: Held) -> str:
+    """ "2 of 3 found, 8 wrong (5 drawn)"."""
+    found = f"{each.right} of {len(each.objects)} found" if len(each.objects) else ""
+    wrong = f"{each.wrong} wrong" if each.wrong else ""
+    wrong += f" ({WRONG} drawn)" if each.wrong > WRONG else ""
+    return ", ".join(filter(None, (found, wrong)))
+
+
+def listed(labels: Iterable[str], most: int = NAMED) -> str:
+    """ "2 bags, 1 shirt", the most frequent first, and how many others there are."""
+    counted = sorted(Counter(labels).items(), key=lambda each: (-each[1], each[0]))
+    named = counted if len(counted) <= most else counted[: most - 1]
+    said = [f"{count} {label if count == 1 else plural(label)}" for label, count in named]
+    others = sum(count for _, count in counted[len(named) :])
+    return ", ".join([*said, f"{others} others"] if others else said) or "nothing"
+
+
+def plural(label: str) -> str:
+    """Of an English noun as labels have it; others stay as they are."""
+    irregular = {"person": "people", "man": "men", "woman": "women", "child": "children", "knife": "knives"}
+    *before, last = label.split(" ")
+    english = last.isascii() and last.isalpha() and last[1:].islower()
+    if not english or last == "sheep" or (last.endswith("s") and not last.endswith(("ss", "us"))):
+        return label
+    if last.lower() in irregular:
+        last = irregular[last.lower()]
+    elif last.endswith(("ss", "us", "sh", "ch", "x", "z")):
+        last += "es"
+    elif last.endswith("y") and last[-2:-1] not in tuple("aeiou"):
+        last = last[:-1] + "ies"
+    else:
+        last += "s"
+    return " ".join((*before, last))

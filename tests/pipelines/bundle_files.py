@@ -1,0 +1,64 @@
+"""What the tests of bundles share."""
+
+import hashlib
+import shutil
+from contextlib import contextmanager
+
+import pytest
+from click.testing import CliRunner
+
+from kdcompress.bench import onnxruntime_web
+from kdcompress.cli.main import main
+
+GRAMMARS = {".cpp": "cpp", ".kt": "kotlin", ".swift": "swift"}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def signed_again(folder):
+    """SHA256SUMS of what is there now: a bundle that was wrong from the start."""
+    names = [line.split("  ", 1)[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def check_syntax(path):
+    """By the grammars of tree-sitter, which editors use."""
+    tree_sitter = pytest.importorskip("tree_sitter")
+    language = tree_sitter.Language(pytest.importorskip(f"tree_sitter_{GRAMMARS[path.suffix]}").language())
+    found = tree_sitter.Parser(language).parse(path.read_bytes()).root_node
+    assert not found.has_error, f"{path.name}: {found}"
+    assert tree_sitter.Parser(language).parse(path.read_bytes().rpartition(b"}")[0]).root_node.has_error
+
+
+@contextmanager
+def opened(folder, *options):
+    """The page of a bundle in Chromium, once it has loaded, and what it asked for. This machine's onnxruntime-web is in
+    place of the one that the page gets from the network."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    web = onnxruntime_web.files()
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        name = route.request.url.rsplit("/", 1)[-1] or "index.html"
+        kind = {"mjs": "text/javascript", "wasm": "application/wasm", "html": "text/html"}.get(name.rpartition(".")[2])
+        if name in web or (folder / name).is_file():
+            body = web[name] if name in web else (folder / name).read_bytes()
+            route.fulfill(body=body, content_type=kind, headers={"Access-Control-Allow-Origin": "*"})
+        else:
+            route.fulfill(status=404)
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *options])
+        page = browser.new_page()
+        page.route("**/*", answer)
+        page.goto("http://localhost:8000/")
+        page.wait_for_function("!document.getElementById('state').textContent.startsWith('Loading')", timeout=600_000)
+        yield page, asked
+        browser.close()
