@@ -194,6 +194,8 @@ def checked(name: str, target: str, folder: Path) -> dict[str, Any]:
     file = folder.parent / f"{name.replace('/', '-')}.onnx"
     if target == PARENT:
         parent = artifact = export_onnx(module, spec, file)
+    elif not file.is_file():
+        raise KDCompressError("There is no fp32 ONNX file to start from.")
     else:
         parent = artifact_of(file)
         job = formats.ExportJob(module, parent, pictures(CALIBRATED, spec.height, seed=1), folder, "model")
