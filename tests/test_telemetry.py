@@ -96,10 +96,14 @@ def test_huggingface_hub_knows_it(environment):
 
 def test_examples_in_bundles_turn_it_off_before_the_runtime_starts():
     folder = Path(__file__).parents[1] / "export" / "bundle"
-    starts = {"infer_onnx.py": "import onnxruntime", "example.cpp.j2": "Ort::Env env(", "onnx.kt.j2": "getEnvironment("}
+    starts = {
+        "infer_onnx.py": "import onnxruntime",
+        "base.example.cpp.j2": "Ort::Env env(",
+        "base.onnx.kt.j2": "getEnvironment(",
+    }
     for name, start in starts.items():
         assert "ORT_DISABLE_TELEMETRY" in (folder / name).read_text().partition(start)[0], name
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         if path.name not in starts and path.suffix in (".py", ".j2"):
             assert not any(start in path.read_text() for start in starts.values()), path.name
 

@@ -45,7 +45,7 @@ ASKED = {"fcos": ("the parent", *targets()), "retinanet": RETINANET, "ssdlite": 
 SLOW = ("executorch", "litert", "coreml")  # formats whose writers take ten seconds and more
 PAIRS = [
     pytest.param(head, name, marks=pytest.mark.slow)
-    if head in LARGE or (name in targets() and target(name).format in SLOW)
+    if head in (*LARGE, "ssdlite") or (name in targets() and target(name).format in SLOW)
     else (head, name)
     for head, names in ASKED.items()
     for name in names
@@ -130,7 +130,7 @@ def file_of(detector: Detector, name: str) -> Artifact:
     return build(detector.job, target(name))
 
 
-@pytest.mark.parametrize("head", ["fcos", "retinanet", "ssdlite"])
+@pytest.mark.parametrize("head", ["fcos", "retinanet", pytest.param("ssdlite", marks=pytest.mark.slow)])
 def test_there_is_something_to_find(detector, head):
     """Else nothing is tested below."""
     each = list(detections(detector(head).expected, 0.3))

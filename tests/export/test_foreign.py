@@ -57,8 +57,8 @@ def test_an_onnx_file_of_any_image_like_input_runs(tmp_path, shape, kind, layout
 @pytest.mark.parametrize(
     "shape, kind, inputs, words",
     [
-        ([1, 10], Kind.FLOAT, 1, "no image"),
-        ([1, 7, 6, 8], Kind.FLOAT, 1, "no image"),
+        ([1, 10], Kind.FLOAT, 1, "not an image"),
+        ([1, 7, 6, 8], Kind.FLOAT, 1, "not an image"),
         ([1, 3, 6, 8], Kind.DOUBLE, 1, "double"),
         ([1, 3, 6, 8], Kind.FLOAT, 2, "2 inputs (x0, x1)"),
         ([1, 3, "height", "width"], Kind.FLOAT, 1, "any size"),

@@ -156,7 +156,7 @@ def test_norm_ships_the_plain_student(student):
 
 
 def test_two_methods_that_change_the_student_are_refused():
-    with pytest.raises(UsageError, match="(?s)Only one method.*simkd, norm"):
+    with pytest.raises(UsageError, match="(?s)cannot be combined.*simkd, norm"):
         make(["simkd", "norm"])
 
 

@@ -184,7 +184,7 @@ def test_logits_in_another_order(again, monkeypatch):
     monkeypatch.setitem(formats.writers._entries, "onnx-fp16", formats.Writer(faulty))
     row = again("student-onnx-fp16")["student-onnx-fp16"]
     assert row["status"] == "failed" and row["drop"] > 50 and row["parity"]["matched"] < 0.5
-    assert "first at Gemm" in row["next"] and "(tensor logits)" in row["next"]
+    assert "is at Gemm" in row["next"] and "(tensor logits)" in row["next"]
     found = Row(**{**row, "status": "measured", "parity": None, "why": None})
     judge(found, max_drop=2)
     assert found.status == "failed" and "points to its fp32 parent; 2 are allowed" in found.why
