@@ -11,6 +11,7 @@ from kdcompress.artifact import InputSpec
 from kdcompress.bench import timing
 from kdcompress.boxes import suppressed
 from kdcompress.cli.main import main
+from kdcompress.data import from_scenes
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.models.answers import answer_of, shipped
 from kdcompress.models.build import build
@@ -43,6 +44,8 @@ def ran(tmp_path_factory, fashion_mnist_root):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
+        for split in ("validation", "test"):
+            patch.setitem(from_scenes.COUNTS, split, 128)
         arguments = ["run", "scenes.yaml", f"data.root={fashion_mnist_root}", "-o", "run", "--json"]
         yield CliRunner().invoke(main, arguments), folder
 
