@@ -125,6 +125,15 @@ def test_module_is_light(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_networks_are_built_without_the_libraries_of_others():
+    """torchvision and timm take seconds to import: a network of the zoo needs neither."""
+    code = (
+        "import sys; from kdcompress.models.build import build; build('resnet8', 10, 3); "
+        "sys.exit(bool({'torchvision', 'timm'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 def test_the_project_names_no_path_of_a_machine():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, told, unknown_name
-from kdcompress.models.detectors import heads, torchvision_dense
-from kdcompress.models.detectors.backbone import of_classifier, of_timm
+from kdcompress.models.detectors import heads
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
@@ -54,7 +53,7 @@ def build(
     options = dict(options or {})
     group, slash, rest = name.partition("/")
     known = pretrained_facts(name, options) if pretrained else None
-    if ":" in name and group not in heads:
+    if ":" in name and not (slash and group in heads):
         return _from_callable(name, classes, channels, options)
     if slash and group == "timm":
         return _from_timm(rest, classes, channels, options, known)
@@ -86,6 +85,8 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
             return Pretrained(cfg.num_classes, tuple(cfg.mean), tuple(cfg.std), origin)
     elif group == "torchvision":
         import torchvision
+
+        from kdcompress.models.detectors import torchvision_dense
 
         _check_torchvision(rest)
         known, wanted = torchvision.models.get_model_weights(rest), (options or {}).get("weights") or "DEFAULT"
@@ -210,6 +211,8 @@ def _from_torchvision(
 ) -> nn.Module:
     import torchvision
 
+    from kdcompress.models.detectors import torchvision_dense
+
     _check_torchvision(name)
     fixed = {"num_classes": classes}
     _refuse_fixed(f"torchvision/{name}", options, fixed)
@@ -239,6 +242,8 @@ def _detector(
     head: str, backbone: str, classes: int, channels: int, options: dict[str, Any], pretrained: bool
 ) -> nn.Module:
     """``options.backbone`` are the backbone's; ``finest`` is the reduction of its first map that is looked at."""
+    from kdcompress.models.detectors.backbone import of_classifier, of_timm
+
     given, finest = dict(options.pop("backbone", {})), options.pop("finest", 8)
     if backbone.startswith("timm/"):
         known = pretrained_facts(backbone, given) if pretrained else None
@@ -305,10 +310,14 @@ def _timm_names() -> list[str]:
 def _torchvision_names() -> list[str]:
     import torchvision
 
+    from kdcompress.models.detectors import torchvision_dense
+
     return [*torchvision.models.list_models(module=torchvision.models), *torchvision_dense.detectors()]
 
 
 def _check_torchvision(name: str) -> None:
+    from kdcompress.models.detectors import torchvision_dense
+
     if name in torchvision_dense.every():
         torchvision_dense.check(name)
     elif name not in _torchvision_names():
