@@ -13,6 +13,7 @@ import numpy as np
 
 from kdcompress.errors import UsageError
 from kdcompress.export import external_data
+from kdcompress.export.behind import behind_layers
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NORMALISATION = "normalisation"  # the layer that pixels are normalised by, where there is one
@@ -129,17 +130,13 @@ def ancestors(model: Any, node: Any) -> list[Any]:
 
 
 def tail(model: Any) -> list[Any]:
-    """The nodes behind the last layers, in order: what makes a model's outputs of theirs."""
-    users: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    before: set[str] = set()  # outputs that a layer is computed from
-    for node in reversed(model.graph.node):
-        behind = [user for output in node.output for user in users.get(output, ())]
-        if any(user.op_type in LAYERS or user.output[0] in before for user in behind):
-            before.add(node.output[0])
-    return [node for node in model.graph.node if node.op_type not in LAYERS and node.output[0] not in before]
+    """The nodes behind the last layers, in order."""
+    return behind_layers(
+        list(model.graph.node),
+        lambda node: node.op_type in LAYERS,
+        lambda node: node.input,
+        lambda node: filter(None, node.output),  # one that a node may leave out has no name
+    )
 
 
 def float_type(model: Any, layer: Any) -> str:

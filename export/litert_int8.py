@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export.behind import behind_layers
 from kdcompress.export.formats import ExportJob, Scheme
 from kdcompress.export.litert_file import FAMILIES, Operator, operators
 from kdcompress.optional import require
@@ -148,9 +149,5 @@ def _normalisation(graph: list[Operator]) -> list[Operator]:
 
 
 def tail(graph: list[Operator]) -> list[Operator]:
-    """What is behind the last layers: in a detector it makes pixels and shares, which one scale each does not hold."""
-    before: set[str] = set()  # tensors that a layer is computed from
-    for operator in reversed(graph):
-        if operator.kind in COMPUTING or not before.isdisjoint(operator.gives):
-            before.update(operator.reads)
-    return [each for each in graph if each.kind not in COMPUTING and before.isdisjoint(each.gives)]
+    """What is behind the last layers."""
+    return behind_layers(graph, lambda each: each.kind in COMPUTING, lambda each: each.reads, lambda each: each.gives)

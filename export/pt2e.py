@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from kdcompress.errors import UsageError
+from kdcompress.export.behind import behind_layers
 from kdcompress.export.formats import Scheme
 from kdcompress.export.quiet import quiet
 
@@ -158,14 +159,11 @@ def _front(nodes: list[Node]) -> set[str]:
 
 
 def _tail(graph: GraphModule) -> list[Node]:
-    """The operations behind the last layers, where there are several outputs: a detector's pixels and shares are
-    nothing that one scale each holds."""
+    """The operations behind the last layers, where there are several outputs."""
     outputs = next(node for node in graph.graph.nodes if node.op == "output").all_input_nodes
     if len(outputs) < 2:
         return []
     nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
-    before: set[Node] = set()  # what a layer is computed from
-    for node in reversed(nodes):
-        if _operator(node) in LAYERS or node in before:
-            before.update(node.all_input_nodes)
-    return [node for node in nodes if node not in before and _operator(node) not in LAYERS]
+    return behind_layers(
+        nodes, lambda node: _operator(node) in LAYERS, lambda node: node.all_input_nodes, lambda node: [node]
+    )

@@ -11,6 +11,7 @@ import numpy as np
 
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export.behind import behind_layers
 from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
 from kdcompress.export.openvino_model import check as check_openvino
 from kdcompress.export.openvino_model import convert, first_lines, write_model
@@ -19,6 +20,7 @@ from kdcompress.optional import require, require_installed
 
 EXTRA, WHY = "openvino", "An int8 OpenVINO model"
 LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
+NO_OPERATIONS = ("Constant", "Parameter", "Result")
 # NNCF chooses these by itself, and always so.
 ALWAYS = {
     "activation": ("uint8", "OpenVINO has signed activations only where a symmetric one can be negative"),
@@ -72,7 +74,7 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
     overflow = nncf.OverflowFix.ENABLE if scheme.reduce_range else nncf.OverflowFix.DISABLE
     parameters = require("nncf.quantization.advanced_parameters", EXTRA, WHY).QuantizationParameters
     excluded = _named(model, scheme.exclude)
-    if len(model.outputs) > 1:  # a detector's: pixels and shares, which one scale each does not hold
+    if len(model.outputs) > 1:
         excluded = sorted({*excluded, *_tail(model)})
     try:
         with quiet():
@@ -97,14 +99,13 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
 
 def _tail(model: Any) -> list[str]:
     """The nodes behind the last layers."""
-    before: set[str] = set()  # nodes that a layer is computed from
-    ordered = model.get_ordered_ops()
-    for node in reversed(ordered):
-        if node.get_type_name() in LAYERS or node.get_friendly_name() in before:
-            before |= {value.get_node().get_friendly_name() for value in node.input_values()}
-    skipped = (*LAYERS, "Constant", "Parameter", "Result")
-    behind = [node for node in ordered if node.get_type_name() not in skipped]
-    return [name for node in behind if (name := node.get_friendly_name()) not in before]
+    found = behind_layers(
+        model.get_ordered_ops(),
+        lambda node: node.get_type_name() in LAYERS,
+        lambda node: (value.get_node().get_friendly_name() for value in node.input_values()),
+        lambda node: [node.get_friendly_name()],
+    )
+    return [node.get_friendly_name() for node in found if node.get_type_name() not in NO_OPERATIONS]
 
 
 def _range(scheme: Scheme) -> Any:
