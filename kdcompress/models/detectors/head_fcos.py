@@ -13,14 +13,24 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
 
-from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
+from kdcompress.data.objects import BOX, CROWD, KIND, OBJECT
 from kdcompress.distributed import processes, total
 from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
-from kdcompress.models.detectors.pyramid import Pyramid
-from kdcompress.models.detectors.towers import Tower, begin, both, check_options, clamped, flat
+from kdcompress.models.detectors.pyramid import OnPyramid, Pyramid
+from kdcompress.models.detectors.towers import (
+    Tower,
+    begin,
+    both,
+    check_options,
+    clamped,
+    flat,
+    focal_loss,
+    grid,
+    picked,
+)
 
 RADIUS = 1.5  # in strides, around an object's centre
 
@@ -52,16 +62,15 @@ class FCOSAnswer(NamedTuple):
         number of those that have an object, in all processes."""
         with torch.no_grad():
             index, positive, ignored = assigned(self.places, y)
-            picked = y.gather(1, index[..., None].expand(-1, -1, y.shape[2]))
-            classes = F.one_hot(picked[..., CLASS].long().clamp(min=0), self.logits.shape[2]) * positive[..., None]
-            wanted = picked[..., BOX]
+            objects = picked(y, index)
+            wanted = objects[..., BOX]
             centres = centerness(distances(self.places, wanted)) * positive
             count, weight = (total(each) / processes() for each in (positive.sum().float(), centres.sum()))
-        focal = sigmoid_focal_loss(self.logits.float(), classes.float()) * ~ignored[..., None]
+        focal = focal_loss(self.logits, objects, positive, ignored)
         overlap = generalized_box_iou_loss(self.boxes(), wanted)
         centre = F.binary_cross_entropy_with_logits(self.centerness.float(), centres, reduction="none")
         count, weight = count.clamp(min=1.0), weight.clamp(min=1e-6)
-        return (focal.sum() + (centre * positive).sum()) / count + (overlap * centres).sum() / weight
+        return (focal + (centre * positive).sum()) / count + (overlap * centres).sum() / weight
 
 
 def distances(places: Tensor, boxes: Tensor) -> Tensor:
@@ -126,20 +135,14 @@ class Head(nn.Module):
         return logits, away, centres[..., 0]
 
 
-class FCOS(nn.Module):
+class FCOS(OnPyramid):
     """float [N, C, H, W] -> FCOSAnswer, for images of any size."""
 
     def __init__(self, backbone: Backbone, classes: int, width: int, levels: int, depth: int, reach: float):
-        super().__init__()
-        self.pyramid = Pyramid(backbone, width, levels)
+        super().__init__(Pyramid(backbone, width, levels))
         self.head = Head(width, classes, levels, depth)
         self.scales = nn.Parameter(torch.ones(levels))
         self.reach = reach
-
-    @property
-    def stage_paths(self) -> tuple[str, ...]:
-        """Of the modules whose maps methods on features compare: the pyramid's levels."""
-        return tuple(f"pyramid.{path}" for path in self.pyramid.paths)
 
     def forward(self, x: Tensor) -> FCOSAnswer:
         maps = self.pyramid(x)
@@ -157,13 +160,11 @@ class FCOS(nn.Module):
         most."""
         found = []
         for level, (map, stride) in enumerate(zip(maps, self.pyramid.strides)):
-            height, width = map.shape[-2:]
-            y, x = (stride * (torch.arange(n, device=map.device) + 0.5) for n in (height, width))
-            grid = torch.stack([x.repeat(height), y.repeat_interleave(width)], 1)
+            middles = grid(map, stride)
             least = self.reach * self.pyramid.strides[level - 1] if level else 0.0
             most = self.reach * stride if level + 1 < len(maps) else math.inf
-            rest = torch.tensor([float(stride), least, most], device=map.device).expand(len(grid), 3)
-            found.append(torch.cat([grid, rest], 1))
+            rest = torch.tensor([float(stride), least, most], device=map.device).expand(len(middles), 3)
+            found.append(torch.cat([middles, rest], 1))
         return torch.cat(found)
 
 

@@ -10,16 +10,14 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
-from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
+from kdcompress.data.objects import BOX, CROWD, KIND, OBJECT
 from kdcompress.distributed import processes, total
 from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
-from kdcompress.models.detectors.pyramid import Pyramid
-from kdcompress.models.detectors.towers import Tower, begin, check_options, clamped, flat
+from kdcompress.models.detectors.pyramid import OnPyramid, Pyramid
+from kdcompress.models.detectors.towers import Tower, begin, check_options, clamped, flat, focal_loss, grid, picked
 
 SIZES = tuple(2 ** (k / 3) for k in range(3))  # of a place's anchors, relative to the smallest
 RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -49,13 +47,12 @@ class RetinaNetAnswer(NamedTuple):
         in all processes."""
         with torch.no_grad():
             index, positive, ignored = assigned(self.anchors, y)
-            picked = y.gather(1, index[..., None].expand(-1, -1, y.shape[2]))
-            classes = F.one_hot(picked[..., CLASS].long().clamp(min=0), self.logits.shape[2]) * positive[..., None]
-            wanted = coded(self.anchors, picked[..., BOX])
+            objects = picked(y, index)
+            wanted = coded(self.anchors, objects[..., BOX])
             count = (total(positive.sum().float()) / processes()).clamp(min=1.0)
-        focal = sigmoid_focal_loss(self.logits.float(), classes.float()) * ~ignored[..., None]
+        focal = focal_loss(self.logits, objects, positive, ignored)
         away = torch.where(positive[..., None], self.codes.float() - wanted, 0.0).abs()
-        return (focal.sum() + away.sum()) / count
+        return (focal + away.sum()) / count
 
 
 def middles(boxes: Tensor) -> tuple[Tensor, ...]:
@@ -104,22 +101,16 @@ def assigned(anchors: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return index, positive, ((best >= BACKGROUND) | inside) & ~positive
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(OnPyramid):
     """float [N, C, H, W] -> RetinaNetAnswer, for images of any size."""
 
     def __init__(self, backbone: Backbone, classes: int, width: int, levels: int, depth: int, scale: float):
-        super().__init__()
-        self.pyramid = Pyramid(backbone, width, levels)
+        super().__init__(Pyramid(backbone, width, levels))
         self.towers = nn.ModuleDict({name: Tower(width, levels, depth) for name in ("classes", "boxes")})
         self.classes, self.scale, shapes = classes, scale, len(SIZES) * len(RATIOS)
         self.logits = nn.Conv2d(width, shapes * classes, 3, padding=1)
         self.codes = nn.Conv2d(width, shapes * 4, 3, padding=1)
         begin(self.logits, self.codes)
-
-    @property
-    def stage_paths(self) -> tuple[str, ...]:
-        """Of the modules whose maps methods on features compare: the pyramid's levels."""
-        return tuple(f"pyramid.{path}" for path in self.pyramid.paths)
 
     def forward(self, x: Tensor) -> RetinaNetAnswer:
         maps = self.pyramid(x)
@@ -131,9 +122,7 @@ class RetinaNet(nn.Module):
         """[P, 4]: nine around the middle of each place, the smallest with ``scale`` times its stride's square."""
         found = []
         for map, stride in zip(maps, self.pyramid.strides):
-            height, width = map.shape[-2:]
-            y, x = (stride * (torch.arange(n, device=map.device) + 0.5) for n in (height, width))
-            middle = torch.stack([x.repeat(height), y.repeat_interleave(width)], 1)
+            middle = grid(map, stride)
             sides = [self.scale * stride * size for size in SIZES]
             halves = torch.tensor(
                 [[side * ratio**-0.5 / 2, side * ratio**0.5 / 2] for ratio in RATIOS for side in sides],

@@ -54,3 +54,16 @@ class Pyramid(nn.Module):
         for further in self.further:
             levels.append(further(levels[-1].relu()))
         return levels
+
+
+class OnPyramid(nn.Module):
+    """A detector that looks at the levels of a pyramid."""
+
+    def __init__(self, pyramid: Pyramid):
+        super().__init__()
+        self.pyramid = pyramid
+
+    @property
+    def stage_paths(self) -> tuple[str, ...]:
+        """Of the modules whose maps methods on features compare: the pyramid's levels."""
+        return tuple(f"pyramid.{path}" for path in self.pyramid.paths)

@@ -6,8 +6,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
+from kdcompress.data.objects import CLASS
 from kdcompress.errors import UsageError
 
 LEAST = 2**-14  # product of shares whose root is taken: of less it would show how a runtime rounds; exact in fp16
@@ -43,6 +46,27 @@ def flat(map: Tensor, width: int = 0) -> Tensor:
     """[N, A * width, h, w], of A boxes a place, as [N, h * w * A, width]; without a ``width`` A is 1."""
     rows = map.flatten(2).transpose(1, 2)
     return rows.reshape(rows.shape[0], -1, width) if width else rows  # len() would make a number of the batch
+
+
+def grid(map: Tensor, stride: int) -> Tensor:
+    """[h * w, 2]: x and y, in pixels of the image, of the middles of a map's cells, row by row."""
+    height, width = map.shape[-2:]
+    y, x = (stride * (torch.arange(n, device=map.device) + 0.5) for n in (height, width))
+    return torch.stack([x.repeat(height), y.repeat_interleave(width)], 1)
+
+
+def picked(y: Tensor, index: Tensor) -> Tensor:
+    """Of objects [N, M, 6] those that ``index`` int64 [N, P] numbers: [N, P, 6]."""
+    return y.gather(1, index[..., None].expand(-1, -1, y.shape[2]))
+
+
+def focal_loss(logits: Tensor, objects: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
+    """Focal loss of the classes (RetinaNet, section 3), summed over the places that are not ``ignored`` bool [N, P], a
+    float32 scalar: of logits [N, P, K] whose class is that of ``objects`` [N, P, 6] where ``positive`` bool [N, P]."""
+    numbers = objects[..., CLASS].long().clamp(min=0)
+    classes = F.one_hot(numbers, logits.shape[2]) * positive[..., None]
+    loss: Tensor = sigmoid_focal_loss(logits.float(), classes.float()) * ~ignored[..., None]
+    return loss.sum()
 
 
 def clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
