@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from kdcompress.artifact import Output
-from kdcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
         @property
         def one_label(self) -> bool: ...
-
-        @property
-        def rows(self) -> str: ...
 
         def of(self, member: Any) -> frozenset[str]: ...
 
@@ -66,20 +62,6 @@ class Matched:
     share: float
     strictly: float
     what: str  # "same arg max on {share} of the images"
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """What outputs decide, [N, ...], and by how much, float [N, ...]: the least change of the outputs that decides
-    otherwise is half of it."""
-
-    taken: np.ndarray
-    margin: np.ndarray
-
-    def matched(self, other: Decisions, slack: float, what: str) -> Matched:
-        """Those of two files, whose outputs may differ by ``slack``."""
-        same, tie = self.taken == other.taken, (self.margin <= 2 * slack) & (slack > 0)
-        return Matched(float(np.mean(same | tie)), float(np.mean(same)), what)
 
 
 @dataclass(frozen=True)
@@ -133,17 +115,6 @@ class Pictures:
     note: str
 
 
-def check_logits(labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raises UsageError where what a network gives for an image is not one logit a label."""
-    if list(shapes) != [(len(labels),)]:
-        raise UsageError(
-            "The network gives no logits of whole images.",
-            got=", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes),
-            allowed=f"[N, {len(labels)}]",
-            hint="a classifier for this task, or the task that the network is for (`kdcompress list tasks`)",
-        )
-
-
 def unanswered(
     labels: Sequence[str], there: np.ndarray, right: np.ndarray, parents: np.ndarray | None = None
 ) -> list[str]:
@@ -153,15 +124,6 @@ def unanswered(
     if parents is not None:
         none &= parents > 0
     return [f"'{labels[k]}' (0 of {there[k]:,})" for k in np.flatnonzero(none).tolist()]
-
-
-def expected_logits(outputs: Outputs, precision: str) -> dict[str, Any]:
-    """What ``Task.expected`` says where the one output is logits, float32 [1, K]."""
-    return {
-        "logits": [float(value) for value in outputs[0][0]],
-        "tolerance": TOLERANCE[precision],
-        "tolerance_is": "the largest difference of a logit, as a share of the largest logit",
-    }
 
 
 class Task(Protocol):

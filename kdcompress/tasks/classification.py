@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +11,9 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
-from kdcompress.task import (
-    Confusion,
-    Decisions,
-    Matched,
-    Metric,
-    Outputs,
-    check_logits,
-    expected_logits,
-    unanswered,
-)
+from kdcompress.task import Confusion, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
+from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,16 +21,15 @@ if TYPE_CHECKING:
     from kdcompress.task import Needs
 
 
-class Classification:
+class Classification(OfLogits):
     """Truths are class numbers, int64 [N]; the output is float32 logits [N, K]; answers are class numbers, int32."""
 
     name = "classification"
     metric = Metric("accuracy", "acc")
     purpose = "classification"
     answer = "the largest"
-    program = "classifier"
     refusal = ""
-    int8_agreement = 0.95
+    same = "same arg max on {share} of the images"
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
         check_logits(labels, shapes)
@@ -54,14 +45,6 @@ class Classification:
         ranked = np.sort(logits, axis=1)
         margin = ranked[:, -1] - ranked[:, -2] if logits.shape[1] > 1 else np.full(len(logits), np.inf)
         return Decisions(logits.argmax(1), margin)
-
-    def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
-        what = "same arg max on {share} of the images"
-        slack = relative * (float(np.abs(expected[0]).max()) or 1.0)
-        return self.decisions(expected).matched(self.decisions(got), slack, what)
-
-    def kept(self, outputs: Outputs) -> Outputs:
-        return outputs
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0].argmax(1).astype(np.int32)
@@ -87,12 +70,6 @@ class Classification:
         table = np.bincount(truth * count + answers, minlength=count**2).reshape(count, -1)
         return Confusion(list(labels), table.tolist())
 
-    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
-        return None
-
-    def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
-        return None
-
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
     ) -> list[str]:
@@ -116,12 +93,6 @@ class Classification:
         known = [] if parent is None else self.warnings(parent, truth, labels)
         return [line for line in found if line not in known]
 
-    def labels_in(self, outputs: Outputs) -> int:
-        return outputs[0].shape[1]
-
-    def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
-        return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
-
     def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
         found = self.decisions(self.renumbered(outputs, numbers))
         return int(np.where(found.taken == truth, found.margin, -np.inf).argmax())
@@ -131,12 +102,6 @@ class Classification:
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         return labels[int(outputs[0][0].argmax())]
-
-    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
-        return expected_logits(outputs, precision)
-
-    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
 
     def noise(self, score: float, images: int) -> float:
         share = score / 100

@@ -3,15 +3,16 @@ figure, and F1 at a share of 0.5 stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Decisions, Matched, Metric, Outputs, check_logits, expected_logits, unanswered
+from kdcompress.task import Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
+from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 F1_OF_ALL, F1_OF_EACH = "F1 over all labels", "F1, mean of the labels"
 
 
-class MultiLabel:
+class MultiLabel(OfLogits):
     """Truths are uint8 [N, K] of 0 and 1; the output is float32 logits [N, K]; answers are those logits."""
 
     name = "multi-label"
@@ -34,9 +35,8 @@ class MultiLabel:
     )
     purpose = "multi-label classification"
     answer = "all above 0"
-    program = "classifier"
     refusal = "they take each image to be of one class"
-    int8_agreement = 0.95
+    same = "same answer to {share} of the labels"
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
         check_logits(labels, shapes)
@@ -51,14 +51,6 @@ class MultiLabel:
     def decisions(self, outputs: Outputs) -> Decisions:
         logits = outputs[0]
         return Decisions(logits > 0, 2 * np.abs(logits))
-
-    def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
-        what = "same answer to {share} of the labels"
-        slack = relative * (float(np.abs(expected[0]).max()) or 1.0)
-        return self.decisions(expected).matched(self.decisions(got), slack, what)
-
-    def kept(self, outputs: Outputs) -> Outputs:
-        return outputs
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0].astype(np.float32)
@@ -88,12 +80,6 @@ class MultiLabel:
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
         return None
 
-    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:
-        return None
-
-    def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
-        return None
-
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
     ) -> list[str]:
@@ -114,12 +100,6 @@ class MultiLabel:
         known = [] if parent is None else self.warnings(parent, truth, labels)
         return [line for line in found if line not in known]
 
-    def labels_in(self, outputs: Outputs) -> int:
-        return outputs[0].shape[1]
-
-    def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
-        return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
-
     def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
         found = self.decisions(self.renumbered(outputs, numbers))
         right = (found.taken == truth.astype(bool)).mean(1)
@@ -130,12 +110,6 @@ class MultiLabel:
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         return self.named(outputs[0][0] > 0, labels)
-
-    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
-        return expected_logits(outputs, precision)
-
-    def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
 
     def noise(self, score: float, images: int) -> None:
         return None
