@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from kdcompress.boxes import Detections
+from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, OBJECT
 from kdcompress.optional import require
 
-PADDING, OBJECT, CROWD = 0, 1, 2  # kinds of a row of truth
 AREAS = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e10]}
 
 
@@ -42,19 +42,21 @@ class AveragePrecision:
 
 
 def average_precision(found: Sequence[Detections], truth: np.ndarray, labels: int) -> AveragePrecision:
-    """Of the detections in N images. ``truth`` float32 [N, M, 6] has rows (x1, y1, x2, y2, label, kind), kind 0 for
-    padding, 1 for an object and 2 for a crowd; ``labels`` is the number of labels K.
+    """Of the detections in N images. ``truth`` float32 [N, M, 6] is as in
+    ``data.objects``; ``labels`` is the number of labels K.
 
     Raises RuntimeMissingError where faster-coco-eval is not installed."""
     coco = require("faster_coco_eval", "detection", "Average precision")
     if len(found) != len(truth):
         raise ValueError(f"{len(found)} images with detections, {len(truth)} with truth")
-    real = truth[..., 5] != PADDING
+    real = truth[..., KIND] != NOTHING
     rows, image = truth[real].astype(np.float64), np.nonzero(real)[0]
-    told = np.concatenate([rows[:, 4], *(each.labels for each in found)])
+    told = np.concatenate([rows[:, CLASS], *(each.labels for each in found)])
     if not ((told >= 0) & (told < labels)).all():
         raise ValueError(f"labels are 0 to {labels - 1}, not {told.min():g} to {told.max():g}")
-    there = [entry(i, row[:4], row[4], iscrowd=int(row[5] == CROWD)) for i, row in zip(image.tolist(), rows.tolist())]
+    there = [
+        entry(i, row[BOX], row[CLASS], iscrowd=int(row[KIND] == CROWD)) for i, row in zip(image.tolist(), rows.tolist())
+    ]
     named = [
         entry(i, box, label, score=score)
         for i, each in enumerate(found)
@@ -72,7 +74,7 @@ def average_precision(found: Sequence[Detections], truth: np.ndarray, labels: in
     judge.evaluate()
     judge.accumulate()
     precision = judge.eval["precision"][..., 0]  # overlaps, recalls, labels, areas
-    objects = np.bincount(rows[rows[:, 5] == OBJECT, 4].astype(np.int64), minlength=labels)
+    objects = np.bincount(rows[rows[:, KIND] == OBJECT, CLASS].astype(np.int64), minlength=labels)
     half = precision[0, :, :, 0].T
     return AveragePrecision(
         ap=mean(precision[..., 0]),
