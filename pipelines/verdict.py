@@ -10,9 +10,9 @@ from kdcompress.bench.record import Record, paired_ratio
 from kdcompress.export import formats
 from kdcompress.pipelines.timed import untimed
 from kdcompress.recipe import Candidate, Recipe
-from kdcompress.report import present
 from kdcompress.report.figures import apart, times
-from kdcompress.report.present import headline, over
+from kdcompress.report.gates import in_words, over
+from kdcompress.report.present import headline
 from kdcompress.report.rows import Row
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}  # of a value in that precision
@@ -215,7 +215,7 @@ def failures(document: dict[str, Any]) -> list[str]:
 
 
 def _unmet(gate: dict[str, Any], document: dict[str, Any]) -> str:
-    said = present.gates({**document, "gates": [gate]})[0]
+    said = in_words({**document, "gates": [gate]})[0]
     missed = f"{said['what']} {said['value']} ({said['limit']})"
     return f"budget missed: {missed}; next: {gate['next']}" if "artefact" in gate else f"gate {gate['name']}: {missed}"
 

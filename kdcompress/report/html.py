@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from kdcompress.bench.statistics import SUPPORT
 from kdcompress.report import charts, classes, facts, figures, pictures, present
+from kdcompress.report.gates import in_words
 
 
 def render(template: str, **context: Any) -> str:
@@ -39,7 +40,7 @@ def html(document: Mapping[str, Any]) -> str:
         columns=present.columns(document),
         head=present.headline(document),
         warnings=present.warnings(document),
-        gates=present.gates(document),
+        gates=in_words(document),
         rows=[(row, present.cells(row)) for row in rows],
         notes=present.notes(document),
         score_charts=_score_charts(rows, metric),

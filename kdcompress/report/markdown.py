@@ -8,6 +8,7 @@ from typing import Any
 
 from kdcompress.errors import shown
 from kdcompress.report import classes, facts, figures, present
+from kdcompress.report.gates import in_words
 
 
 def markdown(document: Mapping[str, Any]) -> str:
@@ -17,7 +18,7 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"# {plain(document.get('name') or 'kdcompress report')}",
         listed([*present.sentences(document), *warnings]),
     ]
-    gates = present.gates(document)
+    gates = in_words(document)
     if gates:
         parts += ["## Limits", table(["limit", "asked", "value", "met"],
                                     [[g["what"], g["limit"], g["value"], g["verdict"]] for g in gates])]  # fmt: skip

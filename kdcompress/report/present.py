@@ -1,11 +1,12 @@
-"""What every form of the report says, in the same words: cells, headline, gates and changes in confusion."""
+"""What every form of the report says, in the same words: cells, headline and notes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from kdcompress.report.figures import NONE, apart, capital, count, duration, fixed, significant, size, times
+from kdcompress.report.figures import NONE, capital, count, duration, fixed, significant, size, times
+from kdcompress.task import Metric
 
 COLUMNS = {
     "name": "artefact",
@@ -20,23 +21,12 @@ COLUMNS = {
     "speed": "against fp32",
 }
 NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
-AGREEMENT = "share of the test images that get the same answer from the teacher's fp32 ONNX file"
 _NOTES = (
     "Precision: the brackets count the convolutions and matrix products by type, where not all have the named one. "
     "{metric}: of the file itself, in its own runtime, on the whole test split. Drop: points that the file loses to "
     "the fp32 ONNX file it was made from; below 0 it gains. Agreement: {agreement}. Latency: time of a single query. "
     "Against fp32: both files are timed in turns, and the brackets hold a 95 % interval."
 )
-GATE_UNITS = {
-    "teacher": ("teacher's {metric}", "at least", " %"),
-    "student": ("student's {metric}", "at least", " %"),
-    "student_parameters": ("student's parameters", "at most", ""),
-    "latency_ms": ("median latency of the fastest artefact", "at most", " ms"),
-    "budget_latency": ("median latency", "at most", " ms"),
-    "budget_size": ("size", "at most", "bytes"),
-    "budget_memory": ("memory for file and largest layer", "at most", "bytes"),
-    "budget_drop": ("{metric} lost to the teacher", "at most", " points"),
-}
 
 
 def metric(document: Mapping[str, Any]) -> Mapping[str, str]:
@@ -148,7 +138,7 @@ def column_notes(document: Mapping[str, Any]) -> str:
     after = metric(document).get("after")
     alone = f" Latencies are those of the files alone, without {after}." if after else ""
     told = metric(document)
-    notes = _NOTES.format(metric=capital(told["name"]), agreement=told.get("agreement") or AGREEMENT)
+    notes = _NOTES.format(metric=capital(told["name"]), agreement=told.get("agreement") or Metric.agreement)
     return " ".join([notes + fixed_batch + alone, *timed_elsewhere(document)])
 
 
@@ -315,14 +305,6 @@ def tournament(document: Mapping[str, Any]) -> list[str]:
     return [line + (": no difference shown between the first two." if even else ".")]
 
 
-def over(value: float, limit: float, points: bool = False) -> str:
-    """By how much a value is above its limit: "12 % over", "0.31 points over"."""
-    if points:
-        return f"{apart(value - limit, 0)} points over"
-    share = 100 * (value / limit - 1)
-    return f"{significant(share, 2) if share < 100 else f'{share:.0f}'} % over"
-
-
 def label(row: Mapping[str, Any]) -> str:
     """ "int8 x86-vnni", "fp32 onnx"."""
     return f"{row.get('precision') or ''} {row.get('target') or row.get('format') or ''}".strip()
@@ -342,29 +324,6 @@ def points_off(points: float | None) -> str:
     if points is None:
         return ""
     return f"{fixed(abs(points))} points {'below' if points > 0 else 'above'}" if round(points, 2) else "equal to"
-
-
-def gates(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The gates with their limit and value as text."""
-    said = []
-    for gate in document.get("gates") or []:
-        name = gate.get("name", "").removesuffix("_accuracy")  # as they were called when all scores were
-        what, bound, unit = GATE_UNITS.get(name, (name, "limit", ""))
-        what = what.format(metric=metric(document)["name"])
-        value, limit = gate.get("value"), gate.get("limit")
-        text, most = _apart(value, limit, unit)
-        if name == "budget_drop" and value is not None and value < 0:
-            text = f"none, {fixed(-value)} points gained"
-        said.append(
-            {
-                "what": f"{gate['artefact']}: {what}" if gate.get("artefact") else what,
-                "limit": f"{bound} {most}",
-                "value": "not measured" if value is None else text + (f", {gate['over']}" if gate.get("over") else ""),
-                "met": bool(gate.get("met")),
-                "verdict": "met" if gate.get("met") else "not met",
-            }
-        )
-    return said
 
 
 LADDER = ("rung", "what", "validation %", "points lost", "size", "time", "")
@@ -391,24 +350,6 @@ def ladders(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
             ]
             found.append((row.get("name", ""), lines))
     return found
-
-
-def _apart(value: Any, limit: Any, unit: str) -> list[str]:
-    """Both as text, with as many digits as tell them apart."""
-    if unit == "bytes":
-        texts = [size(value), size(limit)]
-        return [f"{v:,.0f} B" for v in (value, limit)] if texts[0] == texts[1] and value != limit else texts
-    for digits in (4, 6, 9):
-        texts = [_plain(v, digits) + unit for v in (value, limit)]
-        if texts[0] != texts[1] or value == limit:
-            break
-    return texts
-
-
-def _plain(value: Any, digits: int) -> str:
-    if not isinstance(value, float | int):
-        return NONE if value is None else str(value)
-    return f"{value:,.0f}" if value == int(value) else f"{value:.{digits}g}"
 
 
 def _median(row: Mapping[str, Any] | None) -> float | None:

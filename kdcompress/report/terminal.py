@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdcompress.report import present
+from kdcompress.report.gates import in_words
 
 STYLES = {"measured": "green", "built, not run": "cyan", "skipped": "yellow", "failed": "bold red"}
 # What the narrowest terminals still show; each entry needs at least so many columns to be shown too.
@@ -29,7 +30,7 @@ def print_report(document: Mapping[str, Any], console: Console) -> None:
         if note["next"]:
             text.append(f"\n  next: {note['next']}", "dim")
         console.print(text)
-    for gate in present.gates(document):
+    for gate in in_words(document):
         text = Text(f"{gate['verdict']}: ", style="green" if gate["met"] else "bold red")
         text.append(f"{gate['what']} {gate['value']} ({gate['limit']})", "default not bold")
         console.print(text)

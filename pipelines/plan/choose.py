@@ -11,7 +11,7 @@ from kdcompress.pipelines.verdict import BYTES
 from kdcompress.recipe import Recipe
 from kdcompress.recipe.shipping import Budgets
 from kdcompress.report.figures import count, significant, size
-from kdcompress.report.present import over
+from kdcompress.report.gates import over
 
 SPEED_MARGIN = 3.0  # a candidate is ruled out unmeasured if it misses at so many times the best pace measured
 

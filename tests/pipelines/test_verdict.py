@@ -5,7 +5,7 @@ import pytest
 from kdcompress.errors import KDCompressError
 from kdcompress.pipelines.verdict import budgets, check_budgets, failures, gates, judge, margin, predictions
 from kdcompress.recipe import validate_recipe
-from kdcompress.report.present import gates as gate_texts
+from kdcompress.report.gates import in_words as gate_texts
 from kdcompress.report.present import sentences
 from kdcompress.report.rows import Row
 

@@ -1,6 +1,7 @@
 import pytest
 
 from kdcompress.report import figures, present
+from kdcompress.report.gates import in_words, over
 
 
 @pytest.mark.parametrize("count, text", [
@@ -56,14 +57,12 @@ def test_what_misses_a_limit_never_reads_as_the_limit():
     assert figures.apart(0.504, 0.5) == "0.504" and figures.apart(0.50001, 0.5) == "0.50001"
     assert figures.apart(0.5, 0.5) == "0.50" and figures.apart(0.61, 0.5) == "0.61"
     assert figures.times(1.004) == "1.004" and figures.times(1.0) == "1.00" and figures.times(1.01) == "1.01"
-    assert present.over(0.504, 0.5, points=True) == "0.004 points over" and present.over(2, 1, points=True) == (
-        "1.00 points over"
-    )
+    assert over(0.504, 0.5, points=True) == "0.004 points over" and over(2, 1, points=True) == ("1.00 points over")
     ratio = {"median": 1.003, "low": 1.001, "high": 1.005, "verdict": "slower"}
     assert present.speed(ratio) == "1.003× slower (1.001–1.005)"
 
     def said(name, value, limit):
-        (gate,) = present.gates({"gates": [{"name": name, "limit": limit, "value": value, "met": False}]})
+        (gate,) = in_words({"gates": [{"name": name, "limit": limit, "value": value, "met": False}]})
         return gate["value"], gate["limit"]
 
     assert said("student", 91.997, 92) == ("91.997 %", "at least 92 %")
@@ -122,10 +121,10 @@ def test_column_notes_say_a_batch_that_is_not_one(document):
 
 
 def test_gates(document):
-    said = present.gates(document)
+    said = in_words(document)
     assert [gate["verdict"] for gate in said] == ["met", "met", "not met"]
     assert said[1]["value"] == "77,754" and said[1]["limit"] == "at most 80,000"
-    assert present.gates({"gates": [{"name": "latency_ms", "limit": 5, "value": None, "met": False}]})[0]["value"] == (
+    assert in_words({"gates": [{"name": "latency_ms", "limit": 5, "value": None, "met": False}]})[0]["value"] == (
         "not measured"
     )
 
