@@ -119,7 +119,6 @@ def test_evaluation_is_in_order_and_as_it_is():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("memory_limit", [0, 2**30])
 def test_on_a_gpu_the_batches_are_the_same(memory_limit):
     train = loader(device="cuda", memory_limit=memory_limit)

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from data_files import DATASETS, idx
+from data_files import idx
 
 from kdcompress.data import from_scenes, kept, objects, scenes
 from kdcompress.data.fetch import fetch
@@ -199,9 +199,8 @@ def test_without_garments_it_says_how_to_get_them(bare, monkeypatch):
         read()
 
 
-@pytest.mark.skipif(not (DATASETS / "fashion-mnist").is_dir(), reason="needs Fashion-MNIST")
-def test_real_garments_are_large_enough_to_be_seen():
-    maker = make(DATASETS / "fashion-mnist", 0, 128, 128)
+def test_real_garments_are_large_enough_to_be_seen(fashion_mnist_root):
+    maker = make(fashion_mnist_root / "fashion-mnist", 0, 128, 128)
     made = [maker("test", number) for number in range(40)]
     counts = [len(each.objects) for each in made]
     assert 2 < np.mean(counts) < 4.5 and max(counts) <= 6

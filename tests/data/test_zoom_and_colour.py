@@ -99,7 +99,6 @@ def test_they_go_in_order_light_zoom_shift_flip_hole():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_the_views_are_the_same_to_the_bit():
     from kdcompress.data.objects import packed, rows
 

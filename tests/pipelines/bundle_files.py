@@ -1,8 +1,10 @@
 """What the tests of bundles share."""
 
 import hashlib
+import json
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +17,26 @@ GRAMMARS = {".cpp": "cpp", ".kt": "kotlin", ".swift": "swift"}
 
 def invoke(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def rows_of(run):
+    return {row["target"] or row["name"]: row for row in json.loads((run / "report.json").read_text())["rows"]}
+
+
+def bundler(run, rows, new_folder, left_out):
+    """A function: target -> its bundle. Skips where there is nothing to bundle here, as ``left_out(target)`` says."""
+    made = {}
+
+    def of(target):
+        if left_out(target):
+            pytest.skip(f"{target}: {rows[target]['why']}")
+        if target not in made:
+            found = invoke("bundle", run, "--target", target, "-o", new_folder("bundles"), "--json")
+            assert found.exit_code == 0, found.output
+            made[target] = Path(json.loads(found.stdout)[0])
+        return made[target]
+
+    return of
 
 
 def signed_again(folder):

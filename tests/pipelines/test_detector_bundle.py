@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_files import GRAMMARS, check_syntax, invoke, opened, signed_again
+from bundle_files import GRAMMARS, bundler, check_syntax, invoke, opened, rows_of, signed_again
 
 from kdcompress import boxes, matching
 from kdcompress.bench import onnxruntime_web
@@ -116,24 +116,15 @@ def run(tmp_path_factory, fashion_mnist_root):
 
 @pytest.fixture(scope="module")
 def rows(run):
-    return {row["target"] or row["name"]: row for row in json.loads((run / "report.json").read_text())["rows"]}
+    return rows_of(run)
 
 
 @pytest.fixture(scope="module")
 def bundled(run, rows, tmp_path_factory):
-    """A function: target -> its bundle. Skips where there is nothing to bundle here."""
-    made = {}
+    def left_out(target):
+        return rows[target]["status"] in ("skipped", "failed") and target != "jetson-orin"
 
-    def of(target):
-        if rows[target]["status"] in ("skipped", "failed") and target != "jetson-orin":
-            pytest.skip(f"{target}: {rows[target]['why']}")
-        if target not in made:
-            found = invoke("bundle", run, "--target", target, "-o", tmp_path_factory.mktemp("bundles"), "--json")
-            assert found.exit_code == 0, found.output
-            made[target] = Path(json.loads(found.stdout)[0])
-        return made[target]
-
-    return of
+    return bundler(run, rows, tmp_path_factory.mktemp, left_out)
 
 
 @pytest.fixture
