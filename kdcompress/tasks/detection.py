@@ -262,11 +262,8 @@ def packed(each: Iterable[Detections]) -> np.ndarray:
     rows = []
     for found in each:
         row = np.zeros((MOST, 6), np.float32)
-        row[: len(found), BOX], row[: len(found), CLASS], row[: len(found), SCORE] = (
-            found.boxes,
-            found.labels,
-            found.scores,
-        )
+        filled = row[: len(found)]
+        filled[:, BOX], filled[:, CLASS], filled[:, SCORE] = found.boxes, found.labels, found.scores
         rows.append(row)
     return np.stack(rows) if rows else np.zeros((0, MOST, 6), np.float32)
 
