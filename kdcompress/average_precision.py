@@ -2,7 +2,7 @@
 
 At most 100 detections an image count. Precision is read at 101 recalls and averaged over them, over the labels that
 have objects, and over the overlaps 0.5, 0.55, ... 0.95 at which a detection is right. What lies on a crowd counts
-neither way. Areas are boxes' areas in pixels of the network's input: small below 32 x 32, large from 96 x 96.
+neither way. Areas are boxes', or masks', in pixels of the network's input: small below 32 x 32, large from 96 x 96.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from kdcompress.boxes import Detections
+from kdcompress.data.masks import code
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, OBJECT
+from kdcompress.data.truth import Truth
 from kdcompress.optional import require
 
 AREAS = {"small": [0, 32**2], "medium": [32**2, 96**2], "large": [96**2, 1e10]}
@@ -41,16 +43,20 @@ class AveragePrecision:
     precision: np.ndarray
 
 
-def average_precision(found: Sequence[Detections], truth: np.ndarray, labels: int) -> AveragePrecision:
-    """Of the detections in N images. ``truth`` float32 [N, M, 6] is as in
-    ``data.objects``; ``labels`` is the number of labels K.
+def average_precision(
+    found: Sequence[Detections], truth: Truth, labels: int, masks: Sequence[Sequence[bytes]] | None = None
+) -> AveragePrecision:
+    """Of the detections in N images. ``truth`` float32 [N, M, 6] is as in ``data.objects``; ``labels`` is the number of
+    labels K. With ``masks``, those of the detections as in ``data.masks``, whose size is the truth's, overlaps are
+    those of masks.
 
     Raises RuntimeMissingError where faster-coco-eval is not installed."""
     coco = require("faster_coco_eval", "detection", "Average precision")
     if len(found) != len(truth):
         raise ValueError(f"{len(found)} images with detections, {len(truth)} with truth")
-    real = truth[..., KIND] != NOTHING
-    rows, image = truth[real].astype(np.float64), np.nonzero(real)[0]
+    objects = np.asarray(truth)
+    real = objects[..., KIND] != NOTHING
+    rows, image = objects[real].astype(np.float64), np.nonzero(real)[0]
     told = np.concatenate([rows[:, CLASS], *(each.labels for each in found)])
     if not ((told >= 0) & (told < labels)).all():
         raise ValueError(f"labels are 0 to {labels - 1}, not {told.min():g} to {told.max():g}")
@@ -62,19 +68,26 @@ def average_precision(found: Sequence[Detections], truth: np.ndarray, labels: in
         for i, each in enumerate(found)
         for box, label, score in zip(each.boxes.tolist(), each.labels.tolist(), each.scores.tolist())
     ]
-    images, names = ([{"id": i} for i in range(count)] for count in (len(found), labels))
+    images: list[dict[str, int]] = [{"id": i} for i in range(len(found))]
+    if masks is not None:
+        height, width = truth.masks.size
+        images = [each | {"height": height, "width": width} for each in images]
+        add_masks(there, truth.codes(), truth.masks.size)
+        add_masks(named, [code for each in masks for code in each], truth.masks.size)
+    names = [{"id": i} for i in range(labels)]
 
     def listed(entries: list[dict[str, Any]]) -> Any:
         annotations = [{"id": 1 + i} | each for i, each in enumerate(entries)]  # an id of 0 would count as no match
         dataset = {"images": images, "categories": names, "annotations": annotations}
         return coco.COCO(dataset, print_function=quiet)
 
-    judge = coco.COCOeval_faster(listed(there), listed(named), "bbox", ranges=AREAS, print_function=quiet)
+    kind = "bbox" if masks is None else "segm"
+    judge = coco.COCOeval_faster(listed(there), listed(named), kind, ranges=AREAS, print_function=quiet)
     judge.params.maxDets = [100]
     judge.evaluate()
     judge.accumulate()
     precision = judge.eval["precision"][..., 0]  # overlaps, recalls, labels, areas
-    objects = np.bincount(rows[rows[:, KIND] == OBJECT, CLASS].astype(np.int64), minlength=labels)
+    counts = np.bincount(rows[rows[:, KIND] == OBJECT, CLASS].astype(np.int64), minlength=labels)
     half = precision[0, :, :, 0].T
     return AveragePrecision(
         ap=mean(precision[..., 0]),
@@ -84,7 +97,7 @@ def average_precision(found: Sequence[Detections], truth: np.ndarray, labels: in
         medium=mean(precision[..., 2]),
         large=mean(precision[..., 3]),
         by_label=tuple(mean(precision[:, :, k, 0]) for k in range(labels)),
-        objects=tuple(objects.tolist()),
+        objects=tuple(counts.tolist()),
         recalls=np.asarray(judge.params.recThrs, np.float64),
         precision=np.where(half > -1, half, np.nan),
     )
@@ -96,6 +109,14 @@ def entry(image: int, box: list[float], label: float, iscrowd: int = 0, **others
     size = [x2 - x1, y2 - y1]
     place = {"image_id": image, "category_id": int(label), "bbox": [x1, y1, *size], "area": size[0] * size[1]}
     return place | {"iscrowd": iscrowd} | others
+
+
+def add_masks(entries: list[dict[str, Any]], masks: Sequence[bytes], size: Sequence[int]) -> None:
+    """To entries their masks, of which they have their areas then."""
+    found = [{"size": list(size), "counts": each} for each in masks]
+    areas = code().area(found) if found else []
+    for each, mask, area in zip(entries, found, areas, strict=True):
+        each |= {"segmentation": mask, "area": float(area)}
 
 
 def mean(precision: np.ndarray) -> float | None:

@@ -24,6 +24,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def areas(self) -> np.ndarray:
+        """Float [D], in square pixels."""
+        return area(self.boxes)
+
+    def ious(self, others: Detections) -> np.ndarray:
+        """How far they and others are the same, as intersection over union, 0 to 1: float [D, E]."""
+        return iou(self.boxes, others.boxes)
+
 
 def area(boxes: np.ndarray) -> np.ndarray:
     """Of boxes [..., 4], in square pixels; 0 where an edge lies beyond the other."""
@@ -49,7 +57,14 @@ def repeated(boxes: np.ndarray, labels: np.ndarray, a: np.ndarray, b: np.ndarray
 def suppressed(
     boxes: np.ndarray, scores: np.ndarray, *, score: float = 0.05, iou: float = 0.6, before: int = 1000, most: int = 100
 ) -> Detections:
-    """What a detector's outputs to one image find: boxes [P, 4] and scores [P, K] of its places.
+    """What a detector's outputs to one image find: boxes [P, 4] and scores [P, K] of its places. See ``kept``."""
+    return kept(boxes, scores, score=score, iou=iou, before=before, most=most)[0]
+
+
+def kept(
+    boxes: np.ndarray, scores: np.ndarray, *, score: float, iou: float, before: int, most: int
+) -> tuple[Detections, np.ndarray]:
+    """What boxes [P, 4] and scores [P, K] of an image's places find, and at which place each, int64 [D].
 
     A candidate is a place with a label that scores above ``score``. Of the ``before`` best of them, from the best on,
     one is kept unless it overlaps one of its label that is kept by more than ``iou``, until ``most`` are kept. Equal
@@ -64,18 +79,19 @@ def suppressed(
     order = np.argsort(-values, kind="stable")[:before]
     places, labels = np.divmod(pairs[order], scores.shape[1])
     candidates = boxes[places].astype(np.float32)
-    kept = np.zeros(0, np.int64)
+    alone = np.zeros(0, np.int64)
     for start in range(0, len(order), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(order)))
-        block = block[~repeated(candidates, labels, kept, block, iou).any(0)]
+        block = block[~repeated(candidates, labels, alone, block, iou).any(0)]
         differs = ~repeated(candidates, labels, block, block, iou)
         np.fill_diagonal(differs, True)
         alive = np.ones(len(block), bool)
         for i in range(len(block)):
             if alive[i]:
                 alive &= differs[i]
-        kept = np.concatenate([kept, block[alive]])
-        if len(kept) >= most:
+        alone = np.concatenate([alone, block[alive]])
+        if len(alone) >= most:
             break
-    kept = kept[:most]
-    return Detections(candidates[kept], labels[kept].astype(np.int64), values[order][kept])
+    alone = alone[:most]
+    found = Detections(candidates[alone], labels[alone].astype(np.int64), values[order][alone])
+    return found, places[alone]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from kdcompress.boxes import Detections, area
+from kdcompress.boxes import Detections
+from kdcompress.data.masks import Outlined
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
+from kdcompress.data.truth import Truth
 from kdcompress.drawing import Mark, picture
 from kdcompress.matching import matched
+from kdcompress.segments import Segments, shared
 from kdcompress.task import Panel, Picture
 
 OVERLAP = 0.5
@@ -24,11 +27,11 @@ NAMED = 4  # labels in a caption
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """What is found in an image, with its objects [m, 6] (``data.objects``): ``of`` int64 [D] is the object that each
-    detection is, -1 for none."""
+    """What is found in an image, with its ``objects``: ``of`` int64 [D] is the object that each detection is, -1 for
+    none."""
 
     found: Detections
-    objects: np.ndarray
+    objects: Detections
     of: np.ndarray
     counts: np.ndarray  # bool [D]: not what lies on a crowd, and is no object
 
@@ -38,6 +41,11 @@ class Held:
         seen = np.zeros(len(self.objects), bool)
         seen[self.of[self.of >= 0]] = True
         return seen
+
+    def light(self) -> Held:
+        """Without masks."""
+        found, objects = (Detections(each.boxes, each.labels, each.scores) for each in (self.found, self.objects))
+        return replace(self, found=found, objects=objects)
 
     @property
     def right(self) -> int:
@@ -58,40 +66,52 @@ class Held:
         return both / (both + self.missed + self.wrong) if both + self.missed + self.wrong else 1.0
 
 
-def held(found: Detections, row: np.ndarray, *, labelled: bool = True) -> Held:
+def held(found: Detections, row: Truth, *, labelled: bool = True) -> Held:
     """The detections of an image, against its truth [M, 6]: each, from the best score on, is the object that it
     overlaps most, by 0.5 at least, of those that no better one is. ``labelled``: only objects of its label."""
-    objects, crowds = row[row[:, KIND] == OBJECT], row[row[:, KIND] == CROWD]
+    objects, crowds = marked(row, OBJECT), marked(row, CROWD)
 
-    def plain(boxes: np.ndarray, labels: np.ndarray) -> Detections:
-        numbers = labels.astype(np.int64) if labelled else np.zeros(len(labels), np.int64)
-        return Detections(boxes, numbers, np.ones(len(labels), np.float32))
+    def plain(each: Detections) -> Detections:
+        labels = each.labels if labelled else np.zeros(len(each), np.int64)
+        return replace(each, labels=labels, scores=np.ones(len(each), np.float32))
 
-    mine, theirs = plain(found.boxes, found.labels), plain(objects[:, BOX], objects[:, CLASS])
-    pairs = matched(mine, theirs, overlap=OVERLAP).pairs
+    pairs = matched(plain(found), plain(objects), overlap=OVERLAP).pairs
     of = np.full(len(found), -1, np.int64)
     of[pairs[:, 0]] = pairs[:, 1]
-    on = covered(found.boxes, crowds[:, BOX]) >= OVERLAP
+    on = covered(found, crowds) >= OVERLAP
     if labelled:
-        on &= found.labels[:, None] == crowds[:, CLASS]
+        on &= found.labels[:, None] == crowds.labels
     return Held(found, objects, of, (of >= 0) | ~on.any(1))
 
 
-def covered(boxes: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The share of each box [A, 4] that lies in each place [B, 4]: [A, B], 0 to 1."""
-    width = np.minimum(boxes[:, None, 2], places[:, 2]) - np.maximum(boxes[:, None, 0], places[:, 0])
-    height = np.minimum(boxes[:, None, 3], places[:, 3]) - np.maximum(boxes[:, None, 1], places[:, 1])
-    both, own = np.maximum(width, 0) * np.maximum(height, 0), area(boxes)[:, None]
+def marked(row: Truth, kind: int) -> Detections:
+    """The objects of one kind in an image's truth [M, 6], with their masks, if they have any."""
+    chosen = row[np.asarray(row)[:, KIND] == kind]
+    objects = np.asarray(chosen)
+    plain = objects[:, BOX], objects[:, CLASS].astype(np.int64), np.ones(len(objects), np.float32)
+    return Segments(*plain, chosen.drawn().astype(bool)) if isinstance(chosen, Outlined) else Detections(*plain)
+
+
+def covered(found: Detections, places: Detections) -> np.ndarray:
+    """The share of each of A that lies in each of B places, of boxes or of masks: [A, B], 0 to 1."""
+    if isinstance(found, Segments) and isinstance(places, Segments):
+        both = shared(found.masks, places.masks)
+    else:
+        boxes, others = found.boxes, places.boxes
+        width = np.minimum(boxes[:, None, 2], others[:, 2]) - np.maximum(boxes[:, None, 0], others[:, 0])
+        height = np.minimum(boxes[:, None, 3], others[:, 3]) - np.maximum(boxes[:, None, 1], others[:, 1])
+        both = np.maximum(width, 0) * np.maximum(height, 0)
+    own = found.areas()[:, None]
     return np.divide(both, own, out=np.zeros_like(both), where=own > 0)
 
 
-def confusion(each: Iterable[Detections], truth: np.ndarray, labels: int) -> np.ndarray:
+def confusion(each: Iterable[Detections], truth: Truth, labels: int) -> np.ndarray:
     """How often an object of each label has a detection of each, int64 [labels + 1, labels + 1] (true, answered). The
     last row are detections that are no object, the last column objects that are not found."""
     table = np.zeros((labels + 1, labels + 1), np.int64)
     for found, row in zip(each, truth, strict=True):
         judged = held(found, row, labelled=False)
-        true = judged.objects[:, CLASS].astype(np.int64)
+        true = judged.objects.labels
         hit = judged.of >= 0
         np.add.at(table, (true[judged.of[hit]], found.labels[hit]), 1)
         np.add.at(table, (true[~judged.seen], labels), 1)
@@ -100,14 +120,14 @@ def confusion(each: Iterable[Detections], truth: np.ndarray, labels: int) -> np.
 
 
 def pictures(
-    images: Any, truth: np.ndarray, files: Mapping[str, Sequence[Detections]], labels: Sequence[str]
+    images: Any, truth: Truth, files: Mapping[str, Sequence[Detections]], labels: Sequence[str]
 ) -> list[Picture]:
     """Of a few images, the truth and what each file finds. ``images`` uint8 [N, H, W, C], an array or kept in a file;
     the first file is the one that the others are compared with."""
-    judged = {name: [held(*pair) for pair in zip(found, truth, strict=True)] for name, found in files.items()}
+    judged = {name: [held(*pair).light() for pair in zip(found, truth, strict=True)] for name, found in files.items()}
     shown = []
     for title, what, i in chosen(judged):
-        here = {name: each[i] for name, each in judged.items()}
+        here = {name: held(found[i], truth[i]) for name, found in files.items()}
         shown.append(Picture(title, what, i, panels(images[i], truth[i], here, labels)))
     return shown
 
@@ -141,25 +161,27 @@ def chosen(judged: Mapping[str, Sequence[Held]]) -> list[tuple[str, str, int]]:
     return [("Typical", f"{names[-1]} answers about half of all images better.", i) for i in typical] + found
 
 
-def panels(image: np.ndarray, row: np.ndarray, files: Mapping[str, Held], labels: Sequence[str]) -> tuple[Panel, ...]:
+def panels(image: np.ndarray, row: Truth, files: Mapping[str, Held], labels: Sequence[str]) -> tuple[Panel, ...]:
     """The truth of an image, and what each file finds in it."""
-    objects = row[row[:, KIND] == OBJECT]
-    names = [labels[k] for k in objects[:, CLASS].astype(np.int64)]
-    real = [Mark(tuple(box), "truth", name) for box, name in zip(objects[:, BOX].tolist(), names, strict=True)]
+    objects = marked(row, OBJECT)
+    names = [labels[k] for k in objects.labels.tolist()]
+    real = marks(objects, ["truth"] * len(objects), names)
     made = [Panel("truth", listed(names, 2 * NAMED), picture(image, real))]
     for name, each in files.items():
         said = [labels[k] for k in each.found.labels.tolist()]
-        marks = [
-            Mark(tuple(box), "right" if of >= 0 else "wrong", f"{label} {100 * score:.0f}")
-            for box, label, score, of in zip(
-                each.found.boxes.tolist(), said, each.found.scores.tolist(), each.of.tolist(), strict=True
-            )
-        ]
-        right, wrong = ([mark for mark in marks if mark.kind == kind] for kind in ("right", "wrong"))
-        marks = right + wrong[:WRONG]
-        marks += [Mark(tuple(box), "missed") for box in each.objects[~each.seen][:, BOX].tolist()]
-        made.append(Panel(name, listed(said), picture(image, marks), verdict(each)))
+        texts = [f"{label} {100 * score:.0f}" for label, score in zip(said, each.found.scores.tolist(), strict=True)]
+        found = marks(each.found, ["right" if of >= 0 else "wrong" for of in each.of.tolist()], texts)
+        right, wrong = ([mark for mark in found if mark.kind == kind] for kind in ("right", "wrong"))
+        missed = marks(each.objects, ["missed"] * len(each.objects), [""] * len(each.objects))
+        lost = [mark for mark, seen in zip(missed, each.seen.tolist(), strict=True) if not seen]
+        made.append(Panel(name, listed(said), picture(image, right + wrong[:WRONG] + lost), verdict(each)))
     return tuple(made)
+
+
+def marks(each: Detections, kinds: Sequence[Any], texts: Sequence[str]) -> list[Mark]:
+    masks = each.masks if isinstance(each, Segments) else [None] * len(each)
+    rows = zip(each.boxes.tolist(), kinds, texts, masks, strict=True)
+    return [Mark(tuple(box), kind, text, mask) for box, kind, text, mask in rows]
 
 
 def verdict(each: Held) -> str:

@@ -1,4 +1,4 @@
-"""An image with boxes on it, as an address that holds it: a page that shows it asks nobody for it."""
+"""An image with boxes and masks on it, as an address that holds it: a page that shows it asks nobody for it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SMALLEST, LARGEST = 192, 320  # of a picture's longer side, pixels
 # By Okabe and Ito: told apart by those who see few colours, too. All are light enough for black text.
 COLOURS = {"truth": "#f0e442", "missed": "#f0e442", "right": "#56b4e9", "wrong": "#d55e00"}
+VEIL = {"truth": 130, "missed": 70, "right": 130, "wrong": 130}  # of 255: how much a mask hides
 DASHED = ("missed",)
 DASH = 5  # pixels, and as much between two
 LINE, EDGE = 2, 1  # widths: of a line, and of the black to both sides of it, for light images
@@ -26,11 +27,12 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Mark:
-    """A box (x1, y1, x2, y2) in pixels of the image, half-open, with a few words."""
+    """A box (x1, y1, x2, y2) in pixels of the image, half-open, with a few words; and a ``mask``, bool [H, W]."""
 
     box: Box
     kind: Literal["truth", "missed", "right", "wrong"]
     text: str = ""
+    mask: np.ndarray | None = None
 
 
 def picture(pixels: np.ndarray, marks: Sequence[Mark]) -> str:
@@ -43,6 +45,10 @@ def picture(pixels: np.ndarray, marks: Sequence[Mark]) -> str:
     channels = pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
     resample = Image.Resampling.NEAREST if factor >= 1 and factor == int(factor) else Image.Resampling.LANCZOS
     image = Image.fromarray(np.ascontiguousarray(channels)).resize(size, resample)
+    for mark in reversed(marks):
+        if mark.mask is not None:
+            veil = Image.fromarray(np.where(mark.mask, VEIL[mark.kind], 0).astype(np.uint8))
+            image.paste(Image.new("RGB", size, COLOURS[mark.kind]), mask=veil.resize(size, Image.Resampling.BILINEAR))
     draw = ImageDraw.Draw(image)
     each = [(mark, scaled(mark.box, size[0] / width, size[1] / height, size)) for mark in marks]
     for mark, box in reversed(each):

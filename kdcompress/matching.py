@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdcompress.boxes import Detections, area, iou
+from kdcompress.boxes import Detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ def matched(
     where its score is within ``tolerance`` of what the other file had to beat: ``score``, or, where that file found
     ``most``, its lowest. Nor is a box without an area, which overlaps not even itself.
     """
-    fits = np.where(mine.labels[:, None] == theirs.labels, iou(mine.boxes, theirs.boxes), 0.0)
+    fits = np.where(mine.labels[:, None] == theirs.labels, mine.ious(theirs), 0.0)
     pairs = []
     for i in np.argsort(-mine.scores, kind="stable") if len(theirs) else ():
         j = int(fits[i].argmax())
@@ -45,7 +45,7 @@ def matched(
     found = np.array(pairs, np.int64).reshape(-1, 2)
     alone = []
     for side, (own, other) in enumerate(((mine, theirs), (theirs, mine))):
-        rest = np.delete(np.where(area(own.boxes) > 0, own.scores, 0.0), found[:, side])
+        rest = np.delete(np.where(own.areas() > 0, own.scores, 0.0), found[:, side])
         alone.append(int((rest > least(other, score, most) + tolerance).sum()))
     return Matching(found, (alone[0], alone[1]))
 

@@ -129,6 +129,7 @@ def unanswered(
 class Task(Protocol):
     name: str
     metric: Metric
+    truth: str  # the kind that it learns, of the sources that have several: "labels", "objects" or "masks"
     purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
     program: str  # of a bundle: what its program is called, and the folder of templates that it is made from

@@ -20,6 +20,7 @@ from kdcompress.data.kept import Images
 from kdcompress.data.labels import match_labels
 from kdcompress.data.scored import Recoloured, Scored, as_taken, load_scored
 from kdcompress.data.source import sources
+from kdcompress.data.truth import joined as joined_truth
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
 from kdcompress.export.apart import tried
 from kdcompress.export.describe import artifact_of, recorded
@@ -53,7 +54,7 @@ def load_images(source: str, root: Path | None, size: int | None, split: str | N
     if size is None and getattr(sources[source], "resizes", False):
         own = spec.height if spec.height == spec.width else (spec.height, spec.width)
         data = data.model_copy(update={"size": own})
-    return load_scored(data, split)
+    return load_scored(data, split, tasks[spec.task].truth)
 
 
 def _taken(artifact: Artifact, images: Images, source: str) -> tuple[Images | Recoloured, str | None]:
@@ -80,12 +81,13 @@ def evaluate_files(
 ) -> list[dict[str, Any]]:
     """The score of each file on what ``load_scored`` finds, and agreement with the first file. Classes are
     those of the data set: a file's are matched with them by name."""
-    sets: dict[tuple[int, int], Scored] = {}  # one for each size of input
+    sets: dict[tuple[int, int, str], Scored] = {}  # one for each size of input, and kind of truth
     checked = []
     for artifact in map(load_artifact, files):
         spec = artifact.input
-        found = sets.get((spec.height, spec.width)) or load_images(source, root, size, split, spec)
-        sets[spec.height, spec.width] = found
+        wanted = spec.height, spec.width, tasks[spec.task].truth
+        found = sets.get(wanted) or load_images(source, root, size, split, spec)
+        sets[wanted] = found
         numbers, note = match_labels(spec.labels, found.labels, artifact.path, found.of)
         taken = [_taken(artifact, part.images, found.of) for part in found.parts]
         notes = [*found.notes, note, *(note for _, note in taken)]
@@ -95,7 +97,7 @@ def evaluate_files(
     results, first = [], None
     for artifact, found, numbers, parts, notes in checked:
         begun, task = time.monotonic(), tasks[artifact.input.task]
-        truth = np.concatenate([part.truth for part in found.parts])
+        truth = joined_truth([part.truth for part in found.parts])
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
             outputs = joined([infer_all(runner, images, artifact.input, keep=task.kept) for images in parts])
             details = runner.details()

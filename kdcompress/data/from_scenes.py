@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kdcompress.data import kept
 from kdcompress.data.decode import File, allocate, identity, in_threads
 from kdcompress.data.fit import frame_of
 from kdcompress.data.from_torchvision import IdxSource
+from kdcompress.data.masks import Outlined, codes
 from kdcompress.data.objects import BOX, CLASS, packed, rows
 from kdcompress.data.scenes import Garments, Scene, scene
 from kdcompress.data.source import sources, stratified_order
@@ -59,6 +61,17 @@ class Scenes:
             splits[split] = Split(kept.chosen(images, where), objects[where])
         train, validation, test = (splits[split] for split in SPLITS)
         return Raw(family.labels, train, validation, test, found.origin, family.licence)
+
+    def read_masks(self, data: Data) -> Raw:
+        """The same, with the exact mask of what is seen of each garment."""
+        raw = self.read(data)
+        counts = {name: len(getattr(raw, name)) for name in SPLITS}
+        outlined = _outlined(raw, counts, data.split_seed)
+        start = 0
+        for name, count in counts.items():
+            truth = outlined[start : (start := start + count)]
+            setattr(raw, name, replace(getattr(raw, name), truth=truth))
+        return raw
 
 
 def make(folder: Path, seed: int, height: int, width: int) -> Callable[[str, int], Scene]:
@@ -118,6 +131,23 @@ def _made(
         images = allocate(shape, folder)
         fill(partial(np.ndarray.__setitem__, images))
     return images, [np.array(each, np.int64).reshape(-1, CLASS + 1) for each in kept.remembered(objects, boxes)]
+
+
+def _outlined(raw: Raw, counts: Mapping[str, int], seed: int) -> Outlined:
+    """The objects of all splits with their masks: those are kept, or made in threads."""
+    folder, size = Path(raw.origin), raw.train.images.shape[1:3]
+
+    def found() -> list[str]:
+        maker = make(folder, seed, *size)
+        places = [(split, number) for split, count in counts.items() for number in range(count)]
+        each = in_threads(lambda place: codes(maker(*place).masks), places)
+        return [code.decode("ascii") for scene in each for code in scene]
+
+    source = identity([File(path) for path in _garments().paths(folder)], None, folder)
+    name = repr((NAME, VERSION, seed, size, counts, source, "masks"))
+    every = kept.remembered(hashlib.sha256(name.encode()).hexdigest(), found)
+    objects = np.concatenate([getattr(raw, split).truth for split in counts])
+    return Outlined.of(objects, [code.encode("ascii") for code in every], (size[0], size[1]))
 
 
 def _garments() -> IdxSource:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.data.batch import Batch, Pairing, rows_each
+from kdcompress.data.masks import Outlined, drawn, with_masks
 from kdcompress.data.splits import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
@@ -73,7 +74,8 @@ class Loader:
         self.split = split
         if self.resident:
             self.images = nchw(split).contiguous().to(self.home)
-        self.truth = torch.from_numpy(split.truth).to(self.home)
+        self.truth = torch.from_numpy(np.asarray(split.truth)).to(self.home)
+        self.outlined = split.truth if isinstance(split.truth, Outlined) else None
         self.views = Views(augment, *split.images.shape[1:])
         self.slots = min(augment.views or self.views.count, self.views.count)
         if self.slots * max(len(split), self.views.count * (self.slots < self.views.count)) >= 2**63:
@@ -107,16 +109,20 @@ class Loader:
         """The batch of one global step, counted from 0 over all epochs."""
         return self._made(*self._read(step))
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A batch before its augmentation: images, truths, indices and view ids, where the split is."""
+    def _read(self, step: int) -> tuple[Tensor, ...]:
+        """A batch before its augmentation: images, truths, indices and view ids, where the split is; and the masks of
+        the objects, if they have any."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order, views, _ = self._plan(epoch)
         mine = self._mine(place)
         index = order[:, mine].flatten()
-        return self._fetch(index), self.truth.index_select(0, index), index, views[:, mine].flatten()
+        read = self._fetch(index), self.truth.index_select(0, index), index, views[:, mine].flatten()
+        return read if self.outlined is None else (*read, torch.from_numpy(drawn(self.outlined[index.cpu().numpy()])))
 
     def _made(self, x: Tensor, *rest: Tensor) -> Batch:
-        y, index, view = (tensor.to(self.device, non_blocking=True) for tensor in rest)
+        y, index, view, *masks = (tensor.to(self.device, non_blocking=True) for tensor in rest)
+        if masks:
+            y = with_masks(y, self.views.placed(masks[0], view))
         y = self.views.moved(y, view) if y.ndim == 3 else y  # objects
         return Batch(self._augmented(x, view), y, index, view)
 
@@ -214,7 +220,8 @@ def eval_batches(
         part = Split(split.images[start : start + batch_size], split.truth[start : start + batch_size])
         index = torch.arange(start, start + len(part))
         view = torch.full_like(index, Views.identity)
-        yield Batch(nchw(part).clone(memory_format=layout), torch.from_numpy(part.truth), index, view).to(device)
+        y = torch.from_numpy(np.asarray(part.truth))
+        yield Batch(nchw(part).clone(memory_format=layout), y, index, view).to(device)
 
 
 def nchw(split: Split) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kdcompress.data.kept import Images, chosen
+from kdcompress.data.truth import Truth
 
 SPLITS = ("train", "validation", "test")
 
@@ -16,10 +17,10 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True, eq=False)
 class Split:
     """``images`` uint8 [N, H, W, C], in memory or in a file, and what is right for each: class numbers from 0, int64
-    [N], sets of labels, uint8 [N, K], or objects, float32 [N, M, 6] (objects.py)."""
+    [N], sets of labels, uint8 [N, K], or objects, float32 [N, M, 6] (objects.py), perhaps with masks (masks.py)."""
 
     images: Images
-    truth: np.ndarray
+    truth: Truth
     rows: np.ndarray | None = None  # int64 [N]: which of the images that were read, counted through all splits
 
     def __len__(self) -> int:
@@ -95,7 +96,7 @@ class Listed:
 
     labels: tuple[str, ...]
     files: Mapping[str, Sequence[Path]]  # by split: train, and validation and test as far as they are there
-    truth: Mapping[str, np.ndarray]  # what is right for each file, as in a Split
+    truth: Mapping[str, Truth]  # what is right for each file, as in a Split
     origin: str
     notes: Sequence[str] = ()
 

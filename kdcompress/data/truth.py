@@ -1,48 +1,60 @@
 """What is right for each image of a split, an array with a row an image: class numbers, int64 [N]; sets of labels,
-uint8 [N, K] of 0 and 1; or objects, float32 [N, M, 6] (objects.py)."""
+uint8 [N, K] of 0 and 1; objects, float32 [N, M, 6] (objects.py); or those with masks (masks.py), which are indexed as
+an array of objects is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
-from kdcompress.data import objects
+from kdcompress.data import masks, objects
+from kdcompress.data.masks import Outlined
 from kdcompress.errors import UsageError
 
+Truth = Any  # an array, or Outlined
 DTYPES = {1: "<i8", 2: "u1", 3: "<f4"}  # by the number of dimensions, as hashed
 
 
-def of_each(truth: np.ndarray, classes: int) -> np.ndarray:
+def of_each(truth: Truth, classes: int) -> np.ndarray:
     """How many images have each label, int64 [classes]; of objects, how many have each class."""
     if truth.ndim == 3:
-        return objects.counts(truth, classes)
+        return objects.counts(np.asarray(truth), classes)
     return np.bincount(truth, minlength=classes) if truth.ndim == 1 else truth.sum(0, dtype=np.int64)
 
 
-def needs_each(truth: np.ndarray) -> bool:
+def needs_each(truth: Truth) -> bool:
     """Whether a label that no image has means that something is wrong: of sets and objects, rare labels are usual."""
     return truth.ndim == 1
 
 
-def strata(truth: np.ndarray) -> np.ndarray:
+def strata(truth: Truth) -> np.ndarray:
     """A number for each image, int64 [N], by which splits are stratified: its class, or of a set of labels, or of the
     classes of its objects, the one that the fewest images have (a number of its own where it has none)."""
     if truth.ndim == 1:
         return truth
-    labels = objects.holds(truth) if truth.ndim == 3 else truth
+    labels = objects.holds(np.asarray(truth)) if truth.ndim == 3 else truth
     rarest_first = np.argsort(of_each(labels, labels.shape[1]), kind="stable")
     places = labels[:, rarest_first].astype(bool)
     first = rarest_first[places.argmax(1)]
     return np.where(places.any(1), first, labels.shape[1])
 
 
-def encoded(truth: np.ndarray) -> bytes:
+def encoded(truth: Truth) -> bytes:
     """As it is hashed, the same on every machine."""
-    return truth.astype(DTYPES[truth.ndim]).tobytes()
+    own = np.asarray(truth).astype(DTYPES[truth.ndim]).tobytes()
+    return own + truth.encoded() if isinstance(truth, Outlined) else own
 
 
-def replaced(truth: np.ndarray, away: np.ndarray, classes: int) -> np.ndarray:
+def replaced(truth: Truth, away: np.ndarray, classes: int) -> np.ndarray:
     """Class numbers moved on by ``away`` int64 [N], around the ``classes``. Raises UsageError for sets of labels and
     for objects."""
     if truth.ndim > 1:
         raise UsageError("Label noise needs images with one label each.", where="data.label_noise", allowed=0)
     return (truth + away) % classes
+
+
+def joined(parts: Sequence[Truth]) -> Truth:
+    """The truths of several parts of a source as one."""
+    return masks.joined(parts) if isinstance(parts[0], Outlined) else np.concatenate(parts)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdcompress.data.colour import Colour
-from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING
+from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, WIDTH
 from kdcompress.data.zoom import Zoom
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
@@ -65,42 +65,50 @@ class Views:
         Each output depends on its own image and id alone. ``view`` has to be on the same device. An id that is
         out of range raises ValueError on a CPU; on other devices it is not looked at, as that would wait for them.
         """
-        batch, channels, height, width = images.shape
+        batch, _, height, width = images.shape
         if (height, width) != (self.height, self.width):
             raise ValueError(f"images of {height} x {width}, views of {self.height} x {self.width}")
         if view.device.type == "cpu" and batch and not 0 <= int(view.min()) <= int(view.max()) < self.count:
             raise ValueError(f"view ids are 0 to {self.count - 1}, got {int(view.min())} to {int(view.max())}")
         if self.count == 1:
             return images
-        dx, dy, flip, hole, zoom, colour = self._digits(view)
+        hole, colour = self._digits(view)[3::2]
         if self.colour.count > 1:
             images = self.colour.apply(images, colour)
-        if self.zoom.count > 1:
-            images = self.zoom.apply(images, zoom)
-        out = images
-        if self.crop or self.flip:
-            p, padded_width = self.crop, width + 2 * self.crop
-            rows = (dy + p) % self.shifts + torch.arange(height, device=images.device)
-            columns = torch.arange(width, device=images.device)
-            if self.flip:
-                columns = torch.where(flip.bool(), width - 1 - columns, columns)
-            columns = (dx + p) % self.shifts + columns
-            index = (rows * padded_width)[:, :, None] + columns[:, None, :]
-            index = index.flatten(1)[:, None].expand(-1, channels, -1)
-            padded = F.pad(images, (p, p, p, p)) if p else images
-            out = padded.flatten(2).gather(2, index).view(batch, channels, height, width)
+        out = self.placed(images, view)
         if self.cutout:
             y, x = divide(hole - 1, width)
             keep = outside(y, self.cutout, height)[:, :, None] | outside(x, self.cutout, width)[:, None, :]
             out = out * (keep | (hole == 0)[:, :, None])[:, None]
         return out
 
+    def placed(self, images: Tensor, view: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> what the views do to places alone: zoom, shift and flip."""
+        dx, dy, flip, _, zoom, _ = self._digits(view)
+        if self.zoom.count > 1:
+            images = self.zoom.apply(images, zoom)
+        if not (self.crop or self.flip):
+            return images
+        channels, height, width = images.shape[1:]
+        p, padded_width = self.crop, width + 2 * self.crop
+        rows = (dy + p) % self.shifts + torch.arange(height, device=images.device)
+        columns = torch.arange(width, device=images.device)
+        if self.flip:
+            columns = torch.where(flip.bool(), width - 1 - columns, columns)
+        columns = (dx + p) % self.shifts + columns
+        index = (rows * padded_width)[:, :, None] + columns[:, None, :]
+        index = index.flatten(1)[:, None].expand(-1, channels, -1)
+        padded = F.pad(images, (p, p, p, p)) if p else images
+        return padded.flatten(2).gather(2, index).view(-1, channels, height, width)
+
     def moved(self, objects: Tensor, view: Tensor) -> Tensor:
-        """The objects of images, float32 [B, M, 6] (objects.py), where the views ``view`` (int64 [B]) show them.
+        """The objects of images, float32 [B, M, 6 and more] (objects.py), where the views ``view``, int64 [B], show
+        them.
 
         Boxes are clipped to the image. An object that was cut to less than ``SEEN`` of its area is ignored as a crowd
         is: what is left of it can be seen, and is too little to be asked for. Of which less than a pixel is left in
-        height or width, unless it was as small before, is gone. Cutout changes no object.
+        height or width, unless it was as small before, is gone. Cutout changes no object. Further columns stay
+        with their objects.
         """
         if self.count == 1:
             return objects
@@ -120,7 +128,8 @@ class Views:
         kind = objects[..., KIND]
         kind = torch.where((kind != NOTHING) & (wide * tall < SEEN * whole), CROWD, kind)
         kind = torch.where((wide < least_wide) | (tall < least_tall), NOTHING, kind)
-        made = torch.stack([x1, y1, x2, y2, objects[..., CLASS], kind], -1) * (kind != NOTHING)[..., None]
+        made = torch.stack([x1, y1, x2, y2, objects[..., CLASS], kind], -1)
+        made = torch.cat([made, objects[..., WIDTH:]], -1) * (kind != NOTHING)[..., None]
         order = (kind == NOTHING).byte().argsort(dim=1, stable=True)
         return made.gather(1, order[..., None].expand_as(made))
 

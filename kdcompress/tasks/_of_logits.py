@@ -25,6 +25,7 @@ class OfLogits:
     """``same`` says what share of two files' decisions is the same."""
 
     program = "classifier"
+    truth = "labels"
     int8_agreement = 0.95
     same: ClassVar[str]
 

@@ -16,7 +16,7 @@ from kdcompress.artifact import Output
 from kdcompress.average_precision import AveragePrecision, average_precision
 from kdcompress.boxes import Detections, suppressed
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
-from kdcompress.data.truth import of_each
+from kdcompress.data.truth import Truth, encoded, of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
@@ -55,6 +55,8 @@ class Detection:
         f"overlap by {NEAR:g} or more",
         after="suppression",
     )
+    truth = "objects"
+    network = "model: fcos/BACKBONE makes a detector of a network"
     purpose = "object detection"
     program = "detector"
     answer = "boxes that score enough, without those that overlap a better one of their label"
@@ -67,13 +69,13 @@ class Detection:
                 "The network gives no detections.",
                 got=", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes),
                 allowed=f"boxes [N, P, 4] and scores [N, P, {len(labels)}]",
-                hint="model: fcos/BACKBONE makes a detector of a network",
+                hint=self.network,
             )
         places = shapes[0][0]
         meanings = "x1, y1, x2, y2 in pixels of the input", "0 to 1 for each label, boxes that overlap still in"
         return Output("boxes", (places, 4), meanings[0]), Output("scores", (places, len(labels)), meanings[1])
 
-    def check(self, truth: np.ndarray, source: str) -> None:
+    def check(self, truth: Truth, source: str) -> None:
         if truth.ndim != 3:
             got, hint = "labels of whole images", "task: classification, or a source of boxes such as coco"
             raise UsageError("A detector learns boxes.", where=source, got=got, hint=hint)
@@ -81,7 +83,7 @@ class Detection:
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
         score = enough(expected[1])
-        both = [list(detections(outputs, score)) for outputs in (expected, got)]
+        both = [list(self.found(outputs, score)) for outputs in (expected, got)]
         overlap = SAME if relative else NEAR
         share, strictly = (
             f1(_alike(*pair, overlap=overlap, score=score, most=MOST, tolerance=tolerance) for pair in zip(*both))
@@ -90,32 +92,47 @@ class Detection:
         return Matched(share, strictly, "{share} of the detections found by both")
 
     def kept(self, outputs: Outputs) -> Outputs:
-        return (packed(detections(outputs)),)
+        return (packed(self.found(outputs)),)
+
+    def found(self, outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
+        """Of each image, what a file's outputs find."""
+        return detections(outputs, score)
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         return outputs[0]
 
-    def score(self, outputs: Outputs, truth: np.ndarray) -> float:
-        return precision_of(outputs[0], truth).ap or 0.0
+    def rows_of(self, answers: np.ndarray) -> np.ndarray:
+        """What is said of boxes, float32 [N, 100, 6]."""
+        return answers
 
-    def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
-        found = precision_of(outputs[0], truth)
+    def unpacked(self, answers: np.ndarray, least: float = 0.0) -> Sequence[Detections]:
+        """Of each image: those that score above ``least``."""
+        return list(unpacked(answers, least))
+
+    def judged(self, answers: np.ndarray, truth: Truth) -> AveragePrecision:
+        return precision_of(answers, truth)
+
+    def score(self, outputs: Outputs, truth: Truth) -> float:
+        return self.judged(self.answers(outputs), truth).ap or 0.0
+
+    def details(self, outputs: Outputs, truth: Truth) -> dict[str, float]:
+        found = self.judged(self.answers(outputs), truth)
         named = {"AP50": found.ap50, "AP75": found.ap75}
         named |= {name: getattr(found, size) for name, size in SIZES.items()}
         return {name: value for name, value in named.items() if value is not None}
 
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
-        pairs = zip(unpacked(mine, SURE), unpacked(theirs, SURE), strict=True)
+        pairs = zip(self.unpacked(mine, SURE), self.unpacked(theirs, SURE), strict=True)
         return 100.0 * f1(matched(*pair, overlap=NEAR, score=SURE, most=MOST) for pair in pairs)
 
-    def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-        found = precision_of(answers, truth)
+    def by_label(self, answers: np.ndarray, truth: Truth, labels: Sequence[str]) -> list[dict[str, Any]]:
+        found = self.judged(answers, truth)
         known = dict(enumerate(zip(found.objects, found.by_label, strict=True)))
         rows = [(label, *known.get(k, (0, None))) for k, label in enumerate(labels)]
         return [{"label": label, "n": n, "score": ap} for label, n, ap in rows]
 
-    def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion:
-        table = detected.confusion(unpacked(answers, SURE), truth, len(labels))
+    def confusion(self, answers: np.ndarray, truth: Truth, labels: Sequence[str]) -> Confusion:
+        table = detected.confusion(self.unpacked(answers, SURE), truth, len(labels))
         note = (
             f"Of detections that score above {SURE:g}. Each is the object that it overlaps most, by half their union "
             f"at least, whatever its label. '{BACKGROUND}' as the answer: an object that is not found. As the truth: a "
@@ -123,9 +140,9 @@ class Detection:
         )
         return Confusion([*labels, BACKGROUND], table.tolist(), "objects of the test split", note)
 
-    def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Curve | None:
+    def curve(self, answers: np.ndarray, truth: Truth, labels: Sequence[str]) -> Curve | None:
         """Precision at each recall, the mean over the labels that have objects, where an overlap of 0.5 is right."""
-        found = precision_of(answers, truth)
+        found = self.judged(answers, truth)
         there = found.precision[~np.isnan(found.precision).any(1)]
         if not len(there):
             return None
@@ -136,10 +153,8 @@ class Detection:
         points = list(zip(found.recalls.round(2).tolist(), there.mean(0).round(4).tolist(), strict=True))
         return Curve(points, "recall", "precision", "Precision and recall", note)
 
-    def pictures(
-        self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]
-    ) -> Pictures:
-        found = {name: list(unpacked(answers, SURE)) for name, answers in files.items()}
+    def pictures(self, images: Any, truth: Truth, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> Pictures:
+        found = {name: self.unpacked(answers, SURE) for name, answers in files.items()}
         key = {"truth": "truth", "right": "right", "wrong": "wrong", "missed": "not found"}
         note = (
             "Right: the box overlaps an object of its label by half of their union or more. Numbers are scores in per "
@@ -148,14 +163,15 @@ class Detection:
         return Pictures(detected.pictures(images, truth, found, labels), key, note)
 
     def warnings(
-        self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None
+        self, answers: np.ndarray, truth: Truth, labels: Sequence[str], parent: np.ndarray | None = None
     ) -> list[str]:
         """That nothing is found in any image; and the labels that no box has, however unsure."""
-        given, objects = _given(answers, len(labels)), of_each(truth, len(labels))
+        given, objects = _given(self.rows_of(answers), len(labels)), of_each(truth, len(labels))
         if not given.any() and objects.any():
             found = ["finds nothing in any image"]
         else:
-            none = unanswered(labels, objects, given, None if parent is None else _given(parent, len(labels)))
+            theirs = None if parent is None else _given(self.rows_of(parent), len(labels))
+            none = unanswered(labels, objects, given, theirs)
             found = [f"finds no object of {some(none)}"] if none else []
         known = [] if parent is None else self.warnings(parent, truth, labels)
         return [line for line in found if line not in known]
@@ -167,13 +183,13 @@ class Detection:
         answers = outputs[0].copy()
         answers[..., CLASS] = numbers[answers[..., CLASS].astype(np.int64)]
         answers[answers[..., SCORE] == 0] = 0
-        return (answers,)
+        return (answers, *outputs[1:])
 
-    def sample(self, outputs: Outputs, truth: np.ndarray, numbers: np.ndarray) -> int:
+    def sample(self, outputs: Outputs, truth: Truth, numbers: np.ndarray) -> int:
         """Where something is found, steadily; then the right labels; then the scores that are the furthest from what
         is enough."""
         best = []
-        for boxes, scores, row in zip(*outputs, truth, strict=True):
+        for boxes, scores, row in zip(*outputs[:2], np.asarray(truth), strict=True):
             score = enough(scores)
             found = suppressed(boxes, scores, score=score / 2, most=MOST)
             sure = numbers[found.labels[found.scores > score]]
@@ -182,16 +198,16 @@ class Detection:
             best.append((len(sure) > 0, steady(boxes, scores, score), right, margin))
         return max(range(len(best)), key=best.__getitem__)
 
-    def named(self, row: np.ndarray, labels: Sequence[str]) -> str:
-        return _listed(labels[k] for k in _labels_of(row))
+    def named(self, row: Truth, labels: Sequence[str]) -> str:
+        return _listed(labels[k] for k in _labels_of(np.asarray(row)))
 
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
-        found = next(detections(outputs, SURE))
+        found = next(self.found(outputs, SURE))
         return _listed(labels[k] for k in found.labels.tolist())
 
     def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
         score = enough(outputs[1])
-        found = next(detections(outputs, score))
+        found = next(self.found(outputs, score))
         rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
         return {
             "detections": [{"label": label, "score": value, "box": box} for label, value, box in rows],
@@ -213,8 +229,8 @@ class Detection:
     def loss(self, answer: Any, y: Tensor, smoothing: float) -> Tensor:
         """The detector's own. Label smoothing is none of it."""
         if not hasattr(answer, "loss"):
-            hint = "model: fcos/BACKBONE makes a detector of a network"
-            raise UsageError("The network gives no detections.", got="the logits of a classifier", hint=hint)
+            got = "the logits of a classifier"
+            raise UsageError("The network gives no detections.", got=got, hint=self.network)
         found: Tensor = answer.loss(y)
         return found
 
@@ -283,13 +299,15 @@ def _alike(mine: Detections, theirs: Detections, **options: float) -> Matching:
     return Matching(found.pairs[~apart], (found.alone[0] + count, found.alone[1] + count))
 
 
-def precision_of(answers: np.ndarray, truth: np.ndarray) -> AveragePrecision:
+def precision_of(answers: np.ndarray, truth: Truth, masks: Sequence[Sequence[bytes]] | None = None) -> AveragePrecision:
     """Of answers to a split; of the last few it is known. It has those labels that an object or an answer has, and all
-    before them: those without an object do not count."""
-    digest = hashlib.sha256(repr((answers.shape, truth.shape)).encode())
-    for array in (answers, truth):
-        digest.update(np.ascontiguousarray(array).data)
-    return _precision_of(_Answered(digest.digest(), answers, truth))
+    before them: those without an object do not count. ``masks``: of the answers, where theirs count."""
+    digest = hashlib.sha256(repr((answers.shape, truth.shape, masks is None)).encode())
+    digest.update(np.ascontiguousarray(answers).data)
+    digest.update(encoded(truth))
+    for each in masks or ():
+        digest.update(b" ".join(each) + b"\n")
+    return _precision_of(_Answered(digest.digest(), answers, truth, masks))
 
 
 @dataclass(frozen=True)
@@ -298,14 +316,14 @@ class _Answered:
 
     hash: bytes
     answers: np.ndarray = field(compare=False)
-    truth: np.ndarray = field(compare=False)
+    truth: Truth = field(compare=False)
+    masks: Sequence[Sequence[bytes]] | None = field(compare=False)
 
 
 @lru_cache(maxsize=4)
 def _precision_of(given: _Answered) -> AveragePrecision:
-    answers, truth = given.answers, given.truth
-    labels = 1 + int(max(truth[..., CLASS].max(initial=0), answers[..., CLASS].max(initial=0)))
-    return average_precision(list(unpacked(answers)), truth, labels)
+    told = (each[..., CLASS].max(initial=0) for each in (np.asarray(given.truth), given.answers))
+    return average_precision(list(unpacked(given.answers)), given.truth, 1 + int(max(told)), given.masks)
 
 
 def _given(answers: np.ndarray, labels: int) -> np.ndarray:

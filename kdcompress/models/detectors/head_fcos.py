@@ -61,7 +61,12 @@ class FCOSAnswer(NamedTuple):
         GIoU). ``y`` float [N, M, 6] as in ``data.objects``. A float32 scalar: sums over all places, divided by the
         number of those that have an object, in all processes."""
         with torch.no_grad():
-            index, positive, ignored = assigned(self.places, y)
+            found = assigned(self.places, y)
+        return self.loss_of(y, *found)
+
+    def loss_of(self, y: Tensor, index: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
+        """The same, of objects that are ``assigned``."""
+        with torch.no_grad():
             objects = picked(y, index)
             wanted = objects[..., BOX]
             centres = centerness(distances(self.places, wanted)) * positive
@@ -115,7 +120,7 @@ def assigned(places: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 class Head(nn.Module):
     """Maps [N, width, h, w], fine to coarse -> class logits [N, P, K], raw distances [N, P, 4] and centerness logits
-    [N, P]. The convolutions are shared by the levels, their batch norms are not."""
+    [N, P, 1]. The convolutions are shared by the levels, their batch norms are not."""
 
     def __init__(self, width: int, classes: int, levels: int, depth: int):
         super().__init__()
@@ -125,14 +130,16 @@ class Head(nn.Module):
         self.centerness = nn.Conv2d(width, 1, 3, padding=1)
         begin(self.logits, self.distances, self.centerness)
 
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
         found: list[tuple[Tensor, ...]] = []
         for level, map in enumerate(maps):
             what, where = self.towers["classes"](map, level), self.towers["boxes"](map, level)
-            outputs = self.logits(what), self.distances(where), self.centerness(where)
-            found.append(tuple(flat(output) for output in outputs))
-        logits, away, centres = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-        return logits, away, centres[..., 0]
+            found.append(tuple(flat(output) for output in self.outputs(what, where)))
+        return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
+
+    def outputs(self, what: Tensor, where: Tensor) -> tuple[Tensor, ...]:
+        """Of the two towers' maps of a level."""
+        return self.logits(what), self.distances(where), self.centerness(where)
 
 
 class FCOS(OnPyramid):
@@ -146,14 +153,17 @@ class FCOS(OnPyramid):
 
     def forward(self, x: Tensor) -> FCOSAnswer:
         maps = self.pyramid(x)
-        logits, raw, centres = self.head(maps)
+        return self.answer(x, maps, *self.head(maps))
+
+    def answer(self, x: Tensor, maps: list[Tensor], logits: Tensor, raw: Tensor, centres: Tensor) -> FCOSAnswer:
+        """Of what the head gives."""
         sizes = [map.shape[-2] * map.shape[-1] for map in maps]
         strides = torch.cat([
             scale * stride * torch.ones(count, 1, device=x.device)
             for scale, stride, count in zip(self.scales, self.pyramid.strides, sizes)
         ])  # fmt: skip
         away = F.softplus(raw.float()) * strides
-        return FCOSAnswer(logits, away, centres, self.places(maps), (x.shape[-2], x.shape[-1]))
+        return FCOSAnswer(logits, away, centres[..., 0], self.places(maps), (x.shape[-2], x.shape[-1]))
 
     def places(self, maps: list[Tensor]) -> Tensor:
         """[P, 5], see ``FCOSAnswer``: an object belongs to the level whose stride its size is ``reach`` times at
