@@ -41,7 +41,7 @@ class Compression:
         parts: Mapping[Role, Part] | None = None,
     ):
         self.recipe, self.folder, self.command = recipe, RunFolder(Path(folder)), command
-        self.networks = Networks(recipe, parts or parts_of(recipe), sources or Sources(recipe.data))
+        self.networks = Networks(recipe, parts or parts_of(recipe), sources or Sources(recipe.data, recipe.task))
         self.tried = tried or checks.Tried()
         self.done: dict[StepName, Done] = {}
         self.errors: dict[StepName, Exception] = {}

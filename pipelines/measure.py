@@ -53,7 +53,7 @@ def load_images(source: str, root: Path | None, size: int | None, split: str | N
     if size is None and getattr(sources[source], "resizes", False):
         own = spec.height if spec.height == spec.width else (spec.height, spec.width)
         data = data.model_copy(update={"size": own})
-    return load_scored(data, split)
+    return load_scored(data, split, tasks[spec.task].truth)
 
 
 def _taken(artifact: Artifact, images: Images, source: str) -> tuple[Images | Recoloured, str | None]:

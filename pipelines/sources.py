@@ -11,32 +11,38 @@ from kdcompress.data.source import load, load_parts
 from kdcompress.data.splits import Source
 from kdcompress.pipelines.parts import Part
 from kdcompress.recipe import Data
+from kdcompress.tasks import tasks
 
 
 class Sources:
-    """Runs of one recipe's data share one. A process that it is sent to reads its own."""
+    """Runs of one recipe's data share one. A process that it is sent to reads its own. ``task``: the recipe's,
+    which says what kind of truth is read where a source has several."""
 
-    def __init__(self, data: Data):
-        self.data = data
+    def __init__(self, data: Data, task: str = "classification"):
+        self.data, self.task = data, task
         self._private: dict[int, list[Source]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Sources, (self.data,)
+        return Sources, (self.data, self.task)
+
+    @property
+    def _truth(self) -> str:
+        return tasks[self.task].truth
 
     @cached_property
     def main(self) -> Source:
         """What the student is trained and every file is judged on."""
-        return load(self.data)
+        return load(self.data, self._truth)
 
     @cached_property
     def whole(self) -> Source:
         """With every training image: what a teacher may be trained on where the student has few."""
-        return load(self.data.model_copy(update={"train_images": None}))
+        return load(self.data.model_copy(update={"train_images": None}), self._truth)
 
     def private(self, count: int) -> list[Source]:
         """The private images in ``count`` parts, one for each teacher that is trained."""
         if count not in self._private:
-            self._private[count] = load_parts(self.data, count)
+            self._private[count] = load_parts(self.data, count, self._truth)
         return self._private[count]
 
     def of(self, part: Part) -> Source:

@@ -117,7 +117,8 @@ class Loader:
 
     def _made(self, x: Tensor, *rest: Tensor) -> Batch:
         y, index, view = (tensor.to(self.device, non_blocking=True) for tensor in rest)
-        y = self.views.moved(y, view) if y.ndim == 3 else y  # objects
+        if y.ndim == 3:  # maps, or objects
+            y = self.views.mapped(y, view) if y.dtype == torch.uint8 else self.views.moved(y, view)
         return Batch(self._augmented(x, view), y, index, view)
 
     def keys(self, step: int, batches: int = 1) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdcompress.data.from_folder import split_folders
 from kdcompress.data.kept import Images
-from kdcompress.data.source import check_size, load, sources
+from kdcompress.data.source import check_size, load, read
 from kdcompress.data.splits import Split
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
@@ -42,8 +42,9 @@ class Scored:
         return self.parts[0].images.shape[1:]
 
 
-def load_scored(data: Data, split: str | None = None) -> Scored:
-    """The test images of ``data`` where it has some of its own, else its validation images, else all that there are.
+def load_scored(data: Data, split: str | None = None, truth: str = "") -> Scored:
+    """The test images of ``data`` where it has some of its own, else its validation images, else all that there are;
+    with the kind of ``truth`` that a task learns (``source.read``).
 
     ``split``: "test", "validation" or "train", whole where the data have it and otherwise as a run cuts it from the
     training images; or "all". Neither training images nor their statistics are needed.
@@ -52,10 +53,10 @@ def load_scored(data: Data, split: str | None = None) -> Scored:
     """
     root = data.root.expanduser() if data.root and data.source in FOLDERS else None
     name = (root.resolve().name if root.is_dir() else str(root)) if root else data.source
-    there = _folders(data, root) if root and root.is_dir() else _read(data)
+    there = _folders(data, root) if root and root.is_dir() else _read(data, truth)
     wanted = split or next(each for each in SPLITS if each in there)
     if wanted != "all" and wanted not in there:
-        source = load(data)
+        source = load(data, truth)
         notes = (*source.notes, f"{name} has no {wanted} images of its own: these are the ones that a run sets aside")
         return Scored(source.labels, (getattr(source, wanted),), f"{name}/{wanted}", notes)
     chosen = list(there) if wanted == "all" else [wanted]
@@ -73,15 +74,15 @@ def load_scored(data: Data, split: str | None = None) -> Scored:
 def _folders(data: Data, root: Path) -> dict[str, Callable[[], Part]]:
     """The splits of a folder, each read as a folder of its own and not before it is asked for."""
 
-    def read(folder: Path) -> Part:
-        raw = sources[data.source].read(data.model_copy(update={"root": folder}))
+    def whole(folder: Path) -> Part:
+        raw = read(data.model_copy(update={"root": folder}))
         return raw.labels, raw.train, raw.notes
 
-    return {name: partial(read, folder) for name, folder in split_folders(root, training=False).items()}
+    return {name: partial(whole, folder) for name, folder in split_folders(root, training=False).items()}
 
 
-def _read(data: Data) -> dict[str, Callable[[], Part]]:
-    raw = sources[data.source].read(data)
+def _read(data: Data, truth: str) -> dict[str, Callable[[], Part]]:
+    raw = read(data, truth)
     check_size(data, raw.train.images.shape)
     splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
     found: dict[str, Part] = {n: (raw.labels, each, raw.notes) for n, each in splits.items() if each is not None}

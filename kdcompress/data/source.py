@@ -23,7 +23,8 @@ from kdcompress.registry import Registry
 
 
 class Family(Protocol):
-    """What is registered under a source's name."""
+    """What is registered under a source's name. One that has several kinds of truth reads the others by a method of
+    that name: ``read_maps``."""
 
     def find(self, data: Data) -> Found: ...
 
@@ -65,8 +66,14 @@ def find(data: Data) -> Found:
     return sources[data.source].find(data)
 
 
-def load(data: Data) -> Source:
-    """The source that ``data`` asks for, read (or downloaded) and split.
+def read(data: Data, truth: str = "") -> Raw:
+    """What the source has, with the kind of ``truth`` that a task learns (``Task.truth``) where it has several."""
+    family = sources[data.source]
+    return getattr(family, f"read_{truth}", family.read)(data)
+
+
+def load(data: Data, truth: str = "") -> Source:
+    """The source that ``data`` asks for, read (or downloaded) and split; ``truth`` as in ``read``.
 
     The splits depend on the files, ``split_seed``, ``validation``, ``train_images`` and ``label_noise`` alone. A
     smaller ``train_images`` is a subset of a larger one; validation and test depend on neither of the last two.
@@ -75,17 +82,17 @@ def load(data: Data) -> Source:
 
     Raises UsageError for files that are missing or broken and for splits that cannot be made.
     """
-    return _described(data, *_splits(data)[:2])
+    return _described(data, *_splits(data, truth)[:2])
 
 
-def load_parts(data: Data, count: int) -> list[Source]:
+def load_parts(data: Data, count: int, truth: str = "") -> list[Source]:
     """The private images, those that ``data.public`` leaves, in ``count`` parts: sources that differ from ``load``'s in
     the training split (mean and std are the public images').
 
     Which split and which part an image falls into depends on that image alone, not on its label or on the others, so
     that one image more or less changes one part and nothing else. Raises UsageError where a part is empty.
     """
-    raw, splits, private = _splits(data)
+    raw, splits, private = _splits(data, truth)
     public = _described(data, raw, splits)
     draws = (count * own_draws(private.images, (data.split_seed, "part"))).astype(np.int64)
     found = []
@@ -99,9 +106,9 @@ def load_parts(data: Data, count: int) -> list[Source]:
     return found
 
 
-def _splits(data: Data) -> tuple[Raw, dict[str, Split], Split]:
+def _splits(data: Data, truth: str) -> tuple[Raw, dict[str, Split], Split]:
     """What was read, the three splits, and the private images."""
-    raw = sources[data.source].read(data)
+    raw = read(data, truth)
     return raw, *parted(data, raw)
 
 

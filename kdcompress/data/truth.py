@@ -1,18 +1,20 @@
 """What is right for each image of a split, an array with a row an image: class numbers, int64 [N]; sets of labels,
-uint8 [N, K] of 0 and 1; or objects, float32 [N, M, 6] (objects.py)."""
+uint8 [N, K] of 0 and 1; objects, float32 [N, M, 6] (objects.py); or class maps, uint8 [N, H, W] (maps.py)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from kdcompress.data import objects
+from kdcompress.data import maps, objects
 from kdcompress.errors import UsageError
 
-DTYPES = {1: "<i8", 2: "u1", 3: "<f4"}  # by the number of dimensions, as hashed
+DTYPES = {1: "<i8", 2: "u1", 3: "<f4"}  # by the number of dimensions, as hashed; maps are bytes
 
 
 def of_each(truth: np.ndarray, classes: int) -> np.ndarray:
     """How many images have each label, int64 [classes]; of objects, how many have each class."""
+    if maps.are_maps(truth):
+        return maps.counts(truth, classes)
     if truth.ndim == 3:
         return objects.counts(truth, classes)
     return np.bincount(truth, minlength=classes) if truth.ndim == 1 else truth.sum(0, dtype=np.int64)
@@ -25,10 +27,11 @@ def needs_each(truth: np.ndarray) -> bool:
 
 def strata(truth: np.ndarray) -> np.ndarray:
     """A number for each image, int64 [N], by which splits are stratified: its class, or of a set of labels, or of the
-    classes of its objects, the one that the fewest images have (a number of its own where it has none)."""
+    classes of its objects or pixels, the one that the fewest images have (a number of its own where it has none)."""
     if truth.ndim == 1:
         return truth
-    labels = objects.holds(truth) if truth.ndim == 3 else truth
+    held = maps.holds if maps.are_maps(truth) else objects.holds
+    labels = held(truth) if truth.ndim == 3 else truth
     rarest_first = np.argsort(of_each(labels, labels.shape[1]), kind="stable")
     places = labels[:, rarest_first].astype(bool)
     first = rarest_first[places.argmax(1)]
@@ -37,12 +40,12 @@ def strata(truth: np.ndarray) -> np.ndarray:
 
 def encoded(truth: np.ndarray) -> bytes:
     """As it is hashed, the same on every machine."""
-    return truth.astype(DTYPES[truth.ndim]).tobytes()
+    return truth.tobytes() if maps.are_maps(truth) else truth.astype(DTYPES[truth.ndim]).tobytes()
 
 
 def replaced(truth: np.ndarray, away: np.ndarray, classes: int) -> np.ndarray:
-    """Class numbers moved on by ``away`` int64 [N], around the ``classes``. Raises UsageError for sets of labels and
-    for objects."""
+    """Class numbers moved on by ``away`` int64 [N], around the ``classes``. Raises UsageError for sets of labels,
+    for objects and for class maps."""
     if truth.ndim > 1:
         raise UsageError("Label noise needs images with one label each.", where="data.label_noise", allowed=0)
     return (truth + away) % classes

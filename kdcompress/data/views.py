@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcompress.class_maps import IGNORED
 from kdcompress.data.colour import Colour
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING
 from kdcompress.data.zoom import Zoom
@@ -77,23 +78,39 @@ class Views:
             images = self.colour.apply(images, colour)
         if self.zoom.count > 1:
             images = self.zoom.apply(images, zoom)
-        out = images
-        if self.crop or self.flip:
-            p, padded_width = self.crop, width + 2 * self.crop
-            rows = (dy + p) % self.shifts + torch.arange(height, device=images.device)
-            columns = torch.arange(width, device=images.device)
-            if self.flip:
-                columns = torch.where(flip.bool(), width - 1 - columns, columns)
-            columns = (dx + p) % self.shifts + columns
-            index = (rows * padded_width)[:, :, None] + columns[:, None, :]
-            index = index.flatten(1)[:, None].expand(-1, channels, -1)
-            padded = F.pad(images, (p, p, p, p)) if p else images
-            out = padded.flatten(2).gather(2, index).view(batch, channels, height, width)
+        out = self._shifted(images, dx, dy, flip)
         if self.cutout:
             y, x = divide(hole - 1, width)
             keep = outside(y, self.cutout, height)[:, :, None] | outside(x, self.cutout, width)[:, None, :]
             out = out * (keep | (hole == 0)[:, :, None])[:, None]
         return out
+
+    def mapped(self, maps: Tensor, view: Tensor) -> Tensor:
+        """The class maps of images, uint8 [B, H, W], as the views ``view`` (int64 [B]) show them: of a zoom the nearest
+        pixel's class, and ``IGNORED`` where zeros move in. Cutout changes no class."""
+        if self.count == 1:
+            return maps
+        dx, dy, flip, _, zoom, _ = self._digits(view)
+        found = (IGNORED - maps)[:, None]  # so that what is ignored is what moves in
+        if self.zoom.count > 1:
+            found = self.zoom.nearest(found, zoom)
+        return IGNORED - self._shifted(found, dx, dy, flip)[:, 0]
+
+    def _shifted(self, images: Tensor, dx: Tensor, dy: Tensor, flip: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] by the digits of shift and flip; zeros move in."""
+        if not (self.crop or self.flip):
+            return images
+        batch, channels, height, width = images.shape
+        p, padded_width = self.crop, width + 2 * self.crop
+        rows = (dy + p) % self.shifts + torch.arange(height, device=images.device)
+        columns = torch.arange(width, device=images.device)
+        if self.flip:
+            columns = torch.where(flip.bool(), width - 1 - columns, columns)
+        columns = (dx + p) % self.shifts + columns
+        index = (rows * padded_width)[:, :, None] + columns[:, None, :]
+        index = index.flatten(1)[:, None].expand(-1, channels, -1)
+        padded = F.pad(images, (p, p, p, p)) if p else images
+        return padded.flatten(2).gather(2, index).view(batch, channels, height, width)
 
     def moved(self, objects: Tensor, view: Tensor) -> Tensor:
         """The objects of images, float32 [B, M, 6] (objects.py), where the views ``view`` (int64 [B]) show them.

@@ -59,7 +59,7 @@ class Planning:
         self, recipe: Recipe, folder: Path, asked: Sequence[str] = (), effort: str = "rapid", command: str = ""
     ):
         self.recipe, self.folder, self.effort, self.command = recipe, RunFolder(folder), effort, command
-        self.asked, self.sources = asked, Sources(recipe.data)
+        self.asked, self.sources = asked, Sources(recipe.data, recipe.task)
 
     @cached_property
     def targets(self) -> tuple[formats.Target, ...]:

@@ -260,7 +260,7 @@ NOTHING = {role: Speed(0.0, 0.0, 0.0, 0.0) for role in ("teacher", "student")}
 
 def _of(source: Source, recipe: Recipe) -> Sources:
     """These images in place of the recipe's own."""
-    sources = Sources(recipe.data)
+    sources = Sources(recipe.data, recipe.task)
     sources.main = source
     return sources
 
