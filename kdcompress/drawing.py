@@ -1,10 +1,11 @@
-"""An image with boxes and masks on it, as an address that holds it: a page that shows it asks nobody for it."""
+"""An image with boxes, masks or classes on it, as an address that holds it: a page that shows it asks nobody for it."""
 
 from __future__ import annotations
 
 import base64
+import colorsys
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ VEIL = {"truth": 130, "missed": 70, "right": 130, "wrong": 130}  # of 255: how m
 DASHED = ("missed",)
 DASH = 5  # pixels, and as much between two
 LINE, EDGE = 2, 1  # widths: of a line, and of the black to both sides of it, for light images
+OPAQUE, GREY = 0.6, 128.0  # of a class's colour, and what is ignored
 Box = tuple[float, float, float, float]
 
 
@@ -133,3 +135,35 @@ def _font(longer: int) -> Any:
 
 def _touch(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def painted(pixels: np.ndarray, classes: np.ndarray, names: Mapping[int, str], ignored: int) -> str:
+    """A data URI of an image, uint8 [H, W, C], its classes uint8 [H, W] in colour over it: those that have a name, with
+    a tag where most of each is. What is ``ignored`` is grey."""
+    from PIL import Image, ImageDraw
+
+    height, width = pixels.shape[:2]
+    channels = pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
+    made = channels.astype(np.float32)
+    there = [(number, classes == number) for number in np.unique(classes).tolist() if number in names]
+    for number, where in there:
+        made[where] = (1 - OPAQUE) * made[where] + OPAQUE * np.array(colour(number), np.float32)
+    made[classes == ignored] = (1 - OPAQUE) * made[classes == ignored] + OPAQUE * GREY
+    factor = scale(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    resample = Image.Resampling.NEAREST if factor >= 1 and factor == int(factor) else Image.Resampling.LANCZOS
+    image = Image.fromarray(made.round().astype(np.uint8)).resize(size, resample)
+    draw, taken = ImageDraw.Draw(image), list[Box]()
+    for number, where in sorted(there, key=lambda each: -int(each[1].sum())):
+        rows, columns = np.nonzero(where)
+        y = int(np.median(rows))
+        x = int(np.median(columns[rows == y])) if (rows == y).any() else int(np.median(columns))
+        box = (round(x * factor), round(y * factor), round(x * factor) + 1, round(y * factor) + 1)
+        _tag(draw, names[number], box, "#{:02x}{:02x}{:02x}".format(*colour(number)), size, taken)
+    return address(image)
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """Of a class, light enough for black text: hues by the golden angle, so that neighbours differ."""
+    red, green, blue = colorsys.hls_to_rgb(number * 0.381966 % 1, 0.68 if number % 2 else 0.6, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)

@@ -12,7 +12,7 @@ from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.errors import UsageError
 
 Found = TypeVar("Found")
-Keep = Callable[[tuple[np.ndarray, ...]], Sequence[np.ndarray]]
+Keep = Callable[[tuple[np.ndarray, ...], tuple[int, int]], Sequence[np.ndarray]]
 
 
 class Runner(Protocol):
@@ -41,7 +41,7 @@ def infer_all(
     runner: Runner, images: Any, spec: InputSpec, batch_size: int = 256, keep: Keep | None = None
 ) -> tuple[np.ndarray, ...]:
     """The outputs, float32 [N, ...] each, of uint8 [N, H, W, C] images, an array or kept in a file, in the batches the
-    model allows; or what ``keep`` makes of those of each batch."""
+    model allows; or what ``keep`` makes of those of each batch, which is given the images' height and width too."""
     if spec.batch is not None:
         batch_size = spec.batch
     parts = []
@@ -52,7 +52,7 @@ def infer_all(
             part = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
         outputs = runner.infer(spec.prepare(part))
         outputs = tuple(output[: len(output) - short] for output in outputs)
-        parts.append(outputs if keep is None else tuple(keep(outputs)))
+        parts.append(outputs if keep is None else tuple(keep(outputs, (spec.height, spec.width))))
     return joined(parts)
 
 

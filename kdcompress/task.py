@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         def of(self, member: Any) -> frozenset[str]: ...
 
 
+Size = tuple[int, int]
 Outputs = Sequence[np.ndarray]
 """Of a file, float32 [N, ...] each, in the order of its spec."""
 
@@ -129,7 +130,7 @@ def unanswered(
 class Task(Protocol):
     name: str
     metric: Metric
-    truth: str  # the kind that it learns, of the sources that have several: "labels", "objects" or "masks"
+    truth: str  # the kind that it learns, of the sources that have several: "labels", "objects", "masks" or "maps"
     purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
     program: str  # of a bundle: what its program is called, and the folder of templates that it is made from
@@ -151,8 +152,9 @@ class Task(Protocol):
         differ, as a share of its largest value; 0 where that is not judged."""
         ...
 
-    def kept(self, outputs: Outputs) -> Outputs:
-        """What is kept of a file's outputs to a part of a split, [N, ...] each: all that the functions below need."""
+    def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
+        """What is kept of a file's outputs to a part of a split, [N, ...] each: all that the functions below need.
+        ``size``: height and width of the images, for answers that are as large."""
         ...
 
     def answers(self, outputs: Outputs) -> np.ndarray:
@@ -239,8 +241,9 @@ class Task(Protocol):
         of which the first ``len(y)`` have a truth."""
         ...
 
-    def rows(self, logits: Tensor) -> Tensor:
-        """Logits [N, ..., K] as methods on logits compare them: rows [M, C] whose softmax is a distribution each."""
+    def rows(self, logits: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits [N, ..., K] as methods on logits compare them: rows [M, C] whose softmax is a distribution each.
+        ``y``, as in a batch: which places of the first ``len(y)`` images are judged, where it ignores some."""
         ...
 
     def takes(self, needs: Needs) -> bool:

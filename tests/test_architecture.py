@@ -11,9 +11,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A room may import those in its own row or an earlier one.
 ROWS = [
-    {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry", "boxes", "segments", "drawing"},
+    {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry"},
+    {"boxes", "segments", "class_maps", "drawing"},
     {"untrusted", "recipe", "artifact", "ours", "runner", "distributed", "task", "matching"},
-    {"data", "average_precision", "detected", "models", "methods", "tasks", "training", "parity", "bench", "report"},
+    {
+        "data",
+        "average_precision",
+        "detected",
+        "segmented",
+        "models",
+        "methods",
+        "tasks",
+        "training",
+        "parity",
+        "bench",
+        "report",
+    },
     {"export"},
     {"pipelines"},
     {"cli", "__main__", "__init__", "demo"},

@@ -123,7 +123,8 @@ class Loader:
         y, index, view, *masks = (tensor.to(self.device, non_blocking=True) for tensor in rest)
         if masks:
             y = with_masks(y, self.views.placed(masks[0], view))
-        y = self.views.moved(y, view) if y.ndim == 3 else y  # objects
+        if y.ndim == 3:  # maps, or objects
+            y = self.views.mapped(y, view) if y.dtype == torch.uint8 else self.views.moved(y, view)
         return Batch(self._augmented(x, view), y, index, view)
 
     def keys(self, step: int, batches: int = 1) -> np.ndarray:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdcompress.class_maps import IGNORED
 from kdcompress.data.colour import Colour
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, WIDTH
 from kdcompress.data.zoom import Zoom
@@ -87,6 +88,21 @@ class Views:
         dx, dy, flip, _, zoom, _ = self._digits(view)
         if self.zoom.count > 1:
             images = self.zoom.apply(images, zoom)
+        return self._shifted(images, dx, dy, flip)
+
+    def mapped(self, maps: Tensor, view: Tensor) -> Tensor:
+        """The class maps of images, uint8 [B, H, W], as the views ``view`` (int64 [B]) show them: of a zoom the nearest
+        pixel's class, and ``IGNORED`` where zeros move in. Cutout changes no class."""
+        if self.count == 1:
+            return maps
+        dx, dy, flip, _, zoom, _ = self._digits(view)
+        found = (IGNORED - maps)[:, None]  # so that what is ignored is what moves in
+        if self.zoom.count > 1:
+            found = self.zoom.nearest(found, zoom)
+        return IGNORED - self._shifted(found, dx, dy, flip)[:, 0]
+
+    def _shifted(self, images: Tensor, dx: Tensor, dy: Tensor, flip: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] by the digits of shift and flip; zeros move in."""
         if not (self.crop or self.flip):
             return images
         channels, height, width = images.shape[1:]

@@ -35,6 +35,15 @@ class Zoom:
         mixed = first.mul_(before[:, None, None, :]).add_(second.mul_(behind[:, None, None, :]))
         return mixed.add_(FINE**2 // 2).bitwise_right_shift_(16).to(torch.uint8)
 
+    def nearest(self, maps: Tensor, number: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] by ``number`` [B, 1], each pixel the nearest to its middle. Zeros move in."""
+        y, x = self._places(number)
+        rows, columns = (axis.nearest(maps.device) for axis in (self._rows, self._columns))
+        (row, down), (column, along) = ([t[y] for t in rows], [t[x] for t in columns])
+        lines = maps.gather(2, row[:, None, :, None].expand(-1, maps.shape[1], -1, maps.shape[3]))
+        found = lines.gather(3, column[:, None, None, :].expand(-1, *maps.shape[1:3], -1))
+        return found * (down[:, None, :, None] & along[:, None, None, :])
+
     def moved(self, x: Tensor, y: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
         """Where the places x, y, float32 [B, M], of images come to lie, unclipped."""
         row, column = self._places(number)
@@ -82,3 +91,9 @@ class _Axis:
     def lines(self, device: torch.device) -> tuple[Tensor, ...]:
         """Scale and shift of places, float32 [zooms] each."""
         return self._on(device)[1]
+
+    def nearest(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of the two pixels the one of more weight, int64, and whether a pixel is in the image, bool; [zooms, side]
+        each."""
+        first, second, before, behind = self.pixels(device)
+        return torch.where(behind > before, second, first), before + behind > 0

@@ -12,7 +12,7 @@ from kdcompress.errors import UsageError
 
 @runtime_checkable
 class Dense(Protocol):
-    """What a network says of many places of each image. Its ``logits`` are [N, P, K], for P places."""
+    """What a network says of many places of each image. Its ``logits`` are [N, P, K] for P places, or [N, h, w, K]."""
 
     logits: Tensor
 
@@ -34,7 +34,7 @@ def answer_of(output: Any) -> Answer:
 
 
 def class_logits(answer: Answer) -> Tensor:
-    """[N, classes], or of a dense answer [N, P, classes]."""
+    """[N, classes], or of a dense answer [N, P, classes] or [N, h, w, classes]."""
     return answer if isinstance(answer, Tensor) else answer.logits
 
 

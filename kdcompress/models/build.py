@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError, told, unknown_name
-from kdcompress.models.detectors import heads
+from kdcompress.models import detectors, segmenters
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
@@ -39,8 +39,9 @@ def build(
     ``name`` is one of
 
     - a name of the zoo (``resnet8x4``);
-    - ``timm/NAME`` or ``torchvision/NAME``; torchvision's one-stage detectors give a dense answer;
-    - ``HEAD/BACKBONE``, a detector on one of these networks (``models.detectors``), which gives a dense answer;
+    - ``timm/NAME`` or ``torchvision/NAME``; torchvision's one-stage detectors and segmenters give a dense answer;
+    - ``HEAD/BACKBONE``, a detector or a segmenter on one of these networks (``models.detectors``,
+      ``models.segmenters``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
       folder is importable.
 
@@ -53,14 +54,15 @@ def build(
     options = dict(options or {})
     group, slash, rest = name.partition("/")
     known = pretrained_facts(name, options) if pretrained else None
-    if ":" in name and not (slash and group in heads):
+    head = _head(group) if slash else None
+    if ":" in name and not head:
         return _from_callable(name, classes, channels, options)
     if slash and group == "timm":
         return _from_timm(rest, classes, channels, options, known)
     if slash and group == "torchvision":
         return _from_torchvision(rest, classes, channels, options, known)
-    if slash and group in heads:
-        return _detector(group, rest, classes, channels, options, pretrained)
+    if head:
+        return _on_backbone(head, name, classes, channels, options, pretrained)
     if name in zoo:
         return _call(zoo[name], name, {"classes": classes, "channels": channels}, options)
     raise _unknown(name)
@@ -69,7 +71,7 @@ def build(
 def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pretrained:
     """What the library says of the weights that ``build`` downloads. Raises UsageError where there are none."""
     group, _, rest = name.partition("/")
-    if group in heads:
+    if _head(group):
         return pretrained_facts(rest, (options or {}).get("backbone"))
     if group == "timm":
         import timm
@@ -212,11 +214,12 @@ def _from_torchvision(
     import torchvision
 
     from kdcompress.models.detectors import torchvision_dense
+    from kdcompress.models.segmenters import torchvision_maps
 
     _check_torchvision(name)
     fixed = {"num_classes": classes}
     _refuse_fixed(f"torchvision/{name}", options, fixed)
-    detects = name in torchvision_dense.detectors()
+    detects, segments = name in torchvision_dense.detectors(), name in torchvision_maps.segmenters()
     if known:
         given = {**options, "weights": options.get("weights") or "DEFAULT"}
     else:
@@ -224,6 +227,8 @@ def _from_torchvision(
     try:
         if detects:
             model: nn.Module = torchvision_dense.dense(name, classes, options, pretrained=known is not None)
+        elif segments:
+            model = torchvision_maps.dense(name, classes, options, pretrained=known is not None)
         else:
             model = torchvision.models.get_model(name, **given)
     except Exception as error:
@@ -231,26 +236,32 @@ def _from_torchvision(
             raise _not_downloaded(f"torchvision/{name}", known, error) from error
         why = f"{type(error).__name__}: {error}"
         raise _bad_options(f"torchvision/{name}", options, why, _signature(error)) from error
-    if known and known.classes != classes and not detects:
+    if known and known.classes != classes and not (detects or segments):
         _swap_classifier(model, f"torchvision/{name}", known.classes, classes)
     if channels != 3:
         _swap_first_convolution(model, f"torchvision/{name}", channels)
     return model
 
 
-def _detector(
-    head: str, backbone: str, classes: int, channels: int, options: dict[str, Any], pretrained: bool
+def _head(group: str) -> Callable[..., nn.Module] | None:
+    """What makes a detector or a segmenter of a backbone, by its name."""
+    return next((kind.heads[group] for kind in (detectors, segmenters) if group in kind.heads), None)
+
+
+def _on_backbone(
+    head: Callable[..., nn.Module], name: str, classes: int, channels: int, options: dict[str, Any], pretrained: bool
 ) -> nn.Module:
     """``options.backbone`` are the backbone's; ``finest`` is the reduction of its first map that is looked at."""
     from kdcompress.models.detectors.backbone import of_classifier, of_timm
 
+    backbone = name.partition("/")[2]
     given, finest = dict(options.pop("backbone", {})), options.pop("finest", 8)
     if backbone.startswith("timm/"):
         known = pretrained_facts(backbone, given) if pretrained else None
         body = of_timm(_from_timm(backbone[5:], 0, channels, {"features_only": True, **given}, known), finest)
     else:
         body = of_classifier(build(backbone, 2, channels, given, pretrained), channels, finest)
-    return _call(heads[head], f"{head}/{backbone}", {"backbone": body, "classes": classes}, options)
+    return _call(head, name, {"backbone": body, "classes": classes}, options)
 
 
 def _swap_classifier(model: nn.Module, name: str, old: int, new: int) -> None:
@@ -311,8 +322,10 @@ def _torchvision_names() -> list[str]:
     import torchvision
 
     from kdcompress.models.detectors import torchvision_dense
+    from kdcompress.models.segmenters import torchvision_maps
 
-    return [*torchvision.models.list_models(module=torchvision.models), *torchvision_dense.detectors()]
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    return [*classifiers, *torchvision_dense.detectors(), *torchvision_maps.segmenters()]
 
 
 def _check_torchvision(name: str) -> None:

@@ -67,7 +67,8 @@ class Data(Section):
 
     source: Name = Field(
         description="Name of the data: fashion-mnist, mnist, cifar10, cifar100, image-folder, image-labels or "
-        "webdataset; with boxes: coco, yolo, voc or fashion-mnist-scenes."
+        "webdataset; with boxes: coco, yolo, voc or fashion-mnist-scenes; with masks: mask-folder, voc-segmentation, "
+        "cityscapes or fashion-mnist-scenes."
     )
     root: Path | None = Field(
         None, description="Folder where the files are, or are downloaded to. Shards can be written as {00..15}.tar."
@@ -102,7 +103,10 @@ class Data(Section):
     fit: Literal["letterbox", "squash"] | None = Field(
         None,
         description="How images of another shape get the size. letterbox: with grey bars. squash: stretched. null: "
-        "letterbox where there are boxes, else the middle is cut out.",
+        "letterbox where there are boxes or masks, else the middle is cut out.",
+    )
+    ignore: int = Field(
+        255, ge=0, le=255, description="For `mask-folder`: value of a mask's pixels that belong to no class."
     )
     split_seed: Seed = Field(0, description="Seed of the choice of validation and test images.")
     augment: Augment = Field(Augment(), description="Random changes of each training image: its views.")

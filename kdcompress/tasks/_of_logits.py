@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kdcompress.errors import UsageError
-from kdcompress.task import TOLERANCE, Matched, Outputs
+from kdcompress.task import TOLERANCE, Matched, Outputs, Size
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class OfLogits:
         alike, tie = one.taken == other.taken, (one.margin <= 2 * slack) & (slack > 0)
         return Matched(float(np.mean(alike | tie)), float(np.mean(alike)), self.same)
 
-    def kept(self, outputs: Outputs) -> Outputs:
+    def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
         return outputs
 
     def curve(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> None:

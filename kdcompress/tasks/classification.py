@@ -113,7 +113,7 @@ class Classification(OfLogits):
 
         return F.cross_entropy(answer[: len(y)].float(), y, label_smoothing=smoothing)
 
-    def rows(self, logits: Tensor) -> Tensor:
+    def rows(self, logits: Tensor, y: Tensor | None = None) -> Tensor:
         return logits
 
     def takes(self, needs: Needs) -> bool:

@@ -15,12 +15,13 @@ from kdcompress import detected
 from kdcompress.artifact import Output
 from kdcompress.average_precision import AveragePrecision, average_precision
 from kdcompress.boxes import Detections, suppressed
+from kdcompress.data.maps import are_maps
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
 from kdcompress.data.truth import Truth, encoded, of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
-from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Pictures, unanswered
+from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Pictures, Size, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class Detection:
         return Output("boxes", (places, 4), meanings[0]), Output("scores", (places, len(labels)), meanings[1])
 
     def check(self, truth: Truth, source: str) -> None:
-        if truth.ndim != 3:
-            got, hint = "labels of whole images", "task: classification, or a source of boxes such as coco"
+        if truth.ndim != 3 or are_maps(truth):
+            got, hint = "other labels than boxes", "task: classification, or a source of boxes such as coco"
             raise UsageError("A detector learns boxes.", where=source, got=got, hint=hint)
         require("faster_coco_eval", "detection", "Average precision")
 
@@ -91,7 +92,7 @@ class Detection:
         )
         return Matched(share, strictly, "{share} of the detections found by both")
 
-    def kept(self, outputs: Outputs) -> Outputs:
+    def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
         return (packed(self.found(outputs)),)
 
     def found(self, outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
@@ -234,7 +235,7 @@ class Detection:
         found: Tensor = answer.loss(y)
         return found
 
-    def rows(self, logits: Tensor) -> Tensor:
+    def rows(self, logits: Tensor, y: Tensor | None = None) -> Tensor:
         """Each label at each place is a distribution of its own, there or not: [N * P * K, 2] of (logit, 0)."""
         import torch
 

@@ -15,7 +15,7 @@ from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
 from kdcompress.optional import require
 from kdcompress.segments import INSIDE, SHARE, Segments, segmented
-from kdcompress.task import Outputs, Pictures
+from kdcompress.task import Outputs, Pictures, Size
 from kdcompress.tasks import tasks
 from kdcompress.tasks.detection import MOST, Detection, packed, precision_of, unpacked
 
@@ -68,11 +68,11 @@ class InstanceSegmentation(Detection):
     def found(self, outputs: Outputs, score: float = 0.05) -> Iterator[Segments]:
         return (segmented(*each, score=score, most=MOST) for each in zip(*outputs, strict=True))
 
-    def kept(self, outputs: Outputs) -> Outputs:
+    def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
         each = list(self.found(outputs))
         texts = [b" ".join(codes(found.masks)) for found in each]
-        size = np.array([SHARE * side for side in outputs[3].shape[2:]], np.int32)
-        return packed(each), np.array(texts, np.bytes_), np.tile(size, (len(each), 1))
+        of_masks = np.array([SHARE * side for side in outputs[3].shape[2:]], np.int32)
+        return packed(each), np.array(texts, np.bytes_), np.tile(of_masks, (len(each), 1))
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         found, masks, size = outputs

@@ -121,7 +121,7 @@ class MultiLabel(OfLogits):
         targets = y.float() * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(answer[: len(y)].float(), targets)
 
-    def rows(self, logits: Tensor) -> Tensor:
+    def rows(self, logits: Tensor, y: Tensor | None = None) -> Tensor:
         """The distribution of each label, has it or not, is a row of its own: [N * K, 2] of (logit, 0), whose softmax
         is (sigmoid, 1 - sigmoid). kd is the divergence of Bernoulli variables then, at its temperature."""
         import torch

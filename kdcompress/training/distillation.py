@@ -260,16 +260,17 @@ class Distillation(nn.Module):
             if needs.whole_batch and processes() > 1:
                 ours, theirs = whole_taps(ours, rows), _each(theirs, partial(whole_taps, rows=rows))
                 seen = whole_batch(batch, rows)
-            ours, theirs = self._in_rows(ours), _each(theirs, self._in_rows)
+            in_rows = partial(self._in_rows, y=seen.y)
+            ours, theirs = in_rows(ours), _each(theirs, in_rows)
             if getattr(method.options, "standardize", False):
                 ours, theirs = _standardized(ours), _each(theirs, _standardized)
             for term, value in method.terms(seen, ours, theirs, progress).items():
                 terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
 
-    def _in_rows(self, taps: Taps) -> Taps:
+    def _in_rows(self, taps: Taps, y: Tensor) -> Taps:
         """With the logits as methods compare them."""
-        return replace(taps, logits=self.task.rows(taps.logits))
+        return replace(taps, logits=self.task.rows(taps.logits, y))
 
     def _active(self, progress: float) -> list[tuple[str, Method, float]]:
         """The methods that have terms now, and their strength."""

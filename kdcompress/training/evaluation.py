@@ -34,7 +34,7 @@ def predict(member: Member, split: Split, device: torch.device, task: str, chann
         answer = member(batch.x).answer
         assert answer is not None
         outputs = tuple(output.float().cpu().numpy() for output in shipped(answer))
-        found.append(tuple(tasks[task].kept(outputs)))
+        found.append(tuple(tasks[task].kept(outputs, (batch.x.shape[-2], batch.x.shape[-1]))))
     member.train(training)
     return joined(found)
 

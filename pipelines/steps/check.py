@@ -26,7 +26,7 @@ from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.steps.names import StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.steps.target import QAT_WEIGHTS
 from kdcompress.runner import infer_all
-from kdcompress.task import Outputs, Task
+from kdcompress.task import Outputs, Size, Task
 
 PARITY_IMAGES = 256
 TIMED_IMAGES = 64
@@ -93,7 +93,7 @@ class CheckStep(Step):
             compared["first_difference"] = str(first) if first else None
         truth = source.test.truth
         facts = {"score": task.score(outputs, truth), "details": task.details(outputs, truth), "n": len(truth)}
-        facts["answer_ms"] = answer_ms(task, few) if few else None
+        facts["answer_ms"] = answer_ms(task, few, (spec.height, spec.width)) if few else None
         return {**facts, "parity": compared, "runtime": details}
 
     def _check_record(self, artifact: Artifact, wanted: InputSpec) -> None:
@@ -118,13 +118,13 @@ class CheckStep(Step):
         return module
 
 
-def answer_ms(task: Task, outputs: Outputs) -> float:
+def answer_ms(task: Task, outputs: Outputs, size: Size | None = None) -> float:
     """What it takes to make an answer of a file's outputs to one image: the median of these images, in milliseconds."""
 
     def once(i: int) -> float:
         one = [output[i : i + 1] for output in outputs]
         start = time.perf_counter()
-        task.answers(task.kept(one))
+        task.answers(task.kept(one, size))
         return 1e3 * (time.perf_counter() - start)
 
     once(0)  # the first call is slower

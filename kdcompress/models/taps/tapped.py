@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ class Tapped:
             stages=tuple(stage_at(run, call) for call in calls),
             pooled=pooled_feature(run, classifier).shape[1] if pooled and classifier else None,
             classes=logits.shape[-1],
-            places=1 if logits.ndim == 2 else logits.shape[1],
+            places=math.prod(logits.shape[1:-1]),
             input=(example.shape[1], example.shape[2], example.shape[3]),
             last=stage_at(run, *place) if place else None,
         )
