@@ -58,7 +58,7 @@ class Towered(OnPyramid):
     def __init__(self, pyramid: Pyramid, width: int, levels: int, depth: int):
         super().__init__(pyramid)
         self.towers = nn.ModuleDict({name: Tower(width, levels, depth) for name in ("classes", "boxes")})
-        self.width = width
+        self.width, self.depth = width, depth
 
     def forward(self, x: Tensor) -> Any:
         maps = self.pyramid(x)
