@@ -57,10 +57,14 @@ def tasks() -> list[dict[str, Any]]:
 
 
 def method_costs() -> list[dict[str, Any]]:
-    """What a training step computes, on resnet8x4 teaching resnet8 with 32x32 images; counting takes some seconds."""
+    """What a training step computes, on resnet8x4 teaching resnet8 with 32x32 images, of the methods that teach
+    classifiers; counting takes some seconds."""
+    from kdcompress.methods import methods as kinds
     from kdcompress.pipelines.costs import cost
+    from kdcompress.tasks import tasks as registry
 
-    counted = {row["method"]: cost(row["method"]) for row in methods()}
+    classification, names = registry["classification"], [row["method"] for row in methods()]
+    counted = {name: cost(name) for name in names if classification.takes(kinds[name].needs)}
     return [
         {
             "method": name,
@@ -82,6 +86,8 @@ def _company(needs: Any) -> str | None:
         found.append(f"{'peers' if needs.least_peers > 1 else 'peer'}: {needs.peers}")
     if needs.rows != "single":
         found.append(needs.rows)
+    if needs.boxes:
+        found.append("boxes")
     return ", ".join(found) or None
 
 

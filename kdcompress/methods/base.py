@@ -15,7 +15,7 @@ from kdcompress.recipe import listed, shown
 
 Family = Literal["baseline", "response", "feature", "relation", "online", "self"]
 LARGEST = 1e9  # of any number in a method's options
-TAPS = {"logits", "pooled", "last", "stages", "stages(pre)"}
+TAPS = {"logits", "answer", "pooled", "last", "stages", "stages(pre)"}
 
 
 class MethodOptions(BaseModel):
@@ -80,16 +80,17 @@ class LogitOptions(MethodOptions):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method reads of each member, joined by ``+``: ``logits``, ``pooled`` (the classifier's
-    input, [N, D]), ``last`` (the map that is pooled, [N, C, H, W]), ``stages`` (the map at the end of
-    each resolution) or ``stages(pre)`` (the same before its activation). An empty teacher means that none runs, empty
-    peers that there are none (``least_peers``: how many there must be); ``several`` that the method learns from a list
-    of teachers.
+    """What a method reads of each member, joined by ``+``: ``logits``, ``answer`` (all that a network with a dense
+    answer says), ``pooled`` (the classifier's input, [N, D]), ``last`` (the map that is pooled, [N, C, H, W]),
+    ``stages`` (the map at the end of each resolution) or ``stages(pre)`` (the same before its activation). An empty
+    teacher means that none runs, empty peers that there are none (``least_peers``: how many there must be);
+    ``several`` that the method learns from a list of teachers.
 
     ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split.
     ``whole_batch``: some term is not a mean over samples (it relates them, counts them or remembers them), so of
     several processes that train together each gets the rows of all. ``one_label``: it takes each image to be of one
-    class, or relates classes to each other; others compare logits row by row (``Task.rows``), or none."""
+    class, or relates classes to each other; others compare logits row by row (``Task.rows``), or none. ``boxes``: it
+    looks at boxes, the truth's (``batch.y`` are objects, as in ``data.objects``) or those that networks answer."""
 
     student: str = "logits"
     teacher: str = ""
@@ -100,6 +101,7 @@ class Needs:
     index: bool = False
     whole_batch: bool = False
     one_label: bool = False
+    boxes: bool = False
 
     def __post_init__(self) -> None:
         if unknown := (self.of("student") | self.of("teacher") | self.of("peers")) - TAPS:

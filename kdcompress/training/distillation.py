@@ -174,16 +174,23 @@ class Distillation(nn.Module):
             self.methods[name.rpartition(".")[2]] = made  # a module's name has no dots
 
     def _check_classes(self, kinds: Mapping[str, type[Method]]) -> None:
-        """Logits are compared class by class."""
-        classes = self.student.tapped.shapes.classes
+        """Logits are compared class by class, and place by place."""
+        classes, places = self.student.tapped.shapes.classes, self.student.tapped.shapes.places
         for role, members in (("teacher", self.teachers), ("peers", self._peers())):
-            asking = [name for name, kind in kinds.items() if "logits" in kind.needs.of(role)]  # type: ignore[arg-type]
+            asking = [name for name, kind in kinds.items() if {"logits", "answer"} & kind.needs.of(role)]  # type: ignore[arg-type]
             other = next((found for m in members if (found := m.tapped.shapes.classes) != classes), None)
             if asking and other is not None:
                 raise UsageError(
                     f"{', '.join(asking)} compares logits, and the networks have different classes.",
                     got=f"student {classes}, {role} {other}",
                     hint="train a teacher for the student's classes, or use a method on features, such as reviewkd",
+                )
+            other = next((found for m in members if (found := m.tapped.shapes.places) != places), None)
+            if asking and other is not None:
+                raise UsageError(
+                    f"{', '.join(asking)} compares answers place by place, and the networks have different places.",
+                    got=f"student {places}, {role} {other}",
+                    hint="give both one head, `levels` and `finest`, or use a method on features, such as reviewkd",
                 )
 
     @property

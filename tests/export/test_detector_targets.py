@@ -29,19 +29,21 @@ from kdcompress.tasks.detection import detections
 
 SIDE, LABELS = 96, tuple("abcdefghij")
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
-LAST = ("logits", "distances", "centerness", "codes", "cls_logits", "bbox_reg", "bbox_ctrness")  # layers
+LAST = ("logits", "distances", "centerness", "codes", "bins", "cls_logits", "bbox_reg", "bbox_ctrness")  # layers
 THIN: dict[str, Any] = {"width": 16, "levels": 3, "depth": 1}
 NETWORKS = {
     "fcos": ("fcos/small-resnet10x1", THIN),
     "retinanet": ("retinanet/small-resnet10x1", THIN),
+    "gfl": ("gfl/small-resnet10x1", THIN),
     "ssdlite": ("torchvision/ssdlite320_mobilenet_v3_large", {}),
     "torchvision-fcos": ("torchvision/fcos_resnet50_fpn", {}),
     "torchvision-retinanet": ("torchvision/retinanet_resnet50_fpn", {}),
 }
 RETINANET = ("the parent", "x86-vnni", "x86-openvino", "litert-fp32", "ncnn-fp32", "mnn-fp32")
+GFL = ("the parent", "onnx-fp16", "x86-vnni", "x86-openvino", "litert-fp32", "android-litert", "ncnn-fp32", "mnn-fp32")
 SSDLITE = ("the parent", "openvino-fp32", "tensorrt-rtx")
 LARGE = {head: ("the parent", "openvino-fp32", "x86-vnni") for head in ("torchvision-fcos", "torchvision-retinanet")}
-ASKED = {"fcos": ("the parent", *targets()), "retinanet": RETINANET, "ssdlite": SSDLITE, **LARGE}
+ASKED = {"fcos": ("the parent", *targets()), "retinanet": RETINANET, "gfl": GFL, "ssdlite": SSDLITE, **LARGE}
 SLOW = ("executorch", "litert", "coreml")  # formats whose writers take ten seconds and more
 PAIRS = [
     pytest.param(head, name, marks=pytest.mark.slow)
@@ -130,7 +132,7 @@ def file_of(detector: Detector, name: str) -> Artifact:
     return build(detector.job, target(name))
 
 
-@pytest.mark.parametrize("head", ["fcos", "retinanet", pytest.param("ssdlite", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("head", ["fcos", "retinanet", "gfl", pytest.param("ssdlite", marks=pytest.mark.slow)])
 def test_there_is_something_to_find(detector, head):
     """Else nothing is tested below."""
     each = list(detections(detector(head).expected, 0.3))

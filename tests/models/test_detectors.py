@@ -30,7 +30,7 @@ def grid(side=64, strides=(8, 16, 32), reach=8.0):
     return net.places([torch.zeros(1, 1, side // stride, side // stride) for stride in strides])
 
 
-@pytest.mark.parametrize(("head", "each"), [("fcos", 1), ("retinanet", 9)])
+@pytest.mark.parametrize(("head", "each"), [("fcos", 1), ("retinanet", 9), ("gfl", 1)])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_any_backbone_makes_a_detector(backbone, head, each):
     net = build(f"{head}/{backbone}", 7, 3, THIN)

@@ -23,6 +23,7 @@ NETWORKS = {  # task -> student, teacher and the images' side
     "multi-label": (("resnet8", {}), ("resnet14", {}), 32),
     "detection": (("fcos/small-resnet10x1", THIN), ("fcos/small-resnet10x1", {**THIN, "width": 12}), 64),
 }
+LIKE_THE_TEACHER = {"crosskd": "fcos", "ld": "gfl"}  # methods for heads of one family and width, and their heads
 # The default of a training with one label an image is tested with every method elsewhere.
 OTHERS = [(task, name) for task in tasks if task != "classification" for name in methods]
 
@@ -36,6 +37,8 @@ def made(task, name, **options):
     torch.manual_seed(0)
     needs = methods[name].needs
     small, large, side = NETWORKS[task]
+    if head := LIKE_THE_TEACHER.get(name):
+        small = large = (f"{head}/small-resnet10x1", THIN)
     teachers = [network(large)] if needs.teacher else None
     peers = [network(each) for each in (small, large)] if needs.peers else ()
     x = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8)

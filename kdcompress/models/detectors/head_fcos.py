@@ -19,9 +19,10 @@ from kdcompress.data.objects import BOX, CROWD, KIND, OBJECT
 from kdcompress.distributed import processes, total
 from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
-from kdcompress.models.detectors.pyramid import OnPyramid, Pyramid
+from kdcompress.models.detectors.pyramid import Pyramid
 from kdcompress.models.detectors.towers import (
-    Tower,
+    Steps,
+    Towered,
     begin,
     both,
     check_options,
@@ -38,13 +39,14 @@ RADIUS = 1.5  # in strides, around an object's centre
 class FCOSAnswer(NamedTuple):
     """``logits`` [N, P, K], ``distances`` [N, P, 4] in pixels from the place to the box's left, top, right and bottom,
     ``centerness`` logits [N, P], ``places`` [P, 5]: x, y, stride, and the least and most that the largest of a place's
-    distances may be; ``size`` the image's height and width."""
+    distances may be; ``size`` the image's height and width; ``steps`` those of the towers."""
 
     logits: Tensor
     distances: Tensor
     centerness: Tensor
     places: Tensor
     size: tuple[int, int]
+    steps: Steps | None = None
 
     def boxes(self) -> Tensor:
         """[N, P, 4]: x1, y1, x2, y2 in pixels."""
@@ -118,52 +120,39 @@ def assigned(places: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return index, positive, ignored
 
 
-class Head(nn.Module):
-    """Maps [N, width, h, w], fine to coarse -> class logits [N, P, K], raw distances [N, P, 4] and centerness logits
-    [N, P, 1]. The convolutions are shared by the levels, their batch norms are not."""
+class FCOS(Towered):
+    """float [N, C, H, W] -> FCOSAnswer. The convolutions are shared by the levels, their batch norms are not."""
 
-    def __init__(self, width: int, classes: int, levels: int, depth: int):
-        super().__init__()
-        self.towers = nn.ModuleDict({name: Tower(width, levels, depth) for name in ("classes", "boxes")})
+    def __init__(self, backbone: Backbone, classes: int, width: int, levels: int, depth: int, reach: float):
+        super().__init__(Pyramid(backbone, width, levels), width, levels, depth)
         self.logits = nn.Conv2d(width, classes, 3, padding=1)
         self.distances = nn.Conv2d(width, 4, 3, padding=1)
         self.centerness = nn.Conv2d(width, 1, 3, padding=1)
         begin(self.logits, self.distances, self.centerness)
-
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
-        found: list[tuple[Tensor, ...]] = []
-        for level, map in enumerate(maps):
-            what, where = self.towers["classes"](map, level), self.towers["boxes"](map, level)
-            found.append(tuple(flat(output) for output in self.outputs(what, where)))
-        return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
-
-    def outputs(self, what: Tensor, where: Tensor) -> tuple[Tensor, ...]:
-        """Of the two towers' maps of a level."""
-        return self.logits(what), self.distances(where), self.centerness(where)
-
-
-class FCOS(OnPyramid):
-    """float [N, C, H, W] -> FCOSAnswer, for images of any size."""
-
-    def __init__(self, backbone: Backbone, classes: int, width: int, levels: int, depth: int, reach: float):
-        super().__init__(Pyramid(backbone, width, levels))
-        self.head = Head(width, classes, levels, depth)
         self.scales = nn.Parameter(torch.ones(levels))
         self.reach = reach
 
-    def forward(self, x: Tensor) -> FCOSAnswer:
-        maps = self.pyramid(x)
-        return self.answer(x, maps, *self.head(maps))
+    def outputs(self, what: Tensor, where: Tensor) -> tuple[Tensor, ...]:
+        """Of what the two towers give of a level."""
+        return self.logits(what), self.distances(where), self.centerness(where)
 
-    def answer(self, x: Tensor, maps: list[Tensor], logits: Tensor, raw: Tensor, centres: Tensor) -> FCOSAnswer:
-        """Of what the head gives."""
-        sizes = [map.shape[-2] * map.shape[-1] for map in maps]
+    def answer(self, steps: Steps, size: tuple[int, int]) -> FCOSAnswer:
+        return self.answer_of(self.joined(steps), steps, size)
+
+    def joined(self, steps: Steps) -> tuple[Tensor, ...]:
+        """The outputs of all levels, [N, P, ...] each."""
+        found = [[flat(output) for output in self.outputs(*ends)] for ends in self.ends(steps)]
+        return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
+
+    def answer_of(self, outputs: tuple[Tensor, ...], steps: Steps, size: tuple[int, int]) -> FCOSAnswer:
+        logits, raw, centres = outputs
+        maps = [level[0] for level in steps["boxes"]]
         strides = torch.cat([
-            scale * stride * torch.ones(count, 1, device=x.device)
-            for scale, stride, count in zip(self.scales, self.pyramid.strides, sizes)
+            scale * stride * torch.ones(map.shape[-2] * map.shape[-1], 1, device=raw.device)
+            for scale, stride, map in zip(self.scales, self.pyramid.strides, maps)
         ])  # fmt: skip
         away = F.softplus(raw.float()) * strides
-        return FCOSAnswer(logits, away, centres[..., 0], self.places(maps), (x.shape[-2], x.shape[-1]))
+        return FCOSAnswer(logits, away, centres[..., 0], self.places(maps), size, steps)
 
     def places(self, maps: list[Tensor]) -> Tensor:
         """[P, 5], see ``FCOSAnswer``: an object belongs to the level whose stride its size is ``reach`` times at

@@ -16,8 +16,19 @@ from kdcompress.data.objects import BOX, CROWD, KIND, OBJECT
 from kdcompress.distributed import processes, total
 from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
-from kdcompress.models.detectors.pyramid import OnPyramid, Pyramid
-from kdcompress.models.detectors.towers import Tower, begin, check_options, clamped, flat, focal_loss, grid, picked
+from kdcompress.models.detectors.pyramid import Pyramid
+from kdcompress.models.detectors.towers import (
+    Steps,
+    Towered,
+    begin,
+    check_options,
+    clamped,
+    flat,
+    focal_loss,
+    grid,
+    iou,
+    picked,
+)
 
 SIZES = tuple(2 ** (k / 3) for k in range(3))  # of a place's anchors, relative to the smallest
 RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -27,12 +38,13 @@ LARGEST = math.log(1000 / 16)  # of a coded size: what exp takes
 
 class RetinaNetAnswer(NamedTuple):
     """``logits`` [N, P, K] and ``codes`` [N, P, 4] of P ``anchors`` [P, 4], x1, y1, x2, y2 in pixels; ``size`` the
-    image's height and width."""
+    image's height and width; ``steps`` those of the towers."""
 
     logits: Tensor
     codes: Tensor
     anchors: Tensor
     size: tuple[int, int]
+    steps: Steps | None = None
 
     def boxes(self) -> Tensor:
         """[N, P, 4]: x1, y1, x2, y2 in pixels."""
@@ -81,10 +93,7 @@ def decoded(anchors: Tensor, codes: Tensor) -> Tensor:
 
 def overlaps(boxes: Tensor, anchors: Tensor) -> Tensor:
     """Intersection over union of boxes [N, M, 4] and anchors [P, 4]: [N, M, P]; 0 of boxes without an area."""
-    a, b = boxes[:, :, None], anchors[None, None]
-    both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (a, b)]
-    return both / (areas[0] + areas[1] - both)
+    return iou(boxes[:, :, None], anchors)
 
 
 def assigned(anchors: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,22 +110,21 @@ def assigned(anchors: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return index, positive, ((best >= BACKGROUND) | inside) & ~positive
 
 
-class RetinaNet(OnPyramid):
-    """float [N, C, H, W] -> RetinaNetAnswer, for images of any size."""
+class RetinaNet(Towered):
+    """float [N, C, H, W] -> RetinaNetAnswer."""
 
     def __init__(self, backbone: Backbone, classes: int, width: int, levels: int, depth: int, scale: float):
-        super().__init__(Pyramid(backbone, width, levels))
-        self.towers = nn.ModuleDict({name: Tower(width, levels, depth) for name in ("classes", "boxes")})
+        super().__init__(Pyramid(backbone, width, levels), width, levels, depth)
         self.classes, self.scale, shapes = classes, scale, len(SIZES) * len(RATIOS)
         self.logits = nn.Conv2d(width, shapes * classes, 3, padding=1)
         self.codes = nn.Conv2d(width, shapes * 4, 3, padding=1)
         begin(self.logits, self.codes)
 
-    def forward(self, x: Tensor) -> RetinaNetAnswer:
-        maps = self.pyramid(x)
-        logits = [flat(self.logits(self.towers["classes"](map, i)), self.classes) for i, map in enumerate(maps)]
-        codes = [flat(self.codes(self.towers["boxes"](map, i)), 4) for i, map in enumerate(maps)]
-        return RetinaNetAnswer(torch.cat(logits, 1), torch.cat(codes, 1), self.anchors(maps), (x.shape[2], x.shape[3]))
+    def answer(self, steps: Steps, size: tuple[int, int]) -> RetinaNetAnswer:
+        ends = self.ends(steps)
+        logits = torch.cat([flat(self.logits(what), self.classes) for what, _ in ends], 1)
+        codes = torch.cat([flat(self.codes(where), 4) for _, where in ends], 1)
+        return RetinaNetAnswer(logits, codes, self.anchors([level[0] for level in steps["boxes"]]), size, steps)
 
     def anchors(self, maps: list[Tensor]) -> Tensor:
         """[P, 4]: nine around the middle of each place, the smallest with ``scale`` times its stride's square."""

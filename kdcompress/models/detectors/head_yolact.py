@@ -19,9 +19,9 @@ from kdcompress.distributed import processes, total
 from kdcompress.errors import UsageError
 from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
-from kdcompress.models.detectors.head_fcos import FCOS, FCOSAnswer, Head, assigned, centerness, distances
+from kdcompress.models.detectors.head_fcos import FCOS, FCOSAnswer, assigned, centerness, distances
 from kdcompress.models.detectors.pyramid import conv_norm
-from kdcompress.models.detectors.towers import check_options, picked
+from kdcompress.models.detectors.towers import Steps, check_options, picked
 from kdcompress.segments import SHARE
 
 PLACES = 64  # of an image, whose masks are learnt in a step: the nearest to their objects' centres
@@ -83,17 +83,6 @@ def within(boxes: Tensor, height: int, width: int) -> Tensor:
     return (rows[..., :, None] & columns[..., None, :]).flatten(-2).float()
 
 
-class MaskHead(Head):
-    """FCOS's, with raw coefficients [N, P, C] behind its outputs."""
-
-    def __init__(self, width: int, classes: int, levels: int, depth: int, prototypes: int):
-        super().__init__(width, classes, levels, depth)
-        self.coefficients = nn.Conv2d(width, prototypes, 3, padding=1)
-
-    def outputs(self, what: Tensor, where: Tensor) -> tuple[Tensor, ...]:
-        return *super().outputs(what, where), self.coefficients(where)
-
-
 class Prototypes(nn.Module):
     """The pyramid's finest map, at 1 / ``stride`` of the image -> prototypes [N, C, h, w] at 1 / ``SHARE``."""
 
@@ -126,17 +115,19 @@ class Yolact(FCOS):
         if self.stride < SHARE or self.stride & (self.stride - 1):
             what, where = "Masks cannot be made of so fine a map.", "options.finest"
             raise UsageError(what, where=where, got=self.stride, allowed=f"{SHARE}, {2 * SHARE}, {4 * SHARE} ...")
-        self.head = MaskHead(width, classes, levels, depth, prototypes)
+        self.coefficients = nn.Conv2d(width, prototypes, 3, padding=1)
         self.prototypes = Prototypes(width, depth, self.stride, prototypes)
 
-    def forward(self, x: Tensor) -> YolactAnswer:  # type: ignore[override]
-        height, width = x.shape[-2:]
-        if height % self.stride or width % self.stride:
-            got, allowed = f"{height} x {width}", f"multiples of {self.stride}"
+    def outputs(self, what: Tensor, where: Tensor) -> tuple[Tensor, ...]:
+        return *super().outputs(what, where), self.coefficients(where)
+
+    def answer(self, steps: Steps, size: tuple[int, int]) -> YolactAnswer:  # type: ignore[override]
+        if size[0] % self.stride or size[1] % self.stride:
+            got, allowed = f"{size[0]} x {size[1]}", f"multiples of {self.stride}"
             raise UsageError("Masks need images of other sides.", where="data.size", got=got, allowed=allowed)
-        maps = self.pyramid(x)
-        *detected, raw = self.head(maps)
-        return YolactAnswer(self.answer(x, maps, *detected), raw.tanh(), self.prototypes(maps[0]))
+        *detected, raw = self.joined(steps)
+        finest = steps["boxes"][0][0]
+        return YolactAnswer(self.answer_of(tuple(detected), steps, size), raw.tanh(), self.prototypes(finest))
 
 
 @heads.register("yolact")

@@ -4,6 +4,7 @@ what they give."""
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from kdcompress.data.objects import CLASS
 from kdcompress.errors import UsageError
+from kdcompress.models.detectors.pyramid import OnPyramid, Pyramid
 
 LEAST = 2**-14  # product of shares whose root is taken: of less it would show how a runtime rounds; exact in fp16
 PRIOR = 0.01  # the share of an untrained network's scores
@@ -29,9 +31,48 @@ class Tower(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        for convolution, norms in zip(self.convolutions, self.norms):
-            x = norms[level](convolution(x)).relu()  # type: ignore[index]
-        return x
+        return self.ended(self.steps(x, level)[-1])
+
+    def steps(self, x: Tensor, level: int, first: int = 0) -> list[Tensor]:
+        """What the convolutions from number ``first`` on are given, and what the last one gives, all of them before
+        their activation: maps [N, width, h, w], of which ``x`` is the first."""
+        found = [x]
+        for i in range(first, len(self.convolutions)):
+            given = found[-1].relu() if i else x
+            found.append(self.norms[i][level](self.convolutions[i](given)))  # type: ignore[index]
+        return found
+
+    def ended(self, x: Tensor) -> Tensor:
+        """What a tower whose steps end with ``x`` gives."""
+        return x.relu() if len(self.convolutions) else x
+
+
+Steps = dict[str, list[list[Tensor]]]
+"""For each tower, level by level, its steps."""
+
+
+class Towered(OnPyramid):
+    """float [N, C, H, W] -> an answer, for images of any size, by way of a tower for the classes and one for the
+    boxes."""
+
+    def __init__(self, pyramid: Pyramid, width: int, levels: int, depth: int):
+        super().__init__(pyramid)
+        self.towers = nn.ModuleDict({name: Tower(width, levels, depth) for name in ("classes", "boxes")})
+        self.width, self.depth = width, depth
+
+    def forward(self, x: Tensor) -> Any:
+        maps = self.pyramid(x)
+        steps = {name: [tower.steps(map, i) for i, map in enumerate(maps)] for name, tower in self.towers.items()}  # type: ignore[operator]
+        return self.answer(steps, (x.shape[-2], x.shape[-1]))
+
+    def answer(self, steps: Steps, size: tuple[int, int]) -> Any:
+        """The answer to an image of this height and width whose towers' steps end so."""
+        raise NotImplementedError
+
+    def ends(self, steps: Steps) -> list[tuple[Tensor, Tensor]]:
+        """Of each level, what the towers of the classes and of the boxes give."""
+        both = [[tower.ended(level[-1]) for level in steps[name]] for name, tower in self.towers.items()]  # type: ignore[operator]
+        return list(zip(*both, strict=True))
 
 
 def begin(logits: nn.Conv2d, *others: nn.Conv2d) -> None:
@@ -58,6 +99,13 @@ def grid(map: Tensor, stride: int) -> Tensor:
 def picked(y: Tensor, index: Tensor) -> Tensor:
     """Of objects [N, M, 6] those that ``index`` int64 [N, P] numbers: [N, P, 6]."""
     return y.gather(1, index[..., None].expand(-1, -1, y.shape[2]))
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes [..., 4], one with one; 0 where both have no area."""
+    both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (a, b)]
+    return both / (areas[0] + areas[1] - both).clamp(min=1e-6)
 
 
 def focal_loss(logits: Tensor, objects: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
