@@ -15,6 +15,7 @@ from torch import nn
 
 from kdcompress.artifact import InputSpec
 from kdcompress.errors import KDCompressError, UsageError
+from kdcompress.export import to_onnx
 from kdcompress.export.describe import artifact_of, describe
 from kdcompress.export.formats import open_runner
 from kdcompress.export.run_torch import TorchRunner
@@ -223,3 +224,30 @@ def test_details_name_the_runtime(trained):
     with open_runner(trained.artifact, threads=1) as runner:
         found = runner.details()
     assert found["version"] and found["threads"] == 1 and found["providers"] == ["CPUExecutionProvider"]
+
+
+class Cancelling(nn.Module):
+    """Two sums of the same products in another order, taken from each other: what is left is how they round."""
+
+    def __init__(self, gain: float):
+        super().__init__()
+        self.spec, self.gain = colour_spec(), gain
+        size = self.spec.height * self.spec.width * self.spec.channels
+        weight = torch.randn(self.spec.classes, size, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("order", torch.randperm(size, generator=torch.Generator().manual_seed(1)))
+        self.one, self.other = nn.Linear(size, self.spec.classes), nn.Linear(size, self.spec.classes, bias=False)
+        with torch.no_grad():
+            self.one.weight.copy_(weight)
+            self.other.weight.copy_(weight[:, self.order])
+
+    def forward(self, x):
+        pixels = x.flatten(1).to(self.one.weight.dtype) / 3
+        return self.gain * (self.one(pixels) - self.other(pixels[:, self.order])) + self.one.bias
+
+
+def test_a_file_may_differ_by_what_pytorch_itself_rounds(tmp_path, monkeypatch):
+    module = Cancelling(1e4)
+    assert export_onnx(module, module.spec, tmp_path / "net.onnx").precision == "fp32"
+    monkeypatch.setattr(to_onnx, "ROUNDED", 0.0)
+    with pytest.raises(KDCompressError, match="differ from PyTorch's at batch size"):
+        export_onnx(module, module.spec, tmp_path / "net.onnx")
