@@ -39,7 +39,7 @@ def build(
     ``name`` is one of
 
     - a name of the zoo (``resnet8x4``);
-    - ``timm/NAME`` or ``torchvision/NAME``; torchvision's one-stage detectors give a dense answer;
+    - ``timm/NAME`` or ``torchvision/NAME``; torchvision's detectors of boxes give a dense answer;
     - ``HEAD/BACKBONE``, a detector on one of these networks (``models.detectors``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
       folder is importable.
@@ -244,7 +244,7 @@ def _detector(
     """``options.backbone`` are the backbone's; ``finest`` is the reduction of its first map that is looked at."""
     from kdcompress.models.detectors.backbone import of_classifier, of_timm
 
-    given, finest = dict(options.pop("backbone", {})), options.pop("finest", 8)
+    given, finest = dict(options.pop("backbone", {})), options.pop("finest", getattr(heads[head], "finest", 8))
     if backbone.startswith("timm/"):
         known = pretrained_facts(backbone, given) if pretrained else None
         body = of_timm(_from_timm(backbone[5:], 0, channels, {"features_only": True, **given}, known), finest)
