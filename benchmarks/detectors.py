@@ -38,7 +38,7 @@ from kdcompress.export import formats
 from kdcompress.export.describe import artifact_of
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
-from kdcompress.models.answers import answer_of, shipped
+from kdcompress.models.answers import answer_of, described
 from kdcompress.models.build import build, count_parameters
 from kdcompress.models.deployable import Deployable
 from kdcompress.parity import compared
@@ -126,8 +126,7 @@ def ready(name: str) -> Deployable:
     settle(net, x)
     with torch.no_grad():
         spread(net, x[:4])
-        shapes = [tuple(output.shape[1:]) for output in shipped(answer_of(net(x[:1])))]
-    outputs = tasks["detection"].outputs(LABELS, shapes)
+        outputs = described(answer_of(net(x[:1])), tasks["detection"], LABELS)
     spec = InputSpec(side, side, 3, MEAN, STD, LABELS, task="detection", outputs=outputs)
     return Deployable(net, spec).eval()
 
@@ -213,7 +212,7 @@ def checked(name: str, target: str, folder: Path) -> dict[str, Any]:
     with runner, formats.open_runner(parent) as base:
         got = infer_all(runner, images, artifact.input)
         found["latency"] = latency(runner, base, spec.prepare(images[:1]))
-    agreement = compared(expected, got, "detection", artifact.precision)
+    agreement = compared(expected, got, "detection", artifact.precision, spec.chosen)
     found["parity"] = agreement.to_json()
     if not agreement:
         found |= {"status": "failed", "reason": f"it does not find what PyTorch finds: {agreement.why}"}

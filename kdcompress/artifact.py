@@ -44,6 +44,7 @@ class Output:
     name: str  # no other output of the model has it; the runners go by it
     shape: tuple[int, ...]  # of one image's: without the batch
     meaning: str  # in a few words
+    chosen: bool = False  # its rows are of places that the network chose: a set, whose order means nothing
 
     @classmethod
     def logits(cls, classes: int, name: str = "logits") -> Output:
@@ -53,7 +54,7 @@ class Output:
     @classmethod
     def from_json(cls, data: Any, what: str) -> Output:
         """Raises UsageError, which begins with ``what``, for what describes no output."""
-        data = checked(data, _OUTPUT, what)
+        data = checked(data, _OUTPUT, what, _OUTPUT_REST)
         if math.prod(data["shape"]) > MOST_PIXELS:
             raise UsageError(what, got=f"{data['name']}: {data['shape']}", allowed=f"at most {MOST_PIXELS:,} values")
         return cls(**{**data, "shape": tuple(data["shape"])})
@@ -87,6 +88,11 @@ class InputSpec:
     @property
     def classes(self) -> int:
         return len(self.labels)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the outputs are of places that the network chose."""
+        return any(output.chosen for output in self.outputs)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] images of a source -> the array this model takes."""
@@ -193,6 +199,7 @@ _OUTPUT: Rules = {
     ),
     "meaning": text,
 }
+_OUTPUT_REST: Rules = {"chosen": lambda value: isinstance(value, bool)}
 _RECORD: Rules = {
     "path": plain_name,
     "format": text,

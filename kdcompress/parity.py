@@ -23,6 +23,8 @@ class Tolerance:
     agreement: float | None
 
 
+CHANGED = 0.05  # of the places that a network chose
+
 TOLERANCES = {
     "fp32": Tolerance(relative=1e-4, agreement=1.0),
     "fp16": Tolerance(relative=1e-2, agreement=0.995),
@@ -56,11 +58,15 @@ def parity(
 
     ``tolerance`` may be the name of a precision: fp32, fp16 or int8.
     """
-    return compared(infer_all(reference, images, spec), infer_all(other, images, spec), spec.task, tolerance)
+    outputs = infer_all(reference, images, spec), infer_all(other, images, spec)
+    return compared(*outputs, spec.task, tolerance, spec.chosen)
 
 
-def compared(expected: Outputs, got: Outputs, task: str, tolerance: Tolerance | str = "fp32") -> Parity:
-    """The parity of two files' outputs to the same images, float32 [N, ...] each, of networks for a ``task``."""
+def compared(
+    expected: Outputs, got: Outputs, task: str, tolerance: Tolerance | str = "fp32", chosen: bool = False
+) -> Parity:
+    """The parity of two files' outputs to the same images, float32 [N, ...] each, of networks for a ``task``.
+    ``chosen``: of places that each network chose, which are compared as sets (``of_sets``)."""
     allowed = TOLERANCES[tolerance] if isinstance(tolerance, str) else tolerance
     n = len(expected[0])
     shapes = [[list(each.shape) for each in outputs] for outputs in (got, expected)]
@@ -72,7 +78,7 @@ def compared(expected: Outputs, got: Outputs, task: str, tolerance: Tolerance | 
         if broken := int((~np.logical_and.reduce(finite)).sum()):
             why = f"the {name} runner gives NaN or infinite outputs for {broken} of {n} images"
             return Parity(n, float("inf"), float("inf"), float("inf"), 0.0, False, why)
-    differences = [np.abs(one.astype(np.float64) - other) for one, other in zip(expected, got, strict=True)]
+    differences = of_sets(expected, got) if chosen else list(map(_apart, expected, got))
     scales = [float(np.abs(each).max()) or 1.0 for each in expected]
     relative = max(float(each.max()) / scale for each, scale in zip(differences, scales, strict=True))
     least = tasks[task].int8_agreement if allowed.agreement is None else allowed.agreement
@@ -91,3 +97,28 @@ def compared(expected: Outputs, got: Outputs, task: str, tolerance: Tolerance | 
         passed=not reasons,
         why="; ".join(reasons) or None,
     )
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.abs(one.astype(np.float64) - other)
+
+
+def of_sets(expected: Outputs, got: Outputs) -> list[np.ndarray]:
+    """The differences of outputs [N, P, ...] whose P rows stand in no order: of each expected row to the nearest one,
+    over all outputs. A choice may turn on a rounding, and one that does changes others: of an image's rows the
+    ``CHANGED`` share that differ most is left out."""
+    n, places = expected[0].shape[:2]
+    scales = [float(np.abs(each).max()) or 1.0 for each in expected]
+    mine, theirs = (
+        np.concatenate([each.reshape(n, places, -1) / scale for each, scale in zip(outputs, scales, strict=True)], 2)
+        for outputs in (expected, got)
+    )
+    found: list[list[np.ndarray]] = [[] for _ in expected]
+    for i, (ours, others) in enumerate(zip(mine.astype(np.float64), theirs.astype(np.float64), strict=True)):
+        squares = (ours**2).sum(1)[:, None] + (others**2).sum(1) - 2 * ours @ others.T
+        nearest = squares.argmin(1)
+        worst = np.abs(ours - others[nearest]).max(1)
+        kept = np.sort(np.argsort(worst, kind="stable")[: places - int(CHANGED * places)])
+        for rows, one, other in zip(found, expected, got, strict=True):
+            rows.append(_apart(one[i][kept], other[i][nearest[kept]]))
+    return [np.stack(rows) for rows in found]

@@ -17,7 +17,7 @@ from kdcompress.data.labels import match_labels
 from kdcompress.data.splits import Source
 from kdcompress.errors import UsageError, told
 from kdcompress.export.calibrate import calibration_images
-from kdcompress.models.answers import answer_of, shipped
+from kdcompress.models.answers import answer_of, described
 from kdcompress.models.build import build, largest_layer, macs, pretrained_facts
 from kdcompress.models.checkpoint import facts_of, load_weights
 from kdcompress.models.classes import reorder_classes
@@ -212,9 +212,8 @@ class Networks:
         """``net`` on the CPU, as it ships."""
         ships, spec = self.as_it_ships(role, net), self.spec(role)
         with evaluating(ships), torch.no_grad():
-            outputs = shipped(answer_of(ships(self.input(role, ships))))
-        shapes = [tuple(output.shape[1:]) for output in outputs]
-        spec = replace(spec, outputs=self.task.outputs(spec.labels, shapes))
+            answer = answer_of(ships(self.input(role, ships)))
+        spec = replace(spec, outputs=described(answer, self.task, spec.labels))
         return Deployable(ships, spec, self.parts[role].network.size).eval()
 
     def as_it_ships(self, role: Role, net: nn.Module) -> nn.Module:

@@ -32,6 +32,7 @@ from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, 
 from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.answers import Answer, Dense, answer_of, class_logits, shipped
+from kdcompress.models.answers import described as outputs_that_ship
 from kdcompress.models.copying import copied
 from kdcompress.models.evaluating import evaluating
 from kdcompress.pipelines.networks import Networks
@@ -103,7 +104,7 @@ def _check_answer(networks: Networks, role: Role, network: Network, answer: Answ
             got=f"{count} logits",
             allowed=f"{len(labels)}, as its callable gets in `classes`",
         )
-    networks.task.outputs(labels, [tuple(output.shape[1:]) for output in shipped(answer)])
+    outputs_that_ship(answer, networks.task, labels)
     if isinstance(answer, Dense) and network.size:
         what, hint = "A detector's boxes are in the pixels of the data's images.", "set data.size instead"
         raise UsageError(what, where=f"{_section(role, network, networks)}.size", got=network.size, hint=hint)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from kdcompress.artifact import Output
 from kdcompress.errors import UsageError
+from kdcompress.task import Task
 
 
 @runtime_checkable
@@ -22,6 +25,17 @@ class Dense(Protocol):
 
     def shipped(self) -> tuple[Tensor, ...]:
         """What the file gives that ships, float32 [N, ...] each."""
+        ...
+
+
+@runtime_checkable
+class Chosen(Dense, Protocol):
+    """A dense answer of places that the network chose: where another network chose others, they cannot be compared."""
+
+    chosen: bool  # True
+
+    def at(self, other: Any) -> Dense:
+        """What this network says of the places of another's answer."""
         ...
 
 
@@ -41,6 +55,12 @@ def class_logits(answer: Answer) -> Tensor:
 def shipped(answer: Answer) -> tuple[Tensor, ...]:
     """What the file gives that ships, float32 [N, ...] each."""
     return (answer.float(),) if isinstance(answer, Tensor) else answer.shipped()
+
+
+def described(answer: Answer, task: Task, labels: Sequence[str]) -> tuple[Output, ...]:
+    """The outputs of the file that ships a network with this answer. Raises UsageError where the task has others."""
+    outputs = task.outputs(labels, [tuple(output.shape[1:]) for output in shipped(answer)])
+    return tuple(replace(output, chosen=True) for output in outputs) if isinstance(answer, Chosen) else outputs
 
 
 def outputs_of(answer: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -39,7 +39,7 @@ def build(
     ``name`` is one of
 
     - a name of the zoo (``resnet8x4``);
-    - ``timm/NAME`` or ``torchvision/NAME``; torchvision's one-stage detectors and segmenters give a dense answer;
+    - ``timm/NAME`` or ``torchvision/NAME``; torchvision's detectors of boxes and segmenters give a dense answer;
     - ``HEAD/BACKBONE``, a detector or a segmenter on one of these networks (``models.detectors``,
       ``models.segmenters``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
@@ -255,7 +255,7 @@ def _on_backbone(
     from kdcompress.models.detectors.backbone import of_classifier, of_timm
 
     backbone = name.partition("/")[2]
-    given, finest = dict(options.pop("backbone", {})), options.pop("finest", 8)
+    given, finest = dict(options.pop("backbone", {})), options.pop("finest", getattr(head, "finest", 8))
     if backbone.startswith("timm/"):
         known = pretrained_facts(backbone, given) if pretrained else None
         body = of_timm(_from_timm(backbone[5:], 0, channels, {"features_only": True, **given}, known), finest)

@@ -15,6 +15,7 @@ from kdcompress.distributed import processes
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods as registry
 from kdcompress.methods.base import Method, Needs, standardized
+from kdcompress.models.answers import Chosen, class_logits
 from kdcompress.models.copying import copied
 from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
@@ -154,6 +155,7 @@ class Distillation(nn.Module):
             peer.tap(example, needs["peers"])
 
         self._check_classes(kinds)
+        self._check_places(kinds)
         check_standardized(options, self.task.rows(torch.empty(1, self.student.tapped.shapes.classes)).shape[1])
 
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
@@ -174,8 +176,8 @@ class Distillation(nn.Module):
             self.methods[name.rpartition(".")[2]] = made  # a module's name has no dots
 
     def _check_classes(self, kinds: Mapping[str, type[Method]]) -> None:
-        """Logits are compared class by class, and place by place."""
-        classes, places = self.student.tapped.shapes.classes, self.student.tapped.shapes.places
+        """Logits are compared class by class."""
+        classes = self.student.tapped.shapes.classes
         for role, members in (("teacher", self.teachers), ("peers", self._peers())):
             asking = [name for name, kind in kinds.items() if {"logits", "answer"} & kind.needs.of(role)]  # type: ignore[arg-type]
             other = next((found for m in members if (found := m.tapped.shapes.classes) != classes), None)
@@ -185,13 +187,20 @@ class Distillation(nn.Module):
                     got=f"student {classes}, {role} {other}",
                     hint="train a teacher for the student's classes, or use a method on features, such as reviewkd",
                 )
-            other = next((found for m in members if (found := m.tapped.shapes.places) != places), None)
-            if asking and other is not None:
-                raise UsageError(
-                    f"{', '.join(asking)} compares answers place by place, and the networks have different places.",
-                    got=f"student {places}, {role} {other}",
-                    hint="give both one head, `levels` and `finest`, or use a method on features, such as reviewkd",
-                )
+
+    def _check_places(self, kinds: Mapping[str, type[Method]]) -> None:
+        """Logits are compared place by place: of places that are the same, or that the student chose."""
+        mine = self.student.tapped.shapes
+        for role, members in (("teacher", self.teachers), ("peers", self._peers())):
+            asking = [name for name, kind in kinds.items() if {"logits", "answer"} & kind.needs.of(role)]  # type: ignore[arg-type]
+            for theirs in (member.tapped.shapes for member in members if asking):
+                if mine.chosen != theirs.chosen or not (mine.chosen or mine.places == theirs.places):
+                    what = "compares logits place by place, and the networks look at different places"
+                    raise UsageError(
+                        f"{', '.join(asking)} {what}.",
+                        got=f"student {_looks(mine)}, {role} {_looks(theirs)}",
+                        hint="take detectors of one kind, or a method on features, such as reviewkd",
+                    )
 
     @property
     def teacher(self) -> Member | None:
@@ -253,6 +262,7 @@ class Distillation(nn.Module):
             self.teacher_passes += len(batch) * len(taps)
         student = self.student(batch.x)
         taps |= {peer: peer(batch.x) for peer in self._peers()}
+        taps = {member: self._at_places_of(student, found) for member, found in taps.items()}
         weight = self.weighing.task_strength(progress)
         terms = {"task": weight * self._task(student, batch.y)}
         if self.peers:
@@ -274,6 +284,15 @@ class Distillation(nn.Module):
             for term, value in method.terms(seen, ours, theirs, progress).items():
                 terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
+
+    def _at_places_of(self, student: Taps, taps: Taps) -> Taps:
+        """With the logits that the network has at the places that the student chose, where a method compares them."""
+        needs = [method.needs for method in self.auxiliary().values()]
+        compared = any({"logits", "answer"} & (each.of("teacher") | each.of("peers")) for each in needs)
+        if not compared or not isinstance(student.answer, Chosen) or not isinstance(taps.answer, Chosen):
+            return taps
+        answer = taps.answer.at(student.answer)
+        return replace(taps, logits=class_logits(answer), answer=answer)
 
     def _in_rows(self, taps: Taps, y: Tensor) -> Taps:
         """With the logits as methods compare them."""
@@ -322,6 +341,10 @@ def _member(net: nn.Module) -> Member:
 
 def _shapes(member: Member) -> TapShapes:
     return member.tapped.shapes
+
+
+def _looks(shapes: TapShapes) -> str:
+    return f"at {shapes.places} places" + (" of its own choice" if shapes.chosen else "")
 
 
 def _asked(taps: Taps, needs: frozenset[str]) -> Taps:

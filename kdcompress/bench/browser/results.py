@@ -93,7 +93,8 @@ def session(result: PostedResult, asked: Asked, agent: str) -> Session:
             record.p90_early_stopping_ms = None
         if not subject.failed:
             got = _outputs(label, subject, asked)
-            parities[label] = compared(asked.expected[label], got, artifact.input.task, artifact.precision)
+            spec = artifact.input
+            parities[label] = compared(asked.expected[label], got, spec.task, artifact.precision, spec.chosen)
     add_ratios(records, request.baseline, request.seed)
     parity = {label: found.to_json() for label, found in parities.items()}
     notes = list(_notes(result, request.threads))

@@ -106,4 +106,5 @@ def _compare(found: Session, label: str, outputs: Outputs, request: Request) -> 
     with np.errstate(over="ignore"):  # infinite as float32: no parity
         got = [np.array(each, np.float32) for each in outputs.arrays]
     got = [each.reshape(len(each), *output.shape) for each, output in zip(got, artifact.input.outputs, strict=True)]
-    found.parity[label] = compared(expected, got, artifact.input.task, artifact.precision).to_json()
+    spec = artifact.input
+    found.parity[label] = compared(expected, got, spec.task, artifact.precision, spec.chosen).to_json()

@@ -1,4 +1,5 @@
-"""torchvision's one-stage detectors, by name, giving dense answers: SSD, SSDlite, FCOS and RetinaNet.
+"""torchvision's detectors, by name, giving dense answers. Here are SSD, SSDlite, FCOS and RetinaNet; Faster R-CNN is in
+``torchvision_two_stage``.
 
 The networks, their anchors and their losses are torchvision's own. What it does to images before them is left out: they
 come normalised, and at the size that they have. A crowd is background to them.
@@ -6,7 +7,6 @@ come normalised, and at the size that they have. A crowd is background to them.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +20,12 @@ from torchvision.ops import box_iou
 
 from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
 from kdcompress.errors import UsageError
+from kdcompress.models.detectors import torchvision_two_stage
 from kdcompress.models.detectors.head_retinanet import decoded
-from kdcompress.models.detectors.towers import both, clamped
+from kdcompress.models.detectors.towers import both, clamped, log_odds
 
 NO_LABELS = ("__background__", "N/A")  # among the categories of torchvision's weights
-ONE_STAGE = ("fcos", "retinanet", "ssd")  # what their names begin with
-SURE = 1e-6  # a share that counts as certain, in a logit
+NAMES = ("fcos", "retinanet", "ssd", "fasterrcnn")  # what they begin with
 
 
 class TorchvisionAnswer(NamedTuple):
@@ -45,8 +45,7 @@ class TorchvisionAnswer(NamedTuple):
         given = self.heads["cls_logits"]
         if not isinstance(self.detector, SSD):
             return given
-        share = given.log_softmax(2)[..., 1:]
-        return share - (-share.clamp(max=math.log1p(-SURE)).expm1()).log()
+        return log_odds(given.log_softmax(2)[..., 1:])
 
     def boxes(self) -> Tensor:
         """[N, P, 4]: x1, y1, x2, y2 in pixels."""
@@ -130,7 +129,7 @@ class TorchvisionDense(nn.Module):
 
 def detectors() -> list[str]:
     """The names of those that give dense answers."""
-    return [name for name in every() if name.startswith(ONE_STAGE)]
+    return [name for name in every() if name.startswith(NAMES)]
 
 
 def every() -> list[str]:
@@ -138,13 +137,12 @@ def every() -> list[str]:
 
 
 def check(name: str) -> None:
-    """Raises UsageError for a detector that looks at regions of its own choice in a second stage."""
-    if not name.startswith(ONE_STAGE):
+    """Raises UsageError for a detector that gives more than boxes."""
+    if not name.startswith(NAMES):
         raise UsageError(
-            f"torchvision/{name} is a two-stage detector, which kdcompress has not.",
+            f"torchvision/{name} finds masks or points, which kdcompress does not learn.",
             where="model",
             allowed=", ".join(f"torchvision/{name}" for name in detectors()),
-            hint="its answers have no fixed number of places, which every runtime here asks for",
         )
 
 
@@ -160,19 +158,26 @@ def labels_of(categories: list[str]) -> list[int]:
     return [number for number, category in enumerate(categories) if category not in NO_LABELS]
 
 
-def dense(name: str, classes: int, options: dict[str, Any], pretrained: bool) -> TorchvisionDense:
+def dense(name: str, classes: int, options: dict[str, Any], pretrained: bool) -> nn.Module:
     """A detector for ``classes`` labels. ``pretrained``: with torchvision's weights; its last layers for labels are new
     ones where there are more or fewer labels than these know. Raises what torchvision raises."""
-    background = 1 if name.startswith("ssd") else 0
+    background = 1 if name.startswith(("ssd", "fasterrcnn")) else 0
     if not pretrained:
         made = {"weights": None, "weights_backbone": None, **options, "num_classes": classes + background}
-        return TorchvisionDense(torchvision.models.get_model(name, **made))
+        return _wrapped(torchvision.models.get_model(name, **made))
     weights = torchvision.models.get_model_weights(name).verify(options.get("weights") or "DEFAULT")
-    detector = torchvision.models.get_model(name, **{**options, "weights": weights})
+    detector: Any = torchvision.models.get_model(name, **{**options, "weights": weights})
     categories = weights.meta["categories"]
     labels = labels_of(categories)
     kept = [*range(background), *labels] if classes == len(labels) else None
-    _swap_labels(detector, len(categories), classes + background, kept)
+    swap = torchvision_two_stage.swap_labels if hasattr(detector, "roi_heads") else _swap_labels
+    swap(detector, len(categories), classes + background, kept)
+    return _wrapped(detector)
+
+
+def _wrapped(detector: Any) -> nn.Module:
+    if hasattr(detector, "roi_heads"):
+        return torchvision_two_stage.TorchvisionTwoStage(detector)
     return TorchvisionDense(detector)
 
 

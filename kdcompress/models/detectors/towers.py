@@ -15,6 +15,7 @@ from kdcompress.data.objects import CLASS
 from kdcompress.errors import UsageError
 from kdcompress.models.detectors.pyramid import OnPyramid, Pyramid
 
+SURE = 1e-6  # a share that counts as certain, in a logit
 LEAST = 2**-14  # product of shares whose root is taken: of less it would show how a runtime rounds; exact in fp16
 PRIOR = 0.01  # the share of an untrained network's scores
 MOST = 4096  # of any number in a detector's options
@@ -122,6 +123,11 @@ def clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = float(size[0]), float(size[1])  # of one type: the exporter takes no mixture
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([x1.clamp(0.0, width), y1.clamp(0.0, height), x2.clamp(0.0, width), y2.clamp(0.0, height)], -1)
+
+
+def log_odds(share: Tensor) -> Tensor:
+    """Logits whose sigmoid is a share, given as its logarithm."""
+    return share - (-share.clamp(max=math.log1p(-SURE)).expm1()).log()
 
 
 def both(shares: Tensor, others: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcompress.models.answers import answer_of, class_logits
+from kdcompress.models.answers import Chosen, answer_of, class_logits
 from kdcompress.models.taps.choosing import chosen
 from kdcompress.models.taps.dry_run import watched
 from kdcompress.models.taps.hooks import Frame, Hook
@@ -55,7 +55,8 @@ class Tapped:
     ):
         self.model, self._whole = bare_and_whole(model)
         run = watched(self.model, example)
-        logits = class_logits(answer_of(run.result))
+        answer = answer_of(run.result)
+        logits = class_logits(answer)
         calls = chosen(run, paths).stages if stages else ()
         classifier = classifier_of(run, logits.shape[-1]) if pooled or last else None
         place = last_map(run, classifier, logits) if last else None
@@ -72,6 +73,7 @@ class Tapped:
             pooled=pooled_feature(run, classifier).shape[1] if pooled and classifier else None,
             classes=logits.shape[-1],
             places=math.prod(logits.shape[1:-1]),
+            chosen=isinstance(answer, Chosen),
             input=(example.shape[1], example.shape[2], example.shape[3]),
             last=stage_at(run, *place) if place else None,
         )

@@ -38,6 +38,7 @@ class TapShapes:
     input: tuple[int, int, int]
     last: Stage | None = None
     places: int = 1  # that the network has logits for
+    chosen: bool = False  # by the network, image by image
 
 
 @dataclass
