@@ -112,7 +112,10 @@ def relation_loss(maps: Sequence[tuple[Tensor, Tensor]], ours: nn.ModuleList, th
     ``GcBlock`` of each level make of them, summed over channels and places of all levels, scaled as above. A float32
     scalar, averaged over the images."""
     apart = torch.stack(
-        [(our(s.float()) - their(t.float())).square().sum((1, 2, 3)).mean() for our, their, (s, t) in zip(ours, theirs, maps)]
+        [
+            (our(s.float()) - their(t.float())).square().sum((1, 2, 3)).mean()
+            for our, their, (s, t) in zip(ours, theirs, maps)
+        ]
     )
     return apart.sum() * (CHANNELS * PLACES / sum(t[0].numel() for _, t in maps))
 
