@@ -134,7 +134,7 @@ def recipe(text):
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if page.blocks])
 def test_blocks(page: Page, request, tmp_path, monkeypatch, fashion_mnist_root):
-    monkeypatch.setenv("KDCOMPRESS_DATA", str(fashion_mnist_root))  # a part of what a reader downloads
+    monkeypatch.setenv("KDCOMPRESS_DATA", str(fashion_mnist_root))  # where a reader's download would be, but for its size
     if "run" in page.needs:
         shutil.copytree(request.getfixturevalue("finished"), tmp_path, dirs_exist_ok=True)
     elif "photos" in page.needs:

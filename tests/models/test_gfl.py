@@ -171,6 +171,6 @@ def test_the_generalised_overlap_is_torchvisions():
     low = 20 * torch.rand(2, 200, 2, generator=generator)
     a, b = torch.cat([low, low + 1 + 20 * torch.rand(2, 200, 2, generator=generator)], 2).requires_grad_()
     ours, theirs = giou_loss(a, b), generalized_box_iou_loss(a, b)
-    assert torch.allclose(ours, theirs, atol=1e-5) and ours.min() < 0.3 and ours.max() > 1.3
+    assert torch.allclose(ours, theirs, atol=1e-5) and ours.min() < 0.5 and ours.max() > 1.3
     gradients = [torch.autograd.grad(loss.sum(), a)[0] for loss in (ours, theirs)]
     assert torch.allclose(*gradients, atol=1e-5)
