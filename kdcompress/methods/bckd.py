@@ -17,7 +17,8 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
-from kdcompress.methods.dense import answers, best_score, box_loss, over, quality_loss
+from kdcompress.methods.dense import answers, best_score, over, quality_loss
+from kdcompress.models.detectors.towers import giou_loss
 from kdcompress.models.taps import Tapped, Taps
 
 
@@ -30,7 +31,7 @@ def bckd_loss(student: Tensor, teacher: Tensor, ours: Tensor, theirs: Tensor) ->
     """
     apart = (student.detach().float().sigmoid() - teacher.float().sigmoid()).abs().amax(2)
     weights = best_score(teacher)
-    return over(quality_loss(student, teacher), weights), over(apart * box_loss(ours, theirs), weights)
+    return over(quality_loss(student, teacher), weights), over(apart * giou_loss(ours, theirs), weights)
 
 
 @methods.register("bckd")

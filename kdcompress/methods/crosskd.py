@@ -21,8 +21,8 @@ from kdcompress.distributed import processes, total
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
-from kdcompress.methods.dense import answers, best_score, box_loss, divergence, over, quality_loss
-from kdcompress.models.detectors.towers import Steps, Towered
+from kdcompress.methods.dense import answers, best_score, divergence, over, quality_loss
+from kdcompress.models.detectors.towers import Steps, Towered, giou_loss
 from kdcompress.models.taps import Tapped, Taps
 
 
@@ -63,7 +63,7 @@ def crosskd_loss(cross: Tensor, teacher: Tensor, ours: Tensor, theirs: Tensor) -
     sum of these scores, 1 at least. They depend on neither the batch size nor the number of places.
     """
     weights = best_score(teacher)
-    away = divergence(ours, theirs) if ours.ndim == 4 else box_loss(ours, theirs)
+    away = divergence(ours, theirs) if ours.ndim == 4 else giou_loss(ours, theirs)
     return over(quality_loss(cross, teacher), weights), over(weights * away, weights)
 
 

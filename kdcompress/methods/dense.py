@@ -7,7 +7,6 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
 from kdcompress.distributed import processes, total
 from kdcompress.errors import UsageError
@@ -47,12 +46,6 @@ def quality_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student, q = student.float(), teacher.float().sigmoid()
     entropy = F.binary_cross_entropy_with_logits(student, q, reduction="none")
     return ((q - student.sigmoid()).abs() * entropy).sum(2)
-
-
-def box_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - GIoU of boxes [N, P, 4], float32 [N, P]: 0 to 2."""
-    found: Tensor = generalized_box_iou_loss(student.float(), teacher.float())
-    return found
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

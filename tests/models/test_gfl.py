@@ -4,11 +4,12 @@ written a second way."""
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import generalized_box_iou_loss
 
 from kdcompress.errors import UsageError
 from kdcompress.models.build import build
 from kdcompress.models.detectors.head_gfl import GFLAnswer, anchors, assigned, distribution_focal, quality_focal
-from kdcompress.models.detectors.towers import iou
+from kdcompress.models.detectors.towers import giou_loss, iou
 
 THIN = {"width": 16, "levels": 3, "depth": 1}
 COUNTS = (64, 16, 4)  # places of a 64 x 64 image at strides 8, 16 and 32
@@ -163,3 +164,13 @@ def test_a_batch_twice_over_has_the_same_loss_and_padding_none(places):
     twice = GFLAnswer(*(t.repeat(2, 1, *[1] * (t.ndim - 2)) for t in given[:2]), *given[2:])
     assert float(twice.loss(y.repeat(2, 1, 1))) == pytest.approx(float(given.loss(y)), rel=1e-5)
     assert float(given.loss(torch.cat([y, torch.zeros(2, 5, 6)], 1))) == float(given.loss(y))
+
+
+def test_the_generalised_overlap_is_torchvisions():
+    generator = torch.Generator().manual_seed(0)
+    low = 20 * torch.rand(2, 200, 2, generator=generator)
+    a, b = torch.cat([low, low + 1 + 20 * torch.rand(2, 200, 2, generator=generator)], 2).requires_grad_()
+    ours, theirs = giou_loss(a, b), generalized_box_iou_loss(a, b)
+    assert torch.allclose(ours, theirs, atol=1e-5) and ours.min() < 0.5 and ours.max() > 1.3
+    gradients = [torch.autograd.grad(loss.sum(), a)[0] for loss in (ours, theirs)]
+    assert torch.allclose(*gradients, atol=1e-5)

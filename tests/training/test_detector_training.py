@@ -37,22 +37,23 @@ def scenes(count=96):
     return Source("squares", ("dark", "bright"), whole, part, part, (0.45,) * 3, (0.2,) * 3, digest, "here")
 
 
-def distillation(data, method, **options):
+def distillation(data, method, head="fcos", **options):
     torch.manual_seed(0)
     thin = {"levels": 3, "depth": 1, "width": 16}
-    student, teacher = (Member(build("fcos/small-resnet10x1", 2, 3, thin), data.mean, data.std) for _ in range(2))
+    student, teacher = (Member(build(f"{head}/small-resnet10x1", 2, 3, thin), data.mean, data.std) for _ in range(2))
     example = torch.from_numpy(data.train.images[:2]).permute(0, 3, 1, 2)
     return Distillation(student, teacher, {method: options}, example, task="detection")
 
 
-def trained(data, folder, method="reviewkd", progress=lambda *_: None, **options):
+def trained(data, folder, method="reviewkd", progress=lambda *_: None, head="fcos", **options):
     folder.mkdir(exist_ok=True)
     wanted = {"epochs": 2, "batch_size": 16, "optimizer": "adamw", "lr": 0.002, "precision": "fp32", **options}
-    return engine.train(distillation(data, method), data, Train(**wanted), VIEWS, 0, folder, progress)
+    return engine.train(distillation(data, method, head), data, Train(**wanted), VIEWS, 0, folder, progress)
 
 
-def test_it_learns_to_find_squares(tmp_path):
-    found = trained(scenes(), tmp_path / "run", "none", epochs=12, lr=0.004)
+@pytest.mark.parametrize("head", ["fcos", "gfl"])
+def test_it_learns_to_find_squares(tmp_path, head):
+    found = trained(scenes(), tmp_path / "run", "none", head=head, epochs=12, lr=0.004)
     scores = [epoch["validation_score"] for epoch in found.history]
     assert max(scores) > 40 and scores[0] < max(scores)
 
@@ -86,14 +87,22 @@ def test_a_batch_in_parts_and_images_without_objects_train(tmp_path):
     assert all(np.isfinite(list(epoch["terms"].values())).all() for epoch in found.history)
 
 
+def trained_by_sgd(folder, head, method):
+    options = {"sync_batch_norm": True, "optimizer": "sgd", "lr": 0.01}
+    return trained(scenes(), folder, method, head=head, **options)
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_curve_of_one(tmp_path):
+@pytest.mark.parametrize(
+    ("head", "method"), [("fcos", "reviewkd"), ("fcos", "fgd"), ("fcos", "bckd"), ("gfl", "crosskd"), ("gfl", "ld")]
+)
+def test_two_processes_have_the_curve_of_one(tmp_path, head, method):
     from test_processes import torchrun
 
-    done = torchrun(__file__, tmp_path / "two")
+    done = torchrun(__file__, tmp_path / "two", head, method)
     assert done.returncode == 0, done.stderr
     two = json.loads((tmp_path / "two/history.json").read_text())
-    one = trained(scenes(), tmp_path / "one", sync_batch_norm=True, optimizer="sgd", lr=0.01)
+    one = trained_by_sgd(tmp_path / "one", head, method)
     for mine, theirs in zip(two, one.history, strict=True):
         assert mine["terms"] == pytest.approx(theirs["terms"], rel=2e-2)
 
@@ -102,7 +111,7 @@ if __name__ == "__main__":
     from pathlib import Path
 
     folder = Path(sys.argv[1])
-    result = trained(scenes(), folder, sync_batch_norm=True, optimizer="sgd", lr=0.01)
+    result = trained_by_sgd(folder, *sys.argv[2:])
     if result.history:
         (folder / "history.json").write_text(json.dumps(result.history))
     torch.distributed.destroy_process_group()

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from kdcompress.data.objects import BOX, CROWD, KIND, OBJECT
 from kdcompress.distributed import processes, total
@@ -29,6 +28,7 @@ from kdcompress.models.detectors.towers import (
     clamped,
     flat,
     focal_loss,
+    giou_loss,
     grid,
     picked,
 )
@@ -74,7 +74,7 @@ class FCOSAnswer(NamedTuple):
             centres = centerness(distances(self.places, wanted)) * positive
             count, weight = (total(each) / processes() for each in (positive.sum().float(), centres.sum()))
         focal = focal_loss(self.logits, objects, positive, ignored)
-        overlap = generalized_box_iou_loss(self.boxes(), wanted)
+        overlap = giou_loss(self.boxes(), wanted)
         centre = F.binary_cross_entropy_with_logits(self.centerness.float(), centres, reduction="none")
         count, weight = count.clamp(min=1.0), weight.clamp(min=1e-6)
         return (focal + (centre * positive).sum()) / count + (overlap * centres).sum() / weight

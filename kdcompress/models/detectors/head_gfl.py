@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
 from kdcompress.distributed import processes, total
@@ -22,7 +21,18 @@ from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
 from kdcompress.models.detectors.head_fcos import distances
 from kdcompress.models.detectors.pyramid import Pyramid
-from kdcompress.models.detectors.towers import Steps, Towered, begin, check_options, clamped, flat, grid, iou, picked
+from kdcompress.models.detectors.towers import (
+    Steps,
+    Towered,
+    begin,
+    check_options,
+    clamped,
+    flat,
+    giou_loss,
+    grid,
+    iou,
+    picked,
+)
 
 NEAREST = 9  # places of a level that an object may have
 OVERLAP, DISTRIBUTION = 2.0, 0.25  # weights of the boxes' losses beside that of the classes
@@ -73,7 +83,7 @@ class GFLAnswer(NamedTuple):
         numbers = objects[..., CLASS].long().clamp(min=0)
         targets = F.one_hot(numbers, self.logits.shape[2]) * quality[..., None]
         focal = quality_focal(self.logits, targets) * ~ignored
-        overlap = generalized_box_iou_loss(boxes, wanted)
+        overlap = giou_loss(boxes, wanted)
         sides = OVERLAP * overlap + DISTRIBUTION * distribution_focal(self.bins, away).mean(2)
         sides = torch.where(positive, sides * weight, 0.0)
         return focal.sum() / count.clamp(min=1.0) + sides.sum() / whole.clamp(min=1e-6)

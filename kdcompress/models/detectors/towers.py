@@ -104,9 +104,24 @@ def picked(y: Tensor, index: Tensor) -> Tensor:
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of boxes [..., 4], one with one; 0 where both have no area."""
+    both, union = _shared(a, b)
+    return both / union
+
+
+def giou_loss(a: Tensor, b: Tensor) -> Tensor:
+    """1 - generalised intersection over union of boxes [..., 4], one with one (Rezatofighi et al., CVPR 2019,
+    arXiv:1902.09630), float32 0 to 2. torchvision's waits for the device at each step."""
+    a, b = a.float(), b.float()
+    both, union = _shared(a, b)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1).clamp(min=1e-6)
+    return 1 - both / union + (hull - union) / hull
+
+
+def _shared(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The areas of the intersection and of the union."""
     both = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     areas = [(each[..., 2:] - each[..., :2]).prod(-1) for each in (a, b)]
-    return both / (areas[0] + areas[1] - both).clamp(min=1e-6)
+    return both, (areas[0] + areas[1] - both).clamp(min=1e-6)
 
 
 def focal_loss(logits: Tensor, objects: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
