@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from kdcompress.data.decode import File, identity, in_threads, read_header, read_images
-from kdcompress.data.fit import frame_of, placed
+from kdcompress.data.fit import Placed, frame_of, placed
 from kdcompress.data.image import Header
 from kdcompress.data.kept import remembered
+from kdcompress.data.masks import Outlined
 from kdcompress.data.objects import BOX, CLASS, WIDTH, areas, packed
+from kdcompress.data.outlines import Outline, coded, size_of
 from kdcompress.data.splits import SPLITS, Listed, Raw
+from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -50,12 +54,13 @@ class Told:
 @dataclass
 class Marked:
     """An image's file; height and width as the annotations say, where they do; its objects, [m, 6] (objects.py) in
-    pixels of the file, and what each is known by: a number."""
+    pixels of the file, what each is known by: a number, and its outline (outlines.py), where masks are wanted."""
 
     file: str
     said: tuple[int, int] | None
     objects: list[list[float]]
     ids: list[int]
+    outlines: list[Outline] = field(default_factory=list)
 
 
 @dataclass
@@ -98,7 +103,8 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
 
     A box that reaches up to ``SLACK`` pixels out of its image is clipped; of those that reach farther, and are half
     inside at least, and of boxes without an area and such that come twice, which are left out, a note is made.
-    Raises UsageError with all else that is wrong, all at once, and for files that cannot be decoded.
+    Raises UsageError with all else that is wrong, all at once, and for files that cannot be decoded. Objects with
+    outlines have masks then.
     """
     problems, notes = Told(dict(found.problems.found)), Told(dict(found.notes.found))
     names = [name for name in SPLITS if found.splits.get(name)]
@@ -116,19 +122,28 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
                 "images of another size, as their EXIF turns them, than the annotations say",
                 f"{each.file} ({its}, said {said})",
             )
-    objects = _checked(found, images, sizes, problems, notes)
+    for each, size in zip(images, sizes.tolist(), strict=True):
+        for number, outline in zip(each.ids, each.outlines):
+            if size_of(outline) not in (None, size) and all(size):
+                problems.add("masks of another size than their image", f"{found.word} {number} of {each.file}")
+    objects, kept = _checked(found, images, sizes, problems, notes)
     if problems.found:
         raise refused(problems, root, hint)
     if not sum(map(len, objects)):
         raise UsageError("No image has an object.", where=root, hint=hint)
-    if data.size is not None:
-        for rows, (height, width) in zip(objects, sizes.tolist(), strict=True):
-            place = placed((height, width), frame_of(data.size), data.fit or "letterbox")
-            rows[:, BOX] = place.there(rows[:, BOX])
-    truth = packed(objects)
+    places = [
+        placed((height, width), frame_of(data.size or (height, width)), data.fit or "letterbox")
+        for height, width in sizes.tolist()
+    ]
+    for rows, place in zip(objects, places, strict=True):
+        rows[:, BOX] = place.there(rows[:, BOX])
+    truth: Truth = packed(objects)
     if data.size is not None:
         height, width = frame_of(data.size)
         truth[..., BOX] = np.clip(truth[..., BOX], 0, np.array([width, height] * 2, np.float32))
+    if any(each.outlines for each in images):
+        outlined = [[each.outlines[k] for k in its] for each, its in zip(images, kept, strict=True)]
+        truth = Outlined.of(truth, _masks(outlined, places), places[0].frame)
     ends = np.cumsum([0, *(len(found.splits[name]) for name in names)])
     listed = Listed(
         tuple(found.labels),
@@ -178,8 +193,8 @@ def _sizes(files: list[File], root: Path, problems: Told) -> np.ndarray:
 
 def _checked(
     found: Annotations, images: list[Marked], sizes: np.ndarray, problems: Told, notes: Told
-) -> list[np.ndarray]:
-    """The objects of each image that are kept, float64 [m, 6], clipped to it."""
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The objects of each image that are kept, float64 [m, 6], clipped to it; and which of them, int64 [m]."""
     counts = [len(each.objects) for each in images]
     owner = np.repeat(np.arange(len(images)), counts)
     rows = np.array([row for each in images for row in each.objects], np.float64).reshape(-1, WIDTH)
@@ -211,7 +226,20 @@ def _checked(
     twice = _twice(np.column_stack([owner, rows])) & ~empty
     told(twice, notes, "boxes that come twice, left out the second time")
     kept = np.flatnonzero(~(empty | twice))
-    return np.split(rows[kept], np.searchsorted(owner[kept], np.arange(1, len(images))))
+    first = np.repeat(np.cumsum([0, *counts])[:-1], counts)
+    where = np.searchsorted(owner[kept], np.arange(1, len(images)))
+    return np.split(rows[kept], where), np.split(kept - first[kept], where)
+
+
+def _masks(outlined: list[list[Outline]], places: list[Placed]) -> list[bytes]:
+    """Of all objects, image by image: kept, or made in threads."""
+
+    def made() -> list[str]:
+        each = in_threads(lambda k: [coded(outline, places[k]) for outline in outlined[k]], range(len(places)))
+        return [code.decode("ascii") for image in each for code in image]
+
+    name = hashlib.sha256(f"masks {VERSION} {places!r} {json.dumps(outlined)}".encode()).hexdigest()
+    return [code.encode("ascii") for code in remembered(name, made)]
 
 
 def _twice(rows: np.ndarray) -> np.ndarray:

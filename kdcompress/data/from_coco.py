@@ -13,6 +13,7 @@ from kdcompress.data.annotated import Annotations, Marked, is_there, parsed_once
 from kdcompress.data.from_folder import SPLITS
 from kdcompress.data.listing import Passed, entries
 from kdcompress.data.objects import CROWD, OBJECT
+from kdcompress.data.outlines import outline_of
 from kdcompress.data.source import one_line, root_of, sources
 from kdcompress.data.splits import Found, Raw
 from kdcompress.errors import UsageError, some
@@ -43,9 +44,17 @@ class Coco:
         return Found(str(root), True)
 
     def read(self, data: Data) -> Raw:
+        return self._read(data)
+
+    def read_masks(self, data: Data) -> Raw:
+        """The same, with the mask of each object: its polygons, or its run-length code."""
+        return self._read(data, masks=True)
+
+    def _read(self, data: Data, masks: bool = False) -> Raw:
         root = Path(self.find(data).origin)
         files, note = annotation_files(root)
-        found = parsed_once(list(files.values()), root, list(files), lambda: parsed(files))
+        facts = [*files, "masks"] if masks else list(files)
+        found = parsed_once(list(files.values()), root, facts, lambda: parsed(files, masks))
         for split, path in files.items():
             folder = image_folder([each.file for each in found.splits[split][:LOOKED]], path, root, split)
             for each in found.splits[split]:
@@ -92,8 +101,9 @@ def split_of(file: Path, root: Path) -> str:
     return ""
 
 
-def parsed(files: Mapping[str, Path]) -> Annotations:
-    """What the files say, images called as there. Raises UsageError for what is no JSON, or none of COCO's form."""
+def parsed(files: Mapping[str, Path], masks: bool = False) -> Annotations:
+    """What the files say, images called as there; with outlines, where ``masks`` are wanted. Raises UsageError for what
+    is no JSON, or none of COCO's form."""
     documents = {split: document(path) for split, path in files.items()}
     found = Annotations("annotation")
     names: dict[int, str] = {}  # of categories
@@ -115,7 +125,7 @@ def parsed(files: Mapping[str, Path]) -> Annotations:
         found.problems.add("names of two categories", name)
     for split, path in files.items():
         where = {number: row for row, number in enumerate(order)}
-        found.splits[split] = _images(documents[split], path, where, found)
+        found.splits[split] = _images(documents[split], path, where, found, masks)
     return found
 
 
@@ -150,7 +160,9 @@ def document(path: Path) -> dict[str, Any]:
     return content
 
 
-def _images(content: Mapping[str, Any], path: Path, numbers: Mapping[int, int], found: Annotations) -> list[Marked]:
+def _images(
+    content: Mapping[str, Any], path: Path, numbers: Mapping[int, int], found: Annotations, masks: bool
+) -> list[Marked]:
     """The images of a file with their objects; what is wrong is added to ``found``."""
     known: dict[int, Marked] = {}
     names = set[str]()
@@ -178,11 +190,16 @@ def _images(content: Mapping[str, Any], path: Path, numbers: Mapping[int, int], 
             found.problems.add("annotations of unknown categories", f"{where} (category_id {category!r:.40})")
         elif not (isinstance(box, list) and len(box) == 4 and all(map(_number, box))):
             found.problems.add("annotations without a bbox of 4 numbers", f"{where} (bbox {box!r:.60})")
+        elif masks and (outline := outline_of(_of(annotation, "segmentation"))) is None:
+            got = f"{_of(annotation, 'segmentation')!r:.40}"
+            found.problems.add("annotations without a mask that can be read", f"{where} (segmentation {got})")
         else:
             x, y, width, height = map(float, box)
             kind = CROWD if annotation.get("iscrowd") else OBJECT
             known[image].objects.append([x, y, x + width, y + height, numbers[category], kind])
             known[image].ids.append(called)
+            if masks and outline is not None:
+                known[image].outlines.append(outline)
     return list(known.values())
 
 

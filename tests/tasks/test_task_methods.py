@@ -13,15 +13,23 @@ IMAGES = 8
 OBJECTS = torch.zeros(IMAGES, 2, 6)  # of one label, label k in image k % 3; and nothing
 OBJECTS[:, 0, :4] = torch.tensor([4.0, 6.0, 40.0, 44.0])
 OBJECTS[:, 0, 4], OBJECTS[:, 0, 5] = torch.arange(IMAGES) % 3, 1
+MASKS = torch.zeros(IMAGES, 2, 16, 16)  # of 64 x 64 pixels, at a quarter
+MASKS[:, 0, 3:9, 1:8] = 1
 TRUTHS = {
     "classification": torch.randint(0, 3, (IMAGES,)),
     "multi-label": torch.randint(0, 2, (IMAGES, 3)),
     "detection": OBJECTS,
+    "instance-segmentation": torch.cat([OBJECTS, MASKS.flatten(2)], 2),
 }
 THIN = {"width": 8, "levels": 3, "depth": 1}
 NETWORKS = {  # task -> student, teacher and the images' side
     "multi-label": (("resnet8", {}), ("resnet14", {}), 32),
     "detection": (("fcos/small-resnet10x1", THIN), ("fcos/small-resnet10x1", {**THIN, "width": 12}), 64),
+    "instance-segmentation": (
+        ("yolact/small-resnet10x1", THIN),
+        ("yolact/small-resnet10x1", {**THIN, "width": 12, "prototypes": 8}),
+        64,
+    ),
 }
 LIKE_THE_TEACHER = {"crosskd": "fcos", "ld": "gfl"}  # methods for heads of one family and width, and their heads
 # The default of a training with one label an image is tested with every method elsewhere.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdcompress.data.masks import Outlined, codes
 from kdcompress.errors import UsageError
 from kdcompress.tasks import tasks
 
@@ -22,10 +23,20 @@ def objects():
     return truth
 
 
+def outlined():
+    """The same, whose masks are all of their boxes."""
+    truth = objects()
+    masks = np.zeros((int(truth[..., 5].sum()), 64, 64), bool)
+    for mask, row in zip(masks, truth[truth[..., 5] > 0].astype(int), strict=True):
+        mask[row[1] : row[3], row[0] : row[2]] = True
+    return Outlined.of(truth, codes(masks), (64, 64))
+
+
 TRUTHS = {
     "classification": RANDOM.integers(0, 3, IMAGES),
     "multi-label": RANDOM.integers(0, 2, (IMAGES, 3)).astype(np.uint8),
     "detection": objects(),
+    "instance-segmentation": outlined(),
 }
 
 
@@ -36,11 +47,15 @@ def logits(truth):
 
 
 def boxes_and_scores(truth, turned=0):
-    """A place for each object, whose label's number is turned on by so many."""
+    """A place for each object, whose label's number is turned on by so many. With masks, these are all of the box."""
+    masks, truth = isinstance(truth, Outlined), np.asarray(truth)
     scores = np.full((*truth.shape[:2], 3), 0.01, np.float32)
     for i, j in zip(*np.nonzero(truth[..., 5])):
         scores[i, j, (int(truth[i, j, 4]) + turned) % 3] = 0.4 + 0.5 * i / len(truth)
-    return truth[..., :4].copy(), scores
+    found = truth[..., :4].copy(), scores
+    if masks:
+        found += np.ones((*truth.shape[:2], 1), np.float32), np.full((len(truth), 1, 16, 16), 5.0, np.float32)
+    return found
 
 
 def right(name):
@@ -101,9 +116,10 @@ def test_what_is_kept_of_the_parts_of_a_split_is_that_of_the_whole(task):
 
 def test_another_order_of_labels_is_put_right(task):
     numbers = np.array([2, 0, 1])  # the file's first label is the source's third
-    *boxes, scores = right(task.name)
-    expected = task.kept((*boxes, scores))
-    found = task.renumbered(task.kept((*boxes, scores[..., numbers])), numbers)
+    outputs = list(right(task.name))
+    expected, scores = task.kept(tuple(outputs)), min(1, len(outputs) - 1)
+    outputs[scores] = outputs[scores][..., numbers]
+    found = task.renumbered(task.kept(outputs), numbers)
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
@@ -171,6 +187,10 @@ def test_a_classifier_is_no_detector():
         tasks["detection"].outputs(LABELS, [(3,)])
     with pytest.raises(UsageError, match="gives no detections"):
         tasks["detection"].outputs(LABELS, [(7, 4), (7, 4)])  # of four labels
+    with pytest.raises(UsageError, match="gives no masks"):
+        tasks["instance-segmentation"].outputs(LABELS, [(7, 4), (7, 3)])
+    with pytest.raises(UsageError, match="gives no masks"):
+        tasks["instance-segmentation"].outputs(LABELS, [(7, 4), (7, 3), (7, 5), (6, 16, 16)])
 
 
 def test_rows_are_distributions_with_the_same_gradient_for_each_image(task):
@@ -181,7 +201,7 @@ def test_rows_are_distributions_with_the_same_gradient_for_each_image(task):
 
 def test_the_truth_of_another_task_is_refused(task):
     for name, truth in TRUTHS.items():
-        if name != task.name:
+        if name != task.name and (task.name, name) != ("detection", "instance-segmentation"):  # masks have boxes
             with pytest.raises(UsageError):
                 task.check(truth, "here")
 
