@@ -24,6 +24,9 @@ if TYPE_CHECKING:
         @property
         def one_label(self) -> bool: ...
 
+        @property
+        def class_maps(self) -> bool: ...
+
         def of(self, member: Any) -> frozenset[str]: ...
 
 

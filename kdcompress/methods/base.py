@@ -89,7 +89,8 @@ class Needs:
     ``rows`` pairs the rows of a batch: see ``Batch``. ``index``: the images' places in the training split.
     ``whole_batch``: some term is not a mean over samples (it relates them, counts them or remembers them), so of
     several processes that train together each gets the rows of all. ``one_label``: it takes each image to be of one
-    class, or relates classes to each other; others compare logits row by row (``Task.rows``), or none."""
+    class, or relates classes to each other; others compare logits row by row (``Task.rows``), or none.
+    ``class_maps``: it reads the class of each pixel (``batch.y``)."""
 
     student: str = "logits"
     teacher: str = ""
@@ -100,6 +101,7 @@ class Needs:
     index: bool = False
     whole_batch: bool = False
     one_label: bool = False
+    class_maps: bool = False
 
     def __post_init__(self) -> None:
         if unknown := (self.of("student") | self.of("teacher") | self.of("peers")) - TAPS:

@@ -13,15 +13,19 @@ IMAGES = 8
 OBJECTS = torch.zeros(IMAGES, 2, 6)  # of one label, label k in image k % 3; and nothing
 OBJECTS[:, 0, :4] = torch.tensor([4.0, 6.0, 40.0, 44.0])
 OBJECTS[:, 0, 4], OBJECTS[:, 0, 5] = torch.arange(IMAGES) % 3, 1
+MAPS = torch.randint(0, 3, (IMAGES, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2).byte()
+MAPS[:, :20, :30] = 255
 TRUTHS = {
     "classification": torch.randint(0, 3, (IMAGES,)),
     "multi-label": torch.randint(0, 2, (IMAGES, 3)),
     "detection": OBJECTS,
+    "semantic-segmentation": MAPS,
 }
 THIN = {"width": 8, "levels": 3, "depth": 1}
 NETWORKS = {  # task -> student, teacher and the images' side
     "multi-label": (("resnet8", {}), ("resnet14", {}), 32),
     "detection": (("fcos/small-resnet10x1", THIN), ("fcos/small-resnet10x1", {**THIN, "width": 12}), 64),
+    "semantic-segmentation": (("lraspp/small-resnet10x1", {"width": 8}), ("fcn/small-resnet10x1", {"width": 12}), 64),
 }
 # The default of a training with one label an image is tested with every method elsewhere.
 OTHERS = [(task, name) for task in tasks if task != "classification" for name in methods]

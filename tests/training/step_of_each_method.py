@@ -10,11 +10,12 @@ from kdcompress.distributed import processes
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.models.build import build
+from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.setup import share_state
 
 IMAGES, ROWS, SIZE = 40, 8, 16
-CASES = {name: (name, {}) for name in methods} | {
+CASES = {name: (name, {}) for name in methods if tasks["classification"].takes(methods[name].needs)} | {
     "born-again cwtm": ("born-again", {"variant": "cwtm"}),
     "born-again dkpp": ("born-again", {"variant": "dkpp"}),
     "kdcl general": ("kdcl", {"target": "general"}),
