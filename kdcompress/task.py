@@ -66,6 +66,7 @@ class Matched:
     share: float
     strictly: float
     what: str  # "same arg max on {share} of the images"
+    numbers: bool = True  # whether the outputs are numbers that may differ by a little, and no decisions themselves
 
 
 @dataclass(frozen=True)

@@ -212,10 +212,10 @@ class Networks:
         """``net`` on the CPU, as it ships."""
         ships, spec = self.as_it_ships(role, net), self.spec(role)
         with evaluating(ships), torch.no_grad():
-            outputs = shipped(answer_of(ships(self.input(role, ships))))
+            outputs = shipped(answer_of(ships(self.input(role, ships))), self.recipe.export.outputs)
         shapes = [tuple(output.shape[1:]) for output in outputs]
         spec = replace(spec, outputs=self.task.outputs(spec.labels, shapes))
-        return Deployable(ships, spec, self.parts[role].network.size).eval()
+        return Deployable(ships, spec, self.parts[role].network.size, self.recipe.export.outputs).eval()
 
     def as_it_ships(self, role: Role, net: nn.Module) -> nn.Module:
         """With its blocks' branches merged."""

@@ -178,6 +178,22 @@ def test_ties_agree_and_others_do_not():
     assert TASK.matched((logits,), (other,), 1e-4).share < 1
 
 
+def test_classes_of_two_files_may_differ_at_a_few_places_of_a_border_and_nowhere_else():
+    large = upsampled(blobs(4), (64, 64))
+    classes = large.argmax(1).astype(np.float32)
+    nearly = (large + np.random.default_rng(0).normal(size=large.shape).astype(np.float32) * 1e-5).argmax(1)
+    assert compared((classes,), (classes,), TASK.name) and compared((classes,), (nearly.astype(np.float32),), TASK.name)
+    for off in (np.roll(classes, 4, 2), np.roll(classes, 1, 1), (classes + 1) % 4):
+        for precision in ("fp32", "fp16"):
+            found = compared((classes,), (off,), TASK.name, precision)
+            assert not found and "of the places" in found.why
+    spot = classes.copy()
+    windows = np.lib.stride_tricks.sliding_window_view(classes[0], (3, 3))
+    y, x = np.argwhere((windows == windows[..., :1, :1]).all((2, 3)))[0] + 1  # all around are of its class
+    spot[0, y, x] = (spot[0, y, x] + 1) % 4
+    assert not compared((classes,), (spot,), TASK.name)
+
+
 def test_a_mask_that_is_resized_between_its_values_has_classes_that_are_not_there():
     classes = np.zeros((16, 16), np.uint8)
     classes[:, 8:] = 4
