@@ -26,6 +26,7 @@ folders = {
             "methods",
             "models",
             "models.detectors",
+            "models.segmenters",
             "models.taps",
             "recipe",
             "report",

@@ -44,7 +44,7 @@ def quantize(content: bytes, job: ExportJob, scheme: Scheme) -> bytes:
     quantizers = require("ai_edge_quantizer.quantizer", "litert", why)
     ranges = require("ai_edge_quantizer.utils.qsv_utils", "litert", why)
     graph = operators(content)
-    recipe = _recipe(graph, scheme, job.module, tail(graph) if len(job.parent.input.outputs) > 1 else [])
+    recipe = _recipe(graph, scheme, job.module, tail(graph) if job.parent.input.decodes else [])
     step = job.parent.input.batch or 1
     images = [
         {job.parent.input.name: batch[i : i + step]}

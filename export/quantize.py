@@ -80,7 +80,7 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
             raise KDCompressError("This model has no convolution or matrix product to quantise.", where=job.parent.path)
         stays_float = [node.name for node in graph.ancestors(parent, layer)]
         stays_float += graph.named_nodes(parent, scheme.exclude)
-        if len(spec.outputs) > 1:
+        if spec.decodes:
             stays_float += [node.name for node in graph.tail(parent)]
         if ranged and layer.name == graph.NORMALISATION:
             extra["TensorQuantOverrides"] = {layer.input[0]: [PIXELS], layer.output[0]: [_pixel_range(spec)]}

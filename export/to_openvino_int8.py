@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.artifact import Artifact
+from kdcompress.artifact import CLASSES, Artifact
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.behind import behind_layers
 from kdcompress.export.formats import ExportJob, Scheme, Target, Writer, writers
@@ -64,8 +64,8 @@ def write(job: ExportJob, target: Target) -> Artifact:
 
 
 def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
-    """A quantised copy of an OpenVINO model, calibrated on ``batches`` of its input. Of one with several outputs, what
-    makes them of the last layers' stays in float.
+    """A quantised copy of an OpenVINO model, calibrated on ``batches`` of its input. Of one with several outputs, or
+    with classes, what makes them of the last layers' stays in float.
 
     Raises UsageError for a name to exclude that the model does not have, KDCompressError where NNCF fails.
     """
@@ -74,7 +74,7 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
     overflow = nncf.OverflowFix.ENABLE if scheme.reduce_range else nncf.OverflowFix.DISABLE
     parameters = require("nncf.quantization.advanced_parameters", EXTRA, WHY).QuantizationParameters
     excluded = _named(model, scheme.exclude)
-    if len(model.outputs) > 1:
+    if len(model.outputs) > 1 or CLASSES in model.outputs[0].get_names():
         excluded = sorted({*excluded, *_tail(model)})
     try:
         with quiet():

@@ -37,6 +37,9 @@ Layout = Literal["uint8-nhwc", "float-nchw", "float-nhwc", "half-nchw", "half-nh
 _TYPES = {"uint8": np.uint8, "float": np.float32, "half": np.float16}
 
 
+CLASSES = "classes"  # the output that is the class of each pixel
+
+
 @dataclass(frozen=True)
 class Output:
     """An array that a deployed model gives: float32 [N, *shape]."""
@@ -50,6 +53,11 @@ class Output:
     def logits(cls, classes: int, name: str = "logits") -> Output:
         """The one output of a classifier."""
         return cls(name, (classes,), "logits: the largest is the answer; their softmax gives shares")
+
+    @property
+    def decided(self) -> bool:
+        """Whether these are numbers of classes, of which near ties may be decided otherwise, and nothing between."""
+        return self.name == CLASSES
 
     @classmethod
     def from_json(cls, data: Any, what: str) -> Output:
@@ -93,6 +101,11 @@ class InputSpec:
     def chosen(self) -> bool:
         """Whether the outputs are of places that the network chose."""
         return any(output.chosen for output in self.outputs)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the model makes something else of its last layers' outputs."""
+        return len(self.outputs) > 1 or self.outputs[0].decided
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] images of a source -> the array this model takes."""

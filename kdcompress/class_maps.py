@@ -67,6 +67,17 @@ def overlaps(table: np.ndarray) -> np.ndarray:
     return np.divide(both, either, out=np.full(len(table), np.nan), where=either > 0)
 
 
+def near(maps: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Whether a place of ``maps`` or one of the eight around it has the class of ``classes``; all [N, H, W]."""
+    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), "edge")
+    height, width = maps.shape[1:]
+    found = np.zeros(maps.shape, bool)
+    for down in range(3):
+        for along in range(3):
+            found |= padded[:, down : down + height, along : along + width] == classes
+    return found
+
+
 def runs(classes: np.ndarray) -> list[list[int]]:
     """A class map row by row, as [class, how many places follow each other], ...: for JSON."""
     flat = np.asarray(classes).reshape(-1)

@@ -84,7 +84,7 @@ def compared(
     least = tasks[task].int8_agreement if allowed.agreement is None else allowed.agreement
     found = tasks[task].matched(expected, got, allowed.relative or 0.0)
     reasons = []
-    if allowed.relative is not None and relative > allowed.relative:
+    if allowed.relative is not None and found.numbers and relative > allowed.relative:
         reasons.append(f"outputs differ by {relative:.3g} of the largest, {allowed.relative:.3g} allowed")
     if found.share < least:
         reasons.append(f"{found.what.format(share=format(found.share, '.2%'))}, {least:.2%} wanted")

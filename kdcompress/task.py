@@ -27,6 +27,9 @@ if TYPE_CHECKING:
         @property
         def boxes(self) -> bool: ...
 
+        @property
+        def class_maps(self) -> bool: ...
+
         def of(self, member: Any) -> frozenset[str]: ...
 
 
@@ -66,6 +69,7 @@ class Matched:
     share: float
     strictly: float
     what: str  # "same arg max on {share} of the images"
+    numbers: bool = True  # whether the outputs are numbers that may differ by a little, and no decisions themselves
 
 
 @dataclass(frozen=True)

@@ -213,8 +213,9 @@ class Networks:
         ships, spec = self.as_it_ships(role, net), self.spec(role)
         with evaluating(ships), torch.no_grad():
             answer = answer_of(ships(self.input(role, ships)))
-        spec = replace(spec, outputs=described(answer, self.task, spec.labels))
-        return Deployable(ships, spec, self.parts[role].network.size).eval()
+        form = self.recipe.export.outputs
+        spec = replace(spec, outputs=described(answer, self.task, spec.labels, form))
+        return Deployable(ships, spec, self.parts[role].network.size, form).eval()
 
     def as_it_ships(self, role: Role, net: nn.Module) -> nn.Module:
         """With its blocks' branches merged."""

@@ -105,7 +105,7 @@ def _check_answer(networks: Networks, role: Role, network: Network, answer: Answ
             allowed=f"{len(labels)}, as its callable gets in `classes`",
         )
     outputs_that_ship(answer, networks.task, labels)
-    if isinstance(answer, Dense) and network.size:
+    if isinstance(answer, Dense) and answer.logits.ndim == 3 and network.size:  # boxes, not class maps
         what, hint = "A detector's boxes are in the pixels of the data's images.", "set data.size instead"
         raise UsageError(what, where=f"{_section(role, network, networks)}.size", got=network.size, hint=hint)
 
@@ -255,6 +255,7 @@ def exports_key(networks: Networks, role: Role) -> str:
             "code": [code_hash(name) for name in (part.network.model, *part.method) if ":" in name],
             "spec": asdict(networks.spec(role)),
             "opset": networks.recipe.export.opset,
+            "outputs": networks.recipe.export.outputs,
             "targets": targets if student else [],
             "packages": {"kdcompress": __version__, **packages()},
         }

@@ -90,7 +90,8 @@ class Needs:
     ``whole_batch``: some term is not a mean over samples (it relates them, counts them or remembers them), so of
     several processes that train together each gets the rows of all. ``one_label``: it takes each image to be of one
     class, or relates classes to each other; others compare logits row by row (``Task.rows``), or none. ``boxes``: it
-    looks at boxes, the truth's (``batch.y`` are objects, as in ``data.objects``) or those that networks answer."""
+    looks at boxes, the truth's (``batch.y`` are objects, as in ``data.objects``) or those that networks answer.
+    ``class_maps``: it reads the class of each pixel (``batch.y``)."""
 
     student: str = "logits"
     teacher: str = ""
@@ -102,6 +103,7 @@ class Needs:
     whole_batch: bool = False
     one_label: bool = False
     boxes: bool = False
+    class_maps: bool = False
 
     def __post_init__(self) -> None:
         if unknown := (self.of("student") | self.of("teacher") | self.of("peers")) - TAPS:

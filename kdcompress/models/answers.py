@@ -52,14 +52,22 @@ def class_logits(answer: Answer) -> Tensor:
     return answer if isinstance(answer, Tensor) else answer.logits
 
 
-def shipped(answer: Answer) -> tuple[Tensor, ...]:
-    """What the file gives that ships, float32 [N, ...] each."""
+def shipped(answer: Answer, form: str = "logits") -> tuple[Tensor, ...]:
+    """What the file gives that ships, float32 [N, ...] each. ``form``: "classes" for the class of each pixel, in
+    place of what is usual. Raises UsageError where the answer has no such form."""
+    if form == "classes":
+        if not hasattr(answer, "classes"):
+            hint = "leave it out: only segmenters have a class for each pixel"
+            raise UsageError("The network cannot give classes.", where="export.outputs", got=form, hint=hint)
+        found: tuple[Tensor, ...] = answer.classes()
+        return found
     return (answer.float(),) if isinstance(answer, Tensor) else answer.shipped()
 
 
-def described(answer: Answer, task: Task, labels: Sequence[str]) -> tuple[Output, ...]:
-    """The outputs of the file that ships a network with this answer. Raises UsageError where the task has others."""
-    outputs = task.outputs(labels, [tuple(output.shape[1:]) for output in shipped(answer)])
+def described(answer: Answer, task: Task, labels: Sequence[str], form: str = "logits") -> tuple[Output, ...]:
+    """The outputs of the file that ships a network with this answer, in a ``form`` as of ``shipped``. Raises UsageError
+    where the task has others."""
+    outputs = task.outputs(labels, [tuple(output.shape[1:]) for output in shipped(answer, form)])
     return tuple(replace(output, chosen=True) for output in outputs) if isinstance(answer, Chosen) else outputs
 
 

@@ -51,12 +51,13 @@ def resized(x: Tensor, size: int | None) -> Tensor:
 class Deployable(nn.Module):
     """``net`` with its preprocessing, for export: takes what ``spec.layout`` says (uint8 [N, H, W, C] or
     float32 [N, C, H, W] in 0..1) and returns its outputs, float32 [N, ...] each, a lone one as it is. ``size`` is the
-    side of the squares that the network itself takes, where that is not the images'.
+    side of the squares that the network itself takes, where that is not the images'; ``form`` as in
+    ``answers.shipped``.
 
     Raises UsageError for an input of another type or size, and for a network that gives other outputs.
     """
 
-    def __init__(self, net: nn.Module, spec: InputSpec, size: int | None = None):
+    def __init__(self, net: nn.Module, spec: InputSpec, size: int | None = None, form: str = "logits"):
         super().__init__()
         if len(spec.mean) != spec.channels:
             raise UsageError(
@@ -67,7 +68,7 @@ class Deployable(nn.Module):
         self.normalize = Normalize(spec.mean, spec.std)
         self.net = bare_inside(net)
         self.spec = spec
-        self.size = size
+        self.size, self.form = size, form
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         dtype, shape = _expected(self.spec)
@@ -79,7 +80,7 @@ class Deployable(nn.Module):
             )
         if self.spec.layout == "uint8-nhwc":
             x = x.permute(0, 3, 1, 2)
-        outputs = shipped(answer_of(self.net(resized(self.normalize(x), self.size))))
+        outputs = shipped(answer_of(self.net(resized(self.normalize(x), self.size))), self.form)
         shapes = [tuple(output.shape[1:]) for output in outputs]
         if shapes != [output.shape for output in self.spec.outputs]:
             raise UsageError(

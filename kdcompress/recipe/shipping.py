@@ -22,6 +22,11 @@ class Export(Section):
     )
     batch: int | None = Field(None, ge=1, le=65_536, description="Batch size of the file. null: any (dynamic).")
     opset: int = Field(20, ge=18, le=23, description="Version of the ONNX operator set.")
+    outputs: Literal["logits", "classes"] = Field(
+        "logits",
+        description="For semantic segmentation, what the file gives. logits: those of each place, smaller than the "
+        "image; programs enlarge them. classes: the number of each pixel's class.",
+    )
     targets: Names = Field(
         (),
         description="What is built, besides the fp32 ONNX file that always is. See `kdcompress list "

@@ -28,7 +28,7 @@ class Classification(OfLogits):
     metric = Metric("accuracy", "acc")
     purpose = "classification"
     answer = "the largest"
-    refusal = "they compare boxes, and a classifier has none"
+    refusal = "they compare boxes, or read the class of each pixel"
     same = "same arg max on {share} of the images"
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
@@ -117,7 +117,7 @@ class Classification(OfLogits):
         return logits
 
     def takes(self, needs: Needs) -> bool:
-        return not needs.boxes
+        return not (needs.boxes or needs.class_maps)
 
 
 def calibration_error(logits: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:

@@ -61,7 +61,10 @@ class Detection:
     purpose = "object detection"
     program = "detector"
     answer = "boxes that score enough, without those that overlap a better one of their label"
-    refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
+    refusal = (
+        "they take each image to be of one class, compare a feature that is pooled over the image, or read the class "
+        "of each pixel"
+    )
     int8_agreement = 0.9
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
@@ -245,7 +248,7 @@ class Detection:
         """Those that compare maps, or logits place by place. A detector has no pooled feature, nor a last map."""
         asked = needs.of("student") | needs.of("teacher") | needs.of("peers")
         maps = any(need.startswith("stages") for need in asked)
-        return not needs.one_label and "last" not in asked and (maps or "pooled" not in asked)
+        return not (needs.one_label or needs.class_maps) and "last" not in asked and (maps or "pooled" not in asked)
 
 
 def enough(scores: np.ndarray) -> float:

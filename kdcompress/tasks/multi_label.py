@@ -35,7 +35,7 @@ class MultiLabel(OfLogits):
     )
     purpose = "multi-label classification"
     answer = "all above 0"
-    refusal = "they take each image to be of one class, or compare boxes"
+    refusal = "they take each image to be of one class, compare boxes, or read the class of each pixel"
     same = "same answer to {share} of the labels"
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
@@ -129,7 +129,7 @@ class MultiLabel(OfLogits):
         return torch.stack([logits, torch.zeros_like(logits)], 2).flatten(0, 1)
 
     def takes(self, needs: Needs) -> bool:
-        return not needs.one_label and not needs.boxes
+        return not (needs.one_label or needs.boxes or needs.class_maps)
 
 
 def average_precisions(scores: np.ndarray, truth: np.ndarray) -> list[float | None]:

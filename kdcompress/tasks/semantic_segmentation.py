@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdcompress import segmented
-from kdcompress.artifact import Output
-from kdcompress.class_maps import IGNORED, LABELS, classes_of, counted, overlaps, runs
+from kdcompress.artifact import CLASSES, Output
+from kdcompress.class_maps import IGNORED, LABELS, classes_of, counted, near, overlaps, runs
 from kdcompress.data.maps import are_maps
 from kdcompress.errors import UsageError, some
 from kdcompress.task import TOLERANCE, Confusion, Matched, Metric, Outputs, Pictures, Size, unanswered
@@ -53,7 +53,7 @@ class SemanticSegmentation:
         if len(labels) > LABELS:
             raise UsageError("A class map tells no more labels apart.", got=len(labels), allowed=LABELS)
         if len(shapes) == 1 and len(shapes[0]) == 2:
-            return (Output("classes", shapes[0], "the number of each pixel's class"),)
+            return (Output(CLASSES, shapes[0], "the number of each pixel's class"),)
         if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != len(labels):
             raise UsageError(
                 "The network gives no class maps.",
@@ -70,12 +70,19 @@ class SemanticSegmentation:
             raise UsageError("A segmenter learns the class of each pixel.", where=source, got="no masks", hint=hint)
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
-        logits = expected[0]
+        """Of class numbers nobody knows how near a tie was. Near ties are at the borders of classes: there a share of
+        ``relative`` of all pixels may be of the class beyond."""
+        logits, what = expected[0], "same class at {share} of the places"
+        if logits.ndim == 3:
+            theirs, mine = (classes_of(outputs[0]) for outputs in (expected, got))
+            strictly = float(np.mean(theirs == mine))
+            ties = min(float(np.mean((theirs != mine) & near(theirs, mine))), relative)
+            return Matched(min(strictly + ties, 1.0), strictly, what, numbers=False)
         alike = classes_of(logits) == classes_of(got[0])
         ranked = np.partition(logits, -2, axis=1)[:, -2:]
         slack = relative * (float(np.abs(logits).max()) or 1.0)
         tie = (ranked[:, 1] - ranked[:, 0] <= 2 * slack) & (slack > 0)
-        return Matched(float(np.mean(alike | tie)), float(np.mean(alike)), "same class at {share} of the places")
+        return Matched(float(np.mean(alike | tie)), float(np.mean(alike)), what)
 
     def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
         return (classes_of(outputs[0], size),)

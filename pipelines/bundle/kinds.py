@@ -128,4 +128,16 @@ FAMILIES = {
         },
         {"boxes": "kdcompress.boxes", "matching": "kdcompress.matching", "fit": "kdcompress.data.fit"},
     ),
+    "segmenter": Family(
+        ("infer", "model", "class_maps", "fit", "segmenter"),
+        {
+            "expected.json": "the classes that the model gives for it",
+            "segmenter.py": "the model as a Python object",
+            **PROGRAMS,
+            "class_maps.py": "enlarges the model's logits, and takes the largest",
+            "fit.py": "where an image lies in the model's input",
+            "example.py": "classes the pixels of an image file, and draws them",
+        },
+        {"class_maps": "kdcompress.class_maps", "fit": "kdcompress.data.fit"},
+    ),
 }

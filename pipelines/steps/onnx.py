@@ -34,6 +34,8 @@ class OnnxStep(Step):
     def key(self, inputs: Inputs) -> Key:
         export = self.networks.recipe.export
         params = {"layout": export.layout, "batch": export.batch, "opset": export.opset, "branches": "merged"}
+        if export.outputs != "logits":
+            params["outputs"] = export.outputs
         return Key(params, {self.role: inputs[trained(self.role)].hash}, ("torch", "onnx", "onnxscript"))
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:

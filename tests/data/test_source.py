@@ -102,13 +102,16 @@ def test_unknown_source_names_the_known_ones():
     assert list(sources) == [
         "cifar10",
         "cifar100",
+        "cityscapes",
         "coco",
         "fashion-mnist",
         "fashion-mnist-scenes",
         "image-folder",
         "image-labels",
+        "mask-folder",
         "mnist",
         "voc",
+        "voc-segmentation",
         "webdataset",
         "yolo",
     ]

@@ -15,11 +15,14 @@ OBJECTS[:, 0, :4] = torch.tensor([4.0, 6.0, 40.0, 44.0])
 OBJECTS[:, 0, 4], OBJECTS[:, 0, 5] = torch.arange(IMAGES) % 3, 1
 MASKS = torch.zeros(IMAGES, 2, 16, 16)  # of 64 x 64 pixels, at a quarter
 MASKS[:, 0, 3:9, 1:8] = 1
+MAPS = torch.randint(0, 3, (IMAGES, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2).byte()
+MAPS[:, :20, :30] = 255
 TRUTHS = {
     "classification": torch.randint(0, 3, (IMAGES,)),
     "multi-label": torch.randint(0, 2, (IMAGES, 3)),
     "detection": OBJECTS,
     "instance-segmentation": torch.cat([OBJECTS, MASKS.flatten(2)], 2),
+    "semantic-segmentation": MAPS,
 }
 THIN = {"width": 8, "levels": 3, "depth": 1}
 NETWORKS = {  # task -> student, teacher and the images' side
@@ -30,6 +33,7 @@ NETWORKS = {  # task -> student, teacher and the images' side
         ("yolact/small-resnet10x1", {**THIN, "width": 12, "prototypes": 8}),
         64,
     ),
+    "semantic-segmentation": (("lraspp/small-resnet10x1", {"width": 8}), ("fcn/small-resnet10x1", {"width": 12}), 64),
 }
 LIKE_THE_TEACHER = {"crosskd": "fcos", "ld": "gfl"}  # methods for heads of one family and width, and their heads
 # The default of a training with one label an image is tested with every method elsewhere.

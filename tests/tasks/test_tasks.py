@@ -32,18 +32,28 @@ def outlined():
     return Outlined.of(truth, codes(masks), (64, 64))
 
 
+def class_maps():
+    """In image i the upper half is of label i % 3, the lower of the next."""
+    truth = np.zeros((IMAGES, 8, 12), np.uint8)
+    truth[:, :4], truth[:, 4:] = np.arange(IMAGES)[:, None, None] % 3, np.arange(1, IMAGES + 1)[:, None, None] % 3
+    return truth
+
+
 TRUTHS = {
     "classification": RANDOM.integers(0, 3, IMAGES),
     "multi-label": RANDOM.integers(0, 2, (IMAGES, 3)).astype(np.uint8),
     "detection": objects(),
     "instance-segmentation": outlined(),
+    "semantic-segmentation": class_maps(),
 }
+ONE_PLACE = {"classification", "multi-label"}  # tasks with one row of logits an image
 
 
 def logits(truth):
     """Those that answer everything right, each by another margin."""
-    rows = np.eye(3)[truth] if truth.ndim == 1 else truth
-    return ((2.0 * rows - 1) * np.linspace(1, 4, len(truth))[:, None]).astype(np.float32)
+    rows = truth if truth.ndim == 2 else np.moveaxis(np.eye(3)[truth], -1, 1)
+    margins = np.linspace(1, 4, len(truth)).reshape(-1, *[1] * (rows.ndim - 1))
+    return ((2.0 * rows - 1) * margins).astype(np.float32)
 
 
 def boxes_and_scores(truth, turned=0):
@@ -60,14 +70,14 @@ def boxes_and_scores(truth, turned=0):
 
 def right(name):
     truth = TRUTHS[name]
-    return boxes_and_scores(truth) if truth.ndim == 3 else (logits(truth),)
+    return boxes_and_scores(truth) if name == "detection" else (logits(truth),)
 
 
 def wrong(name):
     truth = TRUTHS[name]
-    if truth.ndim == 3:
+    if name == "detection":
         return boxes_and_scores(truth, turned=1)
-    return (np.roll(logits(truth), 1, axis=1) if truth.ndim == 1 else -logits(truth),)
+    return (-logits(truth) if name == "multi-label" else np.roll(logits(truth), 1, axis=1),)
 
 
 @pytest.fixture(params=list(tasks))
@@ -118,8 +128,9 @@ def test_another_order_of_labels_is_put_right(task):
     numbers = np.array([2, 0, 1])  # the file's first label is the source's third
     outputs = list(right(task.name))
     expected, scores = task.kept(tuple(outputs)), min(1, len(outputs) - 1)
-    outputs[scores] = outputs[scores][..., numbers]
-    found = task.renumbered(task.kept(outputs), numbers)
+    axis = 1 if task.name == "semantic-segmentation" else -1
+    outputs[scores] = np.take(outputs[scores], numbers, axis)
+    found = task.renumbered(task.kept(tuple(outputs)), numbers)
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
@@ -194,7 +205,7 @@ def test_a_classifier_is_no_detector():
 
 
 def test_rows_are_distributions_with_the_same_gradient_for_each_image(task):
-    logits = torch.randn(4, 5, 3) if TRUTHS[task.name].ndim == 3 else torch.randn(4, 3)
+    logits = torch.randn(4, 3) if task.name in ONE_PLACE else torch.randn(4, 5, 3)
     shares = task.rows(logits).softmax(1)
     assert torch.allclose(shares.sum(1), torch.ones(len(shares)))
 

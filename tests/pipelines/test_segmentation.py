@@ -1,0 +1,232 @@
+"""Semantic segmentation from the recipe to measured files and to what is shipped, which runs without kdcompress."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bundle_files import check_syntax, invoke, signed_again
+from click.testing import CliRunner
+from PIL import Image
+
+from kdcompress.bench import timing
+from kdcompress.class_maps import classes_of
+from kdcompress.cli.main import main
+from kdcompress.data import from_scenes
+from kdcompress.data.source import load
+from kdcompress.export import formats
+from kdcompress.pipelines.bundle.folder import filled
+from kdcompress.pipelines.measure import load_artifact
+from kdcompress.recipe import Data
+from kdcompress.runner import infer_all
+
+RECIPE = """
+name: maps
+task: semantic-segmentation
+data: {source: fashion-mnist-scenes, size: 64, train_images: 256, augment: {flip: true, crop: 4}}
+teacher:
+  model: fcn/small-resnet10x2
+  options: {width: 32}
+  train: {epochs: 2, batch_size: 16, optimizer: adamw, lr: 0.005, precision: fp32}
+student: {model: lraspp/small-resnet10x1, options: {width: 16}}
+method: {kd: {temperature: 1, weight: 1, task_weight: 1}}
+train: {epochs: 2, batch_size: 16, optimizer: adamw, lr: 0.005, precision: fp32}
+export: {targets: [onnx-fp16, x86-vnni], calibration_images: 64, max_drop: 5, qat: null}
+bench: {effort: rapid}
+"""
+PROGRAMS = (
+    *("example.cpp", "tensorrt.cpp", "onnx.kt", "executorch.kt", "litert.kt"),
+    *("executorch.swift", "litert.swift", "coreml.swift"),
+)
+FILES = {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni"}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, fashion_mnist_root):
+    folder = tmp_path_factory.mktemp("segmentation")
+    (folder / "maps.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
+        for split in ("validation", "test"):
+            patch.setitem(from_scenes.COUNTS, split, 96)
+        arguments = ["run", "maps.yaml", f"data.root={fashion_mnist_root}", "-o", "run", "--json"]
+        yield CliRunner().invoke(main, arguments), folder
+
+
+@pytest.fixture(scope="module")
+def document(ran):
+    done, _ = ran
+    assert done.exit_code in (0, 1), done.stderr  # 1: int8 may be slower on so small a network
+    return json.loads(done.stdout)
+
+
+def test_every_file_is_scored_by_its_own_classes(ran, document, fashion_mnist_root):
+    _, folder = ran
+    assert document["metric"]["name"] == "mIoU" and {row["name"] for row in document["rows"]} == FILES
+    for row in document["rows"]:
+        assert row["parity"]["passed"], row["why"]
+        assert 0 < row["score"] < 100 and 0 < row["details"]["pixel accuracy"] < 100 and row["answer_ms"] > 0
+    assert [each["label"] for each in document["by_label"]][0] == "background" and len(document["by_label"]) == 11
+    data = Data(source="fashion-mnist-scenes", size=64, train_images=256, root=fashion_mnist_root)
+    test = load(data, "maps").test
+    assert sum(each["n"] for each in document["by_label"]) == test.truth.size
+    assert np.array(document["confusion"]["student"]).sum() == test.truth.size
+    artifact = load_artifact(folder / "run/artifacts/student-fp32.onnx")
+    assert artifact.input.outputs[0].shape == (11, 8, 8)
+    with formats.open_runner(artifact) as runner:
+        (logits,) = infer_all(runner, test.images, artifact.input)
+    assert (classes_of(logits, (64, 64)) == test.truth).mean() == pytest.approx(
+        next(row for row in document["rows"] if row["name"] == "student-fp32")["details"]["pixel accuracy"] / 100
+    )
+
+
+def test_the_report_shows_classes_over_images(ran, document):
+    _, folder = ran
+    for picture in document["pictures"]["shown"]:
+        names = [panel["name"] for panel in picture["panels"]]
+        assert names == ["truth", "teacher-fp32", "student-fp32", "student-x86-vnni"]
+    pages = [(folder / f"run/report.{kind}").read_text() for kind in ("html", "md")]
+    assert pages[0].count("<img") == 4 * len(document["pictures"]["shown"]) > 0
+    assert all("mIoU" in page and "accuracy" not in page.replace("pixel accuracy", "") for page in pages)
+
+
+def test_evaluate_gives_the_same_figure(ran, document, fashion_mnist_root):
+    _, folder = ran
+    files = sorted(map(str, (folder / "run/artifacts").glob("*.onnx")))
+    source = ["--data", "fashion-mnist-scenes", "--root", str(fashion_mnist_root), "--size", "64"]
+    found = CliRunner().invoke(main, ["evaluate", *files, *source, "--json"])
+    assert found.exit_code == 0, found.stderr
+    scores = {row["file"]: row["score"] for row in json.loads(found.stdout)}
+    rows = {str(folder / "run" / row["file"]): row["score"] for row in document["rows"]}
+    assert {name: scores[name] for name in files} == pytest.approx({name: rows[name] for name in files})
+
+
+def test_what_is_for_another_task_is_refused_before_anything_trains(ran, fashion_mnist_root):
+    def refused(*overrides):
+        given = ["run", "maps.yaml", f"data.root={fashion_mnist_root}", *overrides, "-o", "no"]
+        found = CliRunner().invoke(main, given)
+        assert found.exit_code == 2, found.stderr
+        return found.stderr
+
+    _, folder = ran
+    said = refused("student.model=resnet8", "student.options={}")
+    assert "gives no class maps" in said and "lraspp/BACKBONE" in said
+    said = refused("method=dkd")
+    assert "cannot teach this task" in said and "skd" in said
+    assert "learns the class of each pixel" in refused("data.source=fashion-mnist", "data.size=null")
+    assert not (folder / "no").exists()
+
+
+def test_a_file_may_give_classes(ran, document, fashion_mnist_root):
+    """The same run, whose networks are trained already: other files are made of them."""
+    given = ["run", "maps.yaml", f"data.root={fashion_mnist_root}", "export.outputs=classes", "-o", "run", "--json"]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code in (0, 1), done.stderr
+    found = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    for row in document["rows"]:
+        other = found[row["name"]]
+        assert other["parity"]["passed"], other["why"]
+        assert other["score"] == pytest.approx(row["score"], abs=0.05 if row["precision"] != "int8" else 1)
+    assert CliRunner().invoke(main, given[:3] + ["-o", "run", "--json"]).exit_code in (0, 1)  # as it was
+
+
+# What is shipped
+
+
+@pytest.fixture(scope="module")
+def bundled(ran, document, tmp_path_factory):
+    _, folder = ran
+    found = invoke("bundle", folder / "run", "--target", "student-fp32", "-o", tmp_path_factory.mktemp("b"), "--json")
+    assert found.exit_code == 0, found.output
+    (path,) = json.loads(found.stdout)
+    return folder.joinpath(path)
+
+
+def program(folder, name, *arguments):
+    command = [sys.executable, str(folder / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder.parent)
+
+
+def test_a_bundle_checks_itself_and_classes_an_image(bundled, tmp_path):
+    checked = program(bundled, "self_check.py")
+    assert checked.returncode == 0 and "100.00% of the places" in checked.stdout, checked.stdout + checked.stderr
+    Image.fromarray(np.array(Image.open(bundled / "sample.png"))[:48]).save(tmp_path / "wide.png")
+    shown = program(bundled, "example.py", bundled / "sample.png", tmp_path / "wide.png", "-o", tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert Image.open(tmp_path / "wide-classes.png").size == (64, 48) and "background" in shown.stdout
+    expected = json.loads((bundled / "expected.json").read_text())
+    assert expected["true_label"] and sum(length for _, length in expected["classes"]) == 64
+    card = (bundled / "MODEL_CARD.md").read_text()
+    assert "mIoU" in card and "semantic segmentation" in card
+
+
+@pytest.mark.parametrize("fault", ["classes", "logits"])
+def test_a_bundle_that_answers_otherwise_says_so(bundled, fault, tmp_path):
+    folder = shutil.copytree(bundled, tmp_path / "bundle")
+    path = folder / "expected.json"
+    expected = json.loads(path.read_text())
+    if fault == "classes":
+        expected["classes"] = [[(number + 1) % 11, length] for number, length in expected["classes"]]
+    else:
+        expected["logits"][0][3] += 1
+    path.write_text(json.dumps(expected))
+    signed_again(folder)
+    checked = program(folder, "self_check.py")
+    assert checked.returncode == 1 and "FAILED" in checked.stdout, checked.stdout
+
+
+def test_the_programs_of_other_languages_can_be_parsed(bundled, tmp_path):
+    model = json.loads((bundled / "model.json").read_text())
+    for suffix in ("cpp", "kt"):
+        (path,) = bundled.glob(f"*.{suffix}")
+        check_syntax(path)
+    maps = {**model, "outputs": [{**model["outputs"][0], "name": "classes", "shape": [1, 64, 64]}]}
+    values = {"program": "segmenter", "threads": 1, "engine": "model.engine", "library": "nvinfer"}
+    for described in (model, maps):
+        described = {**described, "built_for": {"minimum_deployment_target": "iOS17"}}
+        for name in PROGRAMS:
+            path = tmp_path / name
+            path.write_text(filled(name, {**values, "model": described}))
+            check_syntax(path)
+
+
+def test_the_program_in_cpp_enlarges_logits_as_ours_does(bundled, tmp_path):
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    text = (bundled / "example.cpp").read_text()
+    functions = text[text.index("// The class of each pixel") : text.index("void print(")]
+    logits = np.random.default_rng(0).normal(size=(1, 11, 8, 8)).astype(np.float32)
+    (tmp_path / "main.cpp").write_text(
+        "#include <algorithm>\n#include <cstdint>\n#include <cstdio>\n#include <vector>\n"
+        "constexpr int64_t kHeight = 64, kWidth = 64;\n"
+        + functions
+        + "int main() {\n  std::vector<float> x(11 * 64);\n"
+        "  if (std::fread(x.data(), 4, x.size(), stdin) != x.size()) return 1;\n"
+        "  const auto found = classes_of(x.data());\n"
+        "  std::fwrite(found.data(), 1, found.size(), stdout);\n}\n"
+    )
+    command = [compiler, "-std=c++17", "-Wall", "-Werror", "-o", tmp_path / "main", tmp_path / "main.cpp"]
+    subprocess.run(command, check=True)
+    given = subprocess.run([tmp_path / "main"], input=logits.tobytes(), capture_output=True, check=True).stdout
+    assert (np.frombuffer(given, np.uint8).reshape(64, 64) == classes_of(logits, (64, 64))[0]).mean() > 0.999
+
+
+def test_the_program_in_javascript_enlarges_logits_as_ours_does(bundled, tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no Node.js")
+    logits = np.random.default_rng(0).normal(size=(1, 11, 8, 8)).astype(np.float32)
+    (tmp_path / "logits.bin").write_bytes(logits.tobytes())
+    shutil.copy(bundled / "segmenter.mjs", tmp_path)
+    (tmp_path / "main.mjs").write_text(
+        "import { classesOf } from './segmenter.mjs'\nimport { readFileSync, writeFileSync } from 'node:fs'\n"
+        "const x = new Float32Array(new Uint8Array(readFileSync('logits.bin')).buffer)\n"
+        "writeFileSync('classes.bin', classesOf(x, [11, 8, 8], [64, 64]))\n"
+    )
+    subprocess.run([node, "main.mjs"], cwd=tmp_path, check=True)
+    found = np.fromfile(tmp_path / "classes.bin", np.uint8).reshape(64, 64)
+    assert (found == classes_of(logits, (64, 64))[0]).mean() > 0.999
