@@ -23,8 +23,8 @@ from kdcompress.models.taps import Tapped, Taps
 
 
 def bckd_loss(student: Tensor, teacher: Tensor, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """The binary classification distillation loss (equation 5) and the IoU-based localization distillation loss
-    (equation 8), of logits [N, P, K] and of boxes ``ours`` and ``theirs`` [N, P, 4] in pixels.
+    """The binary classification distillation loss and the IoU-based localization distillation loss, of logits
+    [N, P, K] and of boxes ``ours`` and ``theirs`` [N, P, 4] in pixels.
 
     Two float32 scalars: sums over all places, that of the boxes weighted by the largest difference of a score, divided
     by the sum of the teacher's best scores, 1 at least. They depend on neither the batch size nor the number of places.

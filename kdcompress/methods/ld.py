@@ -31,7 +31,7 @@ FAR = 4.0  # how many times less a place of the valuable region counts, as in th
 def ld_loss(
     student: Tensor, teacher: Tensor, main: Tensor, valuable: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """T^2 * KL(teacher || student) of distributions, in the main and in the valuable localization region (equation 7).
+    """T^2 * KL(teacher || student) of distributions, in the main and in the valuable localization region.
 
     ``student`` and ``teacher`` are logits [N, P, 4, B] of any float type, ``main`` float [N, P] the weights of the main
     region, 0 elsewhere, ``valuable`` bool [N, P] the other one. Two float32 scalars in nats, averaged over the four

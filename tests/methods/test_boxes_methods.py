@@ -1,6 +1,7 @@
 """The methods that look at boxes, on pairs of detectors: numbers by hand, what they ignore, what they refuse."""
 
 import math
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -36,10 +37,15 @@ Y = torch.cat(
 X = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def detector(head, seed=0, classes=3, **options):
+def detector(head, seed=0, **options):
     """With statistics in its batch norms and answers that differ from place to place."""
+    return Member(copied(network(head, seed, tuple(options.items()))), (0.5,) * 3, (0.25,) * 3)
+
+
+@cache
+def network(head, seed, options):
     torch.manual_seed(seed)
-    net = build(f"{head}/small-resnet10x1", classes, 3, {**THIN, **options}).train()
+    net = build(f"{head}/small-resnet10x1", 3, 3, {**THIN, **dict(options)}).train()
     for path, module in net.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -47,7 +53,7 @@ def detector(head, seed=0, classes=3, **options):
             torch.nn.init.normal_(module.weight, std=0.1)
     with torch.no_grad():
         net(torch.randn(8, 3, SIDE, SIDE))
-    return Member(net, (0.5,) * 3, (0.25,) * 3)
+    return net
 
 
 def made(name, student=None, teacher=None, **options):
