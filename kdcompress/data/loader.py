@@ -122,7 +122,7 @@ class Loader:
     def _made(self, x: Tensor, *rest: Tensor) -> Batch:
         y, index, view, *masks = (tensor.to(self.device, non_blocking=True) for tensor in rest)
         if masks:
-            y = with_masks(y, self.views.placed(masks[0], view))
+            y = with_masks(y, self.views.shown(masks[0], view))
         y = self.views.moved(y, view) if y.ndim == 3 else y  # objects
         return Batch(self._augmented(x, view), y, index, view)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.average_precision import AveragePrecision
+from kdcompress.boxes import Detections
 from kdcompress.data.masks import Outlined, codes, pixels
 from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
@@ -69,8 +70,10 @@ class InstanceSegmentation(Detection):
         return (segmented(*each, score=score, most=MOST) for each in zip(*outputs, strict=True))
 
     def kept(self, outputs: Outputs) -> Outputs:
-        each = list(self.found(outputs))
-        texts = [b" ".join(codes(found.masks)) for found in each]
+        each, texts = [], []
+        for found in self.found(outputs):  # one image's masks at a time
+            each.append(Detections(found.boxes, found.labels, found.scores))
+            texts.append(b" ".join(codes(found.masks)))
         size = np.array([SHARE * side for side in outputs[3].shape[2:]], np.int32)
         return packed(each), np.array(texts, np.bytes_), np.tile(size, (len(each), 1))
 

@@ -88,7 +88,7 @@ def test_masks_follow_each_view_as_the_pixels_do(kind, scenes):
     loader = Loader(Split(shapes, truth), VIEWS[kind], 16, 0)
     batch = loader.batch_at(1)
     assert batch.y.shape[2] == 6 + (64 // SHARE) ** 2
-    shown = views.placed(torch.from_numpy(shapes)[batch.index].permute(0, 3, 1, 2), batch.view)  # cutout hides no mask
+    shown = views.shown(torch.from_numpy(shapes)[batch.index].permute(0, 3, 1, 2), batch.view)  # cutout hides no mask
     wanted = torch.nn.functional.avg_pool2d(shown.float(), SHARE)[:, 0] / 255
     found = batch.y[..., 6:].sum(1).reshape(-1, 16, 16)
     there = (batch.y[..., 5] == NOTHING).sum(1) == (
