@@ -15,8 +15,8 @@ from kdcompress.data.decode import File, identity, in_threads, read_header, read
 from kdcompress.data.fit import Placed, frame_of, placed
 from kdcompress.data.image import Header
 from kdcompress.data.kept import remembered
-from kdcompress.data.masks import Outlined
 from kdcompress.data.objects import BOX, CLASS, WIDTH, areas, packed
+from kdcompress.data.outlined import Outlined
 from kdcompress.data.outlines import Outline, coded, size_of
 from kdcompress.data.splits import SPLITS, Listed, Raw
 from kdcompress.data.truth import Truth

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.data.batch import Batch, Pairing, rows_each
-from kdcompress.data.masks import Outlined, drawn, with_masks
+from kdcompress.data.outlined import Outlined, drawn, with_masks
 from kdcompress.data.splits import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError

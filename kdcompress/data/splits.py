@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True, eq=False)
 class Split:
     """``images`` uint8 [N, H, W, C], in memory or in a file, and what is right for each: class numbers from 0, int64
-    [N], sets of labels, uint8 [N, K], or objects, float32 [N, M, 6] (objects.py), perhaps with masks (masks.py)."""
+    [N], sets of labels, uint8 [N, K], or objects, float32 [N, M, 6] (objects.py), perhaps with masks (outlined.py)."""
 
     images: Images
     truth: Truth

@@ -11,7 +11,7 @@ import numpy as np
 from kdcompress.artifact import Output
 from kdcompress.average_precision import AveragePrecision
 from kdcompress.boxes import Detections
-from kdcompress.data.masks import Outlined, codes, pixels
+from kdcompress.data.outlined import Outlined, codes, pixels
 from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
 from kdcompress.optional import require
@@ -22,7 +22,7 @@ from kdcompress.tasks.detection import MOST, Detection, packed, precision_of, un
 
 
 class InstanceSegmentation(Detection):
-    """Truths are objects with masks (``data.masks.Outlined``); the outputs are a detector's, with coefficients
+    """Truths are objects with masks (``data.outlined.Outlined``); the outputs are a detector's, with coefficients
     [N, P, C], and prototypes [N, C, h, w] at a quarter of the input's height and width (``segments``). Answers are
     [N] records: "found" float32 [100, 6] as of a detector, "masks" COCO's codes of theirs, a space between two, and
     "size" int32 [2], height and width of the masks. Those are exact."""

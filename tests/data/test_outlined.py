@@ -11,8 +11,8 @@ from kdcompress.data import from_scenes
 from kdcompress.data.fit import placed
 from kdcompress.data.from_scenes import make
 from kdcompress.data.loader import Loader
-from kdcompress.data.masks import Masks, Outlined, codes, joined, pixels
 from kdcompress.data.objects import BOX, KIND, NOTHING, OBJECT, rows
+from kdcompress.data.outlined import Masks, Outlined, codes, joined, pixels
 from kdcompress.data.outlines import coded, decoded, framed, outline_of, uncompressed
 from kdcompress.data.scenes import tight
 from kdcompress.data.source import load
