@@ -20,8 +20,22 @@ from kdcompress.runner import infer_all
 from kdcompress.tasks import tasks
 
 TASK = tasks["instance-segmentation"]
-FAST = ["the parent", "onnx-fp16", "x86-vnni", "openvino-fp32", "x86-openvino", "ncnn-fp32", "mnn-fp32", "tensorrt-rtx"]
-SLOW = ["litert-fp32", "android-litert", "android-xnnpack-fp32", "android-xnnpack", "ios-coreml", "tensorrt-rtx-int8"]
+FAST = ["the parent", "onnx-fp16", "x86-vnni", "openvino-fp32", "mnn-fp32"]
+SLOW = [
+    "x86-openvino",
+    "ncnn-fp32",
+    "tensorrt-rtx",
+    "litert-fp32",
+    "android-litert",
+    "android-xnnpack-fp32",
+    "android-xnnpack",
+    "ios-coreml",
+    "tensorrt-rtx-int8",
+]
+
+# A network that nobody trained has masks that are about a half in many places.
+ALLOWED = {"fp32": Tolerance(1e-4, 0.99), "fp16": Tolerance(1e-2, 0.98), "int8": Tolerance(None, 0.8)}
+BY_WINOGRAD = Tolerance(3e-3, 0.98)  # MNN's convolutions
 
 
 def varied(net, x):
@@ -81,7 +95,6 @@ def test_the_same_masks_are_found(segmenter, name):
             return
     with open_runner(artifact) as runner:
         found = infer_all(runner, images, artifact.input)
-    allowed = Tolerance(1e-3, 0.995) if name == "mnn-fp32" else artifact.precision
-    parity = compared(expected, found, TASK.name, allowed)
+    parity = compared(expected, found, TASK.name, BY_WINOGRAD if name == "mnn-fp32" else ALLOWED[artifact.precision])
     assert parity.passed, parity.why
     assert all(len(np.unique(each)) > 1000 for each in (found[0], *found[2:]))  # in float: int8 would have 256 values
