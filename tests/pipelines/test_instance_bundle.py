@@ -30,7 +30,7 @@ teacher:
 student: {model: yolact/small-resnet10x1, options: {width: 8, levels: 3, depth: 1, prototypes: 4}}
 method: {reviewkd: {weight: 1, warmup: 0}}
 train: {epochs: 1, batch_size: 32, optimizer: adamw, lr: 0.002, precision: fp32}
-export: {targets: [onnx-fp16, x86-vnni, openvino-fp32, jetson-orin], calibration_images: 32, max_drop: 100, qat: null}
+export: {targets: [onnx-fp16, x86-vnni, jetson-orin], calibration_images: 32, max_drop: 100, qat: null}
 bench: {effort: rapid}
 """
 PHONES = [*itertools.product(["executorch", "litert"], ["kt", "swift"]), ("onnx", "kt"), ("coreml", "swift")]
@@ -44,7 +44,7 @@ def ran(tmp_path_factory, fashion_mnist_root):
         patch.chdir(folder)
         patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
         for split in ("validation", "test"):
-            patch.setitem(from_scenes.COUNTS, split, 48)
+            patch.setitem(from_scenes.COUNTS, split, 24)
         arguments = ["run", "scenes.yaml", f"data.root={fashion_mnist_root}", "-o", "run", "--json"]
         yield CliRunner().invoke(main, arguments), folder / "run"
 
@@ -65,7 +65,7 @@ def test_every_file_is_scored_by_its_own_masks(ran):
     document = json.loads(done.stdout)
     assert document["metric"]["name"] == "mask AP" and len(document["by_label"]) == 10
     rows = {row["name"]: row for row in document["rows"] if row["status"] != "skipped"}
-    files = {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni", "student-openvino-fp32"}
+    files = {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni"}
     assert files <= set(rows)
     for name in files:
         parity = rows[name]["parity"]  # of int8 after two steps of a training: masks are about a half everywhere
@@ -100,7 +100,7 @@ def test_data_without_masks_are_refused_before_anything_trains(ran, fashion_mnis
     assert found.exit_code == 2 and "multiples of 8" in found.stderr, found.stderr
 
 
-@pytest.mark.parametrize("target", ["student-fp32", "openvino-fp32"])
+@pytest.mark.parametrize("target", ["student-fp32", "onnx-fp16"])
 def test_it_checks_itself_and_draws_masks_without_kdcompress(target, bundled, bare, tmp_path):
     folder = bundled(target)
     done = bare(folder / "self_check.py", "kdcompress", "PIL", "torch", "torchvision")
@@ -267,6 +267,7 @@ def test_what_runs_on_phones_is_parsed(template, bundled, tmp_path):
     assert "class InstanceSegmenter" in path.read_text() and "prototypes" in path.read_text()
 
 
+@pytest.mark.slow
 def test_the_page_shows_masks(bundled):
     with opened(bundled("student-fp32")) as (page, asked):
         assert page.text_content("#state").startswith("sample.png is shown"), page.text_content("#state")
