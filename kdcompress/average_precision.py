@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from kdcompress.boxes import Detections
-from kdcompress.data.masks import code
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, OBJECT
+from kdcompress.data.outlined import code
 from kdcompress.data.truth import Truth
 from kdcompress.optional import require
 
@@ -47,7 +47,7 @@ def average_precision(
     found: Sequence[Detections], truth: Truth, labels: int, masks: Sequence[Sequence[bytes]] | None = None
 ) -> AveragePrecision:
     """Of the detections in N images. ``truth`` float32 [N, M, 6] is as in ``data.objects``; ``labels`` is the number of
-    labels K. With ``masks``, those of the detections as in ``data.masks``, whose size is the truth's, overlaps are
+    labels K. With ``masks``, those of the detections as in ``data.outlined``, whose size is the truth's, overlaps are
     those of masks.
 
     Raises RuntimeMissingError where faster-coco-eval is not installed."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdcompress.boxes import Detections
-from kdcompress.data.masks import Outlined
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, OBJECT
+from kdcompress.data.outlined import Outlined
 from kdcompress.data.truth import Truth
 from kdcompress.drawing import Mark, picture
 from kdcompress.matching import matched

@@ -15,9 +15,9 @@ from kdcompress.data.decode import File, identity, in_threads, read_header, read
 from kdcompress.data.fit import Placed, frame_of, placed
 from kdcompress.data.image import Header
 from kdcompress.data.kept import remembered
-from kdcompress.data.masks import Outlined
 from kdcompress.data.objects import BOX, CLASS, WIDTH, areas, packed
-from kdcompress.data.outlines import Outline, coded, size_of
+from kdcompress.data.outlined import Outlined
+from kdcompress.data.outlines import coded, size_of
 from kdcompress.data.splits import SPLITS, Listed, Raw
 from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
@@ -60,7 +60,7 @@ class Marked:
     said: tuple[int, int] | None
     objects: list[list[float]]
     ids: list[int]
-    outlines: list[Outline] = field(default_factory=list)
+    outlines: list[str] = field(default_factory=list)  # as JSON, which takes less memory than lists
 
 
 @dataclass
@@ -124,7 +124,7 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
             )
     for each, size in zip(images, sizes.tolist(), strict=True):
         for number, outline in zip(each.ids, each.outlines):
-            if size_of(outline) not in (None, size) and all(size):
+            if size_of(json.loads(outline)) not in (None, size) and all(size):
                 problems.add("masks of another size than their image", f"{found.word} {number} of {each.file}")
     objects, kept = _checked(found, images, sizes, problems, notes)
     if problems.found:
@@ -231,15 +231,17 @@ def _checked(
     return np.split(rows[kept], where), np.split(kept - first[kept], where)
 
 
-def _masks(outlined: list[list[Outline]], places: list[Placed]) -> list[bytes]:
+def _masks(outlined: list[list[str]], places: list[Placed]) -> list[bytes]:
     """Of all objects, image by image: kept, or made in threads."""
 
     def made() -> list[str]:
-        each = in_threads(lambda k: [coded(outline, places[k]) for outline in outlined[k]], range(len(places)))
+        each = in_threads(lambda k: [coded(json.loads(its), places[k]) for its in outlined[k]], range(len(places)))
         return [code.decode("ascii") for image in each for code in image]
 
-    name = hashlib.sha256(f"masks {VERSION} {places!r} {json.dumps(outlined)}".encode()).hexdigest()
-    return [code.encode("ascii") for code in remembered(name, made)]
+    name = hashlib.sha256(f"masks {VERSION} {places!r}".encode())
+    for each in outlined:
+        name.update("\n".join([*each, ""]).encode())
+    return [code.encode("ascii") for code in remembered(name.hexdigest(), made)]
 
 
 def _twice(rows: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdcompress.class_maps import IGNORED
-from kdcompress.data.mask_files import Coding, Masked, read_masked
+from kdcompress.data.masks import Coding, Masked, read_masked
 from kdcompress.data.source import root_of, sources
 from kdcompress.data.splits import Found, Raw
 from kdcompress.errors import UsageError

@@ -199,7 +199,7 @@ def _images(
             known[image].objects.append([x, y, x + width, y + height, numbers[category], kind])
             known[image].ids.append(called)
             if masks and outline is not None:
-                known[image].outlines.append(outline)
+                known[image].outlines.append(json.dumps(outline, separators=(",", ":")))
     return list(known.values())
 
 

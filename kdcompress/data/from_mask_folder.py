@@ -19,7 +19,7 @@ from kdcompress.data.annotated import Told
 from kdcompress.data.from_folder import SPLITS
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.listing import Passed, entries, files_below
-from kdcompress.data.mask_files import Coding, Colour, Masked, read_masked
+from kdcompress.data.masks import Coding, Colour, Masked, read_masked
 from kdcompress.data.source import root_of, sources
 from kdcompress.data.splits import Found, Raw
 from kdcompress.errors import UsageError, some

@@ -13,8 +13,8 @@ from kdcompress.data import kept
 from kdcompress.data.decode import File, allocate, identity, in_threads
 from kdcompress.data.fit import frame_of
 from kdcompress.data.from_torchvision import IdxSource
-from kdcompress.data.masks import Outlined, codes
 from kdcompress.data.objects import BOX, CLASS, packed, rows
+from kdcompress.data.outlined import Outlined, codes
 from kdcompress.data.scenes import Garments, Scene, scene
 from kdcompress.data.source import sources, stratified_order
 from kdcompress.data.splits import SPLITS, Found, Raw, Split

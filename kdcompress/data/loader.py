@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.data.batch import Batch, Pairing, rows_each
-from kdcompress.data.masks import Outlined, drawn, with_masks
+from kdcompress.data.outlined import Outlined, drawn, with_masks
 from kdcompress.data.splits import Split
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
@@ -122,7 +122,7 @@ class Loader:
     def _made(self, x: Tensor, *rest: Tensor) -> Batch:
         y, index, view, *masks = (tensor.to(self.device, non_blocking=True) for tensor in rest)
         if masks:
-            y = with_masks(y, self.views.placed(masks[0], view))
+            y = with_masks(y, self.views.shown(masks[0], view))
         if y.ndim == 3:  # maps, or objects
             y = self.views.mapped(y, view) if y.dtype == torch.uint8 else self.views.moved(y, view)
         return Batch(self._augmented(x, view), y, index, view)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdcompress.data.fit import Placed
-from kdcompress.data.masks import code, codes
+from kdcompress.data.outlined import code, codes
 
 Outline = list[list[float]] | dict[str, Any]
 LARGEST = 2**31  # pixels of a mask
@@ -56,8 +56,8 @@ def size_of(outline: Outline) -> list[int] | None:
 
 
 def coded(outline: Outline, place: Placed) -> bytes:
-    """The mask in the frame, as ``data.masks`` keeps it. Polygons are filled there, as COCO fills them; of a code the
-    nearest pixels are taken."""
+    """The mask in the frame, as ``data.outlined`` keeps it. Polygons are filled there, as COCO fills them; of a code
+    the nearest pixels are taken."""
     height, width = place.frame
     if isinstance(outline, dict):
         return codes(framed(decoded(outline), place)[None])[0]

@@ -17,8 +17,8 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True, eq=False)
 class Split:
     """``images`` uint8 [N, H, W, C], in memory or in a file, and what is right for each: class numbers from 0, int64
-    [N], sets of labels, uint8 [N, K], objects, float32 [N, M, 6] (objects.py), perhaps with masks (masks.py), or class
-    maps, uint8 [N, H, W] (maps.py)."""
+    [N], sets of labels, uint8 [N, K], objects, float32 [N, M, 6] (objects.py), perhaps with masks (outlined.py), or
+    class maps, uint8 [N, H, W] (maps.py)."""
 
     images: Images
     truth: Truth

@@ -1,6 +1,6 @@
 """What is right for each image of a split, an array with a row an image: class numbers, int64 [N]; sets of labels,
-uint8 [N, K] of 0 and 1; objects, float32 [N, M, 6] (objects.py); those with masks (masks.py), which are indexed as an
-array of objects is; or class maps, uint8 [N, H, W] (maps.py)."""
+uint8 [N, K] of 0 and 1; objects, float32 [N, M, 6] (objects.py); those with masks (outlined.py), which are indexed as
+an array of objects is; or class maps, uint8 [N, H, W] (maps.py)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.data import maps, masks, objects
-from kdcompress.data.masks import Outlined
+from kdcompress.data import maps, objects, outlined
+from kdcompress.data.outlined import Outlined
 from kdcompress.errors import UsageError
 
 Truth = Any  # an array, or Outlined
@@ -61,4 +61,4 @@ def replaced(truth: Truth, away: np.ndarray, classes: int) -> np.ndarray:
 
 def joined(parts: Sequence[Truth]) -> Truth:
     """The truths of several parts of a source as one."""
-    return masks.joined(parts) if isinstance(parts[0], Outlined) else np.concatenate(parts)
+    return outlined.joined(parts) if isinstance(parts[0], Outlined) else np.concatenate(parts)

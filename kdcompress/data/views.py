@@ -66,29 +66,32 @@ class Views:
         Each output depends on its own image and id alone. ``view`` has to be on the same device. An id that is
         out of range raises ValueError on a CPU; on other devices it is not looked at, as that would wait for them.
         """
-        batch, _, height, width = images.shape
+        batch, channels, height, width = images.shape
         if (height, width) != (self.height, self.width):
             raise ValueError(f"images of {height} x {width}, views of {self.height} x {self.width}")
         if view.device.type == "cpu" and batch and not 0 <= int(view.min()) <= int(view.max()) < self.count:
             raise ValueError(f"view ids are 0 to {self.count - 1}, got {int(view.min())} to {int(view.max())}")
         if self.count == 1:
             return images
-        hole, colour = self._digits(view)[3::2]
+        dx, dy, flip, hole, zoom, colour = self._digits(view)
         if self.colour.count > 1:
             images = self.colour.apply(images, colour)
-        out = self.placed(images, view)
+        if self.zoom.count > 1:
+            images = self.zoom.apply(images, zoom)
+        out = self._shifted(images, dx, dy, flip)
         if self.cutout:
             y, x = divide(hole - 1, width)
             keep = outside(y, self.cutout, height)[:, :, None] | outside(x, self.cutout, width)[:, None, :]
             out = out * (keep | (hole == 0)[:, :, None])[:, None]
         return out
 
-    def placed(self, images: Tensor, view: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] -> what the views do to places alone: zoom, shift and flip."""
+    def shown(self, masks: Tensor, view: Tensor) -> Tensor:
+        """The masks of images, uint8 [B, M, H, W], where the views ``view`` (int64 [B]) show them. Cutout changes no
+        mask."""
+        if self.count == 1:
+            return masks
         dx, dy, flip, _, zoom, _ = self._digits(view)
-        if self.zoom.count > 1:
-            images = self.zoom.apply(images, zoom)
-        return self._shifted(images, dx, dy, flip)
+        return self._shifted(self.zoom.apply(masks, zoom) if self.zoom.count > 1 else masks, dx, dy, flip)
 
     def mapped(self, maps: Tensor, view: Tensor) -> Tensor:
         """The class maps of images, uint8 [B, H, W], as the views ``view`` (int64 [B]) show them: of a zoom the nearest
@@ -105,7 +108,7 @@ class Views:
         """uint8 [B, C, H, W] by the digits of shift and flip; zeros move in."""
         if not (self.crop or self.flip):
             return images
-        channels, height, width = images.shape[1:]
+        batch, channels, height, width = images.shape
         p, padded_width = self.crop, width + 2 * self.crop
         rows = (dy + p) % self.shifts + torch.arange(height, device=images.device)
         columns = torch.arange(width, device=images.device)
@@ -115,7 +118,7 @@ class Views:
         index = (rows * padded_width)[:, :, None] + columns[:, None, :]
         index = index.flatten(1)[:, None].expand(-1, channels, -1)
         padded = F.pad(images, (p, p, p, p)) if p else images
-        return padded.flatten(2).gather(2, index).view(-1, channels, height, width)
+        return padded.flatten(2).gather(2, index).view(batch, channels, height, width)
 
     def moved(self, objects: Tensor, view: Tensor) -> Tensor:
         """The objects of images, float32 [B, M, 6 and more] (objects.py), where the views ``view``, int64 [B], show

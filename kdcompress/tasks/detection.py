@@ -87,12 +87,12 @@ class Detection:
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
         score = enough(expected[1])
-        both = [list(self.found(outputs, score)) for outputs in (expected, got)]
-        overlap = SAME if relative else NEAR
-        share, strictly = (
-            f1(_alike(*pair, overlap=overlap, score=score, most=MOST, tolerance=tolerance) for pair in zip(*both))
-            for tolerance in (2 * relative, 0.0)
-        )
+        options: dict[str, Any] = {"overlap": SAME if relative else NEAR, "score": score, "most": MOST}
+        found = [
+            [_alike(*pair, **options, tolerance=tolerance) for tolerance in (2 * relative, 0.0)]
+            for pair in zip(self.found(expected, score), self.found(got, score), strict=True)
+        ]
+        share, strictly = (f1(each[k] for each in found) for k in (0, 1))
         return Matched(share, strictly, "{share} of the detections found by both")
 
     def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:

@@ -10,7 +10,8 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.average_precision import AveragePrecision
-from kdcompress.data.masks import Outlined, codes, pixels
+from kdcompress.boxes import Detections
+from kdcompress.data.outlined import Outlined, codes, pixels
 from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
 from kdcompress.optional import require
@@ -21,7 +22,7 @@ from kdcompress.tasks.detection import MOST, Detection, packed, precision_of, un
 
 
 class InstanceSegmentation(Detection):
-    """Truths are objects with masks (``data.masks.Outlined``); the outputs are a detector's, with coefficients
+    """Truths are objects with masks (``data.outlined.Outlined``); the outputs are a detector's, with coefficients
     [N, P, C], and prototypes [N, C, h, w] at a quarter of the input's height and width (``segments``). Answers are
     [N] records: "found" float32 [100, 6] as of a detector, "masks" COCO's codes of theirs, a space between two, and
     "size" int32 [2], height and width of the masks. Those are exact."""
@@ -69,8 +70,10 @@ class InstanceSegmentation(Detection):
         return (segmented(*each, score=score, most=MOST) for each in zip(*outputs, strict=True))
 
     def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
-        each = list(self.found(outputs))
-        texts = [b" ".join(codes(found.masks)) for found in each]
+        each, texts = [], []
+        for found in self.found(outputs):  # one image's masks at a time
+            each.append(Detections(found.boxes, found.labels, found.scores))
+            texts.append(b" ".join(codes(found.masks)))
         of_masks = np.array([SHARE * side for side in outputs[3].shape[2:]], np.int32)
         return packed(each), np.array(texts, np.bytes_), np.tile(of_masks, (len(each), 1))
 

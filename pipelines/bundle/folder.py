@@ -45,7 +45,7 @@ def write(
     texts = {name: _json(value) for name, value in (("model.json", model), ("expected.json", expected))}
     named = {each["name"]: each for each in document["rows"]}
     parent: Mapping[str, Any] = named.get("student-fp32") or {"score": None, "details": {}}
-    names = {"program": task.program, "Program": task.program.capitalize()}
+    names = {"program": task.program, "Program": camel(task.program)}
     further = {
         name.format_map(names): (template.format_map(names), what) for name, (template, what) in kind.files.items()
     }
@@ -79,7 +79,7 @@ def write(
     }
     own = f"{task.program}/"
     copied = {"infer.py": kind.infer, "self_check.py": "self_check.py", "model.py": "model.py"}
-    copied |= {name: own + name for name in (f"{task.program}.py", "example.py")}
+    copied |= {name: own + name for name in (f"{task.program}.py", "example.py")} | dict(family.shares)
     texts |= {name: (TEMPLATES / template).read_text(encoding="utf-8") for name, template in copied.items()}
     texts |= _modules(family.copies)
     texts["MODEL_CARD.md"] = filled("MODEL_CARD.md", values)
@@ -114,11 +114,17 @@ def filled(name: str, values: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         trim_blocks=True,
     )
+    environment.filters["camel"] = camel
     environment.filters["capital"] = capital
     environment.filters["digits"] = significant
     environment.filters["line"] = plain
     environment.filters["quoted"] = lambda text: json.dumps(" ".join(str(text).split()), ensure_ascii=False)
     return environment.get_template(f"{name}.j2").render(values)
+
+
+def camel(name: str) -> str:
+    """ "InstanceSegmenter" of "instance_segmenter"."""
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def _json(value: Any) -> str:

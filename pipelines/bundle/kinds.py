@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kdcompress.pipelines import sbom
 
@@ -29,6 +29,7 @@ class Family:
     programs: Sequence[str]  # self_check.py loads them in this order, and asks the last one
     files: Mapping[str, str]  # name -> what it is
     copies: Mapping[str, str]  # name -> module of kdcompress that is copied; such need numpy alone
+    shares: Mapping[str, str] = field(default_factory=dict)  # name -> another family's template, taken as it is
 
 
 MOBILE = "not compiled where this folder was made"
@@ -139,5 +140,27 @@ FAMILIES = {
             "example.py": "classes the pixels of an image file, and draws them",
         },
         {"class_maps": "kdcompress.class_maps", "fit": "kdcompress.data.fit"},
+    ),
+    "instance_segmenter": Family(
+        ("infer", "model", "boxes", "matching", "fit", "segments", "detector", "instance_segmenter"),
+        {
+            "expected.json": "what the model finds in it",
+            "instance_segmenter.py": "the model as a Python object",
+            **PROGRAMS,
+            "boxes.py": "overlaps of boxes, and suppression",
+            "segments.py": "masks of the model's coefficients and prototypes",
+            "matching.py": "which masks of two files belong together: self_check.py needs it",
+            "fit.py": "where an image lies in the model's input",
+            "detector.py": "what the model has in common with detectors",
+            "boxes_example.py": "what example.py has in common with that of detectors",
+            "example.py": "finds the objects in an image file, and draws their masks",
+        },
+        {
+            "boxes": "kdcompress.boxes",
+            "segments": "kdcompress.segments",
+            "matching": "kdcompress.matching",
+            "fit": "kdcompress.data.fit",
+        },
+        {"detector.py": "detector/detector.py", "boxes_example.py": "detector/example.py"},
     ),
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcompress.data.masks import Outlined, codes
+from kdcompress.data.outlined import Outlined, codes
 from kdcompress.detected import held
 from kdcompress.parity import compared
 from kdcompress.segments import SHARE, Segments, drawn, mask_iou, segmented

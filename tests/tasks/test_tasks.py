@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcompress.data.masks import Outlined, codes
+from kdcompress.data.outlined import Outlined, codes
 from kdcompress.errors import UsageError
 from kdcompress.tasks import tasks
 

@@ -43,7 +43,7 @@ class YolactAnswer(NamedTuple):
         return *self.detected.shipped(), self.coefficients.float(), self.prototypes.float()
 
     def loss(self, y: Tensor) -> Tensor:
-        """FCOS's, and that of the masks. ``y`` float [N, M, 6 + h * w] as in a batch (``data.masks.with_masks``). A
+        """FCOS's, and that of the masks. ``y`` float [N, M, 6 + h * w] as in a batch (``data.outlined.with_masks``). A
         float32 scalar."""
         size = self.prototypes.shape[-2] * self.prototypes.shape[-1]
         if y.shape[2] != WIDTH + size:

@@ -11,8 +11,8 @@ from kdcompress.data import from_scenes
 from kdcompress.data.fit import placed
 from kdcompress.data.from_scenes import make
 from kdcompress.data.loader import Loader
-from kdcompress.data.masks import Masks, Outlined, codes, joined, pixels
 from kdcompress.data.objects import BOX, KIND, NOTHING, OBJECT, rows
+from kdcompress.data.outlined import Masks, Outlined, codes, joined, pixels
 from kdcompress.data.outlines import coded, decoded, framed, outline_of, uncompressed
 from kdcompress.data.scenes import tight
 from kdcompress.data.source import load
@@ -88,7 +88,7 @@ def test_masks_follow_each_view_as_the_pixels_do(kind, scenes):
     loader = Loader(Split(shapes, truth), VIEWS[kind], 16, 0)
     batch = loader.batch_at(1)
     assert batch.y.shape[2] == 6 + (64 // SHARE) ** 2
-    shown = views.placed(torch.from_numpy(shapes)[batch.index].permute(0, 3, 1, 2), batch.view)  # cutout hides no mask
+    shown = views.shown(torch.from_numpy(shapes)[batch.index].permute(0, 3, 1, 2), batch.view)  # cutout hides no mask
     wanted = torch.nn.functional.avg_pool2d(shown.float(), SHARE)[:, 0] / 255
     found = batch.y[..., 6:].sum(1).reshape(-1, 16, 16)
     there = (batch.y[..., 5] == NOTHING).sum(1) == (
