@@ -19,11 +19,14 @@ from kdcompress.methods.fields import loss_weight, softening
 from kdcompress.methods.kd import kd_loss
 from kdcompress.models.taps import Taps
 
+LEAST = 1e-3  # of a node's length
+
 
 def nodes_of(maps: Tensor, most: int) -> Tensor:
-    """Maps [N, C, H, W] -> unit vectors [N, P, C], float32, of at most ``most`` x ``most`` nodes."""
+    """Maps [N, C, H, W] -> unit vectors [N, P, C], float32, of at most ``most`` x ``most`` nodes. One shorter than
+    ``LEAST`` stays shorter than 1: it has hardly a direction, and its gradient would have no bound."""
     size = (min(maps.shape[-2], most), min(maps.shape[-1], most))
-    return F.normalize(F.adaptive_avg_pool2d(maps.float(), size).flatten(2), dim=1).transpose(1, 2)
+    return F.normalize(F.adaptive_avg_pool2d(maps.float(), size).flatten(2), dim=1, eps=LEAST).transpose(1, 2)
 
 
 def pairwise_loss(student: Tensor, teacher: Tensor, most: int) -> Tensor:
