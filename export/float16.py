@@ -22,6 +22,8 @@ def to_float16(model: Any) -> Any:
     before = graph.ancestors(model, layer) if layer is not None else []
     # A cast between DequantizeLinear and its layer would keep TensorRT from fusing them.
     keep = [node.name for node in before if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+    if regions := [node.name for node in model.graph.node if node.op_type == graph.REGIONS]:
+        keep += [*regions, *(node.name for node in graph.tail(model))]  # pixels of regions, which choices are made by
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for each value that is clipped
         half = float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from kdcompress import strict_yaml
 from kdcompress.artifact import Artifact, clean_name
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
+from kdcompress.export import regions
 from kdcompress.export.runtimes import open_runner as open_runner
 from kdcompress.export.runtimes import require_gpu as require_gpu
 from kdcompress.export.runtimes import runners
@@ -291,6 +292,7 @@ def build(job: ExportJob, target: Target) -> Artifact:
     """
     writer = writers[target.writer]
     writer.check()
+    regions.check(job.parent, target.format, target.name)
     job.folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     artifact = writer.write(job, target)

@@ -16,6 +16,7 @@ from kdcompress.export import external_data
 from kdcompress.export.behind import behind_layers
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+REGIONS = "RoiAlign"  # looks at regions, its second input, of a map
 NORMALISATION = "normalisation"  # the layer that pixels are normalised by, where there is one
 
 
@@ -130,11 +131,11 @@ def ancestors(model: Any, node: Any) -> list[Any]:
 
 
 def tail(model: Any) -> list[Any]:
-    """The nodes behind the last layers, in order."""
+    """The nodes behind the last layers, in order; also those that make a detector's regions of its first layers."""
     return behind_layers(
         list(model.graph.node),
         lambda node: node.op_type in LAYERS,
-        lambda node: node.input,
+        lambda node: node.input[:1] if node.op_type == REGIONS else node.input,
         lambda node: filter(None, node.output),  # one that a node may leave out has no name
     )
 

@@ -98,14 +98,19 @@ def quantised(model: Any, scheme: Scheme, batches: list[np.ndarray]) -> Any:
 
 
 def _tail(model: Any) -> list[str]:
-    """The nodes behind the last layers."""
+    """The nodes behind the last layers, and those that make a detector's regions of its first."""
     found = behind_layers(
         model.get_ordered_ops(),
         lambda node: node.get_type_name() in LAYERS,
-        lambda node: (value.get_node().get_friendly_name() for value in node.input_values()),
+        lambda node: [value.get_node().get_friendly_name() for value in node.input_values()][: _read(node)],
         lambda node: [node.get_friendly_name()],
     )
     return [node.get_friendly_name() for node in found if node.get_type_name() not in NO_OPERATIONS]
+
+
+def _read(node: Any) -> int | None:
+    """How many of its inputs count: of what looks at regions of a map, the map."""
+    return 1 if node.get_type_name() == "ROIAlign" else None
 
 
 def _range(scheme: Scheme) -> Any:

@@ -29,7 +29,7 @@ from kdcompress.artifact import content_hash, write_text
 from kdcompress.bench.machine import packages
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, cause, first_cause, place, told
-from kdcompress.export import formats
+from kdcompress.export import formats, regions
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.answers import Answer, Dense, answer_of, class_logits, shipped
 from kdcompress.models.answers import described as outputs_that_ship
@@ -185,6 +185,7 @@ def _try_writers(networks: Networks, what: str, job: formats.ExportJob) -> list[
     problems, late, begun = [], [], time.monotonic()
     asked = {formats.target(name).name for name in networks.recipe.export.targets if name != formats.AUTO}
     here = [target for target in formats.chosen(networks.recipe.export.targets) if formats.availability(target)[0]]
+    here.sort(key=lambda target: regions.takes(job.parent, target.format))  # a refusal takes no time: first
     for target in here:
         if target is not here[0] and time.monotonic() > begun + SECONDS:
             late.append(target.name)

@@ -1,0 +1,94 @@
+"""The recipes of ReviewKD's table on COCO: each is valid, can be planned and starts, on pictures in COCO's layout."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from kdcompress.cli.main import main
+from kdcompress.pipelines.catalogue import shipped_recipes
+from kdcompress.pipelines.checks import parse_options
+from kdcompress.recipe import load_recipe
+
+RECIPES = {name: load_recipe(path) for name, path in shipped_recipes().items() if name.startswith("coco-")}
+WEIGHTS = {"resnet101-resnet18": 1.2, "resnet101-resnet50": 1.0, "resnet50-mobilenetv2": 2.0}
+QUICK = "coco-fasterrcnn-resnet101-resnet18"
+KINDS = ["person", "bicycle", "car"]
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """Twelve pictures of squares for training and four for the test, in the layout and with the names of COCO."""
+    root, rng = tmp_path_factory.mktemp("coco"), np.random.default_rng(0)
+    (root / "annotations").mkdir()
+    for split, count in (("train2017", 12), ("val2017", 4)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for i in range(count):
+            pixels = rng.integers(0, 90, (48, 64, 3), np.uint8)
+            for k in range(i % 3):  # some have none
+                left, top, side = (int(n) for n in (*rng.integers(0, 24, 2), rng.integers(12, 24)))
+                pixels[top : top + side, left : left + side] = 200
+                box = [left, top, side, side]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": i,
+                        "category_id": 1 + k,
+                        "bbox": box,
+                        "area": side**2,
+                        "iscrowd": 0,
+                    }
+                )
+            Image.fromarray(pixels).save(root / split / f"{i:012}.png")
+            images.append({"id": i, "file_name": f"{i:012}.png", "height": 48, "width": 64})
+        categories = [{"id": 1 + k, "name": name} for k, name in enumerate(KINDS)]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+    return root
+
+
+def test_they_are_the_papers_pairs_weights_and_schedule():
+    assert len(RECIPES) == 4
+    for name, recipe in RECIPES.items():
+        weight = next((found for pair, found in WEIGHTS.items() if pair in name), 1.0)
+        assert recipe.method == recipe.compare.methods["reviewkd"] == {"reviewkd": {"weight": weight, "warmup": 0}}
+        assert recipe.train.images == 180_000 * 8 and recipe.train.batch_size == 8
+        assert [round(180 * each) for each in recipe.train.milestones] == [120, 160]
+        assert recipe.train.lr == (0.005 if "retinanet" in name else 0.01)
+        assert not recipe.compare.published  # nobody has checked the figures
+        for methods in recipe.compare.methods.values():
+            for kind, options in methods.items():
+                parse_options(kind, options)
+
+
+def brief(name, root):
+    """Two iterations of thin networks of the recipe's kinds."""
+    thin = (
+        ["options.width=16", "options.proposals=24", "options.hidden=16"] if "faster" in name else ["options.width=16"]
+    )
+    both = [f"{part}.{key}" for part in ("teacher", "student") for key in ("pretrained=false", *thin)]
+    if RECIPES[name].teacher.train is None:
+        both = [each for each in both if not each.startswith("teacher.options")]
+    short = [f"{part}.{key}" for part in ("train", "teacher.train") for key in ("batch_size=4", "images=8")]
+    return [f"data.root={root}", "data.size=64", *both, *short, "bench.effort=rapid"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in RECIPES]
+)
+def test_it_can_be_planned_and_starts(name, coco, tmp_path):
+    smaller = {"resnet101": "resnet18", "resnet50": "resnet18"} if name == QUICK else {}
+    teacher = RECIPES[name].teacher.model
+    for large, small in smaller.items():
+        teacher = teacher.replace(large, small)
+    given = [name, "-o", str(tmp_path / "run"), *brief(name, coco), f"teacher.model={teacher}", "export.targets=[]"]
+    planned = CliRunner().invoke(main, ["run", *given, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert not (tmp_path / "run").exists()
+    done = CliRunner().invoke(main, ["run", *given, "--json"])
+    assert done.exit_code == 0, done.output
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    assert rows["student-fp32"]["status"] == "measured" and rows["student-fp32"]["parity"]["passed"]
