@@ -120,6 +120,18 @@ def names() -> dict[str, list[str]]:
     }
 
 
+def form(name: str) -> str:
+    """What ``name`` has in common with all that answer alike: "" of networks for whole images, the head of a
+    HEAD/BACKBONE, else the name itself."""
+    import torchvision
+
+    group, slash, rest = name.partition("/")
+    if slash and group in heads:
+        return group
+    whole = torchvision.models.list_models(module=torchvision.models) if group == "torchvision" else ()
+    return "" if name in zoo or group == "timm" or rest in whole else name
+
+
 def count_parameters(model: nn.Module) -> int:
     """Parameters, trained or not; a shared one counts once. Buffers are not counted."""
     return sum(parameter.numel() for parameter in model.parameters())
