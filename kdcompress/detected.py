@@ -162,6 +162,14 @@ def panels(image: np.ndarray, row: np.ndarray, files: Mapping[str, Held], labels
     return tuple(made)
 
 
+def seen(image: np.ndarray, found: Detections, labels: Sequence[str], most: int = 20) -> Panel:
+    """What is found in an image whose truth is not known, the ``most`` sure drawn."""
+    said = [labels[k] for k in found.labels.tolist()]
+    each = zip(found.boxes.tolist(), said, found.scores.tolist(), strict=True)
+    marks = [Mark(tuple(box), "right", f"{label} {100 * score:.0f}") for box, label, score in each][:most]
+    return Panel("", listed(said), picture(image, marks), f"the {most} surest are drawn" if len(found) > most else "")
+
+
 def verdict(each: Held) -> str:
     """ "2 of 3 found, 8 wrong (5 drawn)"."""
     found = f"{each.right} of {len(each.objects)} found" if len(each.objects) else ""

@@ -17,6 +17,7 @@ from kdcompress.pipelines.bundle.kinds import KINDS
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.recipe import Data, load_recipe
 from kdcompress.report.present import headline
+from kdcompress.tasks import tasks
 
 
 def ships(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -52,6 +53,9 @@ def artifact_of(run: Path, row: Mapping[str, Any]) -> Artifact:
             allowed=row["sha256"],
             hint="`kdcompress run` again",
         )
+    task = tasks[artifact.input.task]
+    if task.metric.after and task.finished(artifact.input.outputs) is None:
+        raise _whole(artifact.path)
     if artifact.format not in KINDS:
         raise UsageError("There is no bundle of this format.", got=artifact.format, allowed=", ".join(KINDS))
     return artifact
@@ -66,6 +70,8 @@ def for_tensorrt(
     parent = artifact_of(run, row_of(document, "student-fp32"))
     asked = formats.chosen(document["recipe"]["export"]["targets"])  # a file of the user's own among them
     target = next(target for target in asked if target.name == row["target"])
+    if target.options.nms == "graph":
+        raise _whole(target.name)
     images = calibration_images(source.train.images, document["recipe"]["export"]["calibration_images"])
     # An engine is built from the ONNX alone: the network itself is not needed.
     model = engine_source(formats.ExportJob(nn.Module(), parent, images, folder, "student"), target)
@@ -79,6 +85,11 @@ def for_tensorrt(
         **portability(target.options),
     }
     return Artifact.of(path, "onnx", target.precision, parent.input, target=target.name, provenance=provenance)
+
+
+def _whole(where: object) -> UsageError:
+    what, hint = "The file suppresses by itself, and a bundle's programs do that.", "with `nms: outside`"
+    return UsageError(what, where=where, hint=f"bundle another target of the run, one {hint}")
 
 
 def source_of(run: Path, document: Mapping[str, Any]) -> Source:
