@@ -66,20 +66,29 @@ COLUMNS = {
     "tensorrt-rtx-int8": "TensorRT-RTX int8",
 }
 THIN: dict[str, Any] = {"width": 32, "levels": 3, "depth": 1}
+SMALL: dict[str, Any] = {"width": 48, "levels": 4, "depth": 1}
 WIDER: dict[str, Any] = {"width": 64, "levels": 4, "depth": 2}
 DETECTORS: dict[str, tuple[int, dict[str, Any]]] = {  # the side of its images, and its options
     "fcos/small-resnet10x1": (128, THIN),
     "retinanet/small-resnet10x1": (128, THIN),
+    "fcos/small-resnet10x2": (128, SMALL),
     "fcos/timm/resnet18": (128, WIDER),
+    "retinanet/timm/resnet18": (96, SMALL),
     "fcos/timm/mobilenetv3_small_050": (128, WIDER),
+    "retinanet/timm/mobilenetv3_small_100": (128, SMALL),
     "retinanet/timm/lcnet_050": (128, WIDER),
+    "fcos/timm/efficientnet_lite0": (96, SMALL),
+    "retinanet/timm/efficientnet_lite0": (96, SMALL),
     "fcos/torchvision/shufflenet_v2_x0_5": (128, WIDER),
-    "torchvision/ssdlite320_mobilenet_v3_large": (320, {}),
     "retinanet/torchvision/mobilenet_v3_small": (128, WIDER),
-    "fcos/timm/convnext_atto": (128, WIDER),
-    "torchvision/fcos_resnet50_fpn": (128, {}),
-    "torchvision/retinanet_resnet50_fpn": (128, {}),
+    "fcos/timm/convnext_atto": (96, SMALL),
+    "retinanet/timm/convnext_atto": (96, SMALL),
+    "fcos/timm/mobilevitv2_050": (128, SMALL),
+    "fcos/timm/repvgg_a0": (96, SMALL),
+    "torchvision/ssdlite320_mobilenet_v3_large": (160, {}),
     "torchvision/ssd300_vgg16": (300, {}),
+    "torchvision/fcos_resnet50_fpn": (96, {}),
+    "torchvision/retinanet_resnet50_fpn": (96, {}),
 }
 LABELS = tuple(map(str, range(10)))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,6 +19,7 @@ from kdcompress.export import regions
 from kdcompress.export.runtimes import open_runner as open_runner
 from kdcompress.export.runtimes import require_gpu as require_gpu
 from kdcompress.export.runtimes import runners
+from kdcompress.export.suppression import WITHOUT, appended, inside
 from kdcompress.recipe import listed, shown
 from kdcompress.registry import Registry
 
@@ -108,6 +109,11 @@ class Options(Section):
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = Field(
         default="none", description="TensorRT: GPUs that can run the engine, besides the kind that built it."
     )
+    nms: Literal["outside", "graph"] = Field(
+        default="outside",
+        description="Detectors: where boxes that overlap a better one are removed. graph: inside the file, which then "
+        "gives boxes [N, 100, 4], scores [N, 100] and labels [N, 100]. For onnx, openvino and tensorrt.",
+    )
     refit: bool = Field(default=False, description="TensorRT: the engine can take the weights of another training.")
 
     @field_validator("profile")
@@ -156,6 +162,12 @@ class Target(Section):
         for name, formats in takers.items():
             if getattr(self.options, name) not in (False, "none") and self.format not in formats:
                 raise ValueError(f"options.{name} is for {' and '.join(formats)}, and format is {self.format}")
+        return self
+
+    @model_validator(mode="after")
+    def suppression_where_it_runs(self) -> Target:
+        if self.options.nms == "graph" and self.format in WITHOUT:
+            raise ValueError(f"options.nms graph: {WITHOUT[self.format]}. Leave it out: it is done outside the file")
         return self
 
     @property
@@ -295,7 +307,14 @@ def build(job: ExportJob, target: Target) -> Artifact:
     regions.check(job.parent, target.format, target.name)
     job.folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    artifact = writer.write(job, target)
+    suppresses, where = target.options.nms == "graph", f"{target.name}: options.nms"
+    if suppresses and target.format == "openvino":  # whose files take no ONNX nodes
+        with inside(job, where) as whole:
+            artifact = writer.write(whole, target)
+    else:
+        artifact = writer.write(job, target)
+    if suppresses and target.format == "onnx":
+        artifact = appended(artifact, where)
     seconds = round(time.perf_counter() - start, 3)
     facts = {"parent": job.parent.sha256, "runtime": target.runtime, "build_seconds": seconds}
     return artifact.with_provenance(**facts, host=platform.machine())

@@ -91,6 +91,7 @@ def engine_source(job: ExportJob, target: Target) -> Any:
     """The ONNX model that the target's engine is built from: its types are those that the engine computes in. Of int8,
     what is not quantised is fp16."""
     from kdcompress.export.quantize import write_int8  # more than a device has, where a runner imports this module
+    from kdcompress.export.suppression import append, finished
 
     path = job.parent.path
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +100,10 @@ def engine_source(job: ExportJob, target: Target) -> Any:
             write_int8(job, target.options.scheme, path)
         model = graph.load(path)
     graph.cast_first(model)
-    return model if target.precision == "fp32" else to_float16(model)
+    model = model if target.precision == "fp32" else to_float16(model)
+    if target.options.nms == "graph":
+        append(model, job.parent.input, finished(job.parent.input, f"{target.name}: options.nms"))
+    return model
 
 
 def build_engine(

@@ -6,6 +6,7 @@ from types import ModuleType
 
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.export.formats import ExportJob, Target, Writer, require_gpu, writers
+from kdcompress.export.suppression import finished
 from kdcompress.export.tensorrt_builder import inspected, write_engine
 from kdcompress.optional import require
 
@@ -28,7 +29,10 @@ def write(job: ExportJob, target: Target) -> Artifact:
     with replacing(path) as temporary:
         provenance = write_engine(trt, job, target, temporary, timing_cache=job.folder / "tensorrt-timing.cache")
         provenance |= inspected(trt, target, temporary)
-    return Artifact.of(path, "tensorrt", target.precision, job.parent.input, target=target.name, provenance=provenance)
+    spec = job.parent.input
+    if target.options.nms == "graph":
+        spec = finished(spec, f"{target.name}: options.nms")
+    return Artifact.of(path, "tensorrt", target.precision, spec, target=target.name, provenance=provenance)
 
 
 for precision in ("fp32", "fp16", "int8"):

@@ -88,6 +88,7 @@ class InputSpec:
     name: str = "image"
     outputs: tuple[Output, ...] = ()  # none given: a classifier's logits
     task: str = "classification"  # what the network is for
+    fit: str | None = None  # how images of another shape got this one, as ``data.fit`` says
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -203,6 +204,7 @@ _INPUT_REST: Rules = {
     "name": text,
     "output": text,
     "task": text,
+    "fit": lambda value: value in (None, "letterbox", "squash"),
     "outputs": lambda values: isinstance(values, list | tuple) and 1 <= len(values) <= MOST_OUTPUTS,
 }
 _OUTPUT: Rules = {

@@ -184,6 +184,14 @@ def marks(each: Detections, kinds: Sequence[Any], texts: Sequence[str]) -> list[
     return [Mark(tuple(box), kind, text, mask) for box, kind, text, mask in rows]
 
 
+def seen(image: np.ndarray, found: Detections, labels: Sequence[str], most: int = 20) -> Panel:
+    """What is found in an image whose truth is not known, the ``most`` sure drawn."""
+    said = [labels[k] for k in found.labels.tolist()]
+    texts = [f"{label} {100 * score:.0f}" for label, score in zip(said, found.scores.tolist(), strict=True)]
+    drawn = marks(found, ["right"] * len(found), texts)[:most]
+    return Panel("", listed(said), picture(image, drawn), f"the {most} surest are drawn" if len(found) > most else "")
+
+
 def verdict(each: Held) -> str:
     """ "2 of 3 found, 8 wrong (5 drawn)"."""
     found = f"{each.right} of {len(each.objects)} found" if len(each.objects) else ""

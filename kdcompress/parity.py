@@ -69,6 +69,8 @@ def compared(
     ``chosen``: of places that each network chose, which are compared as sets (``of_sets``)."""
     allowed = TOLERANCES[tolerance] if isinstance(tolerance, str) else tolerance
     n = len(expected[0])
+    decided = expected, got
+    expected, got = tasks[task].comparable(expected, got)
     shapes = [[list(each.shape) for each in outputs] for outputs in (got, expected)]
     if shapes[0] != shapes[1] or not n:
         why = f"shapes differ: {shapes[0]}, not {shapes[1]}" if n else "no images to compare on"
@@ -82,7 +84,7 @@ def compared(
     scales = [float(np.abs(each).max()) or 1.0 for each in expected]
     relative = max(float(each.max()) / scale for each, scale in zip(differences, scales, strict=True))
     least = tasks[task].int8_agreement if allowed.agreement is None else allowed.agreement
-    found = tasks[task].matched(expected, got, allowed.relative or 0.0)
+    found = tasks[task].matched(*decided, allowed.relative or 0.0)
     reasons = []
     if allowed.relative is not None and found.numbers and relative > allowed.relative:
         reasons.append(f"outputs differ by {relative:.3g} of the largest, {allowed.relative:.3g} allowed")

@@ -96,7 +96,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """``image``: a data URI, of an image with what ``name`` (a file, or "truth") says of it."""
+    """``image``: a data URI, of an image with what ``name`` (a file, "truth", or "" where there is one alone) says of
+    it."""
 
     name: str
     said: str
@@ -148,11 +149,25 @@ class Task(Protocol):
         """Of the file that ships. ``shapes``: of what the network gives for an image."""
         ...
 
+    def finished(self, outputs: Sequence[Output]) -> tuple[Output, ...] | None:
+        """Those of a file that does inside what ``metric.after`` names, for a network that gives ``outputs``; None
+        where there is nothing to do."""
+        ...
+
+    def outside(self, outputs: Sequence[Output]) -> str:
+        """What makes answers of a file's ``outputs`` outside it, where that takes time: ``metric.after``, or ""."""
+        ...
+
     def check(self, truth: np.ndarray, source: str) -> None:
         """Raises UsageError where a source's truth is another task's."""
         ...
 
     # Judged on arrays
+
+    def comparable(self, expected: Outputs, got: Outputs) -> tuple[Outputs, Outputs]:
+        """Two files' outputs to the same images as they are compared number by number: as they are, where the same
+        place means the same."""
+        ...
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
         """How much of what two files decide about the same images is the same. ``relative``: by how much an output may
@@ -198,6 +213,11 @@ class Task(Protocol):
     ) -> Pictures | None:
         """A few images, with the answers of files to them, which a report shows; None where it shows none. ``images``
         uint8 [N, H, W, C], an array or kept in a file. The first file is the one that the others are compared with."""
+        ...
+
+    def seen(self, image: np.ndarray, outputs: Outputs, labels: Sequence[str]) -> Panel | None:
+        """An image, uint8 [H, W, C], with what the outputs to it say drawn on it, [1, ...] each; None where there is
+        nothing to draw."""
         ...
 
     def warnings(

@@ -88,7 +88,7 @@ def check(networks: Networks, tried: Tried) -> None:
     for name in code_of(recipe):
         problems.attempt(partial(located, "model or method", name))
     if not problems.found:
-        problems.attempt(partial(formats.chosen, recipe.export.targets))
+        problems.attempt(partial(_check_targets, networks))
     for part in networks.parts.values():
         if part.train:
             problems.attempt(partial(choose_precision, part.train.precision))
@@ -109,6 +109,13 @@ def _check_teachers(networks: Networks) -> None:
         fit = [name for name in several if networks.task.takes(methods[name].needs)]
         hint = f"method: {' or '.join(fit)}, or leave {where} out" if fit else f"leave {where} out"
         raise UsageError(f"{asked} learns from one teacher only.", where=where, hint=hint)
+
+
+def _check_targets(networks: Networks) -> None:
+    inside = [each for each in formats.chosen(networks.recipe.export.targets) if each.options.nms == "graph"]
+    if inside and not networks.task.metric.after:
+        got, hint = f"task: {networks.task.name}", "leave `nms` out"
+        raise UsageError("There is nothing to suppress.", where=f"{inside[0].name}: options.nms", got=got, hint=hint)
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import kdcompress
 from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench.advice import advice
-from kdcompress.bench.devices import Request, add_memory, parse_device
+from kdcompress.bench.devices import Request, Session, add_memory, parse_device
 from kdcompress.bench.timing import Progress
 from kdcompress.data.kept import Images
 from kdcompress.data.labels import match_labels
@@ -26,6 +26,7 @@ from kdcompress.export.apart import tried
 from kdcompress.export.describe import artifact_of, recorded
 from kdcompress.export.foreign import any_artifact_of
 from kdcompress.export.formats import cpus_of, open_runner, targets
+from kdcompress.pipelines.answering import TIMED_IMAGES, answer_ms, outside
 from kdcompress.pipelines.runs import RECORD, STEPS, read_record
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.write import load_report
@@ -47,13 +48,17 @@ def any_artifact(path: Path, here: bool = True) -> Artifact:
     return recorded(existing(path)) or tried(any_artifact_of, path, here)
 
 
-def load_images(source: str, root: Path | None, size: int | None, split: str | None, spec: InputSpec) -> Scored:
-    """The images of a data set by name, through the recipe's own validation, in the size that the file takes."""
+def load_images(
+    source: str, root: Path | None, size: int | None, split: str | None, spec: InputSpec, fit: str | None = None
+) -> Scored:
+    """The images of a data set by name, through the recipe's own validation, in the size that the file takes, which
+    they get as ``fit`` says, or else as those got it that the file's network was trained on."""
     given = {"source": source, "root": root, "size": size}
     data = validate_recipe({"name": "measure", "data": given, "student": {"model": "resnet8"}}).data
     if size is None and getattr(sources[source], "resizes", False):
         own = spec.height if spec.height == spec.width else (spec.height, spec.width)
         data = data.model_copy(update={"size": own})
+    data = data.model_copy(update={"fit": fit or spec.fit})
     return load_scored(data, split, tasks[spec.task].truth)
 
 
@@ -78,16 +83,17 @@ def evaluate_files(
     size: int | None,
     threads: int,
     split: str | None = None,
+    fit: str | None = None,
 ) -> list[dict[str, Any]]:
     """The score of each file on what ``load_scored`` finds, and agreement with the first file. Classes are
     those of the data set: a file's are matched with them by name."""
-    sets: dict[tuple[int, int, str], Scored] = {}  # one for each size of input, and kind of truth
+    sets: dict[tuple[int, int, str | None, str], Scored] = {}  # by size of input, how images get it, kind of truth
     checked = []
     for artifact in map(load_artifact, files):
         spec = artifact.input
-        wanted = spec.height, spec.width, tasks[spec.task].truth
-        found = sets.get(wanted) or load_images(source, root, size, split, spec)
-        sets[wanted] = found
+        how = spec.height, spec.width, spec.fit, tasks[spec.task].truth
+        found = sets.get(how) or load_images(source, root, size, split, spec, fit)
+        sets[how] = found
         numbers, note = match_labels(spec.labels, found.labels, artifact.path, found.of)
         taken = [_taken(artifact, part.images, found.of) for part in found.parts]
         notes = [*found.notes, note, *(note for _, note in taken)]
@@ -177,6 +183,7 @@ def bench_files(
     session = bench(request, address, progress or (lambda share, what: None))
     if device == "local":
         add_memory(session, request)
+    answers = _answer_ms(request, session) if device == "local" else {}
     records = session.records
     if not (any(record.n for record in records.values()) or session.parity or session.interrupted):
         raise KDCompressError(
@@ -195,17 +202,43 @@ def bench_files(
         "baseline": first,
         "interrupted": session.interrupted,
         "artifacts": {label: _facts(artifact) for label, artifact in artifacts.items()},
+        "answer_ms": answers,
         "records": {label: record.to_json() for label, record in records.items()},
         "ratios": {label: record.ratio for label, record in records.items() if record.ratio},
         "parity": session.parity,
         "machine": session.before,
         "machine_after": session.after,
-        "notes": [*notes, *session.notes],
+        "notes": [*notes, *session.notes, *_beside(artifacts, answers, source)],
         "advice": [
             *advice(records, session.before, session.after, _parents(artifacts), threads),
             *(_elsewhere(artifacts) if device == "local" else []),
         ],
     }
+
+
+def _answer_ms(request: Request, session: Session) -> dict[str, float]:
+    """What it takes to make an answer of each file's outputs, where that takes time; of those that were measured."""
+    found = {}
+    for label, artifact in request.artifacts.items():
+        task, record = tasks[artifact.input.task], session.records.get(label)
+        if outside(artifact.input) and record is not None and record.n and not record.failed:
+            with request.open(artifact, threads=request.threads) as runner:
+                spec = artifact.input
+                outputs = infer_all(runner, request.images[:TIMED_IMAGES], spec)
+                found[label] = answer_ms(task, outputs, (spec.height, spec.width))
+    return found
+
+
+def _beside(artifacts: Mapping[str, Artifact], answers: Mapping[str, float], source: str | None) -> list[str]:
+    """What is not in the latencies, by what it is."""
+    found = []
+    for after in dict.fromkeys(outside(artifact.input) for artifact in artifacts.values()):
+        told = [f"{label} {ms:.3f} ms" for label, ms in answers.items() if outside(artifacts[label].input) == after]
+        if after:
+            rest = f"On this machine, in numpy, it takes: {', '.join(told)}." if told else "It is not timed there."
+            odd = " Random pixels are no measure of it: give --data." if told and not source else ""
+            found.append(f"Latencies are those of the files alone, without {after}. {rest}{odd}")
+    return found
 
 
 def _queries(artifacts: Mapping[str, Artifact], source: Scored) -> tuple[np.ndarray, list[str]]:

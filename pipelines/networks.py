@@ -82,6 +82,7 @@ class Networks:
             layout=export.layout,
             batch=export.batch,
             task=self.recipe.task,
+            fit=self.recipe.data.fit,
         )
 
     def normalisation(

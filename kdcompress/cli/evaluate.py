@@ -14,6 +14,11 @@ from kdcompress.cli.options import AS_PATH, data_option, json_option, root_optio
 @root_option()
 @size_option(help="Resize images to this square.  [default: what the file takes]")
 @click.option(
+    "--fit",
+    type=click.Choice(["letterbox", "squash"]),
+    help="How images of another shape get the size.  [default: as in the recipe that the file is from]",
+)
+@click.option(
     "--split",
     type=click.Choice(["test", "validation", "train", "all"]),
     help="[default: test where the data have it, else validation, else all images]",

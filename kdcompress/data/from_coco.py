@@ -37,6 +37,9 @@ class Coco:
 
     resizes = True
 
+    def laid_out(self, root: Path) -> bool:
+        return any(json_files(root))
+
     def find(self, data: Data) -> Found:
         root = root_of(data, "the folder of the images and the annotations")
         if not root.is_dir():

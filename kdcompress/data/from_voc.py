@@ -30,6 +30,9 @@ class Voc:
 
     resizes = True
 
+    def laid_out(self, root: Path) -> bool:
+        return all((root / name).is_dir() for name in FOLDERS)
+
     def find(self, data: Data) -> Found:
         root = root_of(data, f"the folder of {' and '.join(FOLDERS)}")
         missing = [name for name in FOLDERS if not (root / name).is_dir()]

@@ -32,6 +32,9 @@ class Yolo:
 
     resizes = True
 
+    def laid_out(self, root: Path) -> bool:
+        return (root / TABLE).is_file()
+
     def find(self, data: Data) -> Found:
         root = root_of(data, f"the folder of {TABLE}, or a file like it")
         return Found(str(root), True) if root.is_file() else Found(str(table_of(root).parent), True)

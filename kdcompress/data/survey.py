@@ -15,7 +15,7 @@ from kdcompress.data.faults import faults, looks_whole
 from kdcompress.data.from_folder import ImageFolder
 from kdcompress.data.from_image_labels import TABLE, ImageLabels
 from kdcompress.data.image import Header
-from kdcompress.data.source import TEST, one_line, parted
+from kdcompress.data.source import TEST, one_line, parted, sources
 from kdcompress.data.splits import Listed, Source, Split
 from kdcompress.data.truth import needs_each, of_each
 from kdcompress.errors import UsageError, some
@@ -85,12 +85,23 @@ class Survey:
         return bool(self.counts.max() >= UNEVEN * max(self.counts.min(), 1))
 
 
+def of_objects(root: Path) -> str | None:
+    """The source of boxes whose layout this is; None where it is none of one."""
+    known = ((name, getattr(sources[name], "laid_out", None)) for name in sources)
+    return next((name for name, laid_out in known if laid_out and laid_out(root)), None)
+
+
 def survey(root: Path) -> Survey:
     """Raises UsageError for a folder that cannot be learnt from, with what is wrong with it."""
     data = Data(source="image-labels" if (root / TABLE).is_file() else "image-folder", root=root)
     try:
         listed = FAMILIES[data.source].listed(data)
     except UsageError as error:
+        if name := of_objects(root):
+            what = "This folder says where objects are, and a first recipe is made for images with labels alone."
+            given = f"data: {{source: {name}, root: {root}, size: 320}}"
+            hint = f"kdcompress init fashion-scenes-detection -o mine.yaml, and in mine.yaml write {given}"
+            raise UsageError(what, where=root, got=f"the layout of data.source {name}", hint=hint) from error
         hint = error.parts.pop("hint", None)
         error.parts.setdefault("allowed", f"CLASS/image.jpg, train/ val/ test/ that hold such folders, or {TABLE}")
         if hint:

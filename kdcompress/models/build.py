@@ -54,15 +54,15 @@ def build(
     options = dict(options or {})
     group, slash, rest = name.partition("/")
     known = pretrained_facts(name, options) if pretrained else None
-    head = _head(group) if slash else None
-    if ":" in name and not head:
+    headed = head(group) if slash else None
+    if ":" in name and not headed:
         return _from_callable(name, classes, channels, options)
     if slash and group == "timm":
         return _from_timm(rest, classes, channels, options, known)
     if slash and group == "torchvision":
         return _from_torchvision(rest, classes, channels, options, known)
-    if head:
-        return _on_backbone(head, name, classes, channels, options, pretrained)
+    if headed:
+        return _on_backbone(headed, name, classes, channels, options, pretrained)
     if name in zoo:
         return _call(zoo[name], name, {"classes": classes, "channels": channels}, options)
     raise _unknown(name)
@@ -71,7 +71,7 @@ def build(
 def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pretrained:
     """What the library says of the weights that ``build`` downloads. Raises UsageError where there are none."""
     group, _, rest = name.partition("/")
-    if _head(group):
+    if head(group):
         return pretrained_facts(rest, (options or {}).get("backbone"))
     if group == "timm":
         import timm
@@ -120,6 +120,28 @@ def names() -> dict[str, list[str]]:
         "timm": [f"timm/{name}" for name in timm_names],
         "torchvision": [f"torchvision/{name}" for name in torchvision_names],
     }
+
+
+def heads() -> list[str]:
+    """The names of all heads of detectors and segmenters."""
+    return [*detectors.heads, *segmenters.heads]
+
+
+def head(name: str) -> Callable[..., nn.Module] | None:
+    """What makes a detector or a segmenter of a backbone, by the head's name; None where that is none."""
+    return next((kind.heads[name] for kind in (detectors, segmenters) if name in kind.heads), None)
+
+
+def form(name: str) -> str:
+    """What ``name`` has in common with all that answer alike: "" of networks for whole images, the head of a
+    HEAD/BACKBONE, else the name itself."""
+    import torchvision
+
+    group, slash, rest = name.partition("/")
+    if slash and group in heads():
+        return group
+    whole = torchvision.models.list_models(module=torchvision.models) if group == "torchvision" else ()
+    return "" if name in zoo or group == "timm" or rest in whole else name
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -241,11 +263,6 @@ def _from_torchvision(
     if channels != 3:
         _swap_first_convolution(model, f"torchvision/{name}", channels)
     return model
-
-
-def _head(group: str) -> Callable[..., nn.Module] | None:
-    """What makes a detector or a segmenter of a backbone, by its name."""
-    return next((kind.heads[group] for kind in (detectors, segmenters) if group in kind.heads), None)
 
 
 def _on_backbone(

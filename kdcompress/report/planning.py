@@ -32,6 +32,11 @@ def print_plan(document: Mapping[str, Any], console: Console, most: int) -> None
         where = "" if document["device"] == "local" else f", on {document['device'].partition('?')[0]}"
         console.print(f"size and latency: {', '.join(targets)}{where}", style="dim", highlight=False)
         console.print(table)
+    if found and (after := document["metric"]["after"]):
+        said = (
+            f"Latencies are those of the files alone, as in a run's budgets. What {after} takes, a run's report says."
+        )
+        console.print(Text(said, "dim"))
     if len(inside) > most:
         console.print(Text(f"{len(inside) - most} more are inside the budgets: --top {len(inside)} shows them", "dim"))
     reasons: dict[str, list[str]] = {}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from kdcompress.artifact import Output
 from kdcompress.errors import UsageError
 from kdcompress.task import TOLERANCE, Matched, Outputs, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,15 @@ class OfLogits:
     def decisions(self, outputs: Outputs) -> Decisions:
         raise NotImplementedError
 
+    def finished(self, outputs: Sequence[Output]) -> None:
+        return None
+
+    def outside(self, outputs: Sequence[Output]) -> str:
+        return ""
+
+    def comparable(self, expected: Outputs, got: Outputs) -> tuple[Outputs, Outputs]:
+        return expected, got
+
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
         slack = relative * (float(np.abs(expected[0]).max()) or 1.0)
         one, other = self.decisions(expected), self.decisions(got)
@@ -45,6 +58,9 @@ class OfLogits:
         return None
 
     def pictures(self, images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], labels: Sequence[str]) -> None:
+        return None
+
+    def seen(self, image: np.ndarray, outputs: Outputs, labels: Sequence[str]) -> None:
         return None
 
     def labels_in(self, outputs: Outputs) -> int:
@@ -62,6 +78,15 @@ class OfLogits:
 
     def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:
         return {}
+
+
+def logits_in(answer: Any) -> Tensor:
+    """Raises UsageError for the answer of a network for another task."""
+    if hasattr(answer, "loss"):
+        hint = 'Distillation(..., task="detection") for a detector'
+        raise UsageError("The network gives no logits of whole images.", got=type(answer).__name__, hint=hint)
+    found: Tensor = answer
+    return found
 
 
 def check_logits(labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> None:

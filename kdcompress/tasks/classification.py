@@ -13,7 +13,7 @@ from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.task import Confusion, Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
-from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits
+from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits, logits_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +111,7 @@ class Classification(OfLogits):
         """Cross-entropy, averaged over the images."""
         import torch.nn.functional as F
 
-        return F.cross_entropy(answer[: len(y)].float(), y, label_smoothing=smoothing)
+        return F.cross_entropy(logits_in(answer)[: len(y)].float(), y, label_smoothing=smoothing)
 
     def rows(self, logits: Tensor, y: Tensor | None = None) -> Tensor:
         return logits

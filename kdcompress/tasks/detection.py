@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from kdcompress.data.truth import Truth, encoded, of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
-from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Pictures, Size, unanswered
+from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Panel, Pictures, Size, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -79,11 +80,36 @@ class Detection:
         meanings = "x1, y1, x2, y2 in pixels of the input", "0 to 1 for each label, boxes that overlap still in"
         return Output("boxes", (places, 4), meanings[0]), Output("scores", (places, len(labels)), meanings[1])
 
+    def finished(self, outputs: Sequence[Output]) -> tuple[Output, ...] | None:
+        if len(outputs) != 2:
+            return None
+        most = min(MOST, math.prod(outputs[1].shape))
+        best = "of the best, by descending score"
+        return (
+            Output("boxes", (most, 4), f"x1, y1, x2, y2 in pixels of the input, {best}"),
+            Output("scores", (most,), "0 to 1; 0: nothing more was found"),
+            Output("labels", (most,), "numbers of labels, from 0"),
+        )
+
+    def outside(self, outputs: Sequence[Output]) -> str:
+        return "" if [output.name for output in outputs] == ["boxes", "scores", "labels"] else self.metric.after
+
     def check(self, truth: Truth, source: str) -> None:
         if truth.ndim != 3 or are_maps(truth):
             got, hint = "other labels than boxes", "task: classification, or a source of boxes such as coco"
             raise UsageError("A detector learns boxes.", where=source, got=got, hint=hint)
         require("faster_coco_eval", "detection", "Average precision")
+
+    def comparable(self, expected: Outputs, got: Outputs) -> tuple[Outputs, Outputs]:
+        """Places are the same in two networks' outputs. Of a file that suppresses by itself, the detections that belong
+        together are compared."""
+        if len(got) != 3:
+            return expected, got
+        score = enough(expected[1])
+        both = [list(detections(outputs, score)) for outputs in (expected, got)]
+        pairs = [(*pair, matched(*pair, overlap=NEAR, most=MOST).pairs) for pair in zip(*both, strict=True)]
+        mine, theirs = (_by_image([(each[k].boxes, each[k].scores, each[2][:, k]) for each in pairs]) for k in range(2))
+        return mine, theirs
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
         score = enough(expected[1])
@@ -165,6 +191,9 @@ class Detection:
             f"cent. What scores {100 * SURE:.0f} or less is not shown."
         )
         return Pictures(detected.pictures(images, truth, found, labels), key, note)
+
+    def seen(self, image: np.ndarray, outputs: Outputs, labels: Sequence[str]) -> Panel:
+        return detected.seen(image, next(iter(self.found(outputs, enough(outputs[1])))), labels)
 
     def warnings(
         self, answers: np.ndarray, truth: Truth, labels: Sequence[str], parent: np.ndarray | None = None
@@ -273,7 +302,13 @@ def steady(boxes: np.ndarray, scores: np.ndarray, score: float) -> bool:
 
 
 def detections(outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
-    """Of each image: what boxes [N, P, 4] and scores [N, P, K] find."""
+    """Of each image: what boxes [N, P, 4] and scores [N, P, K] find, or what a file that suppresses by itself has
+    found: boxes [N, D, 4], scores [N, D] and labels [N, D], score 0 for none."""
+    if len(outputs) == 3:
+        return (
+            Detections(boxes[scores > score], labels[scores > score].astype(np.int64), scores[scores > score])
+            for boxes, scores, labels in zip(*outputs, strict=True)
+        )
     return (suppressed(boxes, scores, score=score, most=MOST) for boxes, scores in zip(*outputs, strict=True))
 
 
@@ -293,6 +328,14 @@ def unpacked(answers: np.ndarray, least: float = 0.0) -> Iterator[Detections]:
     for row in answers:
         there = row[row[:, SCORE] > least]
         yield Detections(there[:, BOX], there[:, CLASS].astype(np.int64), there[:, SCORE])
+
+
+def _by_image(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Outputs:
+    """Of boxes, scores and which of these, of each image: as arrays, zeros where there are fewer."""
+    boxes, scores = np.zeros((len(rows), MOST, 4), np.float32), np.zeros((len(rows), MOST), np.float32)
+    for i, (box, score, index) in enumerate(rows):
+        boxes[i, : len(index)], scores[i, : len(index)] = box[index], score[index]
+    return boxes, scores
 
 
 def _alike(mine: Detections, theirs: Detections, **options: float) -> Matching:

@@ -12,7 +12,7 @@ from kdcompress.artifact import Output
 from kdcompress.errors import UsageError, some
 from kdcompress.task import Metric, Outputs, unanswered
 from kdcompress.tasks import tasks
-from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits
+from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits, logits_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +119,7 @@ class MultiLabel(OfLogits):
         import torch.nn.functional as F
 
         targets = y.float() * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(answer[: len(y)].float(), targets)
+        return F.binary_cross_entropy_with_logits(logits_in(answer)[: len(y)].float(), targets)
 
     def rows(self, logits: Tensor, y: Tensor | None = None) -> Tensor:
         """The distribution of each label, has it or not, is a row of its own: [N * K, 2] of (logit, 0), whose softmax

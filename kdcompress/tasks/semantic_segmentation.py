@@ -12,7 +12,7 @@ from kdcompress.artifact import CLASSES, Output
 from kdcompress.class_maps import IGNORED, LABELS, classes_of, counted, near, overlaps, runs
 from kdcompress.data.maps import are_maps
 from kdcompress.errors import UsageError, some
-from kdcompress.task import TOLERANCE, Confusion, Matched, Metric, Outputs, Pictures, Size, unanswered
+from kdcompress.task import TOLERANCE, Confusion, Matched, Metric, Outputs, Panel, Pictures, Size, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -64,10 +64,19 @@ class SemanticSegmentation:
         meaning = "logits of each place: enlarged to the image (bilinear), the largest is the pixel's class"
         return (Output("logits", shapes[0], meaning),)
 
+    def finished(self, outputs: Sequence[Output]) -> None:
+        return None
+
+    def outside(self, outputs: Sequence[Output]) -> str:
+        return "" if outputs[0].decided else self.metric.after
+
     def check(self, truth: np.ndarray, source: str) -> None:
         if not are_maps(truth):
             hint = "a source of class maps, such as mask-folder"
             raise UsageError("A segmenter learns the class of each pixel.", where=source, got="no masks", hint=hint)
+
+    def comparable(self, expected: Outputs, got: Outputs) -> tuple[Outputs, Outputs]:
+        return expected, got
 
     def matched(self, expected: Outputs, got: Outputs, relative: float) -> Matched:
         """Of class numbers nobody knows how near a tie was. Near ties are at the borders of classes: there a share of
@@ -126,6 +135,9 @@ class SemanticSegmentation:
             "mIoU is that of this image's classes."
         )
         return Pictures(segmented.pictures(images, truth, files, labels), {}, note)
+
+    def seen(self, image: np.ndarray, outputs: Outputs, labels: Sequence[str]) -> Panel:
+        return segmented.panel("", image, self.kept(outputs, (image.shape[0], image.shape[1]))[0][0], labels)
 
     def warnings(
         self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str], parent: np.ndarray | None = None

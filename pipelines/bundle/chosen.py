@@ -53,6 +53,8 @@ def artifact_of(run: Path, row: Mapping[str, Any]) -> Artifact:
             allowed=row["sha256"],
             hint="`kdcompress run` again",
         )
+    if any(output.name == "labels" for output in artifact.input.outputs):
+        raise _whole(artifact.path)
     if artifact.format not in KINDS:
         raise UsageError("There is no bundle of this format.", got=artifact.format, allowed=", ".join(KINDS))
     return artifact
@@ -67,6 +69,8 @@ def for_tensorrt(
     parent = artifact_of(run, row_of(document, "student-fp32"))
     asked = formats.chosen(document["recipe"]["export"]["targets"])  # a file of the user's own among them
     target = next(target for target in asked if target.name == row["target"])
+    if target.options.nms == "graph":
+        raise _whole(target.name)
     images = calibration_images(source.train.images, document["recipe"]["export"]["calibration_images"])
     # An engine is built from the ONNX alone: the network itself is not needed.
     model = engine_source(formats.ExportJob(nn.Module(), parent, images, folder, "student"), target)
@@ -80,6 +84,11 @@ def for_tensorrt(
         **portability(target.options),
     }
     return Artifact.of(path, "onnx", target.precision, parent.input, target=target.name, provenance=provenance)
+
+
+def _whole(where: object) -> UsageError:
+    what, hint = "The file suppresses by itself, and a bundle's programs do that.", "with `nms: outside`"
+    return UsageError(what, where=where, hint=f"bundle another target of the run, one {hint}")
 
 
 def source_of(run: Path, document: Mapping[str, Any]) -> Source:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, names
+from kdcompress.models.build import build, form, head, heads, names
 from kdcompress.own_code import imported
 from kdcompress.recipe import Recipe, Student
 
@@ -22,44 +23,69 @@ MOBILE = (
 )
 GROUPS = ("zoo", "mobile")
 SMALL = 64  # pixels a side, below which the zoo's networks are the defaults, and timm's from there on
+TRIED = "small-resnet10x1"  # shows what the networks of a form answer
 WEIGHTLESS: dict[str, Any] = {"weights": None, "pretrained": False}
 
+Foreign = Callable[[str], str | None]
+"""Of a network's name: why it is for another task, None where it is not."""
 
-def expand(asked: Sequence[str], side: int) -> list[str]:
+
+def expand(asked: Sequence[str], side: int, foreign: Foreign = lambda name: None) -> list[str]:
     """The names that ``asked`` stands for: names, patterns ("resnet*"), "zoo", "mobile" and "prune=0.5"; with none,
-    the defaults for images of ``side`` pixels. Raises UsageError for an unknown name and a pattern of none."""
+    the defaults for images of ``side`` pixels. A group or a pattern stands for those that are not ``foreign``, as they
+    are or on a head. Raises UsageError for an unknown name, a foreign one, and a pattern of none."""
     known = names()
     everything = [name for group in known.values() for name in group]
     groups = {"zoo": known["zoo"], "mobile": list(MOBILE)}
+    on = [each for each in heads() if foreign(f"{each}/{TRIED}") is None]
     found: list[str] = []
     for name in asked or (GROUPS[:1] if side < SMALL else GROUPS):
         if name in groups:
-            found += groups[name]
+            found += [] if foreign(TRIED) else groups[name]
+            # the zoo's others are for images of 32 pixels: their maps are too fine for a head
+            coarse = [each for each in groups[name] if name != "zoo" or each.startswith("small-")]
+            found += [f"{its}/{each}" for its in on for each in coarse]
         elif any(letter in name for letter in "*?["):
-            matching = fnmatch.filter(everything, name)
-            if not matching:
-                raise UsageError("No model has a name like this.", where="--candidates", got=name)
-            found += matching
-        elif ":" in name:
+            found += _matching(name, everything, on, foreign)
+        elif ":" in name and name.partition("/")[0] not in heads():
             imported("model", name)
             found.append(name)
-        elif name.startswith("prune=") or name in everything:
+        elif name.startswith("prune="):
             found.append(name)
         else:
-            build(name, 10, 3)  # raises with the nearest name
+            if name not in everything:
+                build(name, 10, 3)  # raises with the nearest name
+            if why := foreign(name):
+                hint = ", ".join(f"{its}/{name}" for its in on if form(name) == "") or None
+                raise UsageError(why, where="--candidates", got=name, hint=hint)
+            found.append(name)
     return list(dict.fromkeys(found))
 
 
-def students(recipe: Recipe, asked: Sequence[str], side: int) -> list[Student]:
+def _matching(pattern: str, everything: list[str], on: list[str], foreign: Foreign) -> list[str]:
+    bare = fnmatch.filter(everything, pattern)
+    found = [name for name in bare if foreign(name) is None]
+    backbones = [name for name in everything if form(name) == ""]
+    found += [f"{its}/{name}" for its in on for name in backbones if fnmatch.fnmatch(f"{its}/{name}", pattern)]
+    if not found:
+        hint = ", ".join(f"{its}/{pattern}" for its in on if bare) or None
+        what = "No model for this task has a name like this." if bare else "No model has a name like this."
+        raise UsageError(what, where="--candidates", got=pattern, hint=hint)
+    return found
+
+
+def students(recipe: Recipe, asked: Sequence[str], side: int, foreign: Foreign) -> list[Student]:
     """The recipe's own first, then those of ``expand``, all without weights."""
     found = [recipe.student.model_copy(update=WEIGHTLESS)]
-    for name in expand(asked, side):
-        if (student := _student(recipe, name)) not in found:
+    for name in expand(asked, side, foreign):
+        if (student := student_of(recipe, name)) not in found:
             found.append(student)
     return found
 
 
-def _student(recipe: Recipe, name: str) -> Student:
+def student_of(recipe: Recipe, name: str) -> Student:
+    """A candidate by its name, without weights. On a head, it has those options of the recipe's student that the head
+    takes."""
     base = recipe.student
     if name.startswith("prune="):
         if recipe.teacher is None:
@@ -71,6 +97,14 @@ def _student(recipe: Recipe, name: str) -> Student:
             raise UsageError(
                 "This is not a share of channels.", where="--candidates", got=name, allowed=allowed
             ) from error
-    size = None if base.prune else base.size
-    same = name == base.model and not base.prune
-    return base.model_copy(update=WEIGHTLESS) if same else Student(model=name, size=size)
+    if name == base.model and not base.prune:
+        return base.model_copy(update=WEIGHTLESS)
+    return Student(model=name, size=None if base.prune else base.size, options=_head_options(base, name))
+
+
+def _head_options(base: Student, name: str) -> dict[str, Any]:
+    made, own = head(form(name)), base.model and form(base.model)
+    if made is None or own not in heads():
+        return {}
+    taken = {"finest", *inspect.signature(made).parameters}
+    return {key: value for key, value in base.options.items() if key in taken}

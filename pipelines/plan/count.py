@@ -9,12 +9,16 @@ from torch import nn
 
 from kdcompress.errors import UsageError, reason
 from kdcompress.export import formats
+from kdcompress.models.answers import answer_of, shipped
 from kdcompress.models.build import count_parameters, largest_layer, macs
+from kdcompress.models.evaluating import evaluating
 from kdcompress.models.merge import merge_branches
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.plan.records import Counted
 from kdcompress.pipelines.verdict import BYTES
 from kdcompress.recipe import Student
+
+LARGE = 512  # pixels a side: where a network does not take the data's images, these show what it answers
 
 
 def counted(networks: Networks, targets: Sequence[formats.Target]) -> Counted:
@@ -24,6 +28,28 @@ def counted(networks: Networks, targets: Sequence[formats.Target]) -> Counted:
         return _counted(student, networks, targets)
     except Exception as error:  # of a network for other images, in words of its library
         return Counted(student, out=f"not built: {reason(error)[0]}")
+
+
+def foreign(networks: Networks) -> str | None:
+    """Why the student of ``networks`` is for another task; None where it is not, or is not known."""
+    spec, side = networks.spec("student"), networks.parts["student"].network.size
+    shapes = None
+    for size in ((side or spec.height, side or spec.width), (LARGE, LARGE)):
+        try:
+            net, device = _outline(networks)
+            with evaluating(net), torch.no_grad():
+                answer = answer_of(net(torch.zeros(1, spec.channels, *size, device=device)))
+            shapes = [tuple(output.shape[1:]) for output in shipped(answer)]
+            break
+        except Exception:  # of a network for other images
+            continue
+    if shapes is None:
+        return None
+    try:
+        networks.task.outputs(spec.labels, shapes)
+    except UsageError as error:
+        return error.what
+    return None
 
 
 def _counted(student: Student, networks: Networks, targets: Sequence[formats.Target]) -> Counted:

@@ -15,12 +15,13 @@ from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, UsageError, reason
 from kdcompress.export import formats
+from kdcompress.models.build import form
 from kdcompress.pipelines.checks import Tried, check
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import parts_of
 from kdcompress.pipelines.plan import choose
-from kdcompress.pipelines.plan.candidates import students
-from kdcompress.pipelines.plan.count import counted
+from kdcompress.pipelines.plan.candidates import TRIED, student_of, students
+from kdcompress.pipelines.plan.count import counted, foreign
 from kdcompress.pipelines.plan.measure import BuildStep, File, TimeStep, built, label, latencies, pace, slug
 from kdcompress.pipelines.plan.records import PARENT, Built, Counted, Judged, Latency, ranked
 from kdcompress.pipelines.provenance import provenance
@@ -30,6 +31,7 @@ from kdcompress.pipelines.timed import timed
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Recipe, Student
 from kdcompress.report.figures import count, size
+from kdcompress.tasks import tasks
 
 GROUP = 6  # candidates timed in turns, with the baseline
 
@@ -60,6 +62,7 @@ class Planning:
     ):
         self.recipe, self.folder, self.effort, self.command = recipe, RunFolder(folder), effort, command
         self.asked, self.sources = asked, Sources(recipe.data, recipe.task)
+        self._forms: dict[str, str | None] = {}
 
     @cached_property
     def targets(self) -> tuple[formats.Target, ...]:
@@ -73,12 +76,21 @@ class Planning:
     def candidates(self) -> list[Counted]:
         """The recipe's own student, then the others by their size, counted and held to what counting can tell."""
         side = max(self.sources.main.train.images.shape[1:3])
-        own, *others = [counted(self._networks(s), self.targets) for s in students(self.recipe, self.asked, side)]
+        found = students(self.recipe, self.asked, side, self._foreign)
+        own, *others = [counted(self._networks(student), self.targets) for student in found]
         held = [
             each if each.out else replace(each, out=choose.too_large(each, self.recipe, self.targets))
             for each in others
         ]
         return [own, *sorted(held, key=lambda each: each.macs)]  # what the others are compared to is not ruled out
+
+    def _foreign(self, name: str) -> str | None:
+        """Why it is for another task: one network is tried for all that answer alike."""
+        kind = form(name)
+        if kind not in self._forms:
+            shown = name if kind == name else "/".join(filter(None, (kind, TRIED)))
+            self._forms[kind] = foreign(self._networks(student_of(self.recipe, shown)))
+        return self._forms[kind]
 
     def _networks(self, student: Student) -> Networks:
         recipe = self.recipe.model_copy(update={"student": student})
@@ -219,6 +231,7 @@ class Plan:
         found, builds = self.inside(), [each.done for each in self.measured.built.values()]
         return {
             **provenance(recipe, self.planning.command),
+            "metric": vars(tasks[recipe.task].metric),
             "targets": [target.model_dump(mode="json") for target in self.planning.targets],
             "budgets": recipe.budgets.model_dump(mode="json", exclude={"candidates"}),
             "threads": recipe.bench.threads,

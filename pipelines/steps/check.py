@@ -3,8 +3,6 @@ file in its own runtime."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +15,19 @@ from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.bisect import first_difference, layers, tolerance_of
 from kdcompress.export.run_torch import TorchRunner
+from kdcompress.export.suppression import finished
 from kdcompress.models.checkpoint import load_weights
 from kdcompress.models.deployable import Deployable
 from kdcompress.parity import parity
+from kdcompress.pipelines.answering import TIMED_IMAGES, answer_ms, outside
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role
 from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.steps.names import StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.steps.target import QAT_WEIGHTS
 from kdcompress.runner import infer_all
-from kdcompress.task import Outputs, Size, Task
 
 PARITY_IMAGES = 256
-TIMED_IMAGES = 64
 ANSWERS = "answers.npy"
 
 
@@ -77,13 +75,14 @@ class CheckStep(Step):
         artifact = artifact_of(inputs, self.built).verified()
         spec, images = artifact.input, source.validation.images[:PARITY_IMAGES]
         module = self._module(artifact, inputs)
-        self._check_record(artifact, module.spec)
+        suppresses = self.target is not None and self.target.options.nms == "graph"
+        self._check_record(artifact, finished(module.spec, str(self.built)) if suppresses else module.spec)
         with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
             with TorchRunner(module, spec) as reference:
                 agreement = parity(reference, runner, images, spec, artifact.precision)
             outputs = infer_all(runner, source.test.images, spec, keep=task.kept)
             details = runner.details()
-            few = infer_all(runner, source.test.images[:TIMED_IMAGES], spec) if task.metric.after else ()
+            few = infer_all(runner, source.test.images[:TIMED_IMAGES], spec) if outside(spec) else ()
         np.save(folder / ANSWERS, task.answers(outputs))
         compared: dict[str, Any] = agreement.to_json()
         parent = artifact_of(inputs, exported(self.role))
@@ -116,16 +115,3 @@ class CheckStep(Step):
         if (learnt := artifact.path.with_name(QAT_WEIGHTS)).exists():
             load_weights(module.net, learnt)
         return module
-
-
-def answer_ms(task: Task, outputs: Outputs, size: Size | None = None) -> float:
-    """What it takes to make an answer of a file's outputs to one image: the median of these images, in milliseconds."""
-
-    def once(i: int) -> float:
-        one = [output[i : i + 1] for output in outputs]
-        start = time.perf_counter()
-        task.answers(task.kept(one, size))
-        return 1e3 * (time.perf_counter() - start)
-
-    once(0)  # the first call is slower
-    return statistics.median(map(once, range(len(outputs[0]))))

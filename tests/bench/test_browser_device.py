@@ -37,6 +37,7 @@ from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 from kdcompress.report import latency
 from kdcompress.runner import infer_all
+from kdcompress.tasks import tasks
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (96, 16, 16, 1), dtype=np.uint8)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -249,7 +250,55 @@ def test_what_a_browser_measures(serve, artifacts, page, monkeypatch):
     shown = page.inner_text("#outcome")
     assert "You may close this page" in shown and shown.count("as on the computer") == 3
     assert f"{session.records['fp32'].median_ms:.3f}" in shown or session.records["fp32"].median_ms >= 10
-    assert page.evaluate("document.activeElement.id") == "outcome"
+    assert page.evaluate("document.activeElement.id") == "outcome" and page.is_hidden("#seen")
+
+
+def detector(path):
+    """Two boxes, whatever the image, and three scores each."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    values = {
+        "boxes0": np.array([[[1, 2, 9, 12], [6, 5, 15, 15]]], np.float32),
+        "scores0": np.array([[[0.9, 0.1, 0.0], [0.0, 0.2, 0.7]]], np.float32),
+        "axes": np.array([1, 2], np.int64),
+        "none": np.float32(0),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Squeeze", ["float", "last"], ["planes"]),
+        helper.make_node("ReduceMean", ["planes", "axes"], ["mean"]),
+        helper.make_node("Mul", ["mean", "none"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "boxes0"], ["boxes"]),
+        helper.make_node("Add", ["nothing", "scores0"], ["scores"]),
+    ]
+    values["last"] = np.array([3], np.int64)
+    shapes = {"boxes": (2, 4), "scores": (2, 3)}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 16, 16, 1])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", *s]) for n, s in shapes.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    outputs = tasks["detection"].outputs(tuple("abc"), list(shapes.values()))
+    spec = InputSpec(16, 16, 1, (0.5,), (1.0,), tuple("abc"), outputs=outputs, task="detection")
+    return Artifact.of(path, "onnx", "fp32", spec)
+
+
+def test_the_page_shows_what_a_detector_found(serve, page, tmp_path):
+    run = serve(request_of({"finds": detector(tmp_path / "detector.onnx")}, "finds"))
+    page.goto(run.url)
+    page.click("#start")
+    page.wait_for_selector("#outcome", state="visible")
+    session = run.ended()
+    assert not page.problems and session.parity["finds"]["passed"]
+    shown = page.locator("#seen img")
+    assert shown.count() == 3 and page.locator("#seen figcaption").first.inner_text() == "1 a, 1 c"
+    assert shown.evaluate_all("images => images.every(each => each.complete && each.naturalWidth >= 192)")
+    for width in (320, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
 
 
 def test_the_page_before_it_starts(serve, artifacts, page):

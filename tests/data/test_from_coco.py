@@ -11,6 +11,7 @@ from PIL import Image
 from kdcompress.data import objects
 from kdcompress.data.objects import objects_of
 from kdcompress.data.source import load
+from kdcompress.data.survey import survey
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -306,3 +307,18 @@ def test_names_in_folders_and_grey_images(tmp_path):
         picture(int(path.stem)).convert("L").save(path)
     assert read(tmp_path).train.images.shape[1:] == (HEIGHT, WIDTH, 1)
     assert json.loads((tmp_path / "all.json").read_text())["images"]
+
+
+@pytest.mark.parametrize("layout", [official, beside, in_images, exported])
+def test_a_first_recipe_says_what_to_take_instead(tmp_path, layout):
+    layout(tmp_path)
+    with pytest.raises(UsageError, match="says where objects are") as caught:
+        survey(tmp_path)
+    assert f"data: {{source: coco, root: {tmp_path}, size: 320}}" in str(caught.value)
+
+
+def test_photos_with_a_json_file_beside_them_are_photos(tmp_path):
+    for name in NAMES:
+        draw(tmp_path / name, range(10))
+    write_json(tmp_path / "about.json", {"title": "insects"})
+    assert survey(tmp_path).listed.labels == NAMES

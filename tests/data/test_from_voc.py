@@ -6,6 +6,7 @@ from marked_files import HEIGHT, NAMES, WIDTH, boxes_of, draw, number_of, truth_
 from kdcompress.data import objects
 from kdcompress.data.objects import objects_of
 from kdcompress.data.source import load
+from kdcompress.data.survey import survey
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -116,3 +117,8 @@ def test_images_and_annotations_that_are_not_there(root):
         read(root)
     with pytest.raises(UsageError, match=r"no folder of Pascal VOC's form(.|\n)*give one of its folders as data.root"):
         read(root.parent)
+
+
+def test_a_first_recipe_says_what_to_take_instead(root):
+    with pytest.raises(UsageError, match="data: {source: voc"):
+        survey(root)

@@ -8,6 +8,7 @@ from marked_files import HEIGHT, NAMES, WIDTH, boxes_of, draw, number_of, truth_
 from kdcompress.data import objects
 from kdcompress.data.objects import objects_of
 from kdcompress.data.source import load
+from kdcompress.data.survey import survey
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 
@@ -136,3 +137,9 @@ def test_without_a_table_or_labels(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images/train\nnames: [ant]\n")
     with pytest.raises(UsageError, match=r"No image has a file of labels(.|\n)*labels/train/000.txt"):
         read(tmp_path)
+
+
+def test_a_first_recipe_says_what_to_take_instead(tmp_path):
+    write(tmp_path)
+    with pytest.raises(UsageError, match="data: {source: yolo"):
+        survey(tmp_path)

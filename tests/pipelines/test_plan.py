@@ -12,11 +12,13 @@ from click.testing import CliRunner
 
 from kdcompress.bench import timing
 from kdcompress.cli.main import main
+from kdcompress.data import from_scenes
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.models.build import build, count_parameters, largest_layer, macs, names
 from kdcompress.pipelines.plan import measure
 from kdcompress.pipelines.plan.candidates import MOBILE, expand
+from kdcompress.pipelines.plan.planning import Planning
 from kdcompress.pipelines.plan.records import Counted, Judged, ranked
 from kdcompress.pipelines.preflight import settle
 from kdcompress.pipelines.tournament import Tournament
@@ -208,6 +210,77 @@ def test_names_stand_for_what_they_say():
     assert set(MOBILE) <= set(known["timm"])
     with pytest.raises(UsageError, match="did you mean"):
         expand(["resnet7"], 28)
+
+
+DETECTORS = """
+name: scenes
+task: detection
+data: {source: fashion-mnist-scenes, size: 64, train_images: 64}
+student: {model: fcos/small-resnet10x1, options: {width: 16, levels: 3, depth: 1, reach: 6}}
+train: {epochs: 1}
+export: {targets: onnx-fp16}
+budgets: {latency: 1s}
+"""
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory, fashion_mnist_root):
+    folder = tmp_path_factory.mktemp("detectors")
+    (folder / "scenes.yaml").write_text(DETECTORS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for split in ("validation", "test"):
+            patch.setitem(from_scenes.COUNTS, split, 64)
+
+        def of(*asked, recipe="scenes.yaml", overrides=(), plan="plan"):
+            root = f"data.root={fashion_mnist_root}"
+            return Planning(load_recipe(recipe, (root, "budgets.target=onnx-fp16", *overrides)), folder / plan, asked)
+
+        yield of
+
+
+def names_of(planning):
+    return {each.name for each in planning.candidates}
+
+
+def test_candidates_for_a_detector_are_detectors(detectors):
+    planning = detectors()
+    found = names_of(planning)
+    assert {"fcos/timm/lcnet_050", "retinanet/timm/lcnet_050", "retinanet/small-resnet10x2"} <= found
+    assert {name.partition("/")[0] for name in found} == {"fcos", "retinanet"}
+    assert not [each for each in planning.candidates if each.out]
+    options = {each.name: each.student.options for each in planning.candidates}
+    assert options["fcos/timm/lcnet_050"] == {"width": 16, "levels": 3, "depth": 1, "reach": 6}
+    assert options["retinanet/timm/lcnet_050"] == {"width": 16, "levels": 3, "depth": 1}  # reach is fcos's alone
+
+
+def test_a_pattern_names_networks_for_the_task_alone(detectors):
+    own = {"fcos/small-resnet10x1"}
+    assert names_of(detectors("torchvision/ssd*")) - own == {
+        "torchvision/ssd300_vgg16",
+        "torchvision/ssdlite320_mobilenet_v3_large",
+    }
+    assert names_of(detectors("*/timm/lcnet_03?")) - own == {"fcos/timm/lcnet_035", "retinanet/timm/lcnet_035"}
+    for name, next_step in (("resnet*", "fcos/resnet\\*"), ("resnet8", "fcos/resnet8, retinanet/resnet8")):
+        with pytest.raises(UsageError, match=next_step):
+            names_of(detectors(name))
+    classes = ("task=classification", "data.source=fashion-mnist", "data.size=null", "student.model=resnet8")
+    options = "student.options={}"
+    with pytest.raises(UsageError, match="No model for this task"):
+        names_of(detectors("torchvision/ssd*", overrides=(*classes, options)))
+    with pytest.raises(UsageError, match="no logits of whole images"):
+        names_of(detectors("fcos/resnet8", overrides=(*classes, options)))
+
+
+def test_a_detector_is_planned_and_its_recipe_can_be_run(detectors, fashion_mnist_root):
+    arguments = ["scenes.yaml", f"data.root={fashion_mnist_root}", "--candidates", "retinanet/small-resnet10x1"]
+    found = CliRunner().invoke(main, ["plan", *arguments, "-o", "planned.yaml"])
+    assert found.exit_code == 0, found.stderr
+    assert "What suppression takes, a run's report says" in found.stdout
+    written = load_recipe("planned.yaml")
+    assert written.student.model == "retinanet/small-resnet10x1" and len(written.budgets.candidates) == 2
+    found = CliRunner().invoke(main, ["run", "planned.yaml", "--dry-run"])
+    assert found.exit_code == 0, found.stderr
 
 
 def test_the_most_capacity_inside_comes_first():

@@ -51,6 +51,13 @@ def test_what_is_no_network_and_no_batch_is_told(changed, words):
     assert all(word in str(caught.value) for word in words)
 
 
+def test_a_detector_wants_its_task():
+    nets = [build("fcos/small-resnet10x1", 2, 3, {"width": 16, "levels": 3, "depth": 0}) for _ in range(2)]
+    x = torch.zeros(2, 3, 32, 32)
+    with pytest.raises(UsageError, match='task="detection"'):
+        kdcompress.Distillation(*nets, "kd", example=x)(x, torch.zeros(2, 1, 6))
+
+
 def fit(distillation, optimizer, x, y, backward=torch.Tensor.backward):
     distillation.train()
     history = []

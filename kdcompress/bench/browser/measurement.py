@@ -124,6 +124,7 @@ class Measurement:
                 }
                 for name, record in self.session.records.items()
             ],
+            "seen": results.seen(result, self.asked),
             "baseline": self.asked.request.baseline,
             "notes": self.session.notes,
         }

@@ -13,7 +13,10 @@ from kdcompress.bench.browser.protocol import Asked, PostedResult, PostedSubject
 from kdcompress.bench.devices import Session
 from kdcompress.bench.record import Record, add_ratios, summarise
 from kdcompress.parity import Parity, compared
+from kdcompress.tasks import tasks
 from kdcompress.untrusted import plain
+
+SEEN = 3  # images that the page shows with what was answered
 
 
 def check(result: PostedResult, asked: Asked) -> None:
@@ -99,6 +102,22 @@ def session(result: PostedResult, asked: Asked, agent: str) -> Session:
     parity = {label: found.to_json() for label, found in parities.items()}
     notes = list(_notes(result, request.threads))
     return Session(f"browser:{browser_name(agent)}", records, machine, machine, parity, notes)
+
+
+def seen(result: PostedResult, asked: Asked) -> dict[str, list[dict[str, str]]]:
+    """Of a checked result, by label: the first images with what the file answered there, where its task draws that."""
+    found = {}
+    for label, subject in result.subjects.items():
+        spec = asked.request.artifacts[label].input
+        outputs = [] if subject.failed else _outputs(label, subject, asked)
+        drawn = [
+            tasks[spec.task].seen(asked.request.images[i], [output[i : i + 1] for output in outputs], spec.labels)
+            for i in range(min(SEEN, len(outputs[0]) if outputs else 0))
+        ]
+        found[label] = [
+            {"image": each.image, "said": "; ".join(filter(None, (each.said, each.verdict)))} for each in drawn if each
+        ]
+    return {label: each for label, each in found.items() if each}
 
 
 def _notes(result: PostedResult, threads: int) -> Iterator[str]:

@@ -114,6 +114,16 @@ function outcome(answer) {
     line.append(outputs)
     $('rows').append(line)
   }
+  for (const [label, images] of Object.entries(answer.seen)) {
+    const row = make('div', null, { class: 'seen' })
+    for (const { image, said } of images) {
+      const figure = make('figure')
+      figure.append(make('img', null, { src: image, alt: `Found: ${said}` }), make('figcaption', said, { class: 'soft' }))
+      row.append(figure)
+    }
+    $('seen').append(make('h4', label), row)
+    $('seen').hidden = false
+  }
   $('notes').append(...answer.notes.map((note) => make('li', note)))
   for (const id of ['run', 'advice', 'intro']) $(id).hidden = true
   $('outcome').after($('what')) // below the result
