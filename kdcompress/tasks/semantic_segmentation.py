@@ -46,7 +46,7 @@ class SemanticSegmentation:
     purpose = "semantic segmentation"
     program = "segmenter"
     answer = "for each pixel the class with the largest logit, once the logits are as large as the image (bilinear)"
-    refusal = "they take each image to be of one class, or compare a feature that is pooled over the image"
+    refusal = "they take each image to be of one class, compare boxes, or a feature that is pooled over the image"
     int8_agreement = 0.9
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
@@ -238,7 +238,7 @@ class SemanticSegmentation:
         """Those that compare maps, or logits place by place. A segmenter has no pooled feature, nor a last map."""
         asked = needs.of("student") | needs.of("teacher") | needs.of("peers")
         maps = any(need.startswith("stages") for need in asked)
-        return not needs.one_label and "last" not in asked and (maps or "pooled" not in asked)
+        return not (needs.one_label or needs.boxes) and "last" not in asked and (maps or "pooled" not in asked)
 
 
 def _counted(answers: np.ndarray, truth: np.ndarray) -> np.ndarray:

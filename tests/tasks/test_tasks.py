@@ -68,14 +68,17 @@ def boxes_and_scores(truth, turned=0):
     return found
 
 
+WITH_BOXES = {"detection", "instance-segmentation"}
+
+
 def right(name):
     truth = TRUTHS[name]
-    return boxes_and_scores(truth) if name == "detection" else (logits(truth),)
+    return boxes_and_scores(truth) if name in WITH_BOXES else (logits(truth),)
 
 
 def wrong(name):
     truth = TRUTHS[name]
-    if name == "detection":
+    if name in WITH_BOXES:
         return boxes_and_scores(truth, turned=1)
     return (-logits(truth) if name == "multi-label" else np.roll(logits(truth), 1, axis=1),)
 

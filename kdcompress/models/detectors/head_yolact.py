@@ -39,6 +39,17 @@ class YolactAnswer(NamedTuple):
     def logits(self) -> Tensor:
         return self.detected.logits
 
+    @property
+    def steps(self) -> Steps:
+        return self.detected.steps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.detected.size
+
+    def boxes(self) -> Tensor:
+        return self.detected.boxes()
+
     def shipped(self) -> tuple[Tensor, ...]:
         return *self.detected.shipped(), self.coefficients.float(), self.prototypes.float()
 
