@@ -4,9 +4,9 @@ arXiv:2102.12252.
 The student learns the teacher's distributions of the distances to a box's sides: in the main region, where the student
 is assigned an object, and in the valuable localization region around it.
 
-Ours: both sums are divided by the sum of the main region's weights. The public code's grow with the images of a batch,
-and it averages a divergence over the 17 bins, where this is in nats: its weight of 0.25 is about 1 here, for two or
-three images of COCO. What it adds for the labels is another method's: `bckd` goes with this one.
+Ours: the sums are divided by the main region's weights, and by the number of its places. The public code's grow with
+the images of a batch, and it averages a divergence over the 17 bins, where this is in nats: its weight of 0.25 is about
+1 here, for two or three images of COCO. What it adds for the labels is another method's: `bckd` goes with this one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def ld_loss(
 
     ``student`` and ``teacher`` are logits [N, P, 4, B] of any float type, ``main`` float [N, P] the weights of the main
     region, 0 elsewhere, ``valuable`` bool [N, P] the other one. Two float32 scalars in nats, averaged over the four
-    sides: sums over the places, divided by the sum of ``main``, the second by four times that.
+    sides: sums over the places, the first divided by the sum of ``main``, the second by four times the number of places
+    in the main region. By the weights it would be huge at first, while all scores are low.
     """
     apart = divergence(student, teacher, temperature)
-    return over(apart * main, main, 1e-6), over(apart * valuable, FAR * main, 1e-6)
+    return over(apart * main, main, 1e-6), over(apart * valuable, FAR * (main > 0).float())
 
 
 def valuable_region(answer: GFLAnswer, y: Tensor, share: float) -> Tensor:

@@ -17,11 +17,11 @@ def ours(student, teacher, main, valuable):
 
 def formula(student, teacher, main, valuable):
     s, t = (np.exp(x.double().numpy() / 10) for x in (student, teacher))
-    total = 0.0
+    total, count, weight = 0.0, float((main > 0).sum()), float(main.double().sum())
     for n, place in np.ndindex(main.shape):
         apart = 0.0
         for p, q in zip(t[n, place], s[n, place]):
             p, q = p / p.sum(), q / q.sum()
             apart += 10**2 * (p * np.log(p / q)).sum() / 4
-        total += apart * float(main[n, place]) + (apart / 4 if valuable[n, place] else 0.0)
-    return total / float(main.double().sum())
+        total += apart * float(main[n, place]) / weight + (apart / 4 / count if valuable[n, place] else 0.0)
+    return total
