@@ -40,7 +40,7 @@ BY_WINOGRAD = Tolerance(3e-3, 0.98)  # MNN's convolutions
 
 def varied(net, x):
     """Masks that vary, too: coefficients and prototypes have a deviation of 1 and 2 before their activations."""
-    for layer, deviation in ((net.head.coefficients, 1.0), (net.prototypes.last, 2.0)):
+    for layer, deviation in ((net.coefficients, 1.0), (net.prototypes.last, 2.0)):
         seen = []
         nn.init.normal_(layer.weight)
         nn.init.zeros_(layer.bias)

@@ -107,7 +107,7 @@ def test_the_loss_of_masks_is_the_formula():
     assert torch.allclose(whole, answer.detected.loss(y[..., :6]) + masks, rtol=1e-5)
     whole.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    assert net.prototypes.last.weight.grad.abs().sum() > 0 and net.head.coefficients.weight.grad.abs().sum() > 0
+    assert net.prototypes.last.weight.grad.abs().sum() > 0 and net.coefficients.weight.grad.abs().sum() > 0
 
 
 def test_of_many_places_those_nearest_to_centres_learn(monkeypatch):
