@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -309,8 +309,8 @@ def build(job: ExportJob, target: Target) -> Artifact:
     start = time.perf_counter()
     suppresses, where = target.options.nms == "graph", f"{target.name}: options.nms"
     if suppresses and target.format == "openvino":  # whose files take no ONNX nodes
-        with inside(job, where) as whole:
-            artifact = writer.write(whole, target)
+        with inside(job.parent, job.folder, where) as whole:
+            artifact = writer.write(replace(job, parent=whole), target)
     else:
         artifact = writer.write(job, target)
     if suppresses and target.format == "onnx":

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,6 @@ from kdcompress.boxes import suppressed
 from kdcompress.errors import UsageError
 from kdcompress.export import graph
 from kdcompress.tasks import tasks
-
-if TYPE_CHECKING:
-    from kdcompress.export.formats import ExportJob
 
 PREFIX = "suppression"  # of the nodes' names
 WITHOUT = {  # formats that have no operator for it, and why
@@ -45,16 +43,17 @@ def finished(spec: InputSpec, where: str) -> InputSpec:
 
 
 @contextmanager
-def inside(job: ExportJob, where: str) -> Iterator[ExportJob]:
-    """The job with a parent that suppresses by itself, for as long as the block lasts."""
-    spec = finished(job.parent.input, where)
-    path = job.folder / f".{PREFIX}-{job.parent.path.name}"
-    model = graph.load(job.parent.path)
-    append(model, job.parent.input, spec)
+def inside(parent: Artifact, folder: Path, where: str) -> Iterator[Artifact]:
+    """An ONNX artefact in ``folder`` that is like ``parent`` and suppresses by itself, for as long as the block
+    lasts."""
+    spec = finished(parent.input, where)
+    path = folder / f".{PREFIX}-{parent.path.name}"
+    model = graph.load(parent.path)
+    append(model, parent.input, spec)
     graph.set_metadata(model, {"kdcompress.input": json.dumps(asdict(spec))})
     try:
         graph.save(model, path)
-        yield replace(job, parent=Artifact.of(path, "onnx", job.parent.precision, spec))
+        yield Artifact.of(path, "onnx", parent.precision, spec)
     finally:
         path.unlink(missing_ok=True)
 

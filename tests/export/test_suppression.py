@@ -87,10 +87,10 @@ def inside_of(name):
 def test_each_image_has_its_best_and_zeros_behind_them(parent, tmp_path):
     expected = [each for each in detections(outputs_of(parent), 0.05)]
     assert min(map(len, (*expected[:3], *expected[4:]))) > 3 and len(expected[3]) == 0
-    with inside(job_of(parent, tmp_path), "x") as job:
-        assert artifact_of(job.parent.path).input == job.parent.input
-        boxes, scores, labels = outputs_of(job.parent)
-        single = outputs_of(job.parent, IMAGES[2:3])
+    with inside(parent, tmp_path, "x") as whole:
+        assert artifact_of(whole.path).input == whole.input
+        boxes, scores, labels = outputs_of(whole)
+        single = outputs_of(whole, IMAGES[2:3])
     assert boxes.shape == (6, 100, 4) and scores.shape == labels.shape == (6, 100)
     assert all(np.array_equal(one[2:3], other) for one, other in zip((boxes, scores, labels), single, strict=True))
     for i, found in enumerate(expected):
@@ -141,6 +141,6 @@ def test_a_format_without_it_and_a_task_without_it_say_so(tmp_path, parent):
             load_target(path)
         assert WITHOUT[format] in str(caught.value)
     plain = SimpleNamespace(input=InputSpec(8, 8, 1, (0.5,), (0.5,), ("a", "b")))
-    with pytest.raises(UsageError, match="nothing to suppress"), inside(job_of(plain, tmp_path), "mine: options.nms"):
+    with pytest.raises(UsageError, match="nothing to suppress"), inside(plain, tmp_path, "mine: options.nms"):
         pass
     assert json.loads(Options().model_dump_json())["nms"] == "outside"

@@ -87,11 +87,8 @@ def test_a_file_that_suppresses_by_itself_is_judged_as_others_are(ran):
     assert whole["agreement"] == pytest.approx(plain["agreement"], abs=1)
     assert whole["answer_ms"] is None and plain["answer_ms"] > 0
     outputs = load_artifact(folder / "run" / whole["file"]).input.outputs
-    assert [(each.name, each.shape) for each in outputs] == [
-        ("boxes", (100, 4)),
-        ("scores", (100,)),
-        ("labels", (100,)),
-    ]
+    shapes = {"boxes": (100, 4), "scores": (100,), "labels": (100,)}
+    assert {each.name: each.shape for each in outputs} == shapes
     found = CliRunner().invoke(main, ["bundle", str(folder / "run"), "--target", "whole", "-o", str(folder / "bundle")])
     assert found.exit_code == 2 and "nms: outside" in found.stderr, found.stderr
 

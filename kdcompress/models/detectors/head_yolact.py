@@ -40,7 +40,7 @@ class YolactAnswer(NamedTuple):
         return self.detected.logits
 
     @property
-    def steps(self) -> Steps:
+    def steps(self) -> Steps | None:
         return self.detected.steps
 
     @property
