@@ -24,7 +24,7 @@ from kdcompress.tasks import tasks
 from kdcompress.tasks.detection import detections
 
 SIDE, LABELS = 64, tuple("abc")
-OPTIONS = {"width": 16, "levels": 4, "hidden": 32, "proposals": 32}
+OPTIONS = {"width": 16, "levels": 3, "finest": 8, "hidden": 32, "proposals": 32}
 
 
 def images(count, seed):
