@@ -98,7 +98,7 @@ def pooled(maps: Sequence[Tensor], boxes: Tensor, size: tuple[int, int], side: i
     shifted = boxes * scale[..., None] + torch.stack([torch.zeros_like(top), top] * 2, -1)
     image = torch.arange(boxes.shape[0], device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
     regions = torch.cat([image.to(boxes.dtype), shifted], 2).flatten(0, 1)
-    found: Tensor = roi_align(whole, regions.to(whole.dtype), side, 1.0, samples)
+    found: Tensor = roi_align(whole.float(), regions, side, 1.0, samples)  # half a pixel matters, also in bf16
     return found
 
 
