@@ -34,7 +34,7 @@ class SemanticSegmentation:
 
     name = "semantic-segmentation"
     metric = Metric(
-        "mIoU",
+        "mean IoU",
         "mIoU",
         each="IoU",
         beside=(PIXELS,),

@@ -65,7 +65,7 @@ def document(ran):
 
 def test_every_file_is_scored_by_its_own_classes(ran, document, fashion_mnist_root):
     _, folder = ran
-    assert document["metric"]["name"] == "mIoU" and {row["name"] for row in document["rows"]} == FILES
+    assert document["metric"]["short"] == "mIoU" and {row["name"] for row in document["rows"]} == FILES
     for row in document["rows"]:
         assert row["parity"]["passed"], row["why"]
         assert 0 < row["score"] < 100 and 0 < row["details"]["pixel accuracy"] < 100 and row["answer_ms"] > 0
@@ -90,7 +90,7 @@ def test_the_report_shows_classes_over_images(ran, document):
         assert names == ["truth", "teacher-fp32", "student-fp32", "student-x86-vnni"]
     pages = [(folder / f"run/report.{kind}").read_text() for kind in ("html", "md")]
     assert pages[0].count("<img") == 4 * len(document["pictures"]["shown"]) > 0
-    assert all("mIoU" in page and "pixel accuracy" in page for page in pages)
+    assert all("mean IoU" in page and "pixel accuracy" in page for page in pages)
 
 
 def test_evaluate_gives_the_same_figure(ran, document, fashion_mnist_root):
@@ -160,7 +160,7 @@ def test_a_bundle_checks_itself_and_classes_an_image(bundled, tmp_path):
     expected = json.loads((bundled / "expected.json").read_text())
     assert expected["true_label"] and sum(length for _, length in expected["classes"]) == 64
     card = (bundled / "MODEL_CARD.md").read_text()
-    assert "mIoU" in card and "semantic segmentation" in card
+    assert "## Mean IoU" in card and "semantic segmentation" in card
 
 
 @pytest.mark.parametrize("fault", ["classes", "logits"])
