@@ -16,6 +16,7 @@ from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped
 
 THIN = {"width": 16, "levels": 3, "depth": 1}
+OPTIONS = {"fasterrcnn": {"width": 16, "levels": 4, "hidden": 16, "samples": 16}}  # of heads that have others
 BACKBONES = ["small-resnet10x1", "timm/resnet18", "timm/mobilenetv3_small_050", "torchvision/shufflenet_v2_x0_5"]
 
 
@@ -174,7 +175,7 @@ def test_a_batch_twice_over_has_the_same_loss_and_padding_none():
 @pytest.mark.parametrize("head", list(heads))
 @pytest.mark.parametrize("y", [torch.zeros(2, 1, 6), objects([5, 5, 6, 6, 0, 1], padding=0).repeat(2, 500, 1)])
 def test_no_object_tiny_ones_and_many_train(y, head):
-    net = build(f"{head}/small-resnet10x1", 3, 3, THIN)
+    net = build(f"{head}/small-resnet10x1", 3, 3, OPTIONS.get(head, THIN))
     loss = net(torch.randn(2, 3, 64, 64)).loss(y)
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
@@ -196,7 +197,7 @@ def test_a_perfect_answer_costs_nearly_nothing():
 
 @pytest.mark.parametrize("head", list(heads))
 def test_every_parameter_learns(head):
-    net = build(f"{head}/timm/resnet18", 3, 3, {**THIN, "levels": 4})
+    net = build(f"{head}/timm/resnet18", 3, 3, {**OPTIONS.get(head, THIN), "levels": 4})
     net(torch.randn(2, 3, 128, 128)).loss(objects([4, 4, 36, 36, 2, 1]).repeat(2, 1, 1)).backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None]
     assert not silent
