@@ -16,7 +16,7 @@ from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped
 
 THIN = {"width": 16, "levels": 3, "depth": 1}
-REGIONS = {"width": 16, "levels": 4, "hidden": 16, "samples": 16}  # of two stages
+OPTIONS = {"fasterrcnn": {"width": 16, "levels": 4, "hidden": 16, "samples": 16}}  # of heads that have others
 BACKBONES = ["small-resnet10x1", "timm/resnet18", "timm/mobilenetv3_small_050", "torchvision/shufflenet_v2_x0_5"]
 
 
@@ -180,7 +180,7 @@ def truth_for(head, y, side):
 @pytest.mark.parametrize("head", list(heads))
 @pytest.mark.parametrize("y", [torch.zeros(2, 1, 6), objects([5, 5, 6, 6, 0, 1], padding=0).repeat(2, 500, 1)])
 def test_no_object_tiny_ones_and_many_train(y, head):
-    net = build(f"{head}/small-resnet10x1", 3, 3, REGIONS if head == "fasterrcnn" else THIN)
+    net = build(f"{head}/small-resnet10x1", 3, 3, OPTIONS.get(head, THIN))
     loss = net(torch.randn(2, 3, 64, 64)).loss(truth_for(head, y, 64))
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
@@ -202,7 +202,7 @@ def test_a_perfect_answer_costs_nearly_nothing():
 
 @pytest.mark.parametrize("head", list(heads))
 def test_every_parameter_learns(head):
-    net = build(f"{head}/timm/resnet18", 3, 3, REGIONS if head == "fasterrcnn" else {**THIN, "levels": 4})
+    net = build(f"{head}/timm/resnet18", 3, 3, {**OPTIONS.get(head, THIN), "levels": 4})
     y = truth_for(head, objects([4, 4, 36, 36, 2, 1]).repeat(2, 1, 1), 128)
     net(torch.randn(2, 3, 128, 128)).loss(y).backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None]
