@@ -30,7 +30,7 @@ def test_names_are_all_by_group():
     assert "resnet8x4" in listed["zoo"]
     assert "timm/resnet18" in listed["timm"]
     assert "torchvision/resnet18" in listed["torchvision"]
-    assert "torchvision/fcn_resnet50" not in listed["torchvision"]
+    assert "torchvision/fcn_resnet50" in listed["torchvision"]
 
 
 def test_a_typo_gets_the_nearest_name():
