@@ -97,5 +97,4 @@ def test_the_same_masks_are_found(segmenter, name):
         found = infer_all(runner, images, artifact.input)
     parity = compared(expected, found, TASK.name, BY_WINOGRAD if name == "mnn-fp32" else ALLOWED[artifact.precision])
     assert parity.passed, parity.why
-    decoded = found if artifact.format in ("onnx", "openvino") else found[:1]  # elsewhere layers give int8
-    assert all(len(np.unique(each)) > 1000 for each in decoded)  # in float: int8 would have 256 values
+    assert len(np.unique(found[0])) > 1000  # decoded in float: in int8 there would be 256 values
