@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from kdcompress.cli import options
-from kdcompress.cli.main import Commands, main
+from kdcompress.cli.main import SPINS, Commands, main
 
 COMMANDS = sorted(main.commands)
 
@@ -395,3 +395,12 @@ def test_the_taps_of_a_model_are_shown():
     assert "the last block at its resolution" in next(call["why"] for call in calls if call["path"] == "layer2")
     facts = json.loads(invoke("inspect", "--taps", "resnet8", "--json", "--classes", 5, "--size", 64).stdout)
     assert facts["classes"] == 5 and facts["input"] == [3, 64, 64] and facts["calls"][0]["map"] == [16, 64, 64]
+
+
+@pytest.mark.parametrize("own", [None, "300000"])
+def test_pytorchs_threads_sleep_while_they_wait_unless_the_user_says_how(own, monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", own or "")
+    if own is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert CliRunner().invoke(main, ["--version"]).exit_code == 0
+    assert os.environ["GOMP_SPINCOUNT"] == (own or SPINS)

@@ -241,5 +241,5 @@ def _gpu() -> dict[str, Any] | None:
 
 def thread_settings() -> dict[str, str]:
     """The environment variables that set a runtime's threads, where set."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    prefixes = ("OMP_", "GOMP_", "KMP_", "MKL_NUM_", "OPENBLAS_NUM_")
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}

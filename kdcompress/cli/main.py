@@ -7,6 +7,7 @@ missing. 130: interrupted. Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections import UserDict
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ SHARED = ("__main__", "main", "options")  # all other files of this folder are c
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 CLOSED_TO_US = "A file or folder cannot be written or read."
+SPINS = "1000"  # of PyTorch's waiting threads, before they sleep: with libgomp's 300,000 they slow all other work
 ELSEWHERE = "choose another place, which many commands take with -o"
 
 
@@ -70,6 +72,7 @@ class Told(click.Command):
         import traceback
         import warnings
 
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
         if sys.__stderr__ is not None and not faulthandler.is_enabled():  # a library's crash is not silent
             faulthandler.enable(sys.__stderr__)
         for stream in (sys.stdout, sys.stderr):
