@@ -136,7 +136,7 @@ def test_images_get_the_size_as_in_the_training(ran, monkeypatch):
     """The file knows how, and the command may say otherwise."""
     _, folder = ran
     spec, asked = load_artifact(folder / "run/artifacts/student.onnx").input, []
-    monkeypatch.setattr(measure, "load_scored", lambda data, split: asked.append((data.size, data.fit)))
+    monkeypatch.setattr(measure, "load_scored", lambda data, split, truth: asked.append((data.size, data.fit)))
     for fit in (None, "letterbox", "squash"):
         load_images("coco", folder, None, None, replace(spec, fit="squash"), fit)
     load_images("coco", folder, None, None, spec)
@@ -175,7 +175,7 @@ def deployed():
     """A detector that nobody trained, whose scores differ, and images."""
     torch.manual_seed(0)
     net = build("fcos/small-resnet10x1", 3, 3, {"width": 16, "levels": 3, "depth": 1})
-    torch.nn.init.normal_(net.head.logits.weight, std=0.5)
+    torch.nn.init.normal_(net.logits.weight, std=0.5)
     images = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     with evaluating(net), torch.no_grad():
         shapes = [tuple(each.shape[1:]) for each in shipped(answer_of(net(torch.zeros(1, 3, 64, 64))))]

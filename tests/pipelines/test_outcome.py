@@ -89,7 +89,7 @@ def test_what_answers_take_is_the_median_of_single_images(monkeypatch):
     """By a clock that a call moves on by as many milliseconds as its image's number."""
     now, sizes = [0.0], []
 
-    def kept(outputs):
+    def kept(outputs, size):
         sizes.append([len(each) for each in outputs])
         now[0] += outputs[0][0, 0] / 1e3
         return outputs
