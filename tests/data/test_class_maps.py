@@ -310,6 +310,16 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         assert part in said, f"{part}\n{said}"
 
 
+@pytest.mark.parametrize(("split", "said"), [("train", "training"), ("test", "test")])
+def test_a_split_where_all_is_ignored_is_refused(split, said, tmp_path):
+    for each in ("train", "val", "test"):
+        write(tmp_path, 4, each)
+        if each == split:
+            write(tmp_path, 4, each, lambda classes: Image.fromarray(np.full_like(classes, IGNORED)))
+    with pytest.raises(UsageError, match=f"Every pixel of the {said} split is ignored"):
+        masks(tmp_path)
+
+
 def test_labels_with_mistakes_are_told(tmp_path):
     for text, said in {
         '["sky"]': "1 labels",
@@ -317,6 +327,7 @@ def test_labels_with_mistakes_are_told(tmp_path):
         '[{"name": "a", "value": 1}, {"name": "b", "value": 1}]': "another label's value",
         '[{"name": "a", "value": 255}, "b"]': "the value that is ignored",
         '[{"name": "a", "value": 300}, {"value": 2}]': "label 2 has no name",
+        '[{"name": "a", "value": [1]}, "b"]': "a: value [1] is none from 0 to 255",
         '[{"name": "a", "color": [0, 0, 1]}, {"name": "b"}]': "b: color None",
         '[{"name": "a", "color": [0, 0, 1]}, {"name": "b", "color": [0, 0, 1]}]': "is there twice",
         '{"labels": ["a", "b"], "ignore": "x"}': "ignore 'x'",
