@@ -14,6 +14,7 @@ from kdcompress.data.from_mask_folder import labels_of
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import load, source_hash
 from kdcompress.data.splits import Split
+from kdcompress.data.survey import survey
 from kdcompress.data.truth import encoded, needs_each, of_each, strata
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
@@ -318,6 +319,14 @@ def test_a_split_where_all_is_ignored_is_refused(split, said, tmp_path):
             write(tmp_path, 4, each, lambda classes: Image.fromarray(np.full_like(classes, IGNORED)))
     with pytest.raises(UsageError, match=f"Every pixel of the {said} split is ignored"):
         masks(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_first_recipe_says_what_to_take_for_masks(split, tmp_path):
+    """And does not learn to tell images from masks."""
+    with pytest.raises(UsageError, match="has masks of images") as told:
+        survey(write(tmp_path, split=split))
+    assert f"source: mask-folder, root: {tmp_path}" in str(told.value)
 
 
 def test_labels_with_mistakes_are_told(tmp_path):
