@@ -28,8 +28,21 @@ def to_float16(model: Any) -> Any:
         warnings.simplefilter("ignore")  # one for each value that is clipped
         half = float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=keep)
     _fill_with_halves(half, keep)
+    _give_floats(half)
     graph.strip(half)
     return half
+
+
+def _give_floats(model: Any) -> None:
+    """Outputs of nodes that stay in fp32, which the converter casts to fp16 as if others read them."""
+    import onnx
+
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+    for output in model.graph.output:
+        if output.type.tensor_type.elem_type == half:
+            output.type.tensor_type.elem_type = single
+            casts[output.name].attribute[0].i = single
 
 
 def _fill_with_halves(model: Any, keep: list[str]) -> None:

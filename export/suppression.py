@@ -38,7 +38,7 @@ def finished(spec: InputSpec, where: str) -> InputSpec:
     outputs = tasks[spec.task].finished(spec.outputs)
     if outputs is None:
         got, hint = f"a network for {tasks[spec.task].purpose}", "leave `nms` out"
-        raise UsageError("There is nothing to suppress.", where=where, got=got, hint=hint)
+        raise UsageError("Only a detector's file can suppress by itself.", where=where, got=got, hint=hint)
     return replace(spec, outputs=outputs)
 
 

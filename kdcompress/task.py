@@ -59,6 +59,7 @@ class Metric:
     counted: str = "images"  # what a label has a number of
     agreement: str = "share of the test images that get the same answer from the teacher's fp32 ONNX file"
     after: str = ""  # what makes answers of a file's outputs, where that takes time
+    inside: bool = False  # whether a file can do that itself, with `nms: graph`
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Task(Protocol):
     purpose: str  # "a network for ..."
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
     program: str  # of a bundle: what its program is called, and the folder of templates that it is made from
-    refusal: str  # why there are methods that it does not take: "they ..."
+    refusal: str  # what a method does that it does not take: "compares ..."
     int8_agreement: float  # of what an int8 file and its network decide, at least, 0..1
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:

@@ -113,9 +113,10 @@ def _check_teachers(networks: Networks) -> None:
 
 def _check_targets(networks: Networks) -> None:
     inside = [each for each in formats.chosen(networks.recipe.export.targets) if each.options.nms == "graph"]
-    if inside and not networks.task.metric.after:
-        got, hint = f"task: {networks.task.name}", "leave `nms` out"
-        raise UsageError("There is nothing to suppress.", where=f"{inside[0].name}: options.nms", got=got, hint=hint)
+    if inside and not networks.task.metric.inside:
+        where, got = f"{inside[0].name}: options.nms", f"task: {networks.task.name}"
+        hint = "leave `nms` out"
+        raise UsageError("Only a detector's file can suppress by itself.", where=where, got=got, hint=hint)
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

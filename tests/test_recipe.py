@@ -20,7 +20,8 @@ def test_there_are_shipped_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_shipped_recipe_is_valid_and_says_what_it_is_for(path):
     assert load_recipe(path).name == path.stem
-    assert path.read_text().startswith("# ")
+    about = path.read_text().splitlines()[0]  # what `kdcompress list recipes` shows
+    assert about.startswith("# ") and about.endswith(".")
 
 
 @pytest.mark.parametrize("path", sorted((SHIPPED / "protocols").glob("*.yaml")), ids=lambda p: p.stem)

@@ -16,7 +16,7 @@ from kdcompress.data.fit import Placed, frame_of, placed
 from kdcompress.data.image import Header
 from kdcompress.data.kept import remembered
 from kdcompress.data.objects import BOX, CLASS, WIDTH, areas, packed
-from kdcompress.data.outlined import Outlined
+from kdcompress.data.outlined import Outlined, visible
 from kdcompress.data.outlines import coded, size_of
 from kdcompress.data.splits import SPLITS, Listed, Raw
 from kdcompress.data.truth import Truth
@@ -129,21 +129,23 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
     objects, kept = _checked(found, images, sizes, problems, notes)
     if problems.found:
         raise refused(problems, root, hint)
-    if not sum(map(len, objects)):
-        raise UsageError("No image has an object.", where=root, hint=hint)
     places = [
         placed((height, width), frame_of(data.size or (height, width)), data.fit or "letterbox")
         for height, width in sizes.tolist()
     ]
+    codes: list[bytes] = []
+    if any(each.outlines for each in images):
+        objects, codes = _with_masks(found, images, objects, kept, places, notes)
+    if not sum(map(len, objects)):
+        raise UsageError("No image has an object.", where=root, hint=hint)
     for rows, place in zip(objects, places, strict=True):
         rows[:, BOX] = place.there(rows[:, BOX])
     truth: Truth = packed(objects)
     if data.size is not None:
         height, width = frame_of(data.size)
         truth[..., BOX] = np.clip(truth[..., BOX], 0, np.array([width, height] * 2, np.float32))
-    if any(each.outlines for each in images):
-        outlined = [[each.outlines[k] for k in its] for each, its in zip(images, kept, strict=True)]
-        truth = Outlined.of(truth, _masks(outlined, places), places[0].frame)
+    if codes:
+        truth = Outlined.of(truth, codes, places[0].frame)
     ends = np.cumsum([0, *(len(found.splits[name]) for name in names)])
     listed = Listed(
         tuple(found.labels),
@@ -229,6 +231,24 @@ def _checked(
     first = np.repeat(np.cumsum([0, *counts])[:-1], counts)
     where = np.searchsorted(owner[kept], np.arange(1, len(images)))
     return np.split(rows[kept], where), np.split(kept - first[kept], where)
+
+
+def _with_masks(
+    found: Annotations,
+    images: list[Marked],
+    objects: list[np.ndarray],
+    kept: list[np.ndarray],
+    places: list[Placed],
+    notes: Told,
+) -> tuple[list[np.ndarray], list[bytes]]:
+    """The objects of each image whose mask has a pixel in the frame, and their masks; of the others a note is made."""
+    codes = _masks([[each.outlines[k] for k in its] for each, its in zip(images, kept, strict=True)], places)
+    seen = visible(codes, places[0].frame)
+    parts = np.split(seen, np.cumsum([len(its) for its in kept])[:-1])
+    for each, its, there in zip(images, kept, parts, strict=True):
+        for k in its[~there]:
+            notes.add("masks without a pixel, left out", f"{found.word} {each.ids[k]} of {each.file}")
+    return [rows[there] for rows, there in zip(objects, parts, strict=True)], [codes[k] for k in np.flatnonzero(seen)]
 
 
 def _masks(outlined: list[list[str]], places: list[Placed]) -> list[bytes]:

@@ -148,7 +148,8 @@ def _checked(rows: list[Any], ignored: list[Any], path: Path) -> tuple[tuple[str
             continue
         value, colour = row.get("value", number), _colour(row)
         if not _is_value(value) or value in values:
-            same = "the value that is ignored" if values.get(value) == IGNORED else "another label's value"
+            ignores = _is_value(value) and values[value] == IGNORED
+            same = "the value that is ignored" if ignores else "another label's value"
             wrong.append(f"{name}: value {value!r} is {same if _is_value(value) else 'none from 0 to 255'}")
         else:
             values[value] = number

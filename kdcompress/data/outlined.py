@@ -128,6 +128,14 @@ def pixels(codes: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
     return found.transpose(2, 0, 1)
 
 
+def visible(codes: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
+    """bool [m]: whether a mask has a pixel."""
+    if not codes:
+        return np.zeros(0, bool)
+    found: np.ndarray = code().area([{"size": list(size), "counts": each} for each in codes]) > 0
+    return found
+
+
 def drawn(outlined: Outlined) -> np.ndarray:
     """The masks of a batch, uint8 [B, m, H, W] of 0 and 255: of the first m rows, behind which is padding alone."""
     most = 1 + int(np.flatnonzero((outlined.numbers >= 0).any(0)).max(initial=0))

@@ -15,6 +15,7 @@ import numpy as np
 from kdcompress.console import say_once
 from kdcompress.data.fit import frame_of
 from kdcompress.data.kept import Images, Stored, remembered
+from kdcompress.data.maps import are_maps
 from kdcompress.data.splits import Found, Raw, Source, Split
 from kdcompress.data.truth import encoded, needs_each, of_each, replaced, strata
 from kdcompress.errors import UsageError, some, without_addresses
@@ -305,6 +306,10 @@ def _check(splits: dict[str, Split], raw: Raw, data: Data) -> None:
         got = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
         raise UsageError("The splits' images differ in size.", where=raw.origin, got=got)
     check_size(data, splits["training"].images.shape)
+    for name, split in splits.items():
+        if are_maps(split.truth) and not of_each(split.truth, len(raw.labels)).any():
+            hint = "look at the masks, and at data.ignore"
+            raise UsageError(f"Every pixel of the {name} split is ignored.", where=raw.origin, hint=hint)
     counts = of_each(splits["training"].truth, len(raw.labels))
     if data.public is None and not counts.all() and needs_each(splits["training"].truth):
         names = some([raw.labels[c] for c in np.flatnonzero(counts == 0)])

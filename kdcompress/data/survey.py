@@ -14,6 +14,7 @@ from kdcompress.data.decode import File, broken_files, decode, in_threads, read_
 from kdcompress.data.faults import faults, looks_whole
 from kdcompress.data.from_folder import ImageFolder
 from kdcompress.data.from_image_labels import TABLE, ImageLabels
+from kdcompress.data.from_mask_folder import folders_of
 from kdcompress.data.image import Header
 from kdcompress.data.source import TEST, one_line, parted, sources
 from kdcompress.data.splits import Listed, Source, Split
@@ -93,6 +94,11 @@ def of_objects(root: Path) -> str | None:
 
 def survey(root: Path) -> Survey:
     """Raises UsageError for a folder that cannot be learnt from, with what is wrong with it."""
+    if folders_of(root):
+        what = "This folder has masks of images, and a first recipe is made for images with labels alone."
+        given = f"data: {{source: mask-folder, root: {root}, size: [256, 512]}}"
+        hint = f"kdcompress init fashion-scenes-segmentation -o mine.yaml, and in mine.yaml write {given}"
+        raise UsageError(what, where=root, got="the layout of data.source mask-folder", hint=hint)
     data = Data(source="image-labels" if (root / TABLE).is_file() else "image-folder", root=root)
     try:
         listed = FAMILIES[data.source].listed(data)

@@ -104,7 +104,7 @@ class CrossKD(Method):
         what = "crosskd sends the student's maps through the teacher's head:"
         if not isinstance(ours, Towered) or not isinstance(theirs, Towered) or type(ours) is not type(theirs):
             raise UsageError(
-                f"{what} both heads must be of one family.",
+                f"{what} both heads must be of one family, with one stage.",
                 got=f"student {type(ours).__name__}, teacher {type(theirs).__name__}",
                 hint="set student.model to the teacher's head: fcos/BACKBONE, retinanet/BACKBONE or gfl/BACKBONE",
             )

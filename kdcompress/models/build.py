@@ -272,12 +272,17 @@ def _on_backbone(
     from kdcompress.models.detectors.backbone import of_classifier, of_timm
 
     backbone = name.partition("/")[2]
-    given, finest = dict(options.pop("backbone", {})), options.pop("finest", getattr(head, "finest", 8))
+    given, finest = options.pop("backbone", {}), options.pop("finest", getattr(head, "finest", 8))
+    if not isinstance(given, Mapping):
+        raise UsageError("These are no options of a backbone.", where="options.backbone", got=given, allowed="{...}")
+    if not isinstance(finest, int) or isinstance(finest, bool) or finest < 1:
+        allowed = "a whole number from 1, such as 8"
+        raise UsageError("This is no resolution.", where="options.finest", got=finest, allowed=allowed)
     if backbone.startswith("timm/"):
         known = pretrained_facts(backbone, given) if pretrained else None
         body = of_timm(_from_timm(backbone[5:], 0, channels, {"features_only": True, **given}, known), finest)
     else:
-        body = of_classifier(build(backbone, 2, channels, given, pretrained), channels, finest)
+        body = of_classifier(build(backbone, 2, channels, dict(given), pretrained), channels, finest)
     return _call(head, name, {"backbone": body, "classes": classes}, options)
 
 

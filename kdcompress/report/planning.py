@@ -34,7 +34,7 @@ def print_plan(document: Mapping[str, Any], console: Console, most: int) -> None
         console.print(table)
     if found and (after := document["metric"]["after"]):
         said = (
-            f"Latencies are those of the files alone, as in a run's budgets. What {after} takes, a run's report says."
+            f"Latencies are those of the files alone, without {after}, as in a run's budgets. A run's report says both."
         )
         console.print(Text(said, "dim"))
     if len(inside) > most:

@@ -28,7 +28,7 @@ class Classification(OfLogits):
     metric = Metric("accuracy", "acc")
     purpose = "classification"
     answer = "the largest"
-    refusal = "they compare boxes, or read the class of each pixel"
+    refusal = "compares boxes, or reads the class of each pixel"
     same = "same arg max on {share} of the images"
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:

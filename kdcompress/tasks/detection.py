@@ -56,6 +56,7 @@ class Detection:
         agreement=f"share of the detections above {SURE:g} that the teacher's fp32 ONNX file has too, where the boxes "
         f"overlap by {NEAR:g} or more",
         after="suppression",
+        inside=True,
     )
     truth = "objects"
     network = "model: fcos/BACKBONE makes a detector of a network"
@@ -63,8 +64,8 @@ class Detection:
     program = "detector"
     answer = "boxes that score enough, without those that overlap a better one of their label"
     refusal = (
-        "they take each image to be of one class, compare a feature that is pooled over the image, or read the class "
-        "of each pixel"
+        "takes each image to be of one class, needs a feature that is pooled over the image, or reads the class of "
+        "each pixel"
     )
     int8_agreement = 0.9
 
@@ -84,11 +85,11 @@ class Detection:
         if len(outputs) != 2:
             return None
         most = min(MOST, math.prod(outputs[1].shape))
-        best = "of the best, by descending score"
+        best, chosen = "of the best, by descending score", outputs[0].chosen
         return (
-            Output("boxes", (most, 4), f"x1, y1, x2, y2 in pixels of the input, {best}"),
-            Output("scores", (most,), "0 to 1; 0: nothing more was found"),
-            Output("labels", (most,), "numbers of labels, from 0"),
+            Output("boxes", (most, 4), f"x1, y1, x2, y2 in pixels of the input, {best}", chosen=chosen),
+            Output("scores", (most,), "0 to 1; 0: nothing more was found", chosen=chosen),
+            Output("labels", (most,), "numbers of labels, from 0", chosen=chosen),
         )
 
     def outside(self, outputs: Sequence[Output]) -> str:

@@ -35,6 +35,7 @@ class InstanceSegmentation(Detection):
         parts_note="Small: a mask of less than 32 x 32 pixels of the network's input. Large: 96 x 96 or more.",
         agreement=Detection.metric.agreement.replace("boxes overlap", "masks overlap"),
         after="masks",
+        inside=False,
     )
     truth = "masks"
     network = "model: yolact/BACKBONE makes a segmenter of a network"

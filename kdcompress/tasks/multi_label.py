@@ -35,7 +35,7 @@ class MultiLabel(OfLogits):
     )
     purpose = "multi-label classification"
     answer = "all above 0"
-    refusal = "they take each image to be of one class, compare boxes, or read the class of each pixel"
+    refusal = "takes each image to be of one class, compares boxes, or reads the class of each pixel"
     same = "same answer to {share} of the labels"
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:

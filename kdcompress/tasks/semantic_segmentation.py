@@ -46,7 +46,7 @@ class SemanticSegmentation:
     purpose = "semantic segmentation"
     program = "segmenter"
     answer = "for each pixel the class with the largest logit, once the logits are as large as the image (bilinear)"
-    refusal = "they take each image to be of one class, compare boxes, or a feature that is pooled over the image"
+    refusal = "takes each image to be of one class, compares boxes, or needs a feature that is pooled over the image"
     int8_agreement = 0.9
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:

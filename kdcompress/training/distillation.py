@@ -194,7 +194,8 @@ class Distillation(nn.Module):
         for role, members in (("teacher", self.teachers), ("peers", self._peers())):
             asking = [name for name, kind in kinds.items() if {"logits", "answer"} & kind.needs.of(role)]  # type: ignore[arg-type]
             for theirs in (member.tapped.shapes for member in members if asking):
-                if mine.chosen != theirs.chosen or not (mine.chosen or mine.places == theirs.places):
+                same = mine.places == theirs.places or (mine.grid and theirs.grid)  # which Task.rows brings together
+                if mine.chosen != theirs.chosen or not (mine.chosen or same):
                     what = "compares logits place by place, and the networks look at different places"
                     raise UsageError(
                         f"{', '.join(asking)} {what}.",

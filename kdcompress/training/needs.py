@@ -81,7 +81,7 @@ def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
     """Raises UsageError for methods that networks of this task cannot learn by."""
     if refused := [name for name, kind in kinds.items() if not task.takes(kind.needs)]:
         raise UsageError(
-            f"{', '.join(refused)} cannot teach this task: {task.refusal}.",
+            f"{', '.join(refused)} cannot teach this task: no method can that {task.refusal}.",
             where=f"task: {task.name}",
             allowed=", ".join(name for name in methods if task.takes(methods[name].needs)),
         )

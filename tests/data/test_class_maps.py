@@ -14,6 +14,7 @@ from kdcompress.data.from_mask_folder import labels_of
 from kdcompress.data.loader import Loader
 from kdcompress.data.source import load, source_hash
 from kdcompress.data.splits import Split
+from kdcompress.data.survey import survey
 from kdcompress.data.truth import encoded, needs_each, of_each, strata
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
@@ -310,6 +311,24 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path):
         assert part in said, f"{part}\n{said}"
 
 
+@pytest.mark.parametrize(("split", "said"), [("train", "training"), ("test", "test")])
+def test_a_split_where_all_is_ignored_is_refused(split, said, tmp_path):
+    for each in ("train", "val", "test"):
+        write(tmp_path, 4, each)
+        if each == split:
+            write(tmp_path, 4, each, lambda classes: Image.fromarray(np.full_like(classes, IGNORED)))
+    with pytest.raises(UsageError, match=f"Every pixel of the {said} split is ignored"):
+        masks(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_first_recipe_says_what_to_take_for_masks(split, tmp_path):
+    """And does not learn to tell images from masks."""
+    with pytest.raises(UsageError, match="has masks of images") as told:
+        survey(write(tmp_path, split=split))
+    assert f"source: mask-folder, root: {tmp_path}" in str(told.value)
+
+
 def test_labels_with_mistakes_are_told(tmp_path):
     for text, said in {
         '["sky"]': "1 labels",
@@ -317,6 +336,7 @@ def test_labels_with_mistakes_are_told(tmp_path):
         '[{"name": "a", "value": 1}, {"name": "b", "value": 1}]': "another label's value",
         '[{"name": "a", "value": 255}, "b"]': "the value that is ignored",
         '[{"name": "a", "value": 300}, {"value": 2}]': "label 2 has no name",
+        '[{"name": "a", "value": [1]}, "b"]': "a: value [1] is none from 0 to 255",
         '[{"name": "a", "color": [0, 0, 1]}, {"name": "b"}]': "b: color None",
         '[{"name": "a", "color": [0, 0, 1]}, {"name": "b", "color": [0, 0, 1]}]': "is there twice",
         '{"labels": ["a", "b"], "ignore": "x"}': "ignore 'x'",

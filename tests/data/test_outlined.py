@@ -193,6 +193,20 @@ def test_a_code_of_another_size_is_told(tmp_path):
         load(outlined(tmp_path, spoil), "masks")
 
 
+def test_objects_whose_masks_have_no_pixel_are_left_out_and_told(tmp_path):
+    empty = [[900, 900, 990, 900, 990, 990]], [[1, 1, 5, 5, 9, 9]], {"size": [30, 40], "counts": [1200]}
+
+    def spoil(annotations):
+        for each, value in zip(annotations, empty):
+            each["segmentation"] = value
+
+    whole, rest = (load(outlined(tmp_path / name, edit), "masks") for name, edit in (("a", len), ("b", spoil)))
+    splits = [(each.train, each.validation, each.test) for each in (whole, rest)]
+    count = [sum(len(split.truth.codes()) for split in each) for each in splits]
+    assert count[0] > count[1] and all(mask.any() for mask in rest.train.truth.drawn()[rest.train.truth.numbers >= 0])
+    assert f"masks without a pixel, left out ({count[0] - count[1]}): annotation 100 of" in " ".join(rest.notes)
+
+
 def test_codes_are_read_as_pycocotools_reads_them():
     for mask in some_masks():
         code = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))

@@ -141,6 +141,6 @@ def test_a_format_without_it_and_a_task_without_it_say_so(tmp_path, parent):
             load_target(path)
         assert WITHOUT[format] in str(caught.value)
     plain = SimpleNamespace(input=InputSpec(8, 8, 1, (0.5,), (0.5,), ("a", "b")))
-    with pytest.raises(UsageError, match="nothing to suppress"), inside(plain, tmp_path, "mine: options.nms"):
+    with pytest.raises(UsageError, match="can suppress by itself"), inside(plain, tmp_path, "mine: options.nms"):
         pass
     assert json.loads(Options().model_dump_json())["nms"] == "outside"

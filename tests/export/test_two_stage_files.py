@@ -96,6 +96,18 @@ def test_files_find_the_same(exported, name):
     assert parity, parity.why
 
 
+def test_an_fp16_file_gives_floats_and_can_suppress_by_itself(exported):
+    job, expected = exported
+    fp16 = target("onnx-fp16")
+    suppressing = fp16.model_copy(update={"name": "whole", "options": fp16.options.model_copy(update={"nms": "graph"})})
+    for each in (fp16, suppressing):
+        artifact = build(job, each)
+        kinds = {output.type.tensor_type.elem_type for output in onnx.load(artifact.path).graph.output}
+        assert kinds == {onnx.TensorProto.FLOAT}
+    parity = compared(expected, found(artifact), "detection", "fp16", artifact.input.chosen)
+    assert parity and len(artifact.input.outputs) == 3
+
+
 def test_what_makes_regions_and_boxes_stays_float_in_int8(exported):
     job, expected = exported
     artifact = build(job, target("x86-vnni"))

@@ -51,6 +51,8 @@ def test_channels_options_and_mistakes():
         ("fcn/small-resnet10x1", {"wide": 2}, "wide"),
         ("lraspp/no-such-network", {}, "no-such-network"),
         ("fcn/small-resnet10x1", {"finest": 64}, "coarse enough"),
+        ("fcn/small-resnet10x1", {"finest": "8"}, "options.finest"),
+        ("fcn/small-resnet10x1", {"backbone": 3}, "options.backbone"),
     ):
         with pytest.raises(UsageError) as told:
             build(name, 4, 3, options)

@@ -62,7 +62,7 @@ def made(task, name, **options):
 @pytest.mark.parametrize(("task", "name"), OTHERS)
 def test_a_method_teaches_or_is_refused_with_those_that_do(task, name):
     if not tasks[task].takes(methods[name].needs):
-        with pytest.raises(UsageError, match="cannot teach this task: they take each image") as caught:
+        with pytest.raises(UsageError, match="cannot teach this task: no method can that takes each image") as caught:
             made(task, name)
         assert "kd" in str(caught.value) and "reviewkd" in str(caught.value)
         return
@@ -74,6 +74,14 @@ def test_a_method_teaches_or_is_refused_with_those_that_do(task, name):
     assert sum(p.grad.abs().sum() for p in distillation.student.parameters() if p.grad is not None) > 0
     teaching = [term for key, term in terms.items() if key not in ("task", "peers")]
     assert name == "none" or any(term.requires_grad for term in teaching)
+
+
+def test_segmenters_of_different_resolutions_compare_logits(monkeypatch):
+    task, (_, large, side) = "semantic-segmentation", NETWORKS["semantic-segmentation"]
+    monkeypatch.setitem(NETWORKS, task, (("lraspp/small-resnet10x1", {"width": 8, "finest": 16}), large, side))
+    distillation, x = made(task, "kd")
+    terms = distillation.train()(x, MAPS, 0.6, torch.arange(IMAGES))
+    assert all(term.isfinite() for term in terms.values()) and terms["kd"] > 0
 
 
 def test_standardised_logits_of_two_columns_are_refused():

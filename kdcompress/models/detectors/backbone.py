@@ -67,7 +67,7 @@ def _from(body: nn.Module, every: Sequence[tuple[int, int]], finest: int) -> Bac
 
 def _too_fine(net: nn.Module, reductions: Sequence[int], finest: int) -> UsageError:
     return UsageError(
-        f"{type(net).__name__} has no map that is coarse enough for a detector.",
+        f"{type(net).__name__} has no map that is coarse enough for this head.",
         got=", ".join(f"1/{each}" for each in sorted(reductions)) or "no map",
         allowed=f"1/{finest} of the image's side or less",
         hint="set options.finest, or take a backbone for larger images, such as timm/resnet18",

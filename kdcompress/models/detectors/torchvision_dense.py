@@ -140,8 +140,9 @@ def check(name: str) -> None:
     """Raises UsageError for a detector that gives more than boxes."""
     if not name.startswith(NAMES):
         raise UsageError(
-            f"torchvision/{name} finds masks or points, which kdcompress does not learn.",
+            f"torchvision/{name} finds masks or points in a way that kdcompress does not learn.",
             where="model",
+            hint="for masks: yolact/BACKBONE",
             allowed=", ".join(f"torchvision/{name}" for name in detectors()),
         )
 

@@ -74,6 +74,7 @@ class Tapped:
             classes=logits.shape[-1],
             places=math.prod(logits.shape[1:-1]),
             chosen=isinstance(answer, Chosen),
+            grid=logits.ndim == 4,
             input=(example.shape[1], example.shape[2], example.shape[3]),
             last=stage_at(run, *place) if place else None,
         )

@@ -39,6 +39,7 @@ class TapShapes:
     last: Stage | None = None
     places: int = 1  # that the network has logits for
     chosen: bool = False  # by the network, image by image
+    grid: bool = False  # they are a map's
 
 
 @dataclass
