@@ -34,7 +34,7 @@ SLOW = [
 ]
 
 # A network that nobody trained has masks that are about a half in many places.
-ALLOWED = {"fp32": Tolerance(1e-4, 0.99), "fp16": Tolerance(1e-2, 0.98), "int8": Tolerance(None, 0.8)}
+ALLOWED = {"fp32": Tolerance(1e-4, 0.99), "fp16": Tolerance(1e-2, 0.95), "int8": Tolerance(None, 0.8)}
 BY_WINOGRAD = Tolerance(3e-3, 0.98)  # MNN's convolutions
 
 

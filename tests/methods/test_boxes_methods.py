@@ -57,6 +57,7 @@ def network(head, seed, options):
 
 
 def made(name, student=None, teacher=None, **options):
+    torch.manual_seed(0)
     head, width = PAIRS[name]
     student, teacher = student or detector(head), teacher or detector(head, 1, width=width)
     return Distillation(student, teacher, {name: options}, X, task="detection")
@@ -158,9 +159,9 @@ def test_a_network_without_boxes_is_refused():
 
 
 def test_answers_for_different_places_are_refused():
-    said = refused("bckd", "bckd compares answers place by place", teacher=detector("fcos", 1))
-    assert "student 756, teacher 84" in said and "reviewkd" in said
-    with pytest.raises(UsageError, match="kd compares answers place by place"):
+    said = refused("bckd", "bckd compares logits place by place", teacher=detector("fcos", 1))
+    assert "student at 756 places, teacher at 84 places" in said and "reviewkd" in said
+    with pytest.raises(UsageError, match="kd compares logits place by place"):
         Distillation(detector("fcos"), detector("fcos", levels=4), "kd", X, task="detection")
 
 
