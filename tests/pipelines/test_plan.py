@@ -275,7 +275,7 @@ def test_a_detector_is_planned_and_its_recipe_is_one(detectors, fashion_mnist_ro
     arguments = ["scenes.yaml", f"data.root={fashion_mnist_root}", "--candidates", "fcos/small-resnet10x1"]
     found = CliRunner().invoke(main, ["plan", *arguments, "-o", "planned.yaml"])
     assert found.exit_code == 0, found.stderr
-    assert "without suppression, as in a run's budgets" in found.stdout
+    assert "without suppression, as in a run's budgets" in " ".join(found.stdout.split())
     written = load_recipe(Path("planned.yaml"))
     assert written.student.options["reach"] == 6 and len(written.budgets.candidates) == 1
 
