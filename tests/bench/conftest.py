@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.bench import timing
 from kdcompress.bench.devices import Request
 from kdcompress.bench.remote import conversation
 from kdcompress.bench.remote.sent import write_agent
@@ -103,17 +104,24 @@ def python(device_python):
 def brief(monkeypatch):
     """A function: a device measures each file for so many seconds. The agent that is sent to it says so."""
 
-    def lasting(seconds):
+    def lasting(seconds, most=timing.MOST):
         def write(file, opener):
             write_agent(file, opener)
             with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # there are two of that name: the last one is imported
                 source = archive.read("kdcompress/bench/timing.py").decode()
-                archive.writestr("kdcompress/bench/timing.py", f"{source}\nEFFORTS['rapid'] = (64, {seconds})\n")
+                changed = f"{source}\nEFFORTS['rapid'], MOST = (64, {seconds}), {most}\n"
+                archive.writestr("kdcompress/bench/timing.py", changed)
 
         monkeypatch.setattr(conversation, "write_agent", write)
 
     return lasting
+
+
+@pytest.fixture
+def endless(brief):
+    """A device measures until it is stopped: on a fast machine these files soon have enough queries."""
+    brief(3600, most=10**12)
 
 
 @pytest.fixture

@@ -183,8 +183,7 @@ def test_a_killed_host_leaves_nothing_running_on_either_side(sshd, request_of, p
     assert not processes(tmp_path)
 
 
-@pytest.mark.slow  # on a quiet machine the second half ended with a result, now and then: why is not known yet
-def test_what_is_ended_on_the_device_is_said(sshd, request_of, python, there):
+def test_what_is_ended_on_the_device_is_said(sshd, request_of, python, endless, there):
     def end(command):
         (pid,) = [
             int(entry.parent.name)
@@ -201,8 +200,7 @@ def test_what_is_ended_on_the_device_is_said(sshd, request_of, python, there):
     assert nothing_left(there)
 
 
-@pytest.mark.slow
-def test_a_device_that_has_forgotten_all_is_not_waited_for(proxy, request_of, python, there):
+def test_a_device_that_has_forgotten_all_is_not_waited_for(proxy, request_of, python, endless, there):
     def restart():
         for folder in there.iterdir():
             shutil.rmtree(folder, ignore_errors=True)
