@@ -39,7 +39,8 @@ from kdcompress.export.describe import artifact_of
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.answers import answer_of, described
-from kdcompress.models.build import build, count_parameters
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters
 from kdcompress.models.deployable import Deployable
 from kdcompress.parity import compared
 from kdcompress.pipelines.preflight import settle

@@ -39,7 +39,8 @@ from kdcompress.export.describe import artifact_of, describe
 from kdcompress.export.formats import ExportJob
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
-from kdcompress.models.build import build, count_parameters, macs
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters, macs
 from kdcompress.models.deployable import Deployable
 from kdcompress.parity import compared
 from kdcompress.pipelines.verdict import not_as_asked

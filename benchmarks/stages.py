@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
 from kdcompress.models.answers import logits_of
-from kdcompress.models.build import build, count_parameters
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Stage, Tapped, averages, pair_stages
 from kdcompress.models.taps.dry_run import DryRun

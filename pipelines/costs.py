@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdcompress.methods import methods
-from kdcompress.models.build import build, count_parameters
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters
 from kdcompress.training.distillation import Distillation, Member
 
 PAIR = ("resnet8x4", "resnet8")  # teacher, student

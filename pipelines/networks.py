@@ -18,9 +18,10 @@ from kdcompress.data.splits import Source
 from kdcompress.errors import UsageError, told
 from kdcompress.export.calibrate import calibration_images
 from kdcompress.models.answers import answer_of, described
-from kdcompress.models.build import build, largest_layer, macs, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.checkpoint import facts_of, load_weights
 from kdcompress.models.classes import reorder_classes
+from kdcompress.models.counting import largest_layer, macs
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.merge import merged

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdcompress.errors import UsageError, told, unknown_name
 from kdcompress.models import detectors, segmenters
-from kdcompress.models.evaluating import evaluating
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
@@ -144,44 +142,6 @@ def form(name: str) -> str:
     return "" if name in zoo or group == "timm" or rest in whole else name
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Parameters, trained or not; a shared one counts once. Buffers are not counted."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of one forward of ``example`` (the whole batch): convolutions, matrix products and
-    attention; activations and normalisations are not counted."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    # detached: without gradients, an expanded parameter (a class token) still asks for one, and the counter fails at it
-    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    # the counter does not know the CPU's fused attention: have it written out as matrix products
-    with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        torch.func.functional_call(model, values, (example,))
-    return counter.get_total_flops() // 2
-
-
-def largest_layer(model: nn.Module, example: Tensor) -> int:
-    """Values in and out of the layer that has most of both, in one forward of ``example`` (the whole batch): what any
-    runtime holds at once."""
-    most = 0
-
-    def look(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        nonlocal most
-        most = max(most, sum(t.numel() for t in (*inputs, output) if isinstance(t, Tensor)))
-
-    hooks = [module.register_forward_hook(look) for module in model.modules() if not any(module.children())]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return most
-
-
 _given: WeakSet[nn.Module] = WeakSet()  # networks of users' callables
 
 
@@ -266,13 +226,13 @@ def _from_torchvision(
 
 
 def _on_backbone(
-    head: Callable[..., nn.Module], name: str, classes: int, channels: int, options: dict[str, Any], pretrained: bool
+    headed: Callable[..., nn.Module], name: str, classes: int, channels: int, options: dict[str, Any], pretrained: bool
 ) -> nn.Module:
     """``options.backbone`` are the backbone's; ``finest`` is the reduction of its first map that is looked at."""
     from kdcompress.models.detectors.backbone import of_classifier, of_timm
 
     backbone = name.partition("/")[2]
-    given, finest = options.pop("backbone", {}), options.pop("finest", getattr(head, "finest", 8))
+    given, finest = options.pop("backbone", {}), options.pop("finest", getattr(headed, "finest", 8))
     if not isinstance(given, Mapping):
         raise UsageError("These are no options of a backbone.", where="options.backbone", got=given, allowed="{...}")
     if not isinstance(finest, int) or isinstance(finest, bool) or finest < 1:
@@ -283,7 +243,7 @@ def _on_backbone(
         body = of_timm(_from_timm(backbone[5:], 0, channels, {"features_only": True, **given}, known), finest)
     else:
         body = of_classifier(build(backbone, 2, channels, dict(given), pretrained), channels, finest)
-    return _call(head, name, {"backbone": body, "classes": classes}, options)
+    return _call(headed, name, {"backbone": body, "classes": classes}, options)
 
 
 def _swap_classifier(model: nn.Module, name: str, old: int, new: int) -> None:

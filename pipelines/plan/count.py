@@ -10,7 +10,7 @@ from torch import nn
 from kdcompress.errors import UsageError, reason
 from kdcompress.export import formats
 from kdcompress.models.answers import answer_of, shipped
-from kdcompress.models.build import count_parameters, largest_layer, macs
+from kdcompress.models.counting import count_parameters, largest_layer, macs
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.merge import merge_branches
 from kdcompress.pipelines.networks import Networks

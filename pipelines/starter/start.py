@@ -18,7 +18,8 @@ from kdcompress.data.source import load
 from kdcompress.data.splits import Source
 from kdcompress.data.survey import Survey, refusal, sampled, summary, survey
 from kdcompress.export import formats
-from kdcompress.models.build import build, macs
+from kdcompress.models.build import build
+from kdcompress.models.counting import macs
 from kdcompress.pipelines import checks
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.networks import Networks

@@ -11,8 +11,8 @@ from kdcompress.artifact import sha256
 from kdcompress.console import TrainingProgress
 from kdcompress.distributed import is_main_process
 from kdcompress.errors import UsageError
-from kdcompress.models.build import count_parameters
 from kdcompress.models.checkpoint import save_weights
+from kdcompress.models.counting import count_parameters
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.runs import Inputs, Key, Step

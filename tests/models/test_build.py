@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, count_parameters, macs, names, pretrained_facts
+from kdcompress.models.build import build, names, pretrained_facts
+from kdcompress.models.counting import count_parameters, macs
 
 
 def message(*args, **kwargs):

@@ -9,7 +9,8 @@ from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
 
 from kdcompress.errors import UsageError
 from kdcompress.models.answers import Dense, answer_of, class_logits, shipped
-from kdcompress.models.build import build, count_parameters
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters
 from kdcompress.models.detectors import head_retinanet, heads
 from kdcompress.models.detectors.head_fcos import FCOSAnswer, assigned, centerness, distances
 from kdcompress.models.evaluating import evaluating

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from kdcompress.models.build import build, count_parameters
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters
 from kdcompress.models.merge import merge_branches, merged
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,8 @@ from kdcompress.artifact import InputSpec
 from kdcompress.errors import UsageError
 from kdcompress.export.formats import open_runner
 from kdcompress.export.to_onnx import export_onnx
-from kdcompress.models.build import build, count_parameters, macs
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters, macs
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.prune import IMPORTANCE, prune
 from kdcompress.runner import infer_all

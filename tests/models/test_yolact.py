@@ -6,7 +6,8 @@ import torch
 
 from kdcompress.errors import UsageError
 from kdcompress.models.answers import Dense, answer_of, class_logits, shipped
-from kdcompress.models.build import build, count_parameters
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters
 from kdcompress.models.detectors.head_fcos import assigned, centerness, distances
 from kdcompress.models.detectors.head_yolact import PLACES, within
 from kdcompress.models.evaluating import evaluating

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kdcompress.models.build import build, count_parameters, macs
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters, macs
 from kdcompress.models.zoo import zoo
 
 # parameters at 3 channels and 100 classes, as the distillation papers' code has them

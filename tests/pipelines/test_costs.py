@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kdcompress.methods import methods
-from kdcompress.models.build import build, count_parameters, macs
+from kdcompress.models.build import build
+from kdcompress.models.counting import count_parameters, macs
 from kdcompress.pipelines.costs import PAIR, cost
 
 
