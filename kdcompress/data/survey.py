@@ -92,22 +92,27 @@ def of_objects(root: Path) -> str | None:
     return next((name for name, laid_out in known if laid_out and laid_out(root)), None)
 
 
+def _for_another(root: Path, has: str, source: str, recipe: str, size: str) -> UsageError:
+    """That a folder is for another task, and which recipe to begin with."""
+    given = f"data: {{source: {source}, root: {root}, size: {size}}}"
+    return UsageError(
+        f"This folder {has}, and a first recipe is made for images with labels alone.",
+        where=root,
+        got=f"the layout of data.source {source}",
+        hint=f"kdcompress init {recipe} -o mine.yaml, and in mine.yaml write {given}",
+    )
+
+
 def survey(root: Path) -> Survey:
     """Raises UsageError for a folder that cannot be learnt from, with what is wrong with it."""
     if folders_of(root):
-        what = "This folder has masks of images, and a first recipe is made for images with labels alone."
-        given = f"data: {{source: mask-folder, root: {root}, size: [256, 512]}}"
-        hint = f"kdcompress init fashion-scenes-segmentation -o mine.yaml, and in mine.yaml write {given}"
-        raise UsageError(what, where=root, got="the layout of data.source mask-folder", hint=hint)
+        raise _for_another(root, "has masks of images", "mask-folder", "fashion-scenes-segmentation", "[256, 512]")
     data = Data(source="image-labels" if (root / TABLE).is_file() else "image-folder", root=root)
     try:
         listed = FAMILIES[data.source].listed(data)
     except UsageError as error:
         if name := of_objects(root):
-            what = "This folder says where objects are, and a first recipe is made for images with labels alone."
-            given = f"data: {{source: {name}, root: {root}, size: 320}}"
-            hint = f"kdcompress init fashion-scenes-detection -o mine.yaml, and in mine.yaml write {given}"
-            raise UsageError(what, where=root, got=f"the layout of data.source {name}", hint=hint) from error
+            raise _for_another(root, "says where objects are", name, "fashion-scenes-detection", "320") from error
         hint = error.parts.pop("hint", None)
         error.parts.setdefault("allowed", f"CLASS/image.jpg, train/ val/ test/ that hold such folders, or {TABLE}")
         if hint:

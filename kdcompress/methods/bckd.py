@@ -17,8 +17,8 @@ from torch import Tensor
 from kdcompress.data.batch import Batch
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
-from kdcompress.methods.dense import answers, best_score, over, quality_loss
-from kdcompress.models.detectors.towers import giou_loss
+from kdcompress.methods.dense import answers, best_score, over
+from kdcompress.models.detectors.towers import giou_loss, quality_focal
 from kdcompress.models.taps import Tapped, Taps
 
 
@@ -29,9 +29,9 @@ def bckd_loss(student: Tensor, teacher: Tensor, ours: Tensor, theirs: Tensor) ->
     Two float32 scalars: sums over all places, that of the boxes weighted by the largest difference of a score, divided
     by the sum of the teacher's best scores, 1 at least. They depend on neither the batch size nor the number of places.
     """
-    apart = (student.detach().float().sigmoid() - teacher.float().sigmoid()).abs().amax(2)
-    weights = best_score(teacher)
-    return over(quality_loss(student, teacher), weights), over(apart * giou_loss(ours, theirs), weights)
+    shares, weights = teacher.float().sigmoid(), best_score(teacher)
+    apart = (student.detach().float().sigmoid() - shares).abs().amax(2)
+    return over(quality_focal(student, shares, beta=1), weights), over(apart * giou_loss(ours, theirs), weights)
 
 
 @methods.register("bckd")

@@ -21,8 +21,8 @@ from kdcompress.distributed import processes, total
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method, MethodOptions, Needs
-from kdcompress.methods.dense import answers, best_score, divergence, over, quality_loss
-from kdcompress.models.detectors.towers import Steps, Towered, giou_loss
+from kdcompress.methods.dense import answers, best_score, divergence, over
+from kdcompress.models.detectors.towers import Steps, Towered, giou_loss, quality_focal
 from kdcompress.models.taps import Tapped, Taps
 
 
@@ -64,7 +64,7 @@ def crosskd_loss(cross: Tensor, teacher: Tensor, ours: Tensor, theirs: Tensor) -
     """
     weights = best_score(teacher)
     away = divergence(ours, theirs) if ours.ndim == 4 else giou_loss(ours, theirs)
-    return over(quality_loss(cross, teacher), weights), over(weights * away, weights)
+    return over(quality_focal(cross, teacher.float().sigmoid(), beta=1), weights), over(weights * away, weights)
 
 
 @methods.register("crosskd")

@@ -40,14 +40,6 @@ def best_score(logits: Tensor) -> Tensor:
     return logits.float().sigmoid().amax(2)
 
 
-def quality_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """|p - q| times the binary cross-entropy of the student's p with the teacher's q, summed over the labels: where
-    both are sure that nothing is there, it is 0. Of logits [N, P, K], float32 [N, P]."""
-    student, q = student.float(), teacher.float().sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(student, q, reduction="none")
-    return ((q - student.sigmoid()).abs() * entropy).sum(2)
-
-
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """T^2 * KL(teacher || student) of the distributions of four distances each, in nats and averaged over the four: of
     logits [N, P, 4, B], float32 [N, P]."""

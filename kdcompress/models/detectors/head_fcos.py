@@ -30,6 +30,7 @@ from kdcompress.models.detectors.towers import (
     focal_loss,
     giou_loss,
     grid,
+    or_nearest,
     picked,
 )
 
@@ -110,8 +111,7 @@ def assigned(places: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     largest = away.amax(3)
     fits = inside & (off < RADIUS * places[:, 2]) & (largest >= places[:, 3]) & (largest < places[:, 4])
     there = kind == OBJECT
-    nearest = F.one_hot((off + places[:, 2] / 2).argmin(2), len(places)).bool()
-    fits = torch.where(fits.any(2, keepdim=True), fits, nearest) & there[..., None]
+    fits = or_nearest(fits, off, places[:, 2]) & there[..., None]
     area = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]))[..., None]
     area = torch.where(fits, area, torch.inf)
     smallest, index = area.min(1)

@@ -31,7 +31,9 @@ from kdcompress.models.detectors.towers import (
     giou_loss,
     grid,
     iou,
+    or_nearest,
     picked,
+    quality_focal,
 )
 
 NEAREST = 9  # places of a level that an object may have
@@ -89,14 +91,6 @@ class GFLAnswer(NamedTuple):
         return focal.sum() / count.clamp(min=1.0) + sides.sum() / whole.clamp(min=1e-6)
 
 
-def quality_focal(logits: Tensor, targets: Tensor) -> Tensor:
-    """Quality focal loss with beta 2 (equation 2): (target - sigmoid)^2 times their binary cross-entropy, summed over
-    the classes. ``logits`` and ``targets`` (0..1) [..., K] -> float32 [...]."""
-    logits = logits.float()
-    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return ((targets - logits.sigmoid()).square() * entropy).sum(-1)
-
-
 def distribution_focal(bins: Tensor, away: Tensor) -> Tensor:
     """Distribution focal loss (equation 6): the surprise of the two bins around a distance, each as much as the
     distance is near to it. ``bins`` logits [..., B], ``away`` [...] in bins, cut to 0..B - 1 -> float32 [...]."""
@@ -140,8 +134,7 @@ def assigned(places: Tensor, counts: tuple[int, ...], y: Tensor) -> tuple[Tensor
     inside = distances(places, boxes[:, :, None].expand(-1, -1, len(places), -1)).amin(3) > 0
     fits = near & inside & (found >= least[..., None])
     off = ((boxes[..., :2] + boxes[..., 2:])[:, :, None] / 2 - places[:, :2]).abs().amax(3)
-    nearest = F.one_hot((off + places[:, 2] / 2).argmin(2), len(places)).bool()
-    fits = torch.where(fits.any(2, keepdim=True), fits, nearest) & there[..., None]
+    fits = or_nearest(fits, off, places[:, 2]) & there[..., None]
     best, index = torch.where(fits, found, -1.0).max(1)
     positive = best >= 0
     ignored = (inside & (y[..., KIND] == CROWD)[..., None]).any(1) & ~positive

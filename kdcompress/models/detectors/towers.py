@@ -133,6 +133,22 @@ def focal_loss(logits: Tensor, objects: Tensor, positive: Tensor, ignored: Tenso
     return loss.sum()
 
 
+def quality_focal(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
+    """Quality focal loss (Generalized Focal Loss, NeurIPS 2020, equation 2): |target - sigmoid|^beta times their binary
+    cross-entropy, summed over the classes, so that it is 0 where both are sure that nothing is there. ``logits`` and
+    ``targets`` (0..1) [..., K] -> float32 [...]."""
+    logits = logits.float()
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return ((targets - logits.sigmoid()).abs() ** beta * entropy).sum(-1)
+
+
+def or_nearest(fits: Tensor, off: Tensor, strides: Tensor) -> Tensor:
+    """Which places boxes have, bool [N, M, P]: those that ``fits`` says, or where there is none, for the box is small,
+    the one that its centre is the nearest to: ``off`` [N, M, P] pixels, and half the place's stride [P]."""
+    nearest = F.one_hot((off + strides / 2).argmin(2), len(strides)).bool()
+    return torch.where(fits.any(2, keepdim=True), fits, nearest)
+
+
 def clamped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes [..., 4], x1, y1, x2, y2 in pixels, cut at the borders of an image of this height and width."""
     height, width = float(size[0]), float(size[1])  # of one type: the exporter takes no mixture
