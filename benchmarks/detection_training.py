@@ -21,9 +21,7 @@ import argparse
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 from torchvision.transforms import v2
-from training import PLAIN, PREFETCH, TIMES, Block, compared, interleaved, table
+from training import PLAIN, PREFETCH, TIMES, block_of, compared, interleaved, our_block, table, write
 
-from kdcompress.bench.machine import cpu_seconds, cpu_use, machine
+from kdcompress.bench.machine import cpu_seconds
 from kdcompress.data import from_scenes
 from kdcompress.data.objects import BOX, CLASS
 from kdcompress.data.source import load, sources
@@ -43,7 +41,6 @@ from kdcompress.data.splits import Source
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Data, Train
 from kdcompress.training.distillation import Distillation, Member
-from kdcompress.training.engine import train
 
 MODELS = ("ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn", "retinanet_resnet50_fpn")
 RATE = 1e-5  # nothing is learned: time alone is compared
@@ -111,34 +108,12 @@ def _rows(batch: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(zip(*batch))
 
 
-def reference_block(loop: Iterator[float], ahead: int) -> Block:
-    def block(steps: int) -> float:
-        for _ in range(ahead):
-            next(loop)
-        begun = time.perf_counter()
-        for _ in range(steps):
-            next(loop)
-        spent = 1e3 * (time.perf_counter() - begun) / steps
-        time.sleep(0.3 if ahead else 0.0)  # until the workers have made what they make beforehand
-        return spent
-
-    return block
-
-
-def our_block(name: str, source: Source, options: Train, kept: Path) -> Block:
+def detector(name: str, source: Source) -> Distillation:
     torch.manual_seed(0)
     student = Member(build(f"torchvision/{name}", len(source.labels), 3), source.mean, source.std)
     example = torch.from_numpy(source.train.images[:2]).permute(0, 3, 1, 2).contiguous()
     count = len(source.train)
-    made = Distillation(student, None, {"none": {}}, example, images=count, task="detection").train()
-
-    def block(steps: int) -> float:
-        wanted = options.model_copy(update={"images": steps * options.batch_size})
-        with tempfile.TemporaryDirectory(dir=kept) as folder:
-            sections = train(made, source, wanted, Augment(flip=True), 0, Path(folder)).sections
-        return 1e3 * sum(s for name, s in sections.items() if name not in ("evaluation", "checkpoints")) / steps
-
-    return block
+    return Distillation(student, None, {"none": {}}, example, images=count, task="detection").train()
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -148,13 +123,12 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name in options.models.split(","):
         size = 320 if name.startswith("ssd") else options.size
         with tempfile.TemporaryDirectory() as folder:
-            photos(Path(folder) / "photos", options.images, size, options.root)
-            source = load(Data(source="coco", root=Path(folder) / "photos", size=size))
-            loop = partial(reference_loop, name, Path(folder) / "photos", size, options.batch)
-            blocks = {
-                PLAIN: reference_block(loop(options.workers, options.device), options.workers * PREFETCH),
-                "kdcompress": our_block(name, source, wanted, Path(folder)),
-            }
+            root, workers = Path(folder) / "photos", options.workers
+            photos(root, options.images, size, options.root)
+            source = load(Data(source="coco", root=root, size=size))
+            loop = reference_loop(name, root, size, options.batch, workers, options.device)
+            ours = our_block(detector(name, source), source, wanted, Path(folder), augment=Augment(flip=True))
+            blocks = {PLAIN: block_of(loop, workers), "kdcompress": ours}
             samples = interleaved(blocks, options.rounds, options.block)
             del blocks, loop  # ends the workers
         for row in compared(samples, options.batch, options.images):
@@ -186,17 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **{name: show for name, show in TIMES.items() if name not in ("method", "variant", "epoch, s")},
     }
     shown = table(rows, columns)
-    document = {
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "load": cpu_use(before, cpu_seconds()),
-        "load_average": os.getloadavg(),
-        "machine": machine(),
-        "results": rows,
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "detection-training.json").write_text(json.dumps(document, indent=1))
-    (options.output / "detection-training.md").write_text(shown)
-    print(shown)
+    write("detection-training", options, before, rows, shown)
 
 
 if __name__ == "__main__":

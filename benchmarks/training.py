@@ -366,7 +366,11 @@ Block = Callable[[int], float]  # steps -> milliseconds a step
 def plain_block(made: Distillation, source: Source, options: Train, workers: int, device: str) -> Block:
     if made.teacher is not None:
         made.teacher.to(device)
-    loop = plain_loop(made, source, AUGMENT, options, workers, 10**9, device)
+    return block_of(plain_loop(made, source, AUGMENT, options, workers, 10**9, device), workers)
+
+
+def block_of(loop: Iterator[float], workers: int) -> Block:
+    """Steps of a loop that is fed by so many workers; what they have made beforehand is taken first, untimed."""
     ahead = workers * PREFETCH
 
     def block(steps: int) -> float:
@@ -382,7 +386,9 @@ def plain_block(made: Distillation, source: Source, options: Train, workers: int
     return block
 
 
-def our_block(made: Distillation, source: Source, options: Train, kept: Path, first: bool = False) -> Block:
+def our_block(
+    made: Distillation, source: Source, options: Train, kept: Path, first: bool = False, augment: Augment = AUGMENT
+) -> Block:
     """``kept``: a folder for what outlives a training. Each block sees the same batches, or with ``first`` others."""
     os.environ["KDCOMPRESS_TEACHER_CACHE"] = str(kept / "teachers")
     seeds = itertools.count(1) if first else itertools.repeat(0)
@@ -390,7 +396,7 @@ def our_block(made: Distillation, source: Source, options: Train, kept: Path, fi
     def block(steps: int) -> float:
         wanted = options.model_copy(update={"images": steps * options.batch_size})
         with tempfile.TemporaryDirectory(dir=kept) as folder:
-            sections = train(made, source, wanted, AUGMENT, next(seeds), Path(folder)).sections
+            sections = train(made, source, wanted, augment, next(seeds), Path(folder)).sections
         return 1e3 * sum(s for name, s in sections.items() if name not in ("evaluation", "checkpoints")) / steps
 
     return block
@@ -626,6 +632,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         name, rows = "training", measured(names, options)
         shown = table(rows, {**TIMES, "peak memory, MiB": lambda row: f"{row['peak_rss_mib']:.0f}"})
+    write(name, options, before, rows, shown)
+
+
+def write(name: str, options: argparse.Namespace, before: Any, rows: list[dict[str, Any]], shown: str) -> None:
+    """``before``: the processors' seconds when the measurement began."""
     document = {
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
         "load": cpu_use(before, cpu_seconds()),
