@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from scene_runs import evaluate_gives_the_same, scenes_run
 
 from kdcompress.artifact import InputSpec
-from kdcompress.bench import timing
 from kdcompress.boxes import suppressed
 from kdcompress.cli.main import main
-from kdcompress.data import from_scenes
 from kdcompress.errors import UsageError
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.models.answers import answer_of, shipped
@@ -52,15 +51,9 @@ measured_on: here
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, fashion_mnist_root):
     folder = tmp_path_factory.mktemp("detection")
-    (folder / "scenes.yaml").write_text(RECIPE)
     (folder / "whole.yaml").write_text(WHOLE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
-        for split in ("validation", "test"):
-            patch.setitem(from_scenes.COUNTS, split, 128)
-        arguments = ["run", "scenes.yaml", f"data.root={fashion_mnist_root}", "-o", "run", "--json"]
-        yield CliRunner().invoke(main, arguments), folder
+    with scenes_run(folder, RECIPE, fashion_mnist_root, 128) as done:
+        yield done, folder
 
 
 def test_every_file_is_scored_by_its_average_precision(ran):
@@ -112,14 +105,7 @@ def test_the_report_shows_what_files_find(ran):
 
 def test_again_it_is_done_already_and_evaluate_gives_the_same_figure(ran, fashion_mnist_root):
     done, folder = ran
-    document = json.loads(done.stdout)
-    files = sorted(map(str, (folder / "run/artifacts").glob("*.onnx")))
-    source = ["--data", "fashion-mnist-scenes", "--root", str(fashion_mnist_root), "--size", "64"]
-    found = CliRunner().invoke(main, ["evaluate", *files, *source, "--json"])
-    assert found.exit_code == 0, found.stderr
-    scores = {row["file"]: row["score"] for row in json.loads(found.stdout)}
-    rows = {str(folder / "run" / row["file"]): row["score"] for row in document["rows"]}
-    assert {name: scores[name] for name in files} == pytest.approx({name: rows[name] for name in files})
+    evaluate_gives_the_same(folder / "run", json.loads(done.stdout), fashion_mnist_root)
 
 
 def test_bench_tells_what_suppression_takes(ran, fashion_mnist_root):

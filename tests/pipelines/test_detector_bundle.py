@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_files import GRAMMARS, bundler, check_syntax, invoke, opened, rows_of, signed_again
+from bundle_files import GRAMMARS, bundler, check_syntax, invoke, opened, ort_stub, rows_of, signed_again
 
 from kdcompress import boxes, matching
 from kdcompress.bench import onnxruntime_web
@@ -46,51 +46,6 @@ TARGETS = {
 ELSEWHERE = {"tensorrt-rtx": {".cpp"}, "jetson-orin": {".cpp"}}
 SLOW = ["android-xnnpack-fp32", "litert-fp32", "ios-coreml"]  # to write
 PHONES = [*itertools.product(["executorch", "litert"], ["kt", "swift"]), ("onnx", "kt"), ("coreml", "swift")]
-STUB = """
-#include <cstddef>
-#include <cstdint>
-#include <fstream>
-#include <string>
-#include <vector>
-#define ORT_TSTR(text) text
-enum { ORT_LOGGING_LEVEL_ERROR, OrtArenaAllocator, OrtMemTypeDefault };
-namespace Ort {
-struct Env { Env(int, const char*) {} };
-struct SessionOptions {
-  void SetIntraOpNumThreads(int) {}
-  void SetInterOpNumThreads(int) {}
-  void AddConfigEntry(const char*, const char*) {}
-};
-struct MemoryInfo { static MemoryInfo CreateCpu(int, int) { return {}; } };
-struct Info {
-  std::vector<int64_t> shape;
-  std::vector<int64_t> GetShape() const { return shape; }
-};
-struct Value {
-  Info info;
-  std::vector<float> values;
-  template <typename T>
-  static Value CreateTensor(const MemoryInfo&, T*, size_t, const int64_t*, size_t) { return {}; }
-  Info GetTensorTypeAndShapeInfo() const { return info; }
-  template <typename T>
-  const T* GetTensorData() const { return values.data(); }
-};
-struct RunOptions { RunOptions(std::nullptr_t) {} };
-struct Session {
-  Session(const Env&, const char*, const SessionOptions&) {}
-  std::vector<Value> Run(const RunOptions&, const char**, Value*, size_t, const char** names, size_t count) {
-    std::vector<Value> outputs;
-    for (size_t i = 0; i < count; ++i) {
-      std::ifstream file(std::string(names[i]) + ".bin", std::ios::binary);
-      std::vector<float> values(PLACES * (i ? LABELS : 4));
-      file.read(reinterpret_cast<char*>(values.data()), values.size() * sizeof(float));
-      outputs.push_back({{{1, PLACES, i ? LABELS : 4}}, values});
-    }
-    return outputs;
-  }
-};
-}
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -366,9 +321,8 @@ def test_the_program_in_cpp_prints_what_a_model_finds(bundled, tmp_path):
     assert outputs[1]["shape"][1:] == list(scores.shape)
     for name, values in (("boxes", places), ("scores", scores)):
         values.tofile(tmp_path / f"{name}.bin")
-    (tmp_path / "onnxruntime_cxx_api.h").write_text(STUB)
-    sizes = [f"-DPLACES={len(places)}", f"-DLABELS={scores.shape[1]}"]
-    command = ["g++", "-std=c++17", "-Wall", "-Werror", f"-I{tmp_path}", *sizes, folder / "example.cpp"]
+    (tmp_path / "onnxruntime_cxx_api.h").write_text(ort_stub([1, len(places), 4], [1, len(places), scores.shape[1]]))
+    command = ["g++", "-std=c++17", "-Wall", "-Werror", f"-I{tmp_path}", folder / "example.cpp"]
     done = subprocess.run([*command, "-o", tmp_path / "example"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     command = [tmp_path / "example", folder / "sample.bin"]

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_files import bundler, check_syntax, invoke, opened, rows_of, signed_again
-from click.testing import CliRunner
+from bundle_files import bundler, check_syntax, invoke, opened, ort_stub, rows_of, signed_again
+from scene_runs import scenes_run
 
 from kdcompress import segments
-from kdcompress.bench import onnxruntime_web, timing
-from kdcompress.cli.main import main
-from kdcompress.data import from_scenes
+from kdcompress.bench import onnxruntime_web
 from kdcompress.pipelines.bundle.folder import camel, filled
 from kdcompress.segments import segmented
 
@@ -39,14 +37,8 @@ PHONES = [*itertools.product(["executorch", "litert"], ["kt", "swift"]), ("onnx"
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, fashion_mnist_root):
     folder = tmp_path_factory.mktemp("instances")
-    (folder / "scenes.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
-        for split in ("validation", "test"):
-            patch.setitem(from_scenes.COUNTS, split, 24)
-        arguments = ["run", "scenes.yaml", f"data.root={fashion_mnist_root}", "-o", "run", "--json"]
-        yield CliRunner().invoke(main, arguments), folder / "run"
+    with scenes_run(folder, RECIPE, fashion_mnist_root, 24) as done:
+        yield done, folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -176,56 +168,6 @@ def test_the_page_s_module_makes_the_same_masks(bundled, tmp_path):
     nearly(rows[:, 2:].reshape(-1, 64, 64).astype(bool), wanted.masks)
 
 
-STUB = """
-#include <cstddef>
-#include <cstdint>
-#include <fstream>
-#include <string>
-#include <vector>
-#define ORT_TSTR(text) text
-enum { ORT_LOGGING_LEVEL_ERROR, OrtArenaAllocator, OrtMemTypeDefault };
-namespace Ort {
-struct Env { Env(int, const char*) {} };
-struct SessionOptions {
-  void SetIntraOpNumThreads(int) {}
-  void SetInterOpNumThreads(int) {}
-  void AddConfigEntry(const char*, const char*) {}
-};
-struct MemoryInfo { static MemoryInfo CreateCpu(int, int) { return {}; } };
-struct Info {
-  std::vector<int64_t> shape;
-  std::vector<int64_t> GetShape() const { return shape; }
-};
-struct Value {
-  Info info;
-  std::vector<float> values;
-  template <typename T>
-  static Value CreateTensor(const MemoryInfo&, T*, size_t, const int64_t*, size_t) { return {}; }
-  Info GetTensorTypeAndShapeInfo() const { return info; }
-  template <typename T>
-  const T* GetTensorData() const { return values.data(); }
-};
-struct RunOptions { RunOptions(std::nullptr_t) {} };
-struct Session {
-  Session(const Env&, const char*, const SessionOptions&) {}
-  std::vector<Value> Run(const RunOptions&, const char**, Value*, size_t, const char** names, size_t count) {
-    const std::vector<std::vector<int64_t>> shapes = {{1, 84, 4}, {1, 84, 10}, {1, 84, 4}, {1, 4, 16, 16}};
-    std::vector<Value> outputs;
-    for (size_t i = 0; i < count; ++i) {
-      size_t size = 1;
-      for (int64_t side : shapes[i]) size *= side;
-      std::ifstream file(std::string(names[i]) + ".bin", std::ios::binary);
-      std::vector<float> values(size);
-      file.read(reinterpret_cast<char*>(values.data()), values.size() * sizeof(float));
-      outputs.push_back({{shapes[i]}, values});
-    }
-    return outputs;
-  }
-};
-}
-"""
-
-
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
 def test_the_program_in_cpp_draws_the_same_masks(bundled, tmp_path):
     """Against a stand-in for ONNX Runtime's header, which no package has, that gives what is in four files. On black,
@@ -234,7 +176,7 @@ def test_the_program_in_cpp_draws_the_same_masks(bundled, tmp_path):
     for name, values in zip(("boxes", "scores", "coefficients", "prototypes"), outputs):
         values.tofile(tmp_path / f"{name}.bin")
     (tmp_path / "black.bin").write_bytes(bytes(64 * 64 * 3))
-    (tmp_path / "onnxruntime_cxx_api.h").write_text(STUB)
+    (tmp_path / "onnxruntime_cxx_api.h").write_text(ort_stub([1, 84, 4], [1, 84, 10], [1, 84, 4], [1, 4, 16, 16]))
     command = ["g++", "-std=c++17", "-Wall", "-Werror", f"-I{tmp_path}", folder / "example.cpp"]
     done = subprocess.run([*command, "-o", tmp_path / "example"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,11 +10,10 @@ import pytest
 from bundle_files import check_syntax, invoke, signed_again
 from click.testing import CliRunner
 from PIL import Image
+from scene_runs import evaluate_gives_the_same, scenes_run
 
-from kdcompress.bench import timing
 from kdcompress.class_maps import classes_of
 from kdcompress.cli.main import main
-from kdcompress.data import from_scenes
 from kdcompress.data.source import load
 from kdcompress.export import formats
 from kdcompress.pipelines.bundle.folder import filled
@@ -46,14 +45,8 @@ FILES = {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni"
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, fashion_mnist_root):
     folder = tmp_path_factory.mktemp("segmentation")
-    (folder / "maps.yaml").write_text(RECIPE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
-        for split in ("validation", "test"):
-            patch.setitem(from_scenes.COUNTS, split, 96)
-        arguments = ["run", "maps.yaml", f"data.root={fashion_mnist_root}", "-o", "run", "--json"]
-        yield CliRunner().invoke(main, arguments), folder
+    with scenes_run(folder, RECIPE, fashion_mnist_root, 96) as done:
+        yield done, folder
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +88,12 @@ def test_the_report_shows_classes_over_images(ran, document):
 
 def test_evaluate_gives_the_same_figure(ran, document, fashion_mnist_root):
     _, folder = ran
-    files = sorted(map(str, (folder / "run/artifacts").glob("*.onnx")))
-    source = ["--data", "fashion-mnist-scenes", "--root", str(fashion_mnist_root), "--size", "64"]
-    found = CliRunner().invoke(main, ["evaluate", *files, *source, "--json"])
-    assert found.exit_code == 0, found.stderr
-    scores = {row["file"]: row["score"] for row in json.loads(found.stdout)}
-    rows = {str(folder / "run" / row["file"]): row["score"] for row in document["rows"]}
-    assert {name: scores[name] for name in files} == pytest.approx({name: rows[name] for name in files})
+    evaluate_gives_the_same(folder / "run", document, fashion_mnist_root)
 
 
 def test_what_is_for_another_task_is_refused_before_anything_trains(ran, fashion_mnist_root):
     def refused(*overrides):
-        given = ["run", "maps.yaml", f"data.root={fashion_mnist_root}", *overrides, "-o", "no"]
+        given = ["run", "scenes.yaml", f"data.root={fashion_mnist_root}", *overrides, "-o", "no"]
         found = CliRunner().invoke(main, given)
         assert found.exit_code == 2, found.stderr
         return found.stderr
@@ -223,7 +210,7 @@ def test_a_file_may_give_classes(ran, document, bundled, fashion_mnist_root):
     """The same run, whose networks are trained already: other files are made of them. The last of this module's."""
     _, folder = ran
     more = ["export.outputs=classes", "export.targets=[x86-vnni]", "-o", folder / "run", "--json"]
-    done = invoke("run", folder / "maps.yaml", f"data.root={fashion_mnist_root}", *more)
+    done = invoke("run", folder / "scenes.yaml", f"data.root={fashion_mnist_root}", *more)
     assert done.exit_code in (0, 1), done.stderr
     before = {row["name"]: row for row in document["rows"]}
     for row in json.loads(done.stdout)["rows"]:
