@@ -29,7 +29,7 @@ class Family:
     programs: Sequence[str]  # self_check.py loads them in this order, and asks the last one
     files: Mapping[str, str]  # name -> what it is
     copies: Mapping[str, str]  # name -> module of kdcompress that is copied; such need numpy alone
-    shares: Mapping[str, str] = field(default_factory=dict)  # name -> another family's template, taken as it is
+    shares: Mapping[str, str] = field(default_factory=dict)  # name -> a template that several families have, as it is
 
 
 MOBILE = "not compiled where this folder was made"
@@ -105,6 +105,7 @@ PROGRAMS = {
     "model.py": "what it takes and gives, in the batches that it takes",
     "infer.py": "what runs it, for your own programs",
 }
+PHOTO = {"photo.py": "photo.py"}
 FAMILIES = {
     "classifier": Family(
         ("infer", "model", "classifier"),
@@ -125,9 +126,11 @@ FAMILIES = {
             "boxes.py": "overlaps of boxes, and suppression",
             "matching.py": "which boxes of two files belong together: self_check.py needs it",
             "fit.py": "where an image lies in the model's input",
+            "photo.py": "reads an image file as the model takes it",
             "example.py": "finds the objects in an image file, and draws their boxes",
         },
         {"boxes": "kdcompress.boxes", "matching": "kdcompress.matching", "fit": "kdcompress.data.fit"},
+        PHOTO,
     ),
     "segmenter": Family(
         ("infer", "model", "class_maps", "fit", "segmenter"),
@@ -137,9 +140,11 @@ FAMILIES = {
             **PROGRAMS,
             "class_maps.py": "enlarges the model's logits, and takes the largest",
             "fit.py": "where an image lies in the model's input",
+            "photo.py": "reads an image file as the model takes it",
             "example.py": "classes the pixels of an image file, and draws them",
         },
         {"class_maps": "kdcompress.class_maps", "fit": "kdcompress.data.fit"},
+        PHOTO,
     ),
     "instance_segmenter": Family(
         ("infer", "model", "boxes", "matching", "fit", "segments", "detector", "instance_segmenter"),
@@ -152,6 +157,7 @@ FAMILIES = {
             "matching.py": "which masks of two files belong together: self_check.py needs it",
             "fit.py": "where an image lies in the model's input",
             "detector.py": "what the model has in common with detectors",
+            "photo.py": "reads an image file as the model takes it",
             "boxes_example.py": "what example.py has in common with that of detectors",
             "example.py": "finds the objects in an image file, and draws their masks",
         },
@@ -161,6 +167,6 @@ FAMILIES = {
             "matching": "kdcompress.matching",
             "fit": "kdcompress.data.fit",
         },
-        {"detector.py": "detector/detector.py", "boxes_example.py": "detector/example.py"},
+        {**PHOTO, "detector.py": "detector/detector.py", "boxes_example.py": "detector/example.py"},
     ),
 }

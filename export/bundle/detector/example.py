@@ -12,31 +12,14 @@ sys.dont_write_bytecode = True  # self_check.py wants nothing in this folder but
 
 import numpy as np  # noqa: E402
 from detector import Detector  # noqa: E402
-from model import sample  # noqa: E402
-
-try:
-    from PIL import Image, ImageDraw, ImageOps
-
-    PILLOW = True
-except ImportError:
-    PILLOW = False
-
-KINDS = ["JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF"]  # Pillow hands other kinds to other programs
-GREY = 114  # around an image of another shape, as around the training images
+from photo import check, read  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parent
 
 
-def fitted(image, detector):
-    """The image as the model takes it, uint8 [1, height, width, channels], and where it lies there."""
-    spec, place = detector.model["input"], detector.place(image.height, image.width)
-    (height, width), (top, left) = place.resized, place.corner
-    frame = Image.new(image.mode, (spec["width"], spec["height"]), (GREY,) * 3 if image.mode == "RGB" else GREY)
-    frame.paste(image.resize((width, height), Image.Resampling.BILINEAR), (left, top))
-    return np.asarray(frame, np.uint8).reshape(1, spec["height"], spec["width"], spec["channels"]), place
-
-
 def drawn(image, found, boxes, place, labels):
+    from PIL import ImageDraw
+
     image = image.convert("RGB")
     draw, width = ImageDraw.Draw(image), max(1, max(image.size) // 300)
     for box, label, score in reversed(list(zip(boxes.tolist(), found.labels, found.scores))):  # the surest on top
@@ -57,16 +40,9 @@ def main(kind=Detector, picture=drawn, text=__doc__):
     )
     options = parser.parse_args()
     detector = kind(FOLDER)
-    spec = detector.model["input"]
-    if not PILLOW and options.images != [FOLDER / "sample.png"]:
-        sys.exit("Reading an image needs Pillow: pip install pillow")
+    check(options.images, FOLDER)
     for path in options.images:
-        if not PILLOW:
-            pixels, place = sample(FOLDER, detector.model)[0], detector.place(spec["height"], spec["width"])
-        else:
-            image = ImageOps.exif_transpose(Image.open(path, formats=KINDS))
-            image = image.convert({1: "L", 3: "RGB"}[spec["channels"]])
-            pixels, place = fitted(image, detector)
+        image, pixels, place = read(path, detector, FOLDER)
         (found,) = detector.detect(pixels, options.score)
         boxes = place.back(found.boxes)
         boxes = boxes.clip(0, np.array(place.source[::-1] * 2))
@@ -74,7 +50,7 @@ def main(kind=Detector, picture=drawn, text=__doc__):
         print(f"{path}: " + (f"{len(found)} found" if len(found) else none))
         for box, label, score in zip(boxes.tolist(), found.labels, found.scores):
             print(f"  {detector.labels[label]} {score:.1%} at " + ", ".join(f"{value:.1f}" for value in box))
-        if not PILLOW:
+        if image is None:
             print(f"No image with the {kind.what} is written: that needs Pillow (pip install pillow).")
         else:
             written = options.output / f"{path.stem}-{kind.what}.png"

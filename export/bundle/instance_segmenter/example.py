@@ -8,11 +8,8 @@ import sys
 
 sys.dont_write_bytecode = True  # self_check.py wants nothing in this folder but what was shipped
 
-from boxes_example import PILLOW, drawn, main  # noqa: E402
+from boxes_example import drawn, main  # noqa: E402
 from instance_segmenter import InstanceSegmenter  # noqa: E402
-
-if PILLOW:
-    from PIL import Image
 
 COLOURS = [(86, 180, 233), (240, 228, 66), (213, 94, 0), (0, 158, 115), (204, 121, 167)]  # a label has one
 VEIL = 128  # of 255: how much a mask hides
@@ -20,6 +17,8 @@ VEIL = 128  # of 255: how much a mask hides
 
 def with_masks(image, found, boxes, place, labels):
     """The masks over the image, in its own pixels, and the boxes."""
+    from PIL import Image
+
     image = image.convert("RGB")
     (height, width), (top, left) = place.resized, place.corner
     for mask, label in reversed(list(zip(found.masks, found.labels))):  # the surest on top
