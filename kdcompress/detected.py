@@ -16,11 +16,11 @@ from kdcompress.data.outlined import Outlined
 from kdcompress.data.truth import Truth
 from kdcompress.drawing import Mark, picture
 from kdcompress.matching import matched
+from kdcompress.picking import LOST, WON, Chosen, picked
 from kdcompress.segments import Segments, shared
 from kdcompress.task import Panel, Picture
 
 OVERLAP = 0.5
-TYPICAL, LOST, WON = 2, 3, 2  # pictures: of typical images, and of those where most was lost, and won
 WRONG = 5  # wrong detections that are drawn of an image, the best; all are counted
 NAMED = 4  # labels in a caption
 
@@ -132,19 +132,12 @@ def pictures(
     return shown
 
 
-def chosen(judged: Mapping[str, Sequence[Held]]) -> list[tuple[str, str, int]]:
-    """Which images are shown, each once, and why: (title, why, place). Of equal ones the first in the split."""
+def chosen(judged: Mapping[str, Sequence[Held]]) -> Chosen:
+    """Of equal images the first in the split."""
     names, (reference, *others) = list(judged), judged.values()
     shown = (others or [reference])[-1]
     there = [i for i, each in enumerate(shown) if len(each.objects)]
-    found: list[tuple[str, str, int]] = []
-
-    def most(title: str, what: str, count: Mapping[int, int], gain: Mapping[int, float], number: int) -> None:
-        """Where most objects are counted, and of equal ones, where most is gained."""
-        used = {i for _, _, i in found}
-        ranked = sorted((i for i in there if count[i] and i not in used), key=lambda i: (-count[i], -gain[i]))
-        found.extend((title, what, i) for i in ranked[:number])
-
+    reasons = []
     if others:
         lost = {i: int((reference[i].seen & ~np.any([each[i].seen for each in others], 0)).sum()) for i in there}
         won = {i: int((~reference[i].seen & np.all([each[i].seen for each in others], 0)).sum()) for i in there}
@@ -152,13 +145,13 @@ def chosen(judged: Mapping[str, Sequence[Held]]) -> list[tuple[str, str, int]]:
         several = len(others) > 1
         none = f"neither {' nor '.join(names[1:])} does" if several else f"{names[1]} does not"
         all_find = f"{' and '.join(names[1:])} {'find' if several else 'finds'}"
-        most("Most lost", f"{names[0]} finds objects that {none}.", lost, {i: -gain[i] for i in there}, LOST)
-        most("Most won", f"{all_find} objects that {names[0]} does not.", won, gain, WON)
-    used = {i for _, _, i in found}
-    order = sorted(there, key=lambda i: shown[i].f1)
-    middle = sorted(range(len(order)), key=lambda place: abs(place - (len(order) - 1) / 2))
-    typical = [order[place] for place in middle if order[place] not in used][:TYPICAL]
-    return [("Typical", f"{names[-1]} answers about half of all images better.", i) for i in typical] + found
+        most_lost = sorted((i for i in there if lost[i]), key=lambda i: (-lost[i], gain[i]))
+        most_won = sorted((i for i in there if won[i]), key=lambda i: (-won[i], -gain[i]))
+        reasons = [
+            ("Most lost", f"{names[0]} finds objects that {none}.", most_lost, LOST),
+            ("Most won", f"{all_find} objects that {names[0]} does not.", most_won, WON),
+        ]
+    return picked(reasons, sorted(there, key=lambda i: shown[i].f1), names[-1])
 
 
 def panels(image: np.ndarray, row: Truth, files: Mapping[str, Held], labels: Sequence[str]) -> tuple[Panel, ...]:

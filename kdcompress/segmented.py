@@ -9,9 +9,9 @@ import numpy as np
 
 from kdcompress.class_maps import IGNORED, counted, overlaps
 from kdcompress.drawing import painted
+from kdcompress.picking import LOST, WON, Chosen, picked
 from kdcompress.task import Panel, Picture
 
-TYPICAL, LOST, WON = 2, 3, 2  # pictures: of typical images, and of those where most was lost, and won
 LEAST = 0.02  # of an image's mIoU, from which on something is lost or won
 NAMED = 4  # labels in a caption
 BACKGROUNDS = {"background", "__background__", "_background_"}  # labels that are not painted
@@ -49,27 +49,24 @@ def pictures(images: Any, truth: np.ndarray, files: Mapping[str, np.ndarray], la
     return shown
 
 
-def chosen(judged: Mapping[str, np.ndarray]) -> list[tuple[str, str, int]]:
-    """Which images are shown, each once, and why: (title, why, place)."""
+def chosen(judged: Mapping[str, np.ndarray]) -> Chosen:
     names, (reference, *others) = list(judged), judged.values()
     shown = (others or [reference])[-1]
     there = np.flatnonzero(~np.isnan(shown))
-    found: list[tuple[str, str, int]] = []
+
+    def ranked(gain: np.ndarray) -> list[int]:
+        return [i for i in there[np.argsort(-gain[there], kind="stable")].tolist() if gain[i] >= LEAST]
+
+    reasons = []
     if others:
         several = f"{' and '.join(names[1:])} {'answer' if len(others) > 1 else 'answers'}"
         lost, won = reference - np.max(others, axis=0), np.min(others, axis=0) - reference
-        for title, what, gain, most in (
-            ("Most lost", f"{names[0]} answers better than {' and '.join(names[1:])}.", lost, LOST),
-            ("Most won", f"{several} better than {names[0]}.", won, WON),
-        ):
-            used = {i for _, _, i in found}
-            ranked = [i for i in there[np.argsort(-gain[there], kind="stable")].tolist() if gain[i] >= LEAST]
-            found += [(title, what, i) for i in ranked if i not in used][:most]
-    used = {i for _, _, i in found}
-    order = there[np.argsort(shown[there], kind="stable")].tolist()
-    middle = sorted(range(len(order)), key=lambda place: abs(place - (len(order) - 1) / 2))
-    typical = [order[place] for place in middle if order[place] not in used][:TYPICAL]
-    return [("Typical", f"{names[-1]} answers about half of all images better.", i) for i in typical] + found
+        better = f"{names[0]} answers better than {' and '.join(names[1:])}."
+        reasons = [
+            ("Most lost", better, ranked(lost), LOST),
+            ("Most won", f"{several} better than {names[0]}.", ranked(won), WON),
+        ]
+    return picked(reasons, there[np.argsort(shown[there], kind="stable")].tolist(), names[-1])
 
 
 def panel(name: str, image: np.ndarray, classes: np.ndarray, labels: Sequence[str], verdict: str = "") -> Panel:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # A room may import those in its own row or an earlier one.
 ROWS = [
     {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry"},
-    {"boxes", "segments", "class_maps", "drawing"},
+    {"boxes", "segments", "class_maps", "drawing", "picking"},
     {"untrusted", "recipe", "artifact", "ours", "runner", "distributed", "task", "matching"},
     {
         "data",

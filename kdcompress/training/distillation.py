@@ -288,9 +288,10 @@ class Distillation(nn.Module):
 
     def _at_places_of(self, student: Taps, taps: Taps) -> Taps:
         """With the logits that the network has at the places that the student chose, where a method compares them."""
+        if not isinstance(student.answer, Chosen) or not isinstance(taps.answer, Chosen):
+            return taps
         needs = [method.needs for method in self.auxiliary().values()]
-        compared = any({"logits", "answer"} & (each.of("teacher") | each.of("peers")) for each in needs)
-        if not compared or not isinstance(student.answer, Chosen) or not isinstance(taps.answer, Chosen):
+        if not any({"logits", "answer"} & (each.of("teacher") | each.of("peers")) for each in needs):
             return taps
         answer = taps.answer.at(student.answer)
         return replace(taps, logits=class_logits(answer), answer=answer)
