@@ -12,6 +12,7 @@ from typing import Any
 from kdcompress.artifact import content_hash
 from kdcompress.console import say_once
 from kdcompress.data.batch import rows_each
+from kdcompress.data.mixing import check_mixable
 from kdcompress.distributed import check_launch
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
@@ -35,7 +36,7 @@ from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Recipe, Train, code_of
 from kdcompress.training.moving_average import unreached
-from kdcompress.training.needs import pairing
+from kdcompress.training.needs import check_mixing, pairing
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
@@ -89,11 +90,12 @@ def check(networks: Networks, tried: Tried) -> None:
         problems.attempt(partial(located, "model or method", name))
     if not problems.found:
         problems.attempt(partial(_check_targets, networks))
-    for part in networks.parts.values():
+    for role, part in networks.parts.items():
         if part.train:
             problems.attempt(partial(choose_precision, part.train.precision))
         for name, options in part.method.items():
             problems.attempt(partial(parse_options, name, options))
+        problems.attempt(partial(_check_mixing, networks, role))
     problems.attempt(lambda: task.check(networks.source.test.truth, networks.source.name))
     if not problems.found:  # the networks are built for the source's images and classes
         with random_states_kept():
@@ -117,6 +119,13 @@ def _check_targets(networks: Networks) -> None:
         where, got = f"{inside[0].name}: options.nms", f"task: {networks.task.name}"
         hint = "leave `nms` out"
         raise UsageError("Only a detector's file can suppress by itself.", where=where, got=got, hint=hint)
+
+
+def _check_mixing(networks: Networks, role: Role) -> None:
+    augment, part = networks.recipe.data.augment, networks.parts[role]
+    if part.train and augment.mixes:
+        check_mixable(augment, networks.source.train.truth)
+        check_mixing({name: methods[name] for name in part.method}, augment)
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

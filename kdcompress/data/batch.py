@@ -16,9 +16,10 @@ Pairing = Literal["single", "views", "class pairs"]
 @dataclass(frozen=True, eq=False)
 class Batch:
     """``x`` uint8 [B, C, H, W], or floating point in 0..1; ``y`` what is right for each, int64 [B] class numbers,
-    uint8 [B, K] sets of labels, or where ``x`` shows them float32 [B, M, 6] objects (objects.py), with masks in further
-    columns if they have any (``outlined.with_masks``), or uint8 [B, H, W] class maps (maps.py); ``index`` the
-    samples' places in their split and ``view`` their view ids, int64 [B] each (None where they are not known)."""
+    uint8 [B, K] sets of labels, of mixed images float32 [B, K] shares of labels (mixing.py), or where ``x`` shows them
+    float32 [B, M, 6] objects (objects.py), with masks in further columns if they have any (``outlined.with_masks``), or
+    uint8 [B, H, W] class maps (maps.py); ``index`` the samples' places in their split and ``view`` their view ids,
+    int64 [B] each (None where they are not known)."""
 
     x: Tensor
     y: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 from kdcompress.class_maps import IGNORED
 from kdcompress.data.colour import Colour
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, WIDTH
-from kdcompress.data.zoom import Zoom
+from kdcompress.data.zoom import Zoom, resized_crops, zooms
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
 
@@ -19,10 +19,10 @@ SEEN = 0.25  # the share of an object's area that has to be in the image
 class Views:
     """The views of an image of ``height`` x ``width`` pixels under an ``Augment``.
 
-    A view is the image in another light (colour.py) and from nearer or farther (zoom.py), as far as the augmentation
-    has them; then a shift (dy, dx) of -crop to +crop pixels with zeros moving in, that is a random crop of the
-    image padded with ``crop`` zeros; then perhaps a horizontal flip; then perhaps a square of ``cutout`` pixels
-    a side set to zero, its centre anywhere in the image and its border clipped to it.
+    A view is the image in another light (colour.py), and from nearer or farther or a resized part of it (zoom.py), as
+    far as the augmentation has them; then a shift (dy, dx) of -crop to +crop pixels with zeros moving in, that is a
+    random crop of the image padded with ``crop`` zeros; then perhaps a horizontal flip; then perhaps a square of
+    ``cutout`` pixels a side set to zero, its centre anywhere in the image and its border clipped to it.
 
     View ids are 0 to ``count`` - 1, each with the same probability; mixed radix, the first digit the fastest:
     dx and dy counted upwards from 0 with -1 as the last, flip, cutout (0 none, else 1 + y * width + x), zoom, colour.
@@ -44,7 +44,8 @@ class Views:
         self.shifts = 2 * augment.crop + 1
         self.flips = 2 if augment.flip else 1
         self.holes = height * width + 1 if augment.cutout else 1
-        self.zoom, self.colour = Zoom(augment.scale, height, width), Colour(augment.colour, channels)
+        scales = zooms(augment.scale) or resized_crops(augment.resized_crop, height, width)
+        self.zoom, self.colour = Zoom(scales, height, width), Colour(augment.colour, channels)
         self.count = self.shifts**2 * self.flips * self.holes * self.zoom.count * self.colour.count
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:

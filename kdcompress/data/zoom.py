@@ -10,18 +10,37 @@ import torch
 from torch import Tensor
 
 STEPS = 4  # of zoom, each way
+AREAS = 8  # of a resized crop
+RATIOS = (3 / 4, (3 / 4) ** 0.5, 1.0, (4 / 3) ** 0.5, 4 / 3)  # of its width to its height
 PLACES = 5  # along each side, from one edge to the other
 FINE = 256  # parts of a pixel
 
+Scales = list[tuple[float, float]]  # how many times as high and as wide
+
+
+def zooms(strength: float) -> Scales:
+    """1 + strength / 4, ..., 1 + strength times as large, then 1 - strength / 4, ..., 1 - strength; none for 0."""
+    ways = [1 + sign * strength * (step + 1) / STEPS for sign in (1, -1) for step in range(STEPS)]
+    return [(scale, scale) for scale in ways] if strength else []
+
+
+def resized_crops(least: float, height: int, width: int) -> Scales:
+    """The random resized crop (Inception's), in steps: crops of areas from ``least`` of the image's to all of it, of
+    each of ``RATIOS``, but at most as high and as wide as the image. None for 0."""
+    shares = [least + (1 - least) * (step + 0.5) / AREAS for step in range(AREAS)] if least else []
+    sides = [((a * height * width / r) ** 0.5, (a * height * width * r) ** 0.5) for a in shares for r in RATIOS]
+    return [(max(height / high, 1.0), max(width / wide, 1.0)) for high, wide in sides]
+
 
 class Zoom:
-    """A number, int64 from 0 to ``count`` - 1, for each zoom: 0 for none, else 1 + (step * 5 + y) * 5 + x. Steps 0 to 3
-    make the image 1 + strength / 4, ..., 1 + strength times as large, steps 4 to 7 1 - strength / 4, ..., 1 - strength.
-    The place (y, x) stays, counted in quarters of the sides. Zeros move in."""
+    """A number, int64 from 0 to ``count`` - 1, for each zoom: 0 for none, else 1 + (step * 5 + y) * 5 + x. Step k makes
+    the image ``scales[k]`` times as high and as wide. The place (y, x) stays, counted in quarters of the sides. Zeros
+    move in."""
 
-    def __init__(self, strength: float, height: int, width: int):
-        self.count = 1 + 2 * STEPS * PLACES**2 if strength else 1
-        self._rows, self._columns = _Axis(strength, height), _Axis(strength, width)
+    def __init__(self, scales: Scales, height: int, width: int):
+        self.count = 1 + len(scales) * PLACES**2
+        self._rows = _Axis([high for high, _ in scales], height)
+        self._columns = _Axis([wide for _, wide in scales], width)
 
     def apply(self, images: Tensor, number: Tensor) -> Tensor:
         """uint8 [B, C, H, W] by ``number`` [B, 1], bilinear."""
@@ -62,10 +81,9 @@ class Zoom:
 class _Axis:
     """For one side of the image tables with a row for each zoom and place, the first for none."""
 
-    def __init__(self, strength: float, side: int):
-        ways = [1 + sign * strength * (step + 1) / STEPS for sign in (1, -1) for step in range(STEPS)]
-        steps = [1.0, *(scale for scale in ways for _ in range(PLACES))]
-        places = [0.0, *(side * place / (PLACES - 1) for _ in ways for place in range(PLACES))]
+    def __init__(self, scales: list[float], side: int):
+        steps = [1.0, *(scale for scale in scales for _ in range(PLACES))]
+        places = [0.0, *(side * place / (PLACES - 1) for _ in scales for place in range(PLACES))]
         scale, place = np.array(steps)[:, None], np.array(places)[:, None]
         source = place + (np.arange(side) + 0.5 - place) / scale  # the middle of each pixel
         fine = np.floor((source - 0.5) * FINE + 0.5).astype(np.int64)

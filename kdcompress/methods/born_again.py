@@ -56,7 +56,7 @@ class BornAgain(Method):
 
     family = "self"
     paper = "arXiv:1805.04770"
-    needs = Needs(teacher="logits", whole_batch=True, one_label=True)
+    needs = Needs(teacher="logits", whole_batch=True, one_label=True, truth=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
         o, n = self.options, len(batch.y)

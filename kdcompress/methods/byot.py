@@ -64,7 +64,7 @@ class BYOT(Method):
 
     family = "self"
     paper = "arXiv:1905.08094"
-    needs = Needs(student="logits+stages+pooled", one_label=True)
+    needs = Needs(student="logits+stages+pooled", one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: None) -> None:
         if len(student.stages) < 2 or student.pooled is None:

@@ -72,7 +72,7 @@ class CRD(Method):
 
     family = "relation"
     paper = "arXiv:1910.10699"
-    needs = Needs(student="logits+pooled", teacher="pooled", index=True, whole_batch=True, one_label=True)
+    needs = Needs(student="logits+pooled", teacher="pooled", index=True, whole_batch=True, one_label=True, truth=True)
     banks: Tensor
     labels: Tensor
     log_z: Tensor

@@ -35,7 +35,7 @@ class CSKD(Method):
 
     family = "self"
     paper = "arXiv:2003.13964"
-    needs = Needs(rows="class pairs", one_label=True)
+    needs = Needs(rows="class pairs", one_label=True, truth=True)
 
     def prepare(self, batch: Batch, progress: float) -> Batch:
         return replace(batch, y=batch.y[: len(batch.y) // 2])  # the second half teaches and has no task loss

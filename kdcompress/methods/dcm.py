@@ -59,7 +59,7 @@ class DCM(Method):
 
     family = "online"
     paper = "arXiv:2008.07816"
-    needs = Needs(student="stages", peers="stages", one_label=True)
+    needs = Needs(student="stages", peers="stages", one_label=True, truth=True)
 
     def build(self, student: TapShapes, peers: list[TapShapes]) -> None:
         members = (student, *peers)

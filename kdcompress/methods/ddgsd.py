@@ -49,7 +49,7 @@ class DDGSD(Method):
 
     family = "self"
     paper = "doi:10.1609/aaai.v33i01.33015565"
-    needs = Needs(student="logits+pooled", rows="views", whole_batch=True, one_label=True)
+    needs = Needs(student="logits+pooled", rows="views", whole_batch=True, one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: None) -> None:
         if student.pooled is None:

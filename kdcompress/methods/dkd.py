@@ -55,7 +55,7 @@ class DKD(Method):
         warmup: float = rising(1 / 12, "The paper uses 20 of 240 epochs.")
 
     paper = "arXiv:2203.08679"
-    needs = Needs(teacher="logits", one_label=True)
+    needs = Needs(teacher="logits", one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         if student.classes == 2:

@@ -107,7 +107,7 @@ class KDCL(Method):
 
     family = "online"
     paper = "CVPR 2020"
-    needs = Needs(peers="logits", whole_batch=True, one_label=True)
+    needs = Needs(peers="logits", whole_batch=True, one_label=True, truth=True)
     errors: Tensor
 
     def build(self, student: TapShapes, peers: list[TapShapes]) -> None:

@@ -52,7 +52,7 @@ class MultiTeacher(Method):
         )
 
     paper = "arXiv:2201.00007"
-    needs = Needs(teacher="logits", several=True, one_label=True)
+    needs = Needs(teacher="logits", several=True, one_label=True, truth=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: list[Taps], progress: float) -> dict[str, Tensor]:
         o, n = self.options, len(batch.y)

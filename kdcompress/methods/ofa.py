@@ -50,7 +50,7 @@ class OFA(Method):
 
     family = "feature"
     paper = "arXiv:2310.19444"
-    needs = Needs(student="logits+stages", teacher="logits", one_label=True)
+    needs = Needs(student="logits+stages", teacher="logits", one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         self.heads = nn.ModuleList(exit_head(stage, student.classes) for stage in student.stages)

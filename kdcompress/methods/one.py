@@ -53,7 +53,7 @@ class ONE(Method):
 
     family = "online"
     paper = "arXiv:1806.04606"
-    needs = Needs(student="stages", one_label=True)
+    needs = Needs(student="stages", one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: None) -> None:
         stage, count = student.stages[-2:][0], self.options.branches

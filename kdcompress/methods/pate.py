@@ -76,7 +76,7 @@ class PATE(Method):
         )
 
     paper = "arXiv:1802.08908"
-    needs = Needs(teacher="logits", several=True, index=True, one_label=True)
+    needs = Needs(teacher="logits", several=True, index=True, one_label=True, truth=True)
     private = True
     noise: Tensor
     answers: Tensor

@@ -87,7 +87,7 @@ class SSKD(Method):
 
     family = "relation"
     paper = "arXiv:2006.07114"
-    needs = Needs(student="logits+pooled", teacher="logits+pooled", whole_batch=True, one_label=True)
+    needs = Needs(student="logits+pooled", teacher="logits+pooled", whole_batch=True, one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         if student.input[1] != student.input[2]:

@@ -51,7 +51,7 @@ class TfKD(Method):
 
     family = "self"
     paper = "arXiv:1909.11723"
-    needs = Needs(one_label=True)
+    needs = Needs(one_label=True, truth=True)
 
     def terms(self, batch: Batch, student: Taps, teacher: None, progress: float) -> dict[str, Tensor]:
         o, logits = self.options, student.logits[: len(batch.y)]

@@ -66,7 +66,7 @@ class ZeroShot(Method):
 
     family = "response"
     paper = "arXiv:1905.09768"
-    needs = Needs(student="logits+stages", teacher="logits+stages", one_label=True)
+    needs = Needs(student="logits+stages", teacher="logits+stages", one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         self.generator = generator(self.options.latent, *student.input)

@@ -55,10 +55,42 @@ class Augment(Section):
         description="Random brightness, contrast and saturation. 0.2 makes each 0.8 to 1.2 times as "
         "strong. 0: unchanged.",
     )
+    resized_crop: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Random crop that is resized to the whole image: its least share of the area. Its sides are 3:4 to "
+        "4:3. ImageNet's views have 0.08. 0: no such crop.",
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Blend each image with another one, and their labels by the same share, drawn from Beta(mixup, "
+        "mixup). 1: all shares alike. 0: no mixup.",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Paste a rectangle of another image into each one, and mix their labels by area, drawn from "
+        "Beta(cutmix, cutmix). With mixup, each image gets one of the two. 0: no CutMix.",
+    )
+
+    @model_validator(mode="after")
+    def one_zoom(self) -> Augment:
+        if self.scale and self.resized_crop:
+            raise ValueError("`scale` and `resized_crop` cannot be used together: leave one out")
+        return self
+
+    @property
+    def mixes(self) -> list[str]:
+        """What mixes two images, by its key."""
+        return [name for name in ("mixup", "cutmix") if getattr(self, name)]
 
     def deciding(self) -> dict[str, Any]:
-        """All that the views depend on, as JSON; what is off is not named, as before there was such a thing."""
-        own = {"scale", "colour"}
+        """All that the images depend on, as JSON; what is off is not named, as before there was such a thing."""
+        own = {"scale", "colour", "resized_crop", "mixup", "cutmix"}
         return self.model_dump(mode="json", exclude={name for name in own if not getattr(self, name)})
 
 

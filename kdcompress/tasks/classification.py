@@ -108,7 +108,7 @@ class Classification(OfLogits):
         return 196 * math.sqrt(2 * share * (1 - share) / images)
 
     def loss(self, answer: Tensor, y: Tensor, smoothing: float) -> Tensor:
-        """Cross-entropy, averaged over the images."""
+        """Cross-entropy, averaged over the images. ``y``: class numbers, or float32 [B, K] shares of classes."""
         import torch.nn.functional as F
 
         return F.cross_entropy(logits_in(answer)[: len(y)].float(), y, label_smoothing=smoothing)

@@ -189,7 +189,7 @@ def open_cache(
     """
     if not distillation.teachers:
         return None, {}
-    why = "train.teacher_cache is off" if options.teacher_cache == "off" else not_cacheable(distillation)
+    why = "train.teacher_cache is off" if options.teacher_cache == "off" else not_cacheable(distillation, augment)
     cache = None
     if not why:
         cache, why = _opened(distillation, loader, source_hash, augment, options, precision, autocast, talks)
@@ -205,8 +205,10 @@ def open_cache(
     return cache, cache.record()
 
 
-def not_cacheable(distillation: Distillation) -> str:
-    """Why the methods need a teacher that runs; "" where its kept answers will do."""
+def not_cacheable(distillation: Distillation, augment: Augment) -> str:
+    """Why a teacher has to run; "" where its kept answers will do."""
+    if augment.mixes:
+        return f"{' and '.join(augment.mixes)} makes new images at every step"
     for name, method in distillation.auxiliary().items():
         if maps := method.needs.of("teacher") - CACHEABLE:
             return f"{name} reads the teacher's {' and '.join(sorted(maps))}"

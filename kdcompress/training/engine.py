@@ -116,13 +116,13 @@ class Training:
 
     def run(self, start: int) -> None:
         """The loop: the steps from that of number ``start`` to the last."""
-        loader, steps, clock = self.setup.loader, self.setup.steps, self.clock
+        loader, mixing, steps, clock = self.setup.loader, self.setup.mixing, self.setup.steps, self.clock
         self.setup.module.train()
         with closing(loader.batches(start)) as batches:
             for step in range(start, steps):
                 clock.at(step - start)
                 with clock.section("data"):
-                    batch = next(batches)
+                    batch = mixing(next(batches), step) if mixing else next(batches)
                 step_begins(self.options.compile)
                 answers = self._answers(step, batch)
                 terms = self.update(step, batch, answers)

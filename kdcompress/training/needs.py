@@ -11,6 +11,7 @@ from kdcompress.data.batch import Pairing
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
+from kdcompress.recipe import Augment
 from kdcompress.task import Task
 
 
@@ -84,6 +85,22 @@ def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
             f"{', '.join(refused)} cannot teach this task: no method can that {task.refusal}.",
             where=f"task: {task.name}",
             allowed=", ".join(name for name in methods if task.takes(methods[name].needs)),
+        )
+
+
+def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment) -> None:
+    """Raises UsageError for methods that cannot learn from mixed images."""
+
+    def learns(kind: type[Method]) -> bool:
+        return not kind.needs.truth and kind.needs.rows == "single"
+
+    refused = [name for name, kind in kinds.items() if not learns(kind)]
+    if augment.mixes and refused:
+        raise UsageError(
+            f"{', '.join(refused)} needs images of one class, which mixed ones are not.",
+            where=f"data.augment.{' and '.join(augment.mixes)}",
+            allowed=", ".join(name for name in methods if learns(methods[name])),
+            hint=f"leave {' and '.join(augment.mixes)} out, or take another method",
         )
 
 

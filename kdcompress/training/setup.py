@@ -15,12 +15,14 @@ from torch import nn
 
 from kdcompress.console import say_once
 from kdcompress.data.loader import Loader
+from kdcompress.data.mixing import Mixing
 from kdcompress.data.splits import Split
 from kdcompress.distributed import processes
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.compiling import compile_members, leave_uncompiled
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.moving_average import EMA, unreached
+from kdcompress.training.needs import check_mixing
 from kdcompress.training.optimizer import make_optimizer
 from kdcompress.training.strided import subsample_first
 
@@ -32,6 +34,7 @@ class Setup:
 
     accelerator: Accelerator
     loader: Loader
+    mixing: Mixing | None
     distillation: Distillation
     module: nn.Module
     optimizer: Any
@@ -50,6 +53,7 @@ def set_up(
     distillation: Distillation, split: Split, options: Train, augment: Augment, seed: int, accelerator: Accelerator
 ) -> Iterator[Setup]:
     """``distillation`` is ready to be trained on ``split`` inside; afterwards it can be trained again."""
+    check_mixing({name: type(method) for name, method in distillation.auxiliary().items()}, augment)
     loader = Loader(
         split,
         augment,
@@ -61,6 +65,9 @@ def set_up(
         channels_last=options.channels_last,
         rows=distillation.rows,
     )
+    ranks = accelerator.process_index, accelerator.num_processes
+    classes = distillation.student.tapped.shapes.classes
+    mixing = Mixing(augment, classes, seed, *ranks) if augment.mixes else None
     steps = number_of_steps(options, loader.rows_per_step, loader.steps_per_epoch)
     if options.channels_last:
         distillation.to(memory_format=torch.channels_last)
@@ -72,7 +79,7 @@ def set_up(
         average = EMA(distillation.student.net, options.ema) if options.ema else None
         if options.ema and accelerator.is_main_process and (told := unreached(options.ema, steps)):
             say_once(told, "dim")
-        yield Setup(accelerator, loader, distillation, module, optimizer, average, steps)
+        yield Setup(accelerator, loader, mixing, distillation, module, optimizer, average, steps)
     finally:
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
             vars(distillation).pop(name, None)  # autocast out where the same module is trained again

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from kdcompress.data.colour import Colour
 from kdcompress.data.views import Views
-from kdcompress.data.zoom import Zoom
+from kdcompress.data.zoom import Zoom, resized_crops, zooms
 from kdcompress.recipe import Augment
 
 
@@ -18,12 +18,12 @@ def images(n, channels, height, width):
     return torch.randint(0, 256, (n, channels, height, width), dtype=torch.uint8, generator=generator)
 
 
-def zoomed(image, scale, place_y, place_x):
+def zoomed(image, scale, place_y, place_x, wide=None):
     """Bilinear, one pixel after the other, in floating point."""
     channels, height, width = image.shape
     out = np.zeros((channels, height, width))
     for v, u in itertools.product(range(height), range(width)):
-        y, x = place_y + (v + 0.5 - place_y) / scale, place_x + (u + 0.5 - place_x) / scale
+        y, x = place_y + (v + 0.5 - place_y) / scale, place_x + (u + 0.5 - place_x) / (wide or scale)
         if not (0 <= y <= height and 0 <= x <= width):
             continue
         y0, x0 = int(np.floor(y - 0.5)), int(np.floor(x - 0.5))
@@ -34,8 +34,8 @@ def zoomed(image, scale, place_y, place_x):
 
 
 def test_every_zoom_is_the_one_its_number_says():
-    zoom = Zoom(0.5, 6, 9)
-    assert zoom.count == 201 and Zoom(0.0, 6, 9).count == 1
+    zoom = Zoom(zooms(0.5), 6, 9)
+    assert zoom.count == 201 and Zoom(zooms(0.0), 6, 9).count == 1
     before = images(201, 2, 6, 9)
     found = zoom.apply(before, torch.arange(201)[:, None])
     assert found.dtype == torch.uint8 and torch.equal(found[0], before[0])
@@ -44,6 +44,38 @@ def test_every_zoom_is_the_one_its_number_says():
         scale = 1 + (step % 4 + 1) * 0.125 * (1 if step < 4 else -1)
         slowly = zoomed(before[number].numpy(), scale, y * 6 / 4, x * 9 / 4)
         assert np.abs(found[number].numpy() - slowly).max() < 2.6  # of 1/256 of a pixel and a rounding
+
+
+def test_a_resized_crop_is_a_part_of_the_image_made_as_large_as_it():
+    height, width = 12, 10
+    scales = resized_crops(0.25, height, width)
+    zoom = Zoom(scales, height, width)
+    assert zoom.count == 1 + 40 * 25 == Views(Augment(resized_crop=0.25), height, width).count
+    areas = [1 / (high * wide) for high, wide in scales]
+    assert min(areas) > 0.25 and max(areas) <= 1 and all(min(scale) >= 1 for scale in scales)
+    high, wide = scales[4]  # the smallest, the widest
+    assert (width / wide) / (height / high) == pytest.approx(4 / 3)
+    before = images(25, 2, height, width)
+    numbers = 1 + 4 * 25 + torch.arange(25)
+    found = zoom.apply(before, numbers[:, None])
+    for i, number in enumerate(numbers.tolist()):
+        y, x = divmod((number - 1) % 25, 5)
+        slowly = zoomed(before[i].numpy(), high, y * height / 4, x * width / 4, wide)
+        assert np.abs(found[i].numpy() - slowly).max() < 2.6
+
+
+def test_a_resized_crop_is_torchvisions_at_the_edges():
+    before = images(1, 3, 32, 24)
+    scales = resized_crops(0.3, 32, 24)
+    k = 17
+    high, wide = 32 / scales[k][0], 24 / scales[k][1]
+    for corner, (top, left) in {0: (0.0, 0.0), 24: (32 - high, 24 - wide)}.items():
+        ours = Zoom(scales, 32, 24).apply(before, torch.tensor([[1 + k * 25 + corner]]))
+        rows = top + (torch.arange(32) + 0.5) * high / 32
+        columns = left + (torch.arange(24) + 0.5) * wide / 24
+        grid = torch.stack(torch.meshgrid(2 * columns / 24 - 1, 2 * rows / 32 - 1, indexing="xy"), -1)[None]
+        theirs = torch.nn.functional.grid_sample(before.float(), grid, align_corners=False, padding_mode="border")
+        assert (theirs - ours.float()).abs().max() < 2.6
 
 
 def test_brightness_contrast_and_saturation_are_torchvisions():
@@ -92,7 +124,7 @@ def test_they_go_in_order_light_zoom_shift_flip_hole():
     before = images(100, 3, 8, 9)
     rest, own = ids // base.count, ids % base.count
     lit = Colour(0.4, 3).apply(before, (rest // 201)[:, None])
-    wanted = base.apply(Zoom(0.3, 8, 9).apply(lit, (rest % 201)[:, None]), own)
+    wanted = base.apply(Zoom(zooms(0.3), 8, 9).apply(lit, (rest % 201)[:, None]), own)
     assert torch.equal(views.apply(before, ids), wanted)
     with pytest.raises(ValueError, match="view ids"):
         views.apply(before[:1], torch.tensor([views.count]))

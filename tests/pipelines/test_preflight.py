@@ -293,3 +293,11 @@ def test_an_average_that_cannot_warm_up_is_told_before_the_training(place, capsy
     console.say_once.cache_clear()
     compression(place, train={"epochs": 2, "batch_size": 8, "ema": 0.9999}).check(ships=False)
     assert "train.ema=0.9999 is reached after 1,000,000 iterations; of 4 the last" in capsys.readouterr().err
+
+
+def test_methods_that_read_a_class_are_refused_with_mixed_images(run):
+    found = run("--dry-run", "method=dkd", "data.augment={mixup: 1}", "teacher={model: resnet14, train: {epochs: 1}}")
+    assert found.exit_code == 2 and "dkd needs images of one class" in found.stderr, found.stderr
+    assert "where: data.augment.mixup" in found.stderr
+    found = run("--dry-run", "data.augment={scale: 0.2, resized_crop: 0.2}")
+    assert found.exit_code == 2 and "cannot be used together" in found.stderr, found.stderr

@@ -9,7 +9,7 @@ import torch._inductor.config
 
 from kdcompress.data.loader import Loader
 from kdcompress.data.splits import Source, Split
-from kdcompress.errors import KDCompressError
+from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Train
 from kdcompress.training import engine
@@ -259,3 +259,36 @@ def test_training_on_the_gpu(tmp_path):
     data = source()
     result = run(data, tmp_path, Train(epochs=6, batch_size=32, lr=0.05), method={"reviewkd": {}})
     assert result.device.startswith("cuda") and result.best["score"] > 90
+
+
+@pytest.mark.parametrize("augment", [Augment(mixup=1.0), Augment(crop=2, mixup=0.2, cutmix=1.0)])
+def test_mixed_images_are_the_same_after_a_stop(tmp_path, augment):
+    """And the teacher sees them, so its answers are not kept."""
+    data, train = source(), Train(epochs=2, batch_size=32, lr=0.05, precision="fp32")
+
+    def mixed(folder, progress=lambda *facts: None):
+        made = distillation(data, method={"function-matching": {}})
+        return engine.train(made, data, train, augment, 0, folder, progress)
+
+    def stop(step, steps, facts):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    whole = mixed(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        mixed(tmp_path / "stopped", stop)
+    again = mixed(tmp_path / "stopped")
+    assert "new images" in whole.teacher_cache["why"] and whole.teacher_passes == 512
+    assert [row["loss"] for row in again.history] == [row["loss"] for row in whole.history]
+    assert all(torch.equal(again.last_weights[name], weight) for name, weight in whole.last_weights.items())
+    assert (
+        whole.history[0]["loss"]
+        != run(data, tmp_path / "plain", train, method={"function-matching": {}}).history[0]["loss"]
+    )
+
+
+def test_methods_that_read_a_label_refuse_mixed_images(tmp_path):
+    data = source()
+    with pytest.raises(UsageError, match="dkd needs images of one class") as told:
+        engine.train(distillation(data, method={"dkd": {}}), data, Train(), Augment(mixup=1.0), 0, tmp_path)
+    assert "kd, " in str(told.value) and "data.augment.mixup" in str(told.value)
