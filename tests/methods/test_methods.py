@@ -21,7 +21,12 @@ PAIRS = {
 
 
 IMAGES = 40  # in the training split
-NOT_OF_TWO_CLASSES = {"dkd": {"nckd"}, "dist": {"inter"}, "rld": {"mcd"}}  # terms that teach nothing then
+NOT_OF_TWO_CLASSES = {
+    "dkd": {"nckd"},
+    "dist": {"inter"},
+    "rld": {"mcd"},
+    "wkd-l": {"wkd"},
+}  # terms that teach nothing then
 # Those on boxes are tested with detectors, in tests/tasks and test_boxes_methods.py.
 CLASSIFYING = [name for name in methods if tasks["classification"].takes(methods[name].needs)]
 
@@ -136,7 +141,10 @@ def test_what_a_method_cannot_teach_of_two_classes_is_said(name):
     assert moved[3] - moved[2] == NOT_OF_TWO_CLASSES.get(name, set())
 
 
-@pytest.mark.parametrize("name, options", [("dkd", {"alpha": 0}), ("dist", {"intra": 0}), ("rld", {"alpha": 0})])
+@pytest.mark.parametrize(
+    "name, options",
+    [("dkd", {"alpha": 0}), ("dist", {"intra": 0}), ("rld", {"alpha": 0}), ("wkd-l", {"target": 0})],
+)
 def test_a_method_that_would_teach_nothing_of_two_classes_is_refused(name, options):
     with pytest.raises(UsageError, match=f"With 2 classes, {name} learns nothing"):
         make(name, "resnet -> resnet", classes=2, **options)
