@@ -169,7 +169,7 @@ class WKDL(Method):
         self.register_buffer("kernels", torch.zeros(student.classes, width, width))
         square = torch.randn(teacher.pooled, width, generator=torch.Generator().manual_seed(0))
         rows = torch.eye(width) if width == teacher.pooled else torch.linalg.qr(square)[0].T
-        self.register_buffer("projection", rows, persistent=False)
+        self.register_buffer("projection", rows)
         self.register_buffer("cost", class_costs(self.kernels, self.options.sharpness))
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
