@@ -1,12 +1,11 @@
-"""Scale Decoupled Distillation (SDD). Luo, CVPR 2024, arXiv:2403.13512.
+"""Scale Decoupled Distillation (SDD). Wei, Luo and Luo, CVPR 2024, arXiv:2403.13512.
 
 KD for the image as a whole and for each cell of its last map, whose logits the classifier gives too. A cell that the
 teacher takes for another class than the image counts more: it may show why an image is hard to tell.
 
-Different here: a cell counts more where the teacher's class of it is not the teacher's class of the image, as in the
-paper; the public code asks whether one of both is right and the other not. The loss is averaged over the images and
-over the cells. Some students have a layer between their last map and the classifier, and get their cells' logits as in
-``cat-kd``.
+Different here: a cell counts more where the teacher's class of it is not the teacher's class of the image; the public
+code asks whether one of both is right and the other not. Some students have a layer between their last map and the
+classifier: they get their cells' logits as in ``cat-kd``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from kdcompress.models.taps import Tapped, Taps, TapShapes
 
 def sdd_loss(student: Tensor, teacher: Tensor, temperature: float, differing: float) -> Tensor:
     """T^2 * KL(teacher || student) of P places, ``differing`` times for those whose largest logit is not the first
-    place's, both the teacher's: logits [N, P, K], of which the first are the image's (section 3.2).
+    place's, both the teacher's: logits [N, P, K], of which the first are the image's.
 
     In nats, averaged over places and batch, a float32 scalar."""
     log_p, log_q = (F.log_softmax(z.float() / temperature, 2) for z in (student, teacher))

@@ -27,8 +27,8 @@ EPS = 1e-5  # added to variances: a constant channel's deviation has a gradient 
 
 def gaussian_loss(student: Tensor, teacher: Tensor, ratio: float) -> Tensor:
     """``ratio`` * |mean_s - mean_t|^2 + |deviation_s - deviation_t|^2 of the channels of maps [N, C, H, W] and
-    [N, C, h, w]: with a ratio of 1 the squared Wasserstein distance of Gaussians with these moments, and no covariances
-    (section 3.2). Summed over the channels, averaged over the batch, a float32 scalar."""
+    [N, C, h, w]: with a ratio of 1 the squared Wasserstein distance of Gaussians with these moments, and no
+    covariances. Summed over the channels, averaged over the batch, a float32 scalar."""
     s, t = student.float().flatten(2), teacher.float().flatten(2)
     means = (s.mean(2) - t.mean(2)).square()
     deviation_s, deviation_t = ((x.var(2, correction=0) + EPS).sqrt() for x in (s, t))

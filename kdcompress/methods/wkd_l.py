@@ -66,7 +66,7 @@ def wkd_loss(
     regularization: float,
     iterations: int,
 ) -> Tensor:
-    """The Wasserstein distance of the softened probabilities of the classes that are not the label (section 3.1).
+    """The Wasserstein distance of the softened probabilities of the classes that are not the label.
 
     Logits [N, K], ``y`` int64 [N], ``cost`` [K, K] from 0 to 1. A float32 scalar, averaged over the batch; 0 with two
     classes.
