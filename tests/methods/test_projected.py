@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from kdcompress.errors import UsageError
+from kdcompress.methods.scalekd import Projector, changing, direction_loss
 from kdcompress.methods.srd import srd_loss
 from kdcompress.methods.vkd import Moments, standardized, vkd_loss, whitened
 from kdcompress.models.build import build
+from kdcompress.models.taps import Stage
 from kdcompress.training.distillation import Distillation, Member
 
 NORM = (0.5,) * 3, (0.25,) * 3
@@ -29,7 +31,7 @@ def batch(n=6):
     return {"x": x, "y": torch.randint(0, 5, (n,), generator=generator)}
 
 
-@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("name", [*POOLED, "scalekd"])
 def test_terms_are_float32_under_autocast(name):
     distillation = distil(name).train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -125,3 +127,42 @@ def test_vkd_of_a_teacher_that_says_one_thing_is_finite(normalize):
     nn.init.zeros_(next(p for p in teacher.parameters() if p.ndim == 4))
     terms = distil("vkd", teacher=teacher, normalize=normalize).train()(**batch())
     assert terms["vkd"].isfinite()
+
+
+def test_scalekd_by_hand():
+    """Opposite directions are 2 apart, right angles the square root of 2; lengths do not count."""
+    student = torch.tensor([[3.0, 0.0], [0.0, 5.0]]).T.reshape(1, 2, 1, 2)
+    teacher = torch.tensor([[-1.0, 0.0], [2.0, 0.0]]).T.reshape(1, 2, 1, 2)
+    assert direction_loss(student, teacher).item() == pytest.approx((4 + 2) / 2)
+    assert changing(student).flatten().tolist() == [1.5, -1.5, -2.5, 2.5]
+
+
+def test_scalekd_does_not_depend_on_the_resolution():
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 5, 4, 4) for _ in range(2)]
+    large = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in maps]
+    for view in (torch.Tensor.float, changing):
+        small = direction_loss(*map(view, maps)).item()
+        assert direction_loss(*map(view, large)).item() == pytest.approx(small, rel=1e-5)
+
+
+def test_scalekd_queries_look_all_over_the_students_map():
+    torch.manual_seed(0)
+    projector = Projector(Stage("s", 6, 4, 4, 8), Stage("t", 64, 7, 5, 8)).eval()
+    assert projector.attention.num_heads == 2
+    x = torch.randn(2, 6, 4, 4, requires_grad=True)
+    found = projector(x)
+    assert found.shape == (2, 64, 7, 5)
+    (reached,) = torch.autograd.grad(found[:, :, 0, 0].square().sum(), x)
+    assert (reached.abs().sum(1) > 0).all()
+
+
+def test_scalekd_compares_the_last_stages_that_are_asked_for():
+    assert [len(distil("scalekd", stages=n).auxiliary()["scalekd"].features) for n in (1, 2, 9)] == [1, 2, 3]
+
+
+def test_scalekd_of_a_teacher_whose_map_is_constant_is_finite():
+    student = torch.randn(2, 5, 4, 4, requires_grad=True)
+    loss = direction_loss(changing(student), changing(torch.full((2, 5, 4, 4), 7.0)))
+    loss.backward()
+    assert loss.isfinite() and student.grad.isfinite().all()
