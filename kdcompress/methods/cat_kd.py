@@ -30,6 +30,24 @@ def class_maps(last: Tensor | None, classifier: nn.Module | None) -> Tensor:
     return F.conv2d(last, classifier.weight.flatten(1)[..., None, None], classifier.bias)
 
 
+def check_class_maps(name: str, student: Tapped, teacher: Tapped) -> bool:
+    """Whether the student's own classifier gives its class maps. Raises UsageError, for the method of this name, where
+    the teacher has none, or other classes."""
+    shapes, width = teacher.shapes, classifier_of(teacher, "teacher").weight.shape[1]
+    if student.shapes.classes != shapes.classes:
+        got = f"{student.shapes.classes} classes, and the teacher {shapes.classes}"
+        raise UsageError(f"{name} compares a map of each class: both need the same classes.", got=got)
+    assert shapes.last is not None
+    plain = len({(stage.height, stage.width) for stage in shapes.stages}) == 1
+    if not averaged(look(teacher)) and not (plain and shapes.last.channels == width):
+        raise UsageError(
+            "The teacher's classifier sees more than the average of its last map: it has no class maps there.",
+            got=f"last map {shapes.last}, classifier {teacher.classifier_path}",
+            hint="use a method on logits or stages",
+        )
+    return student.classifier is not None and averaged(look(student))
+
+
 def cat_loss(student: Tensor, teacher: Tensor, size: int, normalize: bool) -> Tensor:
     """Squared difference of class maps [N, K, H, W], average-pooled to ``size`` x ``size`` and, with ``normalize``,
     each divided by its l2 norm. A float32 scalar, averaged over batch, classes and places as in the
@@ -66,19 +84,7 @@ class CATKD(Method):
     def attach(cls, options: Options, student: Tapped, teacher: Tapped | None) -> bool:
         """Attaches nothing. Returns whether the student's own classifier gives its class maps."""
         assert teacher is not None
-        shapes, width = teacher.shapes, classifier_of(teacher, "teacher").weight.shape[1]
-        if student.shapes.classes != shapes.classes:
-            got = f"{student.shapes.classes} classes, and the teacher {shapes.classes}"
-            raise UsageError("cat-kd compares a map of each class: both need the same classes.", got=got)
-        assert shapes.last is not None
-        plain = len({(stage.height, stage.width) for stage in shapes.stages}) == 1
-        if not averaged(look(teacher)) and not (plain and shapes.last.channels == width):
-            raise UsageError(
-                "The teacher's classifier sees more than the average of its last map: it has no class maps there.",
-                got=f"last map {shapes.last}, classifier {teacher.classifier_path}",
-                hint="use a method on logits or stages",
-            )
-        return student.classifier is not None and averaged(look(student))
+        return check_class_maps("cat-kd", student, teacher)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         assert student.last is not None

@@ -21,6 +21,12 @@ PAIRS = {
 
 
 IMAGES = 40  # in the training split
+NOT_OF_TWO_CLASSES = {
+    "dkd": {"nckd"},
+    "dist": {"inter"},
+    "rld": {"mcd"},
+    "wkd-l": {"wkd"},
+}  # terms that teach nothing then
 # Those on boxes are tested with detectors, in tests/tasks and test_boxes_methods.py.
 CLASSIFYING = [name for name in methods if tasks["classification"].takes(methods[name].needs)]
 
@@ -135,11 +141,14 @@ def test_what_a_method_cannot_teach_of_two_classes_is_said(name):
         found = {t: torch.autograd.grad(v, first, retain_graph=True, allow_unused=True) for t, v in terms.items()}
         moved[classes] = {t for t, (g,) in found.items() if g is not None and g.abs().sum() > 1e-3}
         note = distillation.auxiliary()[name].note
-        assert "of 2 classes" in note if classes == 2 and name in ("dkd", "dist") else "of 2 classes" not in note
-    assert moved[3] - moved[2] == {"dkd": {"nckd"}, "dist": {"inter"}}.get(name, set())
+        assert ("of 2 classes" in note) == (classes == 2 and name in NOT_OF_TWO_CLASSES)
+    assert moved[3] - moved[2] == NOT_OF_TWO_CLASSES.get(name, set())
 
 
-@pytest.mark.parametrize("name, options", [("dkd", {"alpha": 0}), ("dist", {"intra": 0})])
+@pytest.mark.parametrize(
+    "name, options",
+    [("dkd", {"alpha": 0}), ("dist", {"intra": 0}), ("rld", {"alpha": 0}), ("wkd-l", {"target": 0})],
+)
 def test_a_method_that_would_teach_nothing_of_two_classes_is_refused(name, options):
     with pytest.raises(UsageError, match=f"With 2 classes, {name} learns nothing"):
         make(name, "resnet -> resnet", classes=2, **options)

@@ -12,6 +12,7 @@ from kdcompress.methods.dkd import dkd_loss
 from kdcompress.methods.kd import kd_loss
 from kdcompress.methods.mlld import mlld_loss
 from kdcompress.methods.multi_teacher import confidence
+from kdcompress.methods.rld import confidence_loss, correlation_loss
 from kdcompress.methods.tf_kd import virtual_teacher
 from kdcompress.models.taps import Taps, TapShapes
 
@@ -42,6 +43,34 @@ def test_dkd_parts_add_up_to_kd():
     tckd, nckd = dkd_loss(student, teacher, y, 4.0)
     rest = 1 - torch.softmax(teacher / 4, 1)[0, 3]
     assert (tckd + rest * nckd).item() == pytest.approx(kd_loss(student, teacher, 4.0).item(), rel=1e-5)
+
+
+def test_rld_by_hand():
+    """The teacher takes class 0 for the true class 1, and only class 2 is below: nothing is ranked."""
+    student, teacher, y = torch.zeros(1, 3), torch.log(torch.tensor([[4 / 8, 3 / 8, 1 / 8]])), torch.tensor([1])
+    expected = 0.5 * math.log(0.5 / (1 / 3)) + 0.5 * math.log(0.5 / (2 / 3))
+    assert confidence_loss(student, teacher, y, 1.0).item() == pytest.approx(expected, rel=1e-5)
+    assert correlation_loss(student, teacher, y, 1.0) == 0
+    # Of the true class 0 the others are below, 3 to 1 by the teacher and 1 to 1 by the student.
+    expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert correlation_loss(student, teacher, torch.tensor([0]), 1.0).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_rld_of_a_teacher_that_is_right_is_dkd():
+    student, teacher = taps(6, 5).logits, taps(6, 5, seed=1).logits
+    y = teacher.argmax(1)
+    parts = confidence_loss(student, teacher, y, 4.0), correlation_loss(student, teacher, y, 4.0)
+    for part, dkd_part in zip(parts, dkd_loss(student, teacher, y, 4.0)):
+        assert part.item() == pytest.approx(dkd_part.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rld_of_a_label_that_the_teacher_ranks_last_has_no_correlation_part(dtype):
+    teacher = torch.tensor([[-100.0, 100.0, 0.0]], dtype=dtype)
+    student = (-teacher).clone().requires_grad_()
+    loss = correlation_loss(student, teacher, torch.tensor([0]), 1.0)
+    loss.backward()
+    assert loss == 0 and student.grad.abs().sum() == 0
 
 
 def test_dist_of_a_batch_of_one_has_no_relation_along_the_batch():
@@ -105,7 +134,7 @@ def test_virtual_teacher_is_a_distribution():
     assert p[1].argmax() == 0 and p.sum(1).tolist() == pytest.approx([1, 1])
 
 
-@pytest.mark.parametrize("name", ["dkd", "multi-teacher", "tf-kd"])
+@pytest.mark.parametrize("name", ["dkd", "rld", "multi-teacher", "tf-kd"])
 def test_rows_without_labels_are_left_out(name):
     teacher, other = taps(8, 5, seed=1), taps(8, 5, seed=2)
     theirs = {"multi-teacher": [teacher, other], "tf-kd": None}.get(name, teacher)

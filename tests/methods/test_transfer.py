@@ -11,6 +11,7 @@ from kdcompress.errors import UsageError
 from kdcompress.methods.cat_kd import class_maps
 from kdcompress.methods.norm import TransformedLinear
 from kdcompress.methods.ofa import ofa_loss
+from kdcompress.methods.sdd import sdd_loss
 from kdcompress.models.build import build
 from kdcompress.training.distillation import Distillation
 
@@ -191,9 +192,39 @@ class Rectified(Shared):
 @pytest.mark.parametrize(
     "teacher", [lambda: ConvClassifier(nn.Conv2d(1280, 16, 1), nn.ReLU(), width=16), Rectified], ids=["late", "unseen"]
 )
-def test_cat_kd_refuses_a_teacher_whose_pooled_map_is_not_known(teacher):
+@pytest.mark.parametrize("method", ["cat-kd", "sdd"])
+def test_a_teacher_whose_pooled_map_is_not_known_has_no_class_maps(method, teacher):
     with pytest.raises(UsageError, match="no class maps"):
-        make("cat-kd", teacher())
+        make(method, teacher())
+
+
+def test_sdd_by_hand():
+    """At temperature 1, of two classes: the teacher sees class 0 in the image and in one cell, class 1 in the other."""
+    teacher = torch.log(torch.tensor([[[3 / 4, 1 / 4], [3 / 4, 1 / 4], [1 / 4, 3 / 4]]]))
+    apart = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert sdd_loss(torch.zeros(1, 3, 2), teacher, 1.0, 2.0).item() == pytest.approx((1 + 1 + 2) * apart / 3, rel=1e-5)
+
+
+def test_sdd_of_the_whole_image_alone_is_kd():
+    distillation = make({"sdd": {"scales": [1], "weight": 0.9}}, "resnet14", "resnet8").eval()
+    kd = make({"kd": {"weight": 0.9}}, "resnet14", "resnet8").eval()
+    assert distillation(X, Y)["sdd"].item() == pytest.approx(kd(X, Y)["kd"].item(), rel=1e-4)
+
+
+def test_sdd_leaves_scales_out_that_the_map_is_too_small_for():
+    assert make("sdd").auxiliary()["sdd"].scales == [2, 4]  # 8 x 8
+    assert make("sdd", "resnet14", "shufflenetv1").auxiliary()["sdd"].scales == [2, 4]  # 4 x 4
+    assert make("sdd", "resnet14", "mobilenetv2").auxiliary()["sdd"].scales == [2]  # 2 x 2
+    with pytest.raises(UsageError, match="fewer places than cells"):
+        make({"sdd": {"scales": [16]}})
+
+
+def test_sdd_of_a_student_with_layers_after_its_pooling_trains_a_classifier_of_cells():
+    student = ConvClassifier(nn.Conv2d(1280, 16, 1), nn.ReLU(), width=16)
+    distillation = make("sdd", "resnet14", student).train()
+    sum(distillation(X, Y).values()).backward()
+    assert distillation.auxiliary()["sdd"].classify.weight.grad.abs().sum() > 0
+    assert set(distillation.deployable().state_dict()) == set(student.state_dict())
 
 
 def test_ofa_target_by_hand():
