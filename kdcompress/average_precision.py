@@ -51,6 +51,31 @@ def average_precision(
     those of masks.
 
     Raises RuntimeMissingError where faster-coco-eval is not installed."""
+    judge = judged(found, truth, labels, masks)
+    judge.accumulate()
+    precision = judge.eval["precision"][..., 0]  # overlaps, recalls, labels, areas
+    objects = np.asarray(truth)
+    counts = np.bincount(objects[objects[..., KIND] == OBJECT][:, CLASS].astype(np.int64), minlength=labels)
+    half = precision[0, :, :, 0].T
+    return AveragePrecision(
+        ap=mean(precision[..., 0]),
+        ap50=mean(precision[0, ..., 0]),
+        ap75=mean(precision[5, ..., 0]),
+        small=mean(precision[..., 1]),
+        medium=mean(precision[..., 2]),
+        large=mean(precision[..., 3]),
+        by_label=tuple(mean(precision[:, :, k, 0]) for k in range(labels)),
+        objects=tuple(counts.tolist()),
+        recalls=np.asarray(judge.params.recThrs, np.float64),
+        precision=np.where(half > -1, half, np.nan),
+    )
+
+
+def judged(
+    found: Sequence[Detections], truth: Truth, labels: int, masks: Sequence[Sequence[bytes]] | None = None
+) -> Any:
+    """faster-coco-eval's judge, once it has looked at every image: its ``ious`` are those of detections with objects,
+    by (image, label). Arguments as those of ``average_precision``."""
     coco = require("faster_coco_eval", "detection", "Average precision")
     if len(found) != len(truth):
         raise ValueError(f"{len(found)} images with detections, {len(truth)} with truth")
@@ -85,22 +110,7 @@ def average_precision(
     judge = coco.COCOeval_faster(listed(there), listed(named), kind, ranges=AREAS, print_function=quiet)
     judge.params.maxDets = [100]
     judge.evaluate()
-    judge.accumulate()
-    precision = judge.eval["precision"][..., 0]  # overlaps, recalls, labels, areas
-    counts = np.bincount(rows[rows[:, KIND] == OBJECT, CLASS].astype(np.int64), minlength=labels)
-    half = precision[0, :, :, 0].T
-    return AveragePrecision(
-        ap=mean(precision[..., 0]),
-        ap50=mean(precision[0, ..., 0]),
-        ap75=mean(precision[5, ..., 0]),
-        small=mean(precision[..., 1]),
-        medium=mean(precision[..., 2]),
-        large=mean(precision[..., 3]),
-        by_label=tuple(mean(precision[:, :, k, 0]) for k in range(labels)),
-        objects=tuple(counts.tolist()),
-        recalls=np.asarray(judge.params.recThrs, np.float64),
-        precision=np.where(half > -1, half, np.nan),
-    )
+    return judge
 
 
 def entry(image: int, box: list[float], label: float, iscrowd: int = 0, **others: float) -> dict[str, Any]:

@@ -192,6 +192,14 @@ class Task(Protocol):
         """Further figures by their names, in per cent."""
         ...
 
+    def right(self, answers: np.ndarray, truth: np.ndarray) -> np.ndarray | None:
+        """Which images are answered rightly, bool [N], where the score is their share; None of any other figure."""
+        ...
+
+    def resampled(self, answers: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The scores in per cent, float64 [B], where each image is there as often as ``weights`` int [B, N] say."""
+        ...
+
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
         """Of two files' answers, per cent."""
         ...

@@ -17,12 +17,15 @@ from kdcompress.console import say
 from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.formats import ExportJob, Scheme, Target
+from kdcompress.intervals import Sample, lost
+from kdcompress.report import sure
 from kdcompress.report.figures import apart
+from kdcompress.report.rows import drop_record
 
 CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
 MOST_IN_FLOAT = 0.25  # of the layers: what is left in float is not faster
 
-Score = Callable[[Artifact], float]
+Score = Callable[[Artifact], Sample]
 Distil = Callable[[Scheme], ExportJob]
 
 
@@ -35,6 +38,7 @@ class Rung:
     seconds: float
     score: float | None = None
     drop: float | None = None
+    lost: dict[str, Any] | None = None  # the same as a ``drop_record``
     bytes: int | None = None
     why: str | None = None  # it could not be built
     kept: bool = False
@@ -72,27 +76,31 @@ class Climb:
         made = Rung(rung, what, 0.0)
         try:
             artifact = formats.build(job, tried)
-            made.score, made.bytes = self.score(artifact), artifact.bytes
+            found, made.bytes = self.score(artifact), artifact.bytes
         except KDCompressError as error:
             if not self.rungs:
                 raise  # the target's own scheme: nothing of it can be built here
             made.why = error.what
         else:
-            made.drop = round(self.parent - made.score, 9)  # so many points are allowed, not less by a last bit
+            made.score = found.score
+            made.drop = round(self.parent.score - made.score, 9)  # so many points are allowed, not less by a last bit
+            made.lost = drop_record(lost(found, self.parent))
             if self.best is None or made.drop < self.best[0]:
                 self.best = made.drop, artifact, scheme
         made.seconds = round(time.monotonic() - begun, 3)
         self.rungs.append(made)
         drop = made.why
         if made.drop is not None:
-            drop = f"{apart(made.drop, self.allowed)} points lost, {self.allowed:g} allowed"
+            drop = f"{apart(made.drop, self.allowed)} points lost{sure.brackets(made.lost)}, {self.allowed:g} allowed"
+            doubt = sure.undecided(sure.interval(made.lost), self.allowed, "validation") if made.lost else ""
+            drop += f": {doubt}" if doubt else ""
         if len(self.rungs) > 1 or not self.met:
             say(f"{self.target.name}: {rung}, {what}: {drop}")
 
 
 def climb(job: ExportJob, target: Target, score: Score, allowed: float, distil: Distil | None) -> Artifact:
     """The target's artefact in ``job.folder``: of the first rung that loses ``allowed`` points or fewer, else of the
-    one that loses least. ``score`` gives an artefact's, in per cent; ``distil`` a job whose network has learnt
+    one that loses least. ``score`` gives an artefact's answers, judged; ``distil`` a job whose network has learnt
     to be quantised by a scheme.
 
     Raises KDCompressError where the target's own scheme cannot be built here.

@@ -26,9 +26,11 @@ from kdcompress.export.apart import tried
 from kdcompress.export.describe import artifact_of, recorded
 from kdcompress.export.foreign import any_artifact_of
 from kdcompress.export.formats import cpus_of, open_runner, targets
+from kdcompress.intervals import Sample, interval, lost, sample
 from kdcompress.pipelines.answering import TIMED_IMAGES, answer_ms, outside
 from kdcompress.pipelines.runs import RECORD, STEPS, read_record
 from kdcompress.recipe import validate_recipe
+from kdcompress.report.rows import drop_record
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all, joined
 from kdcompress.tasks import tasks
@@ -100,7 +102,8 @@ def evaluate_files(
         for part in found.parts:
             tasks[spec.task].check(part.truth, found.of)
         checked.append((artifact, found, numbers, [images for images, _ in taken], notes))
-    results, first = [], None
+    results: list[dict[str, Any]] = []
+    first: tuple[np.ndarray, Sample] | None = None
     for artifact, found, numbers, parts, notes in checked:
         begun, task = time.monotonic(), tasks[artifact.input.task]
         truth = joined_truth([part.truth for part in found.parts])
@@ -113,8 +116,11 @@ def evaluate_files(
                 "The labels of the data are not those of the model.", where=artifact.path, got=got, allowed=allowed
             )
         ordered = task.renumbered(outputs, numbers)
-        answers = task.answers(ordered)
-        first = answers if first is None else first
+        answers, score = task.answers(ordered), task.score(ordered, truth)
+        mine = sample(task, answers, truth, score)
+        first = first or (answers, mine)
+        sure = interval(mine)
+        drop = lost(mine, first[1]) if results and results[0]["metric"] == vars(task.metric) else None
         results.append(
             {
                 "file": str(artifact.path),
@@ -122,9 +128,12 @@ def evaluate_files(
                 "n": len(truth),
                 "of": found.of,
                 "metric": vars(task.metric),
-                "score": task.score(ordered, truth),
+                "score": score,
+                "score_low": sure and sure.low,
+                "score_high": sure and sure.high,
+                "drop_to_first": drop_record(drop),
                 "details": task.details(ordered, truth),
-                "agreement": task.agreement(answers, first),
+                "agreement": task.agreement(answers, first[0]),
                 "seconds": round(time.monotonic() - begun, 2),
                 "runtime": details,
                 "notes": list(dict.fromkeys(filter(None, notes))),

@@ -12,6 +12,7 @@ import numpy as np
 from kdcompress.bench.devices import LOCAL
 from kdcompress.errors import RuntimeMissingError, reason
 from kdcompress.export import formats
+from kdcompress.intervals import Sample, interval, lost, sample
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Shipped, shipped
 from kdcompress.pipelines.provenance import PRIVATE, provenance
@@ -19,7 +20,7 @@ from kdcompress.pipelines.runs import Done
 from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.verdict import BYTES, budgets, gates, judge, margin, predictions
-from kdcompress.report.rows import Row, Status
+from kdcompress.report.rows import Row, Status, drop_record
 
 T = TypeVar("T")
 
@@ -68,11 +69,28 @@ class Outcome:
         rows = [self._row(role, None) for role in shipped(self.networks.parts)]
         parent = rows[-1]
         rows += [self._row("student", target) for target in formats.chosen(export.targets)]
+        self._add_intervals(rows)
         for row in rows:
             if row.target and row.score is not None and parent.score is not None:
                 row.drop = round(parent.score - row.score, 9)  # so many points are allowed, not less by a last bit
             judge(row, export.max_drop)
         return rows
+
+    def _add_intervals(self, rows: list[Row]) -> None:
+        """How far scores, and what is lost to the fp32 parent and to the teacher, may be off."""
+        task, truth = self.networks.task, self.networks.source.test.truth
+        samples: dict[str, Sample] = {}
+        for row in rows:
+            answers = self._answers(checked(row.role, row.target))
+            if row.score is not None and answers is not None:
+                mine = samples[row.name] = sample(task, answers, truth, row.score)
+                if found := interval(mine):
+                    row.images, row.score_low, row.score_high = found.images, found.low, found.high
+                parent, teacher = (samples.get(str(exported(role))) for role in (row.role, "teacher"))
+                if parent and row.target:
+                    row.drop_to_parent = drop_record(lost(mine, parent))
+                if teacher and row.role == "student":
+                    row.drop_to_teacher = drop_record(lost(mine, teacher))
 
     def _row(self, role: Shipped, target: formats.Target | None) -> Row:
         built, check = (kind(role, target.name if target else None) for kind in (exported, checked))

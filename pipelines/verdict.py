@@ -10,6 +10,7 @@ from kdcompress.bench.record import Record, paired_ratio
 from kdcompress.export import formats
 from kdcompress.pipelines.timed import untimed
 from kdcompress.recipe import Candidate, Recipe
+from kdcompress.report import sure
 from kdcompress.report.figures import apart, times
 from kdcompress.report.gates import in_words, over
 from kdcompress.report.present import headline
@@ -37,6 +38,8 @@ def not_as_asked(precision: str, coverage: dict[str, Any] | None) -> str | None:
 
 def judge(row: Row, max_drop: float) -> None:
     """Mark a row that must not ship as failed, with the reason and the next step."""
+    if row.drop_to_parent:
+        row.drop_to_parent["allowed"] = max_drop
     if row.status not in ("measured", "built, not run"):
         return
     if row.target and (built := not_as_asked(row.precision, row.coverage)):
@@ -61,8 +64,10 @@ def judge(row: Row, max_drop: float) -> None:
         row.status, row.why = "failed", f"it stopped while it was timed: {stopped}"
         row.next = "`kdcompress bench` times it alone; `--force latency` times all again"
     elif row.drop is not None and row.drop > max_drop:
-        lost = apart(row.drop, max_drop)
-        row.status, row.why = "failed", f"it loses {lost} points to its fp32 parent; {max_drop:g} are allowed"
+        lost = apart(row.drop, max_drop) + f" points{sure.brackets(row.drop_to_parent)}"
+        doubt = sure.undecided(sure.interval(row.drop_to_parent), max_drop) if row.drop_to_parent else ""
+        row.status, row.why = "failed", f"it loses {lost} to its fp32 parent; {max_drop:g} are allowed"
+        row.why += f": {doubt}" if doubt else ""
         row.next = "try more export.calibration_images, another calibration in the target, or a larger export.max_drop"
     elif row.precision == "int8" and row.ratio and row.ratio["verdict"] == "slower":
         slower = f"slower than its fp32 parent on this machine: {times(row.ratio['median'])} times the latency"
@@ -100,7 +105,11 @@ def gates(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
         limit = getattr(recipe.gates, name)
         if limit is not None:
             met = value is not None and sign * value >= sign * limit
-            found.append({"name": name, "limit": limit, "value": value, "met": met})
+            gate = {"name": name, "limit": limit, "value": value, "met": met}
+            row = {"teacher": teacher, "student": student}.get(name)
+            if row and row.score_low is not None:
+                gate["interval"] = {"low": row.score_low, "high": row.score_high, "images": row.images}
+            found.append(gate)
     return found
 
 
@@ -148,6 +157,8 @@ def budgets(recipe: Recipe, rows: list[Row]) -> list[dict[str, Any]]:
             value = None if row.status == "failed" else value
             gate: dict[str, Any] = {"name": f"budget_{what}", "artefact": row.name, "limit": limit, "value": value}
             gate["met"] = value is not None and value <= limit
+            if what == "drop" and value is not None and row.drop_to_teacher:
+                gate["interval"] = {key: row.drop_to_teacher[key] for key in ("low", "high", "images")}
             if not gate["met"]:
                 gate["over"] = None if value is None else over(value, limit, points=what == "drop")
                 gate["next"] = row.next if row.status == "failed" else _instead(recipe, row, what, value)
@@ -216,7 +227,7 @@ def failures(document: dict[str, Any]) -> list[str]:
 
 def _unmet(gate: dict[str, Any], document: dict[str, Any]) -> str:
     said = in_words({**document, "gates": [gate]})[0]
-    missed = f"{said['what']} {said['value']} ({said['limit']})"
+    missed = f"{said['what']} {said['value']} ({said['limit']})" + (f": {said['doubt']}" if said["doubt"] else "")
     return f"budget missed: {missed}; next: {gate['next']}" if "artefact" in gate else f"gate {gate['name']}: {missed}"
 
 

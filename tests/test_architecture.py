@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry"},
     {"boxes", "segments", "class_maps", "drawing", "picking"},
-    {"untrusted", "recipe", "artifact", "ours", "runner", "distributed", "task", "matching"},
+    {"untrusted", "recipe", "artifact", "ours", "runner", "distributed", "task", "matching", "intervals"},
     {
         "data",
         "average_precision",
+        "resampled_precision",
         "detected",
         "segmented",
         "models",

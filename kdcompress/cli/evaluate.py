@@ -29,7 +29,8 @@ def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Score exported FILES on the test images of a data set.
 
     Each file runs in its own runtime. Classes are matched by name. Agreement is the share of images on which a file
-    gives the same answer as the first file.
+    gives the same answer as the first file. The score has its 95 % interval, and so have the points that a file loses
+    to the first; no difference is shown where that holds 0.
 
     A folder that has only test/ is enough. A folder that has only classes is scored whole. Where the data do not have
     the --split, the images are those that a run cuts from the training images for it.
@@ -39,17 +40,29 @@ def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """
     from kdcompress.console import say
     from kdcompress.pipelines.measure import evaluate_files
+    from kdcompress.report import sure
     from kdcompress.report.show import print_json, print_table
 
     results = evaluate_files(files, **options)
     if as_json:
         return print_json(results)
-    rows = [{**row, **row["details"], "images": f"{row['n']:,} images of {row['of']}"} for row in results]
+    rows = [
+        {
+            **row,
+            **row["details"],
+            "images": f"{row['n']:,} images of {row['of']}",
+            "interval": sure.between(row["score_low"], row["score_high"]) if sure.known(row) else None,
+            "drop": sure.drop(None, row["drop_to_first"]) if row["drop_to_first"] else None,
+        }
+        for row in results
+    ]
     titles = dict.fromkeys(f"{row['metric']['name']} {row['metric']['unit']}" for row in results)
     columns = {
         "file": "",
         "images": "scored on",
         "score": ", ".join(titles),
+        "interval": "95 % interval",
+        **({"drop": "lost to the first"} if any(row["drop"] for row in rows) else {}),
         **{name: f"{name} %" for row in results for name in row["metric"]["beside"]},
         "agreement": "agreement %",
         "seconds": "s",

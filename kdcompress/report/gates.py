@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdcompress.intervals import Interval
+from kdcompress.report import sure
 from kdcompress.report.figures import NONE, apart, fixed, significant, size
 from kdcompress.report.present import metric
 
@@ -29,13 +31,19 @@ def in_words(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         what = what.format(metric=metric(document)["name"])
         value, limit = gate.get("value"), gate.get("limit")
         text, most = _apart(value, limit, unit)
+        found, interval, doubt = gate.get("interval"), "", ""
+        if found and value is not None:
+            interval = f"95 % interval {sure.between(found['low'], found['high'])}"
+            doubt = sure.undecided(Interval(value, found["low"], found["high"], found["images"]), limit)
+        text = "not measured" if value is None else text
         if name == "budget_drop" and value is not None and value < 0:
             text = f"none, {fixed(-value)} points gained"
         said.append(
             {
                 "what": f"{gate['artefact']}: {what}" if gate.get("artefact") else what,
                 "limit": f"{bound} {most}",
-                "value": "not measured" if value is None else text + (f", {gate['over']}" if gate.get("over") else ""),
+                "value": ", ".join(filter(None, [text, interval, gate.get("over")])),
+                "doubt": doubt,
                 "met": bool(gate.get("met")),
                 "verdict": "met" if gate.get("met") else "not met",
             }

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from kdcompress.bench.statistics import SUPPORT
-from kdcompress.report import charts, classes, facts, figures, pictures, present
+from kdcompress.report import charts, classes, facts, figures, pictures, present, sure
 from kdcompress.report.gates import in_words
 
 
@@ -52,6 +52,7 @@ def html(document: Mapping[str, Any]) -> str:
         changes=changes,
         change_map=changes and charts.change_map(changes["labels"], changes["change"], "Student minus teacher"),
         beside=present.beside(document),
+        doubts=sure.doubts(document),
         answering=present.answering(document),
         after=present.metric(document).get("after"),
         curves=_curves(document),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdcompress.errors import shown
-from kdcompress.report import classes, facts, figures, present
+from kdcompress.report import classes, facts, figures, present, sure
 from kdcompress.report.gates import in_words
 
 
@@ -22,12 +22,15 @@ def markdown(document: Mapping[str, Any]) -> str:
     if gates:
         parts += ["## Limits", table(["limit", "asked", "value", "met"],
                                     [[g["what"], g["limit"], g["value"], g["verdict"]] for g in gates])]  # fmt: skip
+        parts.append(listed(f"{gate['what']}: {gate['doubt']}" for gate in gates if gate["doubt"]))
     rows = document.get("rows") or []
     if rows:
-        body = [list(present.cells(row).values()) for row in rows]
-        numbers = [i for i, column in enumerate(present.COLUMNS) if column in present.NUMBERS]
-        parts += ["## Artefacts", table(list(present.columns(document).values()), body, numbers)]
-        parts += [plain(present.column_notes(document)), listed(present.answering(document))]
+        columns = present.columns(document)
+        body = [[present.cells(row)[column] for column in columns] for row in rows]
+        numbers = [i for i, column in enumerate(columns) if column in present.NUMBERS]
+        parts += ["## Artefacts", table(list(columns.values()), body, numbers)]
+        parts += [plain(present.column_notes(document)), listed(sure.doubts(document))]
+        parts.append(listed(present.answering(document)))
     notes = present.notes(document)
     if notes:
         lines = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdcompress.report import sure
 from kdcompress.report.figures import NONE, capital, count, duration, fixed, significant, size, times
 from kdcompress.task import Metric
 
@@ -15,12 +16,13 @@ COLUMNS = {
     "size": "size",
     "score": "",  # the metric's name
     "drop": "drop",
+    "behind": "to the teacher",
     "agreement": "agreement %",
     "median": "median ms",
     "p90": "p90 ms",
     "speed": "against fp32",
 }
-NUMBERS = ("size", "score", "drop", "agreement", "median", "p90", "speed")
+NUMBERS = ("size", "score", "drop", "behind", "agreement", "median", "p90", "speed")
 _NOTES = (
     "Precision: the brackets count the convolutions and matrix products by type, where not all have the named one. "
     "{metric}: of the file itself, in its own runtime, on the whole test split. Drop: points that the file loses to "
@@ -82,9 +84,11 @@ def answering(document: Mapping[str, Any]) -> list[str]:
 
 
 def columns(document: Mapping[str, Any], short: bool = False) -> dict[str, str]:
-    """The columns of rows, with their titles."""
+    """The columns of rows, with their titles. What is lost to the teacher has one where it is known."""
     found = metric(document)
-    return COLUMNS | {"score": f"{found['short' if short else 'name']} {found['unit']}"}
+    behind = any(row.get("drop_to_teacher") for row in document.get("rows") or [])
+    titles = {key: title for key, title in COLUMNS.items() if key != "behind" or behind}
+    return titles | {"score": f"{found['short' if short else 'name']} {found['unit']}"}
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -95,8 +99,9 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "precision": precision(row),
         "status": row.get("status") or NONE,
         "size": size(row.get("bytes")),
-        "score": fixed(row.get("score")),
-        "drop": fixed(row.get("drop")),
+        "score": sure.score(row),
+        "drop": sure.drop(row.get("drop"), row.get("drop_to_parent")),
+        "behind": sure.drop(None, row.get("drop_to_teacher")),
         "agreement": fixed(row.get("agreement")),
         "median": significant(latency.get("median_ms")),
         "p90": significant(latency.get("p90_ms")),
@@ -139,7 +144,8 @@ def column_notes(document: Mapping[str, Any]) -> str:
     alone = f" Latencies are those of the files alone, without {after}." if after else ""
     told = metric(document)
     notes = _NOTES.format(metric=capital(told["name"]), agreement=told.get("agreement") or Metric.agreement)
-    return " ".join([notes + fixed_batch + alone, *timed_elsewhere(document)])
+    intervals = [sure.NOTE.format(metric=told["name"])] if any(map(sure.known, document.get("rows") or [])) else []
+    return " ".join([notes + fixed_batch + alone, *intervals, *timed_elsewhere(document)])
 
 
 def timed_elsewhere(document: Mapping[str, Any]) -> list[str]:
@@ -208,6 +214,7 @@ def headline(document: Mapping[str, Any]) -> dict[str, Any]:
         "smaller": _over((against or {}).get("bytes"), (ship or {}).get("bytes")),
         "fewer": _over(parameters["teacher"], parameters["student"]),
         "lost": _minus((against or {}).get("score"), (ship or {}).get("score")),
+        "lost_said": sure.beside((ship or {}).get("drop_to_teacher" if teacher else "drop_to_parent")),
     }
 
 
@@ -239,6 +246,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
     return [
         first,
         second,
+        *sure.sentence(ship, label(ship)),
         *normalisation(document),
         *lead(document),
         *timed_elsewhere(document),
@@ -341,7 +349,7 @@ def ladders(document: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
                         rung["rung"],
                         rung["what"],
                         fixed(rung["score"]),
-                        fixed(rung["drop"]),
+                        sure.drop(rung["drop"], rung.get("lost")),
                         size(rung["bytes"]),
                     ),
                     *(duration(rung["seconds"]), "kept" if rung["kept"] else rung["why"] or ""),

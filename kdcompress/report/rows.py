@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from kdcompress.intervals import Interval
+
 Status = Literal["measured", "built, not run", "skipped", "failed"]
 
 
@@ -30,7 +32,12 @@ class Row:
     runtime: dict[str, Any] | None = None  # Runner.details()
     score: float | None = None  # of the whole test split, by the artefact in its own runtime
     details: dict[str, float] | None = None  # the task's other figures, in per cent
+    images: int | None = None  # that have been scored
+    score_low: float | None = None  # the 95 % interval of the score, as images vary (``intervals``)
+    score_high: float | None = None
     drop: float | None = None  # points lost to the fp32 parent; negative: gained
+    drop_to_parent: dict[str, Any] | None = None  # the same as a ``drop_record``
+    drop_to_teacher: dict[str, Any] | None = None  # points lost to the teacher's fp32 ONNX, as another
     agreement: float | None = None  # with the teacher's fp32 ONNX, as the task counts it
     warnings: list[str] | None = None  # why its score is worth little; of a target's file, where its parent's is not
     parity: dict[str, Any] | None = None  # against PyTorch: max_abs, mean_abs, matched, passed
@@ -44,3 +51,11 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def drop_record(lost: Interval | None) -> dict[str, Any] | None:
+    """Points lost, with the 95 % interval, the verdict of it ("no difference shown" where it holds 0) and the number of
+    images."""
+    if lost is None:
+        return None
+    return {"points": lost.value, "low": lost.low, "high": lost.high, "verdict": lost.verdict, "images": lost.images}

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdcompress.report import present
+from kdcompress.report import present, sure
 from kdcompress.report.gates import in_words
 
 STYLES = {"measured": "green", "built, not run": "cyan", "skipped": "yellow", "failed": "bold red"}
 # What the narrowest terminals still show; each entry needs at least so many columns to be shown too.
-WIDTHS = {"p90": 92, "agreement": 104, "precision": 70, "size": 60, "drop": 50}
+WIDTHS = {"p90": 92, "agreement": 104, "precision": 70, "size": 60, "drop": 50, "behind": 180}
+INTERVALS = 180  # columns, from which on those of scores are in the table
 HEADERS = {"agreement": "agree %", "precision": "type", "median": "ms"}
 
 
@@ -30,9 +31,12 @@ def print_report(document: Mapping[str, Any], console: Console) -> None:
         if note["next"]:
             text.append(f"\n  next: {note['next']}", "dim")
         console.print(text)
+    for line in [*(sure.lines(document) if console.width < INTERVALS else []), *sure.doubts(document)]:
+        console.print(Text(line))
     for gate in in_words(document):
         text = Text(f"{gate['verdict']}: ", style="green" if gate["met"] else "bold red")
-        text.append(f"{gate['what']} {gate['value']} ({gate['limit']})", "default not bold")
+        doubt = f": {gate['doubt']}" if gate["doubt"] else ""
+        text.append(f"{gate['what']} {gate['value']} ({gate['limit']}){doubt}", "default not bold")
         console.print(text)
     for line in document.get("advice") or []:
         console.print(Text(f"note: {line}", "yellow"))
@@ -45,9 +49,9 @@ def print_report(document: Mapping[str, Any], console: Console) -> None:
 
 def artefacts(document: Mapping[str, Any], width: int) -> Table:
     """The table of all artefacts in at most ``width`` columns."""
-    shown = [column for column in present.COLUMNS if width >= WIDTHS.get(column, 0)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if width >= 100 else 0, 0, 0))
     titles = present.columns(document, short=width < 120)
+    shown = [column for column in titles if width >= WIDTHS.get(column, 0)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if width >= 100 else 0, 0, 0))
     for column in shown:
         header = HEADERS.get(column, titles[column]) if width < 120 else titles[column]
         table.add_column(
@@ -61,6 +65,8 @@ def artefacts(document: Mapping[str, Any], width: int) -> Table:
         style = STYLES.get(cells["status"], "")
         if width < 92:
             cells["speed"] = cells["speed"].split(" (")[0] if width < 80 else cells["speed"]
+        if width < INTERVALS:
+            cells |= {column: cells[column].split(" (")[0] for column in ("score", "drop")}
         table.add_row(*(Text(cells[column], style if column == "status" else "") for column in shown))
     return table
 

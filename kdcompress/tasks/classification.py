@@ -55,6 +55,12 @@ class Classification(OfLogits):
     def details(self, outputs: Outputs, truth: np.ndarray) -> dict[str, float]:
         return {"calibration error": calibration_error(outputs[0], truth)}
 
+    def right(self, answers: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        return answers == truth
+
+    def resampled(self, answers: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return 100.0 * (weights @ self.right(answers, truth).astype(np.int64)) / weights.sum(1)
+
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
         return 100.0 * float(np.equal(mine, theirs).mean())
 

@@ -22,6 +22,7 @@ from kdcompress.data.truth import Truth, encoded, of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
+from kdcompress.resampled_precision import hits, precision
 from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Panel, Pictures, Size, unanswered
 from kdcompress.tasks import tasks
 
@@ -151,6 +152,12 @@ class Detection:
         named = {"AP50": found.ap50, "AP75": found.ap75}
         named |= {name: getattr(found, size) for name, size in SIZES.items()}
         return {name: value for name, value in named.items() if value is not None}
+
+    def right(self, answers: np.ndarray, truth: Truth) -> None:
+        return None
+
+    def resampled(self, answers: np.ndarray, truth: Truth, weights: np.ndarray) -> np.ndarray:
+        return precision(hits(list(unpacked(answers)), truth), weights)
 
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
         pairs = zip(self.unpacked(mine, SURE), self.unpacked(theirs, SURE), strict=True)

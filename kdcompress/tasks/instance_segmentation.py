@@ -15,6 +15,7 @@ from kdcompress.data.outlined import Outlined, codes, pixels
 from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
 from kdcompress.optional import require
+from kdcompress.resampled_precision import hits, precision
 from kdcompress.segments import INSIDE, SHARE, Segments, segmented
 from kdcompress.task import Outputs, Pictures, Size
 from kdcompress.tasks import tasks
@@ -94,6 +95,10 @@ class InstanceSegmentation(Detection):
 
     def judged(self, answers: np.ndarray, truth: Truth) -> AveragePrecision:
         return precision_of(answers["found"], truth, [each.split() for each in answers["masks"].tolist()])
+
+    def resampled(self, answers: np.ndarray, truth: Truth, weights: np.ndarray) -> np.ndarray:
+        masks = [each.split() for each in answers["masks"].tolist()]
+        return precision(hits(list(unpacked(answers["found"])), truth, masks), weights)
 
     def details(self, outputs: Outputs, truth: Truth) -> dict[str, float]:
         boxes = precision_of(outputs[0], truth).ap

@@ -112,6 +112,18 @@ class SemanticSegmentation:
             EACH: 100.0 * float(each.mean()) if len(each) else 0.0,
         }
 
+    def right(self, answers: np.ndarray, truth: np.ndarray) -> None:
+        return None
+
+    def resampled(self, answers: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        labels = _labels_in(answers, truth)
+        tables = (counted(answers[i : i + 1], truth[i : i + 1], labels) for i in range(len(truth)))
+        each = np.array([(np.diagonal(table), table.sum(0) + table.sum(1)) for table in tables], np.float64)
+        both, sums = np.moveaxis((weights @ each.reshape(len(each), -1)).reshape(len(weights), 2, labels), 1, 0)
+        there = sums > 0
+        found = np.divide(both, sums - both, out=np.zeros_like(both), where=there)
+        return 100.0 * found.sum(1) / np.maximum(there.sum(1), 1)
+
     def agreement(self, mine: np.ndarray, theirs: np.ndarray) -> float:
         return 100.0 * float(np.equal(mine, theirs).mean())
 
@@ -243,8 +255,12 @@ class SemanticSegmentation:
 
 def _counted(answers: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The table of ``counted``, of those classes that are there or answered, and all before them."""
+    return counted(answers, truth, _labels_in(answers, truth))
+
+
+def _labels_in(answers: np.ndarray, truth: np.ndarray) -> int:
     there = int(truth.max(initial=0, where=truth != IGNORED))
-    return counted(answers, truth, 1 + max(there, int(answers.max(initial=0))))
+    return 1 + max(there, int(answers.max(initial=0)))
 
 
 def _listed(classes: np.ndarray, labels: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from kdcompress.artifact import Artifact, remove
 from kdcompress.console import TrainingProgress
 from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.intervals import Sample, sample
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.networks import Networks, Weights
@@ -93,11 +94,12 @@ def _guide(networks: Networks) -> Role:
     return next(iter(networks.parts["student"].teachers), "student")
 
 
-def validation_score(networks: Networks, artifact: Artifact) -> float:
-    """The task's figure on the validation images, by the file in its own runtime."""
+def validation_score(networks: Networks, artifact: Artifact) -> Sample:
+    """The answers to the validation images, by the file in its own runtime, judged."""
     split, task = networks.source.validation, networks.task
     with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-        return task.score(infer_all(runner, split.images, artifact.input, keep=task.kept), split.truth)
+        outputs = infer_all(runner, split.images, artifact.input, keep=task.kept)
+    return sample(task, task.answers(outputs), split.truth, task.score(outputs, split.truth))
 
 
 def learn_quantized(

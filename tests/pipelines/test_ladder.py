@@ -15,6 +15,7 @@ from kdcompress.export.calibrate import best_range, divergence, squared_error
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 from kdcompress.export.sensitivity import ranking
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.intervals import Sample
 from kdcompress.models.build import build as build_net
 from kdcompress.models.deployable import Deployable
 from kdcompress.pipelines import ladder
@@ -62,7 +63,12 @@ def logits(artifact):
 @pytest.fixture
 def score(job):
     expected = logits(job.parent).argmax(1)
-    return lambda artifact: 100.0 * float((logits(artifact).argmax(1) == expected).mean())
+
+    def judged(artifact):
+        right = logits(artifact).argmax(1) == expected
+        return Sample(100.0 * float(right.mean()), len(right), right)
+
+    return judged
 
 
 def scheme(**changes):
@@ -75,7 +81,8 @@ def test_the_first_rung_is_the_targets_own_and_enough_where_it_holds(job, score)
     artifact = climb(job, target("x86-vnni"), score, 100.0, None)
     (rung,) = artifact.provenance["ladder"]
     assert (rung["rung"], rung["what"], rung["why"]) == ("calibration", "minmax", None)
-    assert rung["score"] == score(artifact) and rung["drop"] == 100.0 - rung["score"]
+    assert rung["score"] == score(artifact).score and rung["drop"] == 100.0 - rung["score"] == rung["lost"]["points"]
+    assert rung["lost"]["low"] < rung["drop"] < rung["lost"]["high"] and rung["lost"]["images"] == len(IMAGES)
     assert artifact.verified() and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
 
 
@@ -98,7 +105,7 @@ def test_all_rungs_are_climbed_in_order_and_the_best_is_kept(job, score):
     assert learnt == [target("x86-vnni").options.scheme] and all(
         rung["seconds"] > 0 and rung["why"] is None for rung in rungs
     )
-    assert score(artifact) == max(rung["score"] for rung in rungs)
+    assert score(artifact).score == max(rung["score"] for rung in rungs)
     assert json.dumps(rungs) and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
 
 
