@@ -76,7 +76,7 @@ class RLD(Method):
         warmup: float = rising(1 / 12, "The reference code uses 20 of 240 epochs.")
 
     paper = "arXiv:2408.07703"
-    needs = Needs(teacher="logits", one_label=True)
+    needs = Needs(teacher="logits", one_label=True, truth=True)
 
     def build(self, student: TapShapes, teacher: TapShapes) -> None:
         if student.classes == 2:

@@ -145,7 +145,7 @@ class WKDL(Method):
         )
 
     paper = "arXiv:2412.08139"
-    needs = Needs(teacher="logits+pooled", whole_batch=True, one_label=True)
+    needs = Needs(teacher="logits+pooled", whole_batch=True, one_label=True, truth=True)
     kernels: Tensor
     projection: Tensor
     cost: Tensor
