@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from kdcompress.data.source import load, load_parts
 from kdcompress.data.splits import Source
+from kdcompress.data.unlabelled import load_unlabelled
 from kdcompress.pipelines.parts import Part
 from kdcompress.recipe import Data
 from kdcompress.tasks import tasks
@@ -32,12 +34,12 @@ class Sources:
     @cached_property
     def main(self) -> Source:
         """What the student is trained and every file is judged on."""
-        return load(self.data, self._truth)
+        return replace(load(self.data, self._truth), unlabelled=load_unlabelled(self.data, self._truth))
 
     @cached_property
     def whole(self) -> Source:
         """With every training image: what a teacher may be trained on where the student has few."""
-        return load(self.data.model_copy(update={"train_images": None}), self._truth)
+        return load(self.data.model_copy(update={"train_images": None, "unlabelled": None}), self._truth)
 
     def private(self, count: int) -> list[Source]:
         """The private images in ``count`` parts, one for each teacher that is trained."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,7 +19,8 @@ class Batch:
     uint8 [B, K] sets of labels, of mixed images float32 [B, K] shares of labels (mixing.py), or where ``x`` shows them
     float32 [B, M, 6] objects (objects.py), with masks in further columns if they have any (``outlined.with_masks``), or
     uint8 [B, H, W] class maps (maps.py); ``index`` the samples' places in their split and ``view`` their view ids,
-    int64 [B] each (None where they are not known)."""
+    int64 [B] each (None where they are not known). The others have the first rows of ``x`` where some images have no
+    label."""
 
     x: Tensor
     y: Tensor
@@ -30,9 +31,17 @@ class Batch:
         return len(self.x)
 
     def parts(self, count: int, rows: Pairing) -> list[Batch]:
-        """As many smaller batches of equal size, one after the other; rows that belong together stay together."""
+        """As many smaller batches of equal size, one after the other; rows that belong together stay together. Each
+        has its share of the images that have no label, too."""
         if count == 1:
             return [self]
+        if len(self.x) > len(self.y):
+            n = len(self.y)
+            labelled = replace(self, x=self.x[:n]).parts(count, rows)
+            return [
+                replace(part, x=torch.cat(x))
+                for part, *x in zip(labelled, (part.x for part in labelled), self.x[n:].chunk(count))
+            ]
         tensors = (self.x, self.y, self.index, self.view)
         split = [[None] * count if t is None else split_rows(t, count, rows) for t in tensors]
         return [Batch(*part) for part in zip(*split)]  # type: ignore[arg-type]

@@ -34,6 +34,16 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """Images without labels, uint8 [N, H, W, C]; C may be 1 where the labelled ones have 3."""
+
+    images: Images
+    hash: str  # SHA-256 of the images
+    origin: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """A data set, split and described. ``mean`` and ``std`` are those of the training split's pixels
     scaled to 0..1, one a channel."""
@@ -49,6 +59,7 @@ class Source:
     origin: str  # where the files were found
     licence: str | None = None
     notes: tuple[str, ...] = ()  # what a user should know: files that were passed over, images in two splits
+    unlabelled: Unlabelled | None = None  # beside the training images
 
 
 @dataclass(frozen=True)

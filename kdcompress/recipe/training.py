@@ -27,6 +27,9 @@ def _side(value: Any) -> bool:
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 
 
+REST = "rest"  # of the training images
+
+
 class Augment(Section):
     """Random changes of the training images. Each combination of them is one view of an image."""
 
@@ -117,6 +120,12 @@ class Data(Section):
         le=1_000_000_000,
         description="Use only this many training images, with the same share of each class. null: all.",
     )
+    unlabelled: str | None = Field(
+        None,
+        min_length=1,
+        description="Images without labels, which the teacher alone answers for: a folder of any images, or `rest`: "
+        "the training images that `train_images` leaves.",
+    )
     label_noise: float = Field(
         0.0, ge=0, lt=1, description="Share of the training images that get a wrong label on purpose, for experiments."
     )
@@ -147,6 +156,10 @@ class Data(Section):
     def each_image_for_itself(self) -> Data:
         if self.public is not None and self.train_images is not None:
             raise ValueError("`train_images` and `public` cannot be used together: leave one out")
+        if self.public is not None and self.unlabelled is not None:
+            raise ValueError("`unlabelled` and `public` cannot be used together: leave one out")
+        if self.unlabelled == REST and self.train_images is None:
+            raise ValueError(f"`unlabelled: {REST}` is what `train_images` leaves: give that too")
         return self
 
     @model_validator(mode="after")
@@ -162,6 +175,12 @@ class Train(Section):
     epochs: float = Field(12, gt=0, le=10_000, description="Passes over the training images.")
     images: int | None = Field(
         None, ge=1, le=10**12, description="Number of images seen in the training, in place of `epochs`."
+    )
+    unlabelled: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many images without a label are beside each labelled one in a batch, with `data.unlabelled`.",
     )
     batch_size: int = Field(128, ge=2, le=65_536, description="Images in each iteration, over all processes together.")
     accumulate: int = Field(
@@ -262,5 +281,6 @@ class Train(Section):
     def deciding(self) -> dict[str, Any]:
         """All that the trained weights depend on, as JSON: an exact cache changes no bit of them."""
         exact = {"teacher_cache_gib"} if self.teacher_cache == "fp16" else {"teacher_cache_gib", "teacher_cache"}
-        facts = self.model_dump(mode="json", exclude=exact)
+        usual = {"unlabelled"} if self.unlabelled == 1 else set()
+        facts = self.model_dump(mode="json", exclude=exact | usual)
         return facts | {"ema_warms_up": True} if self.ema else facts  # trainings of before it did are other ones

@@ -21,8 +21,9 @@ computes them too, so that it is no matter which one that was. Of a vgg8's 1,024
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,25 @@ class TeacherCache:
             "bytes": sum(file.bytes() for file in files),
             "known": known_share(files),
         }
+
+
+def joined(answers: list[list[Taps]]) -> list[Taps]:
+    """The teachers' answers to all images of a batch, of those to its parts."""
+    if len(answers) == 1:
+        return answers[0]
+
+    def both(parts: Sequence[Taps]) -> Taps:
+        pooled = [taps.pooled for taps in parts if taps.pooled is not None]
+        return replace(
+            parts[0], logits=torch.cat([taps.logits for taps in parts]), pooled=torch.cat(pooled) if pooled else None
+        )
+
+    return [both(parts) for parts in zip(*answers, strict=True)]
+
+
+def joined_records(caches: list[TeacherCache]) -> dict[str, Any]:
+    first, *others = (cache.record() for cache in caches)
+    return first | ({"unlabelled": others[0]} if others else {})
 
 
 def known_share(files: list[Answers]) -> float:

@@ -251,7 +251,7 @@ class Distillation(nn.Module):
         if self.needs_index and index is None:
             raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
         batch = Batch(x, y, index, view)
-        rows = len(x) // rows_each(self.rows)
+        rows = (len(y) or len(x)) // rows_each(self.rows)
         active = self._active(progress)
         for _, method, _ in active:
             batch = method.prepare(batch, progress)

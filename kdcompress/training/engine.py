@@ -15,7 +15,7 @@ from kdcompress.data.splits import Source
 from kdcompress.distributed import check_launch, loss_of_a_process_told
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
-from kdcompress.training.cache import TeacherCache, open_cache
+from kdcompress.training.cache import TeacherCache, joined, joined_records, open_cache
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.compiling import step_begins
 from kdcompress.training.distillation import Distillation
@@ -65,31 +65,37 @@ def train(
     device, main = accelerator.device, accelerator.is_main_process
     check_optimizer(options, [type(method) for method in distillation.auxiliary().values()], accelerator.num_processes)
     result = TrainResult(selected=options.select, device=str(device), precision=precision)
-    with set_up(distillation, source.train, options, augment, seed, accelerator) as setup:
+    unlabelled = source.unlabelled.images if source.unlabelled else None
+    with set_up(distillation, source.train, options, augment, seed, accelerator, unlabelled) as setup:
         torch.manual_seed(seed)  # dropout and the like; batches and views do not draw from it
         accelerator.wait_for_everyone()  # the first process has prepared the folder
         saved = load_checkpoint(folder / CHECKPOINT)
         start = saved["step"] if saved else 0
         result.compiled = compiled(setup, options, start)
-        cache, result.teacher_cache = open_cache(
-            distillation, setup.loader, source.hash, augment, options, precision, accelerator.autocast, main
-        )
+        hashes = [source.hash, source.unlabelled.hash if source.unlabelled else ""]
+        opened = [
+            open_cache(distillation, loader, digest, augment, options, precision, accelerator.autocast, main)
+            for loader, digest in zip(setup.feed.loaders, hashes)
+        ]
+        result.teacher_cache = opened[-1][1]
+        caches = [cache for cache, _ in opened if cache]
+        caches = caches if len(caches) == len(opened) else []
         if profile is not None and main:
             clock: Clock = Profiler(result.sections, profile, distillation, device, setup.steps - start)
         else:
             clock = Clock(result.sections)
         with closing(clock):
-            losses = Losses(setup.loader, setup.steps, clock)
+            losses = Losses(setup.feed, setup.steps, clock)
             update = Update(setup, options, clock)
-            state = State(setup, losses, result, cache)
+            state = State(setup, losses, result, caches)
             if saved:
                 state.restore(saved)
-            Training(source, options, setup, update, losses, cache, state, result, clock, folder, progress).run(start)
+            Training(source, options, setup, update, losses, caches, state, result, clock, folder, progress).run(start)
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
-    if cache:
-        result.teacher_cache = cache.record()
-    result.images_seen = setup.steps * setup.loader.rows_per_step
+    if caches:
+        result.teacher_cache = joined_records(caches)
+    result.images_seen = setup.steps * setup.feed.rows_per_step
     result.seconds = clock.total()
     result.outside_step_percent = outside_step_percent(result.sections)
     if isinstance(clock, Profiler):
@@ -106,7 +112,7 @@ class Training:
     setup: Setup
     update: Update
     losses: Losses
-    cache: TeacherCache | None
+    caches: list[TeacherCache]  # one for each kind of images; none where answers are not kept
     state: State
     result: TrainResult
     clock: Clock
@@ -116,13 +122,13 @@ class Training:
 
     def run(self, start: int) -> None:
         """The loop: the steps from that of number ``start`` to the last."""
-        loader, mixing, steps, clock = self.setup.loader, self.setup.mixing, self.setup.steps, self.clock
+        loader, steps, clock = self.setup.loader, self.setup.steps, self.clock
         self.setup.module.train()
-        with closing(loader.batches(start)) as batches:
+        with closing(self.setup.feed.batches(start)) as batches:
             for step in range(start, steps):
                 clock.at(step - start)
                 with clock.section("data"):
-                    batch = mixing(next(batches), step) if mixing else next(batches)
+                    batch = next(batches)
                 step_begins(self.options.compile)
                 answers = self._answers(step, batch)
                 terms = self.update(step, batch, answers)
@@ -136,8 +142,9 @@ class Training:
     def _answers(self, step: int, batch: Batch) -> list[Taps] | None:
         """The teachers' to the batch, where they are kept and asked for."""
         with self.clock.section("forward"):
-            if self.cache and self.setup.distillation.taught(step / self.setup.steps):
-                return self.cache.answers(step, batch.x)
+            if self.caches and self.setup.distillation.taught(step / self.setup.steps):
+                parts = self.setup.feed.apart(batch.x)
+                return joined([cache.answers(step, x) for cache, x in zip(self.caches, parts)])
         return None
 
     def _look(self, finished: int, epoch_ends: bool) -> None:
@@ -146,9 +153,10 @@ class Training:
         self.losses.look()
         facts = {"loss": sum(self.losses.means().values()), "images_per_second": self.losses.rate}
         due = epoch_ends or time.monotonic() - self.saved > CHECKPOINT_SECONDS
-        if due and self.cache:
+        if due:
             with self.clock.section("checkpoints"):
-                self.cache.flush()
+                for cache in self.caches:
+                    cache.flush()
         if epoch_ends:
             if main:
                 with self.clock.section("evaluation"):
@@ -188,7 +196,7 @@ class Training:
                 "loss": sum(terms.values()),
                 "terms": terms,
                 "validation_score": score,
-                "images_per_second": round(finished * loader.rows_per_step / seconds, 1),
+                "images_per_second": round(finished * setup.feed.rows_per_step / seconds, 1),
                 "seconds": round(seconds, 2),
             }
         )

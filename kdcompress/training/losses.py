@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from kdcompress.data.loader import Loader
+from kdcompress.data.feed import Feed
 from kdcompress.distributed import processes, reduced
 from kdcompress.errors import KDCompressError
 from kdcompress.training.profile import Clock
@@ -19,8 +19,8 @@ class Losses:
     """``add`` the terms of each step; ``look`` at those not looked at yet. ``sums`` are of the ``counted`` steps since
     the epoch began, by term; ``rate`` is in images a second, of the last window."""
 
-    def __init__(self, loader: Loader, steps: int, clock: Clock):
-        self.loader, self.steps, self.clock = loader, steps, clock
+    def __init__(self, feed: Feed, steps: int, clock: Clock):
+        self.feed, self.steps, self.clock = feed, steps, clock
         self.sums: dict[str, float] = {}
         self.counted = 0
         self.rate = 0.0
@@ -48,12 +48,12 @@ class Losses:
             values = reduced(torch.stack(self.window), "SUM").cpu() / processes()
         if not torch.isfinite(values).all():
             row = int((~torch.isfinite(values)).any(1).nonzero()[0])
-            raise diverged(self.loader, self.first + row, self.steps, dict(zip(self.names, values[row].tolist())))
+            raise diverged(self.feed, self.first + row, self.steps, dict(zip(self.names, values[row].tolist())))
         for name, value in zip(self.names, values.double().sum(0).tolist()):
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.counted += len(self.window)
         now = time.monotonic()
-        self.rate = len(self.window) * self.loader.rows_per_step / max(now - self.since, 1e-9)
+        self.rate = len(self.window) * self.feed.rows_per_step / max(now - self.since, 1e-9)
         self.since = now
         self.window.clear()
 
@@ -69,9 +69,9 @@ class Losses:
         self.since = time.monotonic()
 
 
-def diverged(loader: Loader, step: int, steps: int, terms: Mapping[str, float]) -> KDCompressError:
+def diverged(feed: Feed, step: int, steps: int, terms: Mapping[str, float]) -> KDCompressError:
     """What is to be told of a step, counted from 0, that has a term that is not finite."""
-    batch = loader.batch_at(step)
+    batch = feed.loader.batch_at(step)
     index = [] if batch.index is None else batch.index.tolist()
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     shown = ", ".join(map(str, index[:16])) + (f", ... ({len(index)} in all)" if len(index) > 16 else "")

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdcompress.data.batch import Pairing
+from kdcompress.data.kept import Images
+from kdcompress.data.splits import Split
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
@@ -101,6 +103,30 @@ def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment) -> None:
             where=f"data.augment.{' and '.join(augment.mixes)}",
             allowed=", ".join(name for name in methods if learns(methods[name])),
             hint=f"leave {' and '.join(augment.mixes)} out, or take another method",
+        )
+
+
+def check_unlabelled(kinds: Mapping[str, type[Method]], unlabelled: Images, split: Split, batch: int) -> None:
+    """Raises UsageError where images without labels cannot be beside those of a split, ``batch`` of them in a batch."""
+    where = "data.unlabelled"
+    if split.truth.ndim > 2:
+        got, hint = "a truth of places in the image", "leave unlabelled out"
+        raise UsageError(
+            "Images without labels are for tasks whose images have labels.", where=where, got=got, hint=hint
+        )
+    if paired := [name for name, kind in kinds.items() if kind.needs.rows != "single"]:
+        raise UsageError(
+            f"{', '.join(paired)} pairs images in its own way, and takes none without labels.",
+            where=where,
+            hint="leave unlabelled out, or take another method",
+        )
+    if len(unlabelled) < batch:
+        raise UsageError(
+            "There are fewer images without labels than a batch has.",
+            where=where,
+            got=f"{len(unlabelled):,}",
+            allowed=f"{batch:,} or more: train.batch_size times train.unlabelled",
+            hint="give more images, or a smaller train.batch_size",
         )
 
 

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
 from kdcompress.console import say_once
+from kdcompress.data.feed import Feed
+from kdcompress.data.kept import Images
 from kdcompress.data.loader import Loader
 from kdcompress.data.mixing import Mixing
 from kdcompress.data.splits import Split
@@ -22,24 +25,31 @@ from kdcompress.recipe import Augment, Train
 from kdcompress.training.compiling import compile_members, leave_uncompiled
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.moving_average import EMA, unreached
-from kdcompress.training.needs import check_mixing
+from kdcompress.training.needs import check_mixing, check_unlabelled
 from kdcompress.training.optimizer import make_optimizer
 from kdcompress.training.strided import subsample_first
+
+OTHER = 1 << 40  # what sets the seed of the images without labels apart
 
 
 @dataclass(frozen=True)
 class Setup:
     """``module`` is the distillation as accelerate has it run (in DistributedDataParallel where there are several
-    processes) and ``optimizer`` accelerate's around ours; ``average`` is of the student's network."""
+    processes) and ``optimizer`` accelerate's around ours; ``feed`` gives the batches, and ``average`` is of the
+    student's network."""
 
     accelerator: Accelerator
-    loader: Loader
-    mixing: Mixing | None
+    feed: Feed
     distillation: Distillation
     module: nn.Module
     optimizer: Any
     average: EMA | None
     steps: int
+
+    @property
+    def loader(self) -> Loader:
+        """Of the labelled images, which count the epochs."""
+        return self.feed.loader
 
 
 def accelerated(precision: str) -> Accelerator:
@@ -50,25 +60,41 @@ def accelerated(precision: str) -> Accelerator:
 
 @contextmanager
 def set_up(
-    distillation: Distillation, split: Split, options: Train, augment: Augment, seed: int, accelerator: Accelerator
+    distillation: Distillation,
+    split: Split,
+    options: Train,
+    augment: Augment,
+    seed: int,
+    accelerator: Accelerator,
+    unlabelled: Images | None = None,
 ) -> Iterator[Setup]:
-    """``distillation`` is ready to be trained on ``split`` inside; afterwards it can be trained again."""
-    check_mixing({name: type(method) for name, method in distillation.auxiliary().items()}, augment)
-    loader = Loader(
-        split,
-        augment,
-        options.batch_size,
-        seed,
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        channels_last=options.channels_last,
-        rows=distillation.rows,
-    )
+    """``distillation`` is ready to be trained on ``split`` inside; afterwards it can be trained again. Images without
+    labels, uint8 [N, H, W, C], are for its teachers: without one they are not used."""
+    kinds = {name: type(method) for name, method in distillation.auxiliary().items()}
+    check_mixing(kinds, augment)
+
+    def loader(split: Split, batch_size: int, seed: int) -> Loader:
+        return Loader(
+            split,
+            augment,
+            batch_size,
+            seed,
+            device=accelerator.device,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            channels_last=options.channels_last,
+            rows=distillation.rows,
+        )
+
+    main, beside = loader(split, options.batch_size, seed), None
+    if unlabelled is not None and distillation.teachers:
+        check_unlabelled(kinds, unlabelled, split, main.batch_size * options.unlabelled)
+        nobody = Split(unlabelled, np.zeros(len(unlabelled), np.int64))
+        beside = loader(nobody, main.batch_size * options.unlabelled, seed + OTHER)
     ranks = accelerator.process_index, accelerator.num_processes
     classes = distillation.student.tapped.shapes.classes
-    mixing = Mixing(augment, classes, seed, *ranks) if augment.mixes else None
-    steps = number_of_steps(options, loader.rows_per_step, loader.steps_per_epoch)
+    feed = Feed(main, beside, Mixing(augment, classes, seed, *ranks) if augment.mixes else None)
+    steps = number_of_steps(options, feed.rows_per_step, main.steps_per_epoch)
     if options.channels_last:
         distillation.to(memory_format=torch.channels_last)
     distillation.to(accelerator.device)
@@ -79,7 +105,7 @@ def set_up(
         average = EMA(distillation.student.net, options.ema) if options.ema else None
         if options.ema and accelerator.is_main_process and (told := unreached(options.ema, steps)):
             say_once(told, "dim")
-        yield Setup(accelerator, loader, mixing, distillation, module, optimizer, average, steps)
+        yield Setup(accelerator, feed, distillation, module, optimizer, average, steps)
     finally:
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
             vars(distillation).pop(name, None)  # autocast out where the same module is trained again

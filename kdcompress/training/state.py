@@ -20,7 +20,7 @@ class State:
     setup: Setup
     losses: Losses
     result: TrainResult
-    cache: TeacherCache | None
+    caches: list[TeacherCache]
 
     def after(self, steps: int) -> dict[str, Any]:
         """Plain values and tensors, some of them the training's own: to be saved before the next step."""
@@ -30,7 +30,7 @@ class State:
             "counted": self.losses.counted,
             "sums": self.losses.sums,
             "teacher_passes": self.setup.distillation.teacher_passes,
-            "cache": (self.cache.hits, self.cache.misses) if self.cache else (0, 0),
+            "caches": [(cache.hits, cache.misses) for cache in self.caches],
             "module": self.setup.distillation.state_dict(),
             "optimizer": self.setup.optimizer.state_dict(),
             "ema": average.state if average else None,
@@ -44,8 +44,8 @@ class State:
         accelerator, average = self.setup.accelerator, self.setup.average
         self.losses.counted, self.losses.sums = saved["counted"], saved["sums"]
         self.setup.distillation.teacher_passes = saved["teacher_passes"]
-        if self.cache:
-            self.cache.hits, self.cache.misses = saved.get("cache", (0, 0))
+        for cache, counts in zip(self.caches, saved.get("caches", ())):
+            cache.hits, cache.misses = counts
         self.setup.distillation.load_state_dict(saved["module"])
         self.setup.optimizer.load_state_dict(saved["optimizer"])
         if average:

@@ -123,7 +123,7 @@ def _block(networks: Networks, role: Role, seconds: float, folder: Path) -> Bloc
     accelerator = accelerated(choose_precision(part.train.precision))
     device = accelerator.device
     with set_up(distillation, source.train, part.train, networks.recipe.data.augment, part.seed, accelerator) as setup:
-        losses = Losses(setup.loader, setup.steps, clock := Clock({}))
+        losses = Losses(setup.feed, setup.steps, clock := Clock({}))
         update = Update(setup, part.train, clock)
         setup.module.train()
         steps: list[Took] = []
@@ -146,5 +146,5 @@ def _block(networks: Networks, role: Role, seconds: float, folder: Path) -> Bloc
         watch, result, net = _Stopwatch(device), TrainResult(), distillation.student.net
         for score in (1.0, 0.0):  # the best weights are not the last, as mostly: a checkpoint has both
             result.validated(0.0, score, {key: value.detach().cpu().clone() for key, value in net.state_dict().items()})
-        save_checkpoint(State(setup, losses, result, None).after(len(steps)), folder / "checkpoint.pt")
+        save_checkpoint(State(setup, losses, result, []).after(len(steps)), folder / "checkpoint.pt")
         return Block(steps[WARM:], teacher[WARM:], image, watch.read())

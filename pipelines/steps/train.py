@@ -51,7 +51,10 @@ class TrainStep(Step):
             "peers": [described(peer) for peer in part.company()],
             "task": self.networks.recipe.task,
         }
-        hashes = {"data": self.networks.trained_on(self.role).hash}
+        source = self.networks.trained_on(self.role)
+        hashes = {"data": source.hash}
+        if source.unlabelled and any(kind.needs.teacher for kind in part.kinds):
+            hashes["unlabelled"] = source.unlabelled.hash
         hashes |= {name.role: inputs[name].hash for name in self.after}
         for index, network in enumerate([part.network, *part.company()]):
             if network.weights:

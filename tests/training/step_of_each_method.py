@@ -22,6 +22,7 @@ CASES = {name: (name, {}) for name in CLASSIFYING} | {
     "kdcl general": ("kdcl", {"target": "general"}),
     "quantized activations": ("quantized", {"activations": 8}),
     "kd standardized": ("kd", {"standardize": True}),
+    **{f"{name} unlabelled": (name, {}) for name in ("kd", "dist", "dkd", "sp", "reviewkd")},
 }
 
 
@@ -48,16 +49,17 @@ def made(name, options):
     return Distillation(member("resnet8"), teachers, {name: options}, example, peers=peers, images=IMAGES)
 
 
-def batch(rows, step, rank, world):
+def batch(rows, step, rank, world, unlabelled=False):
     generator = torch.Generator().manual_seed(step)
-    halves = 1 if rows == "single" else 2
+    halves = 1 + unlabelled if rows == "single" else 2
     x = torch.randint(0, 256, (halves, ROWS, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 5, (ROWS,), generator=generator).expand(halves, -1)
     index = torch.randperm(IMAGES, generator=generator)[: ROWS * halves].view(halves, ROWS)
-    return Batch(*(t[:, rank::world].flatten(0, 1) for t in (x, y, index)))
+    x, y, index = (t[:, rank::world].flatten(0, 1) for t in (x, y, index))
+    return Batch(x, y[: len(y) // 2] if unlabelled else y, index)
 
 
-def steps(name, options, rank=0, world=1):
+def steps(name, options, rank=0, world=1, unlabelled=False):
     """The terms, averaged over the processes, the gradients and the state after two steps."""
     distillation = made(name, options).train()
     for norm in batch_norms(distillation):
@@ -67,7 +69,7 @@ def steps(name, options, rank=0, world=1):
     found = {}
     for step, progress in enumerate((0.01, 0.6)):
         torch.manual_seed(step)
-        b = batch(distillation.rows, step, rank, world)
+        b = batch(distillation.rows, step, rank, world, unlabelled)
         terms = module(b.x, b.y, progress, b.index)
         own = {term: 1.0 * (term not in ("task", "peers")) or len(terms) == 1 for term in terms}
         sum(own[term] * value for term, value in terms.items()).backward()  # the task's gradient would hide the rest
@@ -85,7 +87,7 @@ def all_cases(rank=0, world=1):
     found = {}
     for case, (name, options) in CASES.items():
         try:
-            found[case] = steps(name, options, rank, world)
+            found[case] = steps(name, options, rank, world, "unlabelled" in case)
         except UsageError as error:
             found[case] = str(error)
     return found

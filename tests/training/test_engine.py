@@ -1,6 +1,7 @@
 """The engine: schedules, what is trained and kept, and how it stops."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 import torch._inductor.config
 
 from kdcompress.data.loader import Loader
-from kdcompress.data.splits import Source, Split
+from kdcompress.data.splits import Source, Split, Unlabelled
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Train
@@ -292,3 +293,50 @@ def test_methods_that_read_a_label_refuse_mixed_images(tmp_path):
     with pytest.raises(UsageError, match="dkd needs images of one class") as told:
         engine.train(distillation(data, method={"dkd": {}}), data, Train(), Augment(mixup=1.0), 0, tmp_path)
     assert "kd, " in str(told.value) and "data.augment.mixup" in str(told.value)
+
+
+def beside(data, n=96):
+    """``data``, and as many of its kind without labels."""
+    return replace(data, unlabelled=Unlabelled(source(n + 256).train.images[256:], "others", "made"))
+
+
+@pytest.mark.parametrize(("method", "kept"), [("kd", "exact"), ("fitnets", "no"), ("dkd", "exact")])
+def test_images_without_labels_are_taught_by_the_teacher(tmp_path, monkeypatch, method, kept):
+    monkeypatch.setenv("KDCOMPRESS_TEACHER_CACHE", str(tmp_path / "teachers"))
+    data, train = beside(source()), Train(epochs=2, batch_size=32, unlabelled=2, lr=0.05, precision="fp32")
+    result = run(data, tmp_path / "first", train, method={method: {}})
+    again = run(data, tmp_path / "again", train, method={method: {}})
+    assert result.images_seen == 2 * 8 * 96 and result.teacher_cache["kept"] == kept
+    if kept != "no":
+        assert result.teacher_passes < result.images_seen / 2 and again.teacher_passes == 0
+    assert [row["loss"] for row in again.history] == [row["loss"] for row in result.history]
+    plain = run(source(), tmp_path / "plain", train, method={method: {}})
+    assert plain.history[0]["loss"] != result.history[0]["loss"] and plain.images_seen == 2 * 256
+
+
+def test_a_training_with_images_without_labels_goes_on_as_it_would_have(tmp_path):
+    data, train = beside(source()), Train(epochs=2, batch_size=32, lr=0.05, precision="fp32", accumulate=2)
+
+    def stop(step, steps, facts):
+        if step == 8:
+            raise KeyboardInterrupt
+
+    def trained(folder, progress):
+        made = distillation(data, method={"kd": {}})
+        return engine.train(made, data, train, Augment(crop=1, mixup=0.5), 0, folder, progress)
+
+    whole = trained(tmp_path / "whole", lambda *facts: None)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "stopped", stop)
+    again = trained(tmp_path / "stopped", lambda *facts: None)
+    assert all(torch.equal(again.last_weights[name], weight) for name, weight in whole.last_weights.items())
+
+
+def test_images_without_labels_have_to_fit(tmp_path):
+    train = Train(epochs=1, batch_size=128, precision="fp32")
+    with pytest.raises(UsageError, match="fewer images without labels than a batch has"):
+        run(beside(source()), tmp_path, train, method={"kd": {}})
+    with pytest.raises(UsageError, match="pairs images in its own way"):
+        run(beside(source()), tmp_path, train, method={"sskd": {}, "cs-kd": {}})
+    alone = run(beside(source()), tmp_path / "alone", train)
+    assert alone.images_seen == 256  # nobody teaches them

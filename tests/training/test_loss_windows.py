@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from kdcompress.data.feed import Feed
 from kdcompress.data.loader import Loader
 from kdcompress.data.splits import Split
 from kdcompress.errors import KDCompressError
@@ -16,7 +17,7 @@ from kdcompress.training.profile import Clock
 
 def losses(steps=8):
     images = np.zeros((16, 8, 8, 1), np.uint8)
-    return Losses(Loader(Split(images, np.arange(16) % 2), Augment(), 4, 0), steps, Clock({}))
+    return Losses(Feed(Loader(Split(images, np.arange(16) % 2), Augment(), 4, 0)), steps, Clock({}))
 
 
 def terms(**values):
@@ -62,12 +63,12 @@ def test_the_first_that_is_not_finite_is_named_with_its_step():
     made.add(6, terms(task=float("inf"), kd=1.0))
     with pytest.raises(KDCompressError, match="kd is not finite at step 6 of 8") as caught:
         made.look()
-    assert ", ".join(map(str, made.loader.batch_at(5).index.tolist())) in str(caught.value)
+    assert ", ".join(map(str, made.feed.loader.batch_at(5).index.tolist())) in str(caught.value)
 
 
 def test_of_a_large_batch_some_images_are_named():
     batch = SimpleNamespace(index=torch.arange(100))
-    loader = SimpleNamespace(batch_at=lambda step: batch)
-    message = str(diverged(loader, 0, 1, {"task": float("inf"), "kd": float("nan"), "peers": 1.0}))
+    feed = SimpleNamespace(loader=SimpleNamespace(batch_at=lambda step: batch))
+    message = str(diverged(feed, 0, 1, {"task": float("inf"), "kd": float("nan"), "peers": 1.0}))
     assert "task and kd is not finite at step 1 of 1" in message and "15, ... (100 in all)" in message
     assert "task=inf, kd=nan, peers=1" in message

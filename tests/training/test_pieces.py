@@ -112,8 +112,8 @@ def trained(steps, saved=None):
     with ready(made, options) as setup:
         torch.manual_seed(5)
         clock = Clock({})
-        losses, result = Losses(setup.loader, setup.steps, clock), TrainResult(sections=clock.seconds)
-        state, update = State(setup, losses, result, None), Update(setup, options, clock)
+        losses, result = Losses(setup.feed, setup.steps, clock), TrainResult(sections=clock.seconds)
+        state, update = State(setup, losses, result, []), Update(setup, options, clock)
         if saved:
             state.restore(saved)
         for step in range(saved["step"] if saved else 0, steps):

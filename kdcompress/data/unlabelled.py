@@ -1,0 +1,96 @@
+"""Images without labels, which a teacher alone answers for: a folder of any images, or the training images that
+``train_images`` leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcompress.console import say_once
+from kdcompress.data.decode import File, read_images
+from kdcompress.data.image import SUFFIXES
+from kdcompress.data.kept import Images, Stored, chosen, remembered
+from kdcompress.data.listing import Passed, files_below
+from kdcompress.data.source import blocks, fingerprints, parted, read
+from kdcompress.data.splits import Split, Unlabelled
+from kdcompress.errors import UsageError
+from kdcompress.recipe import Data
+from kdcompress.recipe.training import REST
+
+
+def load_unlabelled(data: Data, truth: str = "") -> Unlabelled | None:
+    """What ``data.unlabelled`` asks for, of a source as ``load`` reads it; None where it asks for nothing. Images that
+    are validation or test images as well, pixel for pixel, are left out.
+
+    Raises UsageError for a folder without images, for broken ones, and where no image is left.
+    """
+    if data.unlabelled is None:
+        return None
+    raw = read(data, truth)
+    splits, _ = parted(data, raw)
+    if data.unlabelled == REST:
+        images, origin = rest(raw.train, splits), "training images that data.train_images leaves"
+        passed: list[str] = []
+    else:
+        images, origin, passed = in_folder(Path(data.unlabelled).expanduser(), data, splits["training"])
+    if not len(images):
+        raise UsageError("No image is without a label.", where="data.unlabelled", got=f"0 {origin}")
+    digest, twice = described(images, [splits["validation"], splits["test"]])
+    if twice:
+        passed.append(f"{len(twice):,} of the images without labels are validation or test images too: left out")
+        images = chosen(images, np.setdiff1d(np.arange(len(images)), twice))
+    for note in passed:
+        say_once(f"data: {note}", "yellow")
+    return Unlabelled(images, digest, origin, tuple(passed))
+
+
+def rest(train: Split, splits: dict[str, Split]) -> Images:
+    """The images that may have become training images, and are in none of the splits."""
+    assert train.rows is not None
+    used = np.concatenate([split.rows for split in splits.values() if split.rows is not None])
+    return chosen(train.images, np.flatnonzero(~np.isin(train.rows, used)))
+
+
+def in_folder(root: Path, data: Data, training: Split) -> tuple[Images, str, list[str]]:
+    """The images at any depth, of the training images' size."""
+    if not root.is_dir():
+        raise UsageError("data.unlabelled is not a folder.", where=root, allowed=f"a folder of images, or {REST!r}")
+    passed = Passed()
+    below = files_below(root, passed)
+    files = [File(path) for path in below if path.suffix.lower() in SUFFIXES]
+    if not files:
+        raise UsageError("The folder has no images.", where=root, got=f"{len(below):,} other files")
+    _, height, width, channels = training.images.shape
+    images = read_images(files, (height, width), root, data.fit or "crop")
+    if images.shape[-1] > channels:
+        raise UsageError(
+            "The images without labels have colours, and the labelled ones are grey.",
+            where=root,
+            hint="turn them grey, or give the labelled ones in colour",
+        )
+    return images, str(root), passed.notes(root)
+
+
+def described(images: Images, judged: Iterable[Split]) -> tuple[str, list[int]]:
+    """The hash of the images, and which of them are in a split; of kept images computed once."""
+    splits = list(judged)
+
+    def found() -> list[Any]:
+        digest = hashlib.sha256(repr(images.shape).encode())
+        for block in blocks(images):
+            digest.update(np.ascontiguousarray(block).data)
+        known = {each for split in splits for each in fingerprints(split.images)}
+        return [digest.hexdigest(), [row for row, each in enumerate(fingerprints(images)) if each in known]]
+
+    key = hashlib.sha256(repr(("unlabelled", 1)).encode())
+    for part in (images, *(split.images for split in splits)):
+        if not isinstance(part, Stored):
+            digest, twice = found()
+            return digest, twice
+        key.update(part.hash.encode() + part.rows.tobytes())
+    digest, twice = remembered(key.hexdigest(), found)
+    return digest, twice
