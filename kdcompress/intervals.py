@@ -97,7 +97,7 @@ def interval(found: Sample) -> Interval | None:
 
 def lost(found: Sample, reference: Sample) -> Interval | None:
     """The points that a file loses to another on the same images; below 0 it gains. None of too few images."""
-    points = round(reference.score - found.score, 9)  # not less by a last bit
+    points = float(round(reference.score - found.score, 9))  # not less by a last bit
     if found.right is not None and reference.right is not None and found.images:
         losses, gains = (
             int((a & ~b).sum()) for a, b in ((reference.right, found.right), (found.right, reference.right))

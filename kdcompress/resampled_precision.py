@@ -34,31 +34,25 @@ def hits(found: Sequence[Detections], truth: Truth, masks: Sequence[Sequence[byt
     objects = np.asarray(truth)
     labels = 1 + int(max(each.max(initial=0) for each in (objects[..., CLASS], *(each.labels for each in found))))
     overlaps = judged(found, truth, labels, masks).ious
-    made = []
-    for label in range(labels):
-        there = (objects[..., KIND] != NOTHING) & (objects[..., CLASS] == label)
-        crowds = [row[here, KIND] == CROWD for row, here in zip(objects, there, strict=True)]
-        images, scores, right, ignored = [], [], [], []
-        for i, each in enumerate(found):
+    parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in range(labels)]
+    for i, (each, row) in enumerate(zip(found, objects, strict=True)):
+        for label in np.unique(each.labels).tolist():
             mine = np.flatnonzero(each.labels == label)
-            if not len(mine):
-                continue
             mine = mine[np.argsort(-each.scores[mine].astype(np.float64), kind="stable")][:100]
-            both = matched(np.asarray(overlaps[i, label]).reshape(len(mine), -1), crowds[i])
+            crowds = row[(row[:, KIND] != NOTHING) & (row[:, CLASS] == label), KIND] == CROWD
+            right, ignored = matched(np.asarray(overlaps[i, label]).reshape(len(mine), -1), crowds)
             x1, y1, x2, y2 = each.boxes[mine].astype(np.float64).T
-            both[1] |= ~both[0] & ((x2 - x1) * (y2 - y1) < 0) & (masks is None)  # COCO: of no size that counts
-            images.append(np.full(len(mine), i))
-            scores.append(each.scores[mine])
-            right.append(both[0])
-            ignored.append(both[1])
-        counts = (there & (objects[..., KIND] == OBJECT)).sum(1)
-        if not images:
-            none = np.zeros((len(OVERLAPS), 0), bool)
-            made.append(Hits(np.zeros(0, np.int64), none, none, counts))
-            continue
-        order = np.argsort(-np.concatenate(scores).astype(np.float64), kind="stable")
-        right_, ignored_ = (np.concatenate(each, 1)[:, order] for each in (right, ignored))
-        made.append(Hits(np.concatenate(images)[order], right_, ignored_, counts))
+            if masks is None:
+                ignored |= ~right & ((x2 - x1) * (y2 - y1) < 0)  # COCO: of no size that counts
+            parts[label].append((np.full(len(mine), i), each.scores[mine].astype(np.float64), right, ignored))
+    made = []
+    for label, several in enumerate(parts):
+        none = np.zeros((len(OVERLAPS), 0), bool)
+        several = [(np.zeros(0, np.int64), np.zeros(0), none, none), *several]
+        image, scores, right, ignored = (np.concatenate(each, -1) for each in zip(*several, strict=True))
+        order = np.argsort(-scores, kind="stable")
+        counts = ((objects[..., KIND] == OBJECT) & (objects[..., CLASS] == label)).sum(1)
+        made.append(Hits(image[order], right[:, order], ignored[:, order], counts))
     return made
 
 

@@ -41,32 +41,25 @@ def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     from kdcompress.console import say
     from kdcompress.pipelines.measure import evaluate_files
     from kdcompress.report import sure
-    from kdcompress.report.show import print_json, print_table
+    from kdcompress.report.show import echo, print_json, print_table
 
     results = evaluate_files(files, **options)
     if as_json:
         return print_json(results)
-    rows = [
-        {
-            **row,
-            **row["details"],
-            "images": f"{row['n']:,} images of {row['of']}",
-            "interval": sure.between(row["score_low"], row["score_high"]) if sure.known(row) else None,
-            "drop": sure.drop(None, row["drop_to_first"]) if row["drop_to_first"] else None,
-        }
-        for row in results
-    ]
+    rows = [{**row, **row["details"], "images": f"{row['n']:,} images of {row['of']}"} for row in results]
     titles = dict.fromkeys(f"{row['metric']['name']} {row['metric']['unit']}" for row in results)
     columns = {
         "file": "",
         "images": "scored on",
         "score": ", ".join(titles),
-        "interval": "95 % interval",
-        **({"drop": "lost to the first"} if any(row["drop"] for row in rows) else {}),
         **{name: f"{name} %" for row in results for name in row["metric"]["beside"]},
         "agreement": "agreement %",
         "seconds": "s",
     }
     print_table(rows, columns)
+    for row in filter(sure.known, results):
+        drop = sure.against(row["drop_to_first"], "the first file")
+        interval = f"95 % interval {sure.between(row['score_low'], row['score_high'])} %"
+        echo(f"{row['file']}: " + "; ".join(filter(None, [interval, drop])))
     for note in dict.fromkeys(note for row in results for note in row["notes"]):
         say(f"Note: {note}.")

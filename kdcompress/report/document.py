@@ -52,6 +52,7 @@ class GateRecord(TypedDict, total=False):
     name: str  # "student", "teacher"; those of latency and size as in the recipe
     limit: float
     value: float | None
+    interval: dict[str, float]  # of a score or a drop: "low" and "high" (95 %), and the number of "images"
     met: bool
 
 

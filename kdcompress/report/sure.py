@@ -77,6 +77,14 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def card(row: Mapping[str, Any]) -> str:
+    """What a model card says behind the score; "" where no interval is known."""
+    if not known(row):
+        return ""
+    said = f"95 % interval: {between(row['score_low'], row['score_high'])} %. {both(row)}".rstrip(". ")
+    return said + ". Other test images, as many as these, give a figure in the interval."
+
+
 def doubts(document: Mapping[str, Any]) -> list[str]:
     """A line for each file of which the test images do not decide whether it loses more than is allowed."""
     found = []

@@ -19,6 +19,7 @@ from kdcompress.pipelines.bundle.kinds import COMMON, ENGINE, FAMILIES, KINDS
 from kdcompress.pipelines.bundle.model import model_of
 from kdcompress.pipelines.bundle.sample import sample, save_png
 from kdcompress.pipelines.verify import SUMS
+from kdcompress.report import sure
 from kdcompress.report.figures import capital, significant
 from kdcompress.report.markdown import plain
 from kdcompress.tasks import tasks
@@ -62,6 +63,7 @@ def write(
         "test_images": len(source.test),
         "parent_score": parent["score"],
         "parent": parent,
+        "sure": sure.card(row),
         "latency": row["latency"] if (row["latency"] or {}).get("n") else None,
         "threads": threads,
         "limits": limits(row, artifact),

@@ -14,6 +14,7 @@ from kdcompress.artifact import InputSpec
 from kdcompress.cli.main import main
 from kdcompress.export import graph
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.intervals import tango, wilson
 from kdcompress.models.deployable import Deployable
 
 SPEC = InputSpec(8, 8, 3, (0.0,) * 3, (1.0,) * 3, ("ant", "bee", "cat"))
@@ -82,6 +83,19 @@ def test_every_image_is_scored_and_the_table_says_what_of(file, tmp_path):
     assert "12 images of test" in done.stdout and "Note: all of test is scored" in done.stderr
     cut = scores(file, "--data", "image-folder", "--root", tmp_path / "d2/test", "--split", "test")[0]
     assert (cut["n"], cut["of"]) == (2, "test/test")
+
+
+def test_scores_have_intervals_and_what_is_lost_to_the_first_file_too(file, tmp_path):
+    folder(tmp_path / "d2/test", SPEC.labels)
+    turned = named(file, tmp_path / "turned.onnx", ("bee", "ant", "cat"))
+    first, second = scores(file, turned, "--data", "image-folder", "--root", tmp_path / "d2")
+    assert (first["score_low"], first["score_high"]) == wilson(12, 12) and first["drop_to_first"] is None
+    assert second["score"] == pytest.approx(100 / 3) and second["drop_to_first"]["verdict"] == "worse"
+    drop = second["drop_to_first"]
+    assert (drop["points"], drop["low"], drop["high"]) == pytest.approx((200 / 3, *tango(8, 0, 12)))
+    done = evaluate(file, turned, "--data", "image-folder", "--root", tmp_path / "d2").stdout
+    assert f"{file}: 95 % interval 75.75–100.00 %\n" in done
+    assert f"{turned}: 95 % interval 13.81–60.94 %; 66.67 points below the first file (" in done
 
 
 def test_images_become_what_the_file_takes(file, grey_file, tmp_path):

@@ -1,11 +1,13 @@
 """What a run's document has of its files' answers: which are compared, and how long answers take."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from kdcompress.intervals import tango, wilson
 from kdcompress.pipelines.answering import answer_ms
 from kdcompress.pipelines.outcome import Outcome
 from kdcompress.pipelines.steps.check import ANSWERS
@@ -83,6 +85,27 @@ def test_a_classifier_has_confusions_alone(tmp_path):
     assert found._pictures(ROWS) is None and found._curves(ROWS) is None
     both = {"teacher": [[1, 0], [1, 1]], "student": [[1, 0], [1, 1]]}
     assert found._confusion() == {"labels": list(LABELS), **both, "of": "test images", "note": ""}
+
+
+def test_rows_have_intervals_of_what_answers_there_are(tmp_path):
+    """Two of three images are right for each file, the same ones."""
+    found = outcome(tmp_path, "classification")
+    rows = [replace(each, score=200 / 3) for each in ROWS] + [row("student", "elsewhere", score=None)]
+    found._add_intervals(rows)
+    teacher, student, *files, unknown = rows
+    assert (teacher.score_low, teacher.score_high) == wilson(2, 3) and teacher.images == 3
+    assert teacher.drop_to_teacher is teacher.drop_to_parent is student.drop_to_parent is unknown.score_low is None
+    both = [student.drop_to_teacher, *(each.drop_to_parent for each in files), *(f.drop_to_teacher for f in files)]
+    low, high = tango(0, 0, 3)
+    same = {"points": 0.0, "low": low, "high": high, "verdict": "no difference shown", "images": 3}
+    assert both == [same] * 9
+    json.dumps([each.to_json() for each in rows])
+
+
+def test_of_a_few_scenes_no_interval_is_known(tmp_path):
+    rows = [replace(each) for each in ROWS]
+    outcome(tmp_path)._add_intervals(rows)
+    assert {each.score_low for each in rows} == {None} and rows[2].drop_to_parent is None
 
 
 def test_what_answers_take_is_the_median_of_single_images(monkeypatch):

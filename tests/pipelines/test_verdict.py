@@ -3,11 +3,12 @@
 import pytest
 
 from kdcompress.errors import KDCompressError
+from kdcompress.intervals import Interval
 from kdcompress.pipelines.verdict import budgets, check_budgets, failures, gates, judge, margin, predictions
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.gates import in_words as gate_texts
 from kdcompress.report.present import sentences
-from kdcompress.report.rows import Row
+from kdcompress.report.rows import Row, drop_record
 
 EVEN = [1.0, 1.1, 0.9, 1.05] * 20
 
@@ -178,3 +179,42 @@ def test_predictions_stand_beside_what_was_measured():
     assert found["error_percent"] == pytest.approx(-9.09, abs=0.01)
     assert predictions(recipe("resnet32"), rows()) == []
     assert "9 % less than measured" in sentences({"rows": [r.to_json() for r in rows()], "predictions": [found]})[-1]
+
+
+def test_a_drop_says_whether_the_images_decide():
+    small, large, unknown = row("a"), row("b"), row("c")
+    for each in (small, large, unknown):
+        each.drop = 0.57
+    small.drop_to_parent = drop_record(Interval(0.57, 0.10, 1.10, 525))
+    large.drop_to_parent = drop_record(Interval(0.57, 0.51, 0.63, 100_000))
+    for each in (small, large, unknown):
+        judge(each, max_drop=0.5)
+    assert [each.status for each in (small, large, unknown)] == ["failed"] * 3
+    asked = "to its fp32 parent; 0.5 are allowed"
+    assert unknown.why == f"it loses 0.57 points {asked}"
+    assert large.why == f"it loses 0.57 points (0.51–0.63) {asked}"
+    doubt = "525 test images cannot tell 0.57 from 0.5, about 24,000 would"
+    assert small.why == f"it loses 0.57 points (0.10–1.10) {asked}: {doubt}"
+    assert small.drop_to_parent["allowed"] == 0.5
+
+
+def test_gates_and_budgets_have_the_interval_of_their_figure():
+    asked = {"name": "x", "data": {"source": "fashion-mnist"}, "student": {"model": "resnet8"}, "method": "none",
+             "gates": {"student": 92, "latency_ms": 50}}  # fmt: skip
+    student = row("student-fp32", 1.0)
+    student.score = 91.0
+    assert "interval" not in gates(validate_recipe(asked), [student])[0]
+    student.images, student.score_low, student.score_high = 525, 88.3, 93.2
+    found = gates(validate_recipe(asked), [student])
+    assert found[0]["interval"] == {"low": 88.3, "high": 93.2, "images": 525} and "interval" not in found[1]
+    assert not found[0]["met"]  # on its figure, as ever
+    (said,) = failures({"rows": [], "gates": found, "margin": None, "recipe": {"export": {"targets": []}}})
+    assert said == (
+        "gate student: student's accuracy 91 %, 95 % interval 88.30–93.20 (at least 92 %): 525 test images cannot tell "
+        "91.00 from 92, about 2,600 would"
+    )
+    files = rows()
+    files[2].drop_to_teacher = drop_record(Interval(2.0, 0.5, 3.5, 200))
+    (gate,) = budgets(recipe(drop=1.0), files)
+    assert gate["interval"] == {"low": 0.5, "high": 3.5, "images": 200} and not gate["met"]
+    assert gate_texts({"gates": [gate]})[0]["doubt"] == "200 test images cannot tell 2.00 from 1, about 450 would"

@@ -121,9 +121,13 @@ def test_metadata(count, artifact):
 
 def short(document):
     """With few samples, so that most of what is changed is something else."""
+    drop = {"points": 0.11, "low": -0.2, "high": 0.4, "verdict": "no difference shown", "images": 525}
     for row in document["rows"]:
         if row["latency"]:
             row["latency"]["samples_ms"] = row["latency"]["samples_ms"][:200]
+        if row["score"]:
+            row |= {"images": 525, "score_low": 90.0, "score_high": 95.0, "drop_to_teacher": dict(drop)}
+            row["drop_to_parent"] = drop | {"allowed": 0.5}
     return document
 
 

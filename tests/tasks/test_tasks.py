@@ -6,6 +6,7 @@ import torch
 
 from kdcompress.data.outlined import Outlined, codes
 from kdcompress.errors import UsageError
+from kdcompress.intervals import weights
 from kdcompress.tasks import tasks
 
 LABELS = ("ant", "bee", "cat")
@@ -118,6 +119,39 @@ def test_what_two_files_decide_is_matched(task):
     assert task.matched(good, bad, 1e-4).share < 0.5
     nearly = [each + np.float32(1e-5) for each in good]
     assert task.matched(good, nearly, 1e-3).share == 1
+
+
+def mixed(name):
+    """What is kept of right answers to some images, and of wrong ones to the others."""
+    chosen = np.random.default_rng(1).random(IMAGES) < 0.6
+    pairs = zip(*(tasks[name].kept(outputs) for outputs in (right(name), wrong(name))), strict=True)
+    return [np.where(chosen.reshape(-1, *[1] * (good.ndim - 1)), good, bad) for good, bad in pairs]
+
+
+def test_weighed_images_score_as_they_do_where_they_are_there_as_often(task):
+    truth, kept = TRUTHS[task.name], mixed(task.name)
+    answers, drawn = task.answers(kept), weights(IMAGES)[:20]
+    places = [np.arange(IMAGES), *(np.repeat(np.arange(IMAGES), row) for row in drawn)]
+    expected = [task.score([each[place] for each in kept], truth[place]) for place in places]
+    assert 10 < expected[0] < 90 and np.ptp(expected) > 5
+    found = task.resampled(answers, truth, np.concatenate([np.ones((1, IMAGES), np.uint16), drawn]))
+    assert found.dtype == np.float64 and found == pytest.approx(expected, abs=1e-9)
+    assert len(task.resampled(answers, truth, drawn[:0])) == 0
+
+
+def test_images_are_right_where_their_share_is_the_score(task):
+    truth, kept = TRUTHS[task.name], mixed(task.name)
+    right = task.right(task.answers(kept), truth)
+    if right is not None:
+        assert right.dtype == bool and 100.0 * right.mean() == pytest.approx(task.score(kept, truth))
+
+
+def test_scores_that_are_alike_are_weighed_as_they_count():
+    truth, logits = RANDOM.integers(0, 2, (IMAGES, 2)).astype(np.uint8), RANDOM.integers(0, 4, (IMAGES, 2))
+    task, drawn = tasks["multi-label"], weights(IMAGES)[:20]
+    places = [np.repeat(np.arange(IMAGES), row) for row in drawn]
+    expected = [task.score((logits[place],), truth[place]) for place in places]
+    assert task.resampled(logits, truth, drawn) == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_is_kept_of_the_parts_of_a_split_is_that_of_the_whole(task):
