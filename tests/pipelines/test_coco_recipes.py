@@ -92,7 +92,7 @@ def brief(name, root):
 def test_its_networks_learn_from_each_other(name, coco):
     """Two iterations of thin ones, by methods on features and on logits."""
     recipe = load_recipe(shipped_recipes()[name], (*brief(name, coco), "method=[reviewkd, kd]"))
-    networks = Networks(recipe, parts_of(recipe), Sources(recipe.data))
+    networks = Networks(recipe, parts_of(recipe), Sources(recipe.data, recipe.task))
     distillation = networks.distillation("student").train()
     split, optimizer = networks.source.train, torch.optim.SGD(distillation.parameters(), 1e-4)
     x, truth = torch.from_numpy(split.images[:4]).permute(0, 3, 1, 2), split.truth[:4]
