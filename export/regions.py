@@ -33,5 +33,5 @@ def check(parent: Artifact, format: str, target: str) -> None:
             f"{WITHOUT[format]}.",
             where=target,
             allowed=INSTEAD,
-            hint="a detector of one stage ships in this format: model: fcos/BACKBONE or retinanet/BACKBONE",
+            hint="one stage ships in this format: model: fcos/BACKBONE or retinanet/BACKBONE, or yolact/BACKBONE",
         )

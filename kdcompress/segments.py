@@ -1,12 +1,15 @@
 """Objects with a mask each, as arrays: how a segmenter's outputs become masks, and how far masks overlap. numpy alone.
 
 A mask is a linear combination of an image's prototypes (YOLACT: Bolya et al., ICCV 2019, arXiv:1904.02689, section
-3.2).
+3.2), or has its own cells, which fill its box (Mask R-CNN: He et al., ICCV 2017, arXiv:1703.06870, section 3). Which of
+the two is told by the outputs: ``WAYS``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,11 +17,19 @@ from kdcompress.boxes import Detections, kept, suppressed
 
 SHARE = 4  # prototypes have 1 / SHARE of the input's height and width
 INSIDE = 0.5  # a pixel of which the share is larger is in the mask
+LARGEST = 4096  # side of masks, where boxes alone say how large the image is
+FAR = 1e9  # pixels: of boxes that are far outside
+
+Arrays = Sequence[np.ndarray]
+Size = tuple[int, int]
+"""Height and width."""
+Taps = Sequence[np.ndarray]
+"""For each of some pixels along a side the two cells that it lies between, and the second's share."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segments(Detections):
-    """Detections whose ``masks`` are bool [D, H, W], each inside its box."""
+    """Detections whose ``masks`` are bool [D, H, W], each in its box, or a pixel or two beyond."""
 
     masks: np.ndarray
 
@@ -41,24 +52,78 @@ def mask_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How many pixels masks bool [A, H, W] and masks bool [B, H, W] both have: float32 [A, B]."""
-    one, other = (masks.reshape(len(masks), int(np.prod(masks.shape[1:]))).astype(np.float32) for masks in (a, b))
+    """How many pixels masks bool [A, H, W] and masks bool [B, H, W] both have: float32 [A, B]. Where sides differ they
+    begin at one corner."""
+    height, width = (min(a.shape[axis], b.shape[axis]) for axis in (1, 2))
+    one, other = (masks[:, :height, :width].reshape(len(masks), height * width).astype(np.float32) for masks in (a, b))
     return one @ other.T
 
 
-def segmented(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    coefficients: np.ndarray,
-    prototypes: np.ndarray,
-    **suppression: float,
-) -> Segments:
-    """What a segmenter's outputs to one image find: boxes [P, 4], scores [P, K] and coefficients [P, C] of its places,
-    and prototypes [C, h, w]. Boxes are suppressed as a detector's are (``boxes.suppressed``), whose options these are.
-    """
+class Way(Protocol):
+    """How masks are made of the outputs that a segmenter has behind its boxes and scores."""
+
+    outputs: dict[str, tuple[str, str]]  # by their names: the sides of one image's, and what it means
+
+    def drawn(self, boxes: np.ndarray, places: np.ndarray, outputs: Arrays, image: Size | None) -> np.ndarray:
+        """The masks, bool [D, H, W], of boxes [D, 4] that are those of ``places`` int64 [D] of one image's outputs.
+        ``image``: its size, where it is known."""
+        ...
+
+
+class Combined:
+    """Of coefficients [P, C] and an image's prototypes [C, h, w], which say how large the image is."""
+
+    outputs = {
+        "coefficients": ("P, C", "how much of each prototype is in the place's mask"),
+        "prototypes": ("C, h, w", f"maps at 1 / {SHARE} of the input's height and width"),
+    }
+
+    def drawn(self, boxes: np.ndarray, places: np.ndarray, outputs: Arrays, image: Size | None) -> np.ndarray:
+        return drawn(boxes, outputs[0][places], outputs[1])
+
+
+class Pasted:
+    """Of shares [P, h, w], each over its place's box. An image of unknown size is as large as the boxes need."""
+
+    outputs = {"masks": ("P, h, w", "0 to 1: how sure each cell of the place's box is of the object")}
+
+    def drawn(self, boxes: np.ndarray, places: np.ndarray, outputs: Arrays, image: Size | None) -> np.ndarray:
+        width, height = (int(np.ceil(min(boxes[:, side].max(initial=1), LARGEST))) for side in (2, 3))
+        return pasted(boxes, outputs[0][places], image or (height, width))
+
+
+WAYS: tuple[Way, ...] = (Combined(), Pasted())
+
+
+def way_of(shapes: Sequence[Sequence[int]]) -> Way | None:
+    """That of a segmenter whose outputs to one image have these shapes; None where it is none's."""
+    return next(
+        (way for way in WAYS if _fit(shapes, ["P, 4", "P, K", *(sides for sides, _ in way.outputs.values())])), None
+    )
+
+
+def _fit(shapes: Sequence[Sequence[int]], wanted: Sequence[str]) -> bool:
+    """Whether sides of one name have one length."""
+    named, lengths = [each.split(", ") for each in wanted], {"4": 4}
+    return list(map(len, shapes)) == list(map(len, named)) and all(
+        lengths.setdefault(name, side) == side
+        for names, shape in zip(named, shapes, strict=True)
+        for name, side in zip(names, shape, strict=True)
+    )
+
+
+def segmented(*outputs: np.ndarray, size: Size | None = None, **suppression: float) -> Segments:
+    """What a segmenter's outputs to one image find: boxes [P, 4] and scores [P, K] of its places, and what masks are
+    made of (``WAYS``). Boxes are suppressed as a detector's are (``boxes.suppressed``), whose options these are.
+    ``size``: of the image, where it is known."""
     options = {**(suppressed.__kwdefaults__ or {}), **suppression}
+    (boxes, scores), rest = outputs[:2], outputs[2:]
+    way = way_of([each.shape for each in outputs])
+    if way is None:
+        raise ValueError(f"no outputs of a segmenter: {[list(each.shape) for each in outputs]}")
     found, places = kept(boxes, scores, **options)
-    return Segments(found.boxes, found.labels, found.scores, drawn(found.boxes, coefficients[places], prototypes))
+    masks = way.drawn(found.boxes, places, rest, size)
+    return Segments(found.boxes, found.labels, found.scores, masks)
 
 
 def drawn(boxes: np.ndarray, coefficients: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
@@ -73,18 +138,54 @@ def drawn(boxes: np.ndarray, coefficients: np.ndarray, prototypes: np.ndarray) -
     for mask, share, box in zip(masks, shares, boxes, strict=True):
         x1, x2 = pixels(box[0], box[2], mask.shape[1])
         y1, y2 = pixels(box[1], box[3], mask.shape[0])
-        up, down, below = (each[y1:y2] for each in rows)
-        left, right, behind = (each[x1:x2] for each in columns)
-        lines = share[up] * (1 - below)[:, None] + share[down] * below[:, None]
-        mask[y1:y2, x1:x2] = lines[:, left] * (1 - behind) + lines[:, right] * behind > INSIDE
+        down, along = [each[y1:y2] for each in rows], [each[x1:x2] for each in columns]
+        mask[y1:y2, x1:x2] = between(share, down, along) > INSIDE
     return masks
 
 
-def taps(cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of ``SHARE * cells`` pixels along a side the two cells that it lies between, and the second's share."""
-    at = np.clip((np.arange(SHARE * cells, dtype=np.float32) + np.float32(0.5)) / SHARE - np.float32(0.5), 0, cells - 1)
+def pasted(boxes: np.ndarray, shares: np.ndarray, size: Size) -> np.ndarray:
+    """The masks bool [D, *size] of boxes [D, 4] in pixels with their shares [D, h, w]: these, with a cell of zeros
+    around them, are resized to the box (bilinear), which grows by as much and then to whole pixels. What is above
+    ``INSIDE`` of that is in the mask. As torchvision's ``paste_masks_in_image``."""
+    masks = np.zeros((len(boxes), *size), bool)
+    around = np.pad(shares.astype(np.float32), ((0, 0), (1, 1), (1, 1)))
+    cells = np.array(around.shape[:0:-1], np.float32)  # along, and down
+    middles, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * (cells / (cells - 2))
+    starts, ends = (np.clip(each, -FAR, FAR).astype(np.int64) for each in (middles - halves, middles + halves))
+    for mask, share, (left, top), (right, bottom) in zip(masks, around, starts.tolist(), ends.tolist(), strict=True):
+        rows, down = stretched(top, bottom, size[0], share.shape[0])
+        columns, along = stretched(left, right, size[1], share.shape[1])
+        mask[rows, columns] = between(share, down, along) > INSIDE
+    return masks
+
+
+def stretched(start: int, end: int, most: int, cells: int) -> tuple[slice, Taps]:
+    """Of ``cells`` over the pixels ``start`` to ``end``, both among them: those of the pixels that are in an image of
+    ``most``, and their taps."""
+    inside = np.arange(max(start, 0), max(min(end + 1, most), 0))
+    scale = np.float32(cells / max(end - start + 1, 1))
+    at = ((inside - start).astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    return slice(max(start, 0), max(start, 0) + len(inside)), nearest(at, cells)
+
+
+def taps(cells: int) -> Taps:
+    """Of ``SHARE * cells`` pixels."""
+    return nearest((np.arange(SHARE * cells, dtype=np.float32) + np.float32(0.5)) / SHARE - np.float32(0.5), cells)
+
+
+def nearest(at: np.ndarray, cells: int) -> Taps:
+    """Of pixels whose middles are ``at`` float32, 0 being the first cell's."""
+    at = np.clip(at, 0, cells - 1)
     first = np.floor(at).astype(np.int64)
     return first, np.minimum(first + 1, cells - 1), at - first.astype(np.float32)
+
+
+def between(share: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
+    """Of [h, w] at the pixels, bilinear: [rows, columns]."""
+    (up, down, below), (left, right, behind) = rows, columns
+    lines = share[up] * (1 - below)[:, None] + share[down] * below[:, None]
+    found: np.ndarray = lines[:, left] * (1 - behind) + lines[:, right] * behind
+    return found
 
 
 def pixels(start: float, end: float, most: int) -> tuple[int, int]:

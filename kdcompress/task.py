@@ -257,9 +257,9 @@ class Task(Protocol):
         """What the outputs to one image say, in the same words."""
         ...
 
-    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+    def expected(self, outputs: Outputs, precision: str, size: Size | None = None) -> dict[str, Any]:
         """What a bundle's program compares a file's outputs to its sample with, as JSON: ``outputs`` to that one image,
-        [1, ...] each, and how far those of a file of that precision may be from them."""
+        [1, ...] each, and how far those of a file of that precision may be from them. ``size`` as of ``kept``."""
         ...
 
     def reading(self, data: Mapping[str, Any]) -> dict[str, Any]:

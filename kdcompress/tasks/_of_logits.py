@@ -69,7 +69,7 @@ class OfLogits:
     def renumbered(self, outputs: Outputs, numbers: np.ndarray) -> Outputs:
         return tuple(logits[:, np.argsort(numbers)] for logits in outputs)
 
-    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+    def expected(self, outputs: Outputs, precision: str, size: Size | None = None) -> dict[str, Any]:
         return {
             "logits": [float(value) for value in outputs[0][0]],
             "tolerance": TOLERANCE[precision],

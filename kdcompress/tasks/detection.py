@@ -126,8 +126,8 @@ class Detection:
     def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
         return (packed(self.found(outputs)),)
 
-    def found(self, outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
-        """Of each image, what a file's outputs find."""
+    def found(self, outputs: Outputs, score: float = 0.05, size: Size | None = None) -> Iterator[Detections]:
+        """Of each image, what a file's outputs find; ``size``: of the images, for answers that are as large."""
         return detections(outputs, score)
 
     def answers(self, outputs: Outputs) -> np.ndarray:
@@ -201,7 +201,8 @@ class Detection:
         return Pictures(detected.pictures(images, truth, found, labels), key, note)
 
     def seen(self, image: np.ndarray, outputs: Outputs, labels: Sequence[str]) -> Panel:
-        return detected.seen(image, next(iter(self.found(outputs, enough(outputs[1])))), labels)
+        size = image.shape[0], image.shape[1]
+        return detected.seen(image, next(iter(self.found(outputs, enough(outputs[1]), size))), labels)
 
     def warnings(
         self, answers: np.ndarray, truth: Truth, labels: Sequence[str], parent: np.ndarray | None = None
@@ -246,7 +247,7 @@ class Detection:
         found = next(self.found(outputs, SURE))
         return _listed(labels[k] for k in found.labels.tolist())
 
-    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+    def expected(self, outputs: Outputs, precision: str, size: Size | None = None) -> dict[str, Any]:
         score = enough(outputs[1])
         found = next(self.found(outputs, score))
         rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)

@@ -16,17 +16,18 @@ from kdcompress.data.truth import Truth
 from kdcompress.errors import UsageError
 from kdcompress.optional import require
 from kdcompress.resampled_precision import hits, precision
-from kdcompress.segments import INSIDE, SHARE, Segments, segmented
+from kdcompress.segments import INSIDE, SHARE, WAYS, Segments, segmented, way_of
 from kdcompress.task import Outputs, Pictures, Size
 from kdcompress.tasks import tasks
 from kdcompress.tasks.detection import MOST, Detection, packed, precision_of, unpacked
 
 
 class InstanceSegmentation(Detection):
-    """Truths are objects with masks (``data.outlined.Outlined``); the outputs are a detector's, with coefficients
-    [N, P, C], and prototypes [N, C, h, w] at a quarter of the input's height and width (``segments``). Answers are
-    [N] records: "found" float32 [100, 6] as of a detector, "masks" COCO's codes of theirs, a space between two, and
-    "size" int32 [2], height and width of the masks. Those are exact."""
+    """Truths are objects with masks (``data.outlined.Outlined``); the outputs are a detector's, and behind them what
+    masks are made of (``segments.WAYS``): coefficients [N, P, C], and prototypes [N, C, h, w] at a quarter of the
+    input's height and width; or masks [N, P, h, w] of the boxes' own cells. Answers are [N] records: "found" float32
+    [100, 6] as of a detector, "masks" COCO's codes of theirs, a space between two, and "size" int32 [2], height and
+    width of the masks. Those are exact."""
 
     name = "instance-segmentation"
     metric = replace(
@@ -43,24 +44,28 @@ class InstanceSegmentation(Detection):
     purpose = "instance segmentation"
     program = "instance_segmenter"
     answer = (
-        "boxes that score enough, without those that overlap a better one of their label, each with a mask: where the "
-        "sigmoid of the prototypes, weighted by its coefficients, is above 0.5"
+        "boxes that score enough, without those that overlap a better one of their label, each with a mask: where it "
+        "is surer than 0.5 of the object"
     )
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
-        if [len(shape) for shape in shapes] != [2, 2, 2, 3] or shapes[2][1] != shapes[3][0]:
+        way = way_of(shapes)
+        if way is None:
+            allowed = (", ".join(f"{name} [N, {sides}]" for name, (sides, _) in each.outputs.items()) for each in WAYS)
             raise UsageError(
                 "The network gives no masks.",
                 got=", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in shapes),
-                allowed=f"boxes [N, P, 4], scores [N, P, {len(labels)}], coefficients [N, P, C], "
-                "prototypes [N, C, h, w]",
+                allowed=f"boxes [N, P, 4], scores [N, P, {len(labels)}], and {', or '.join(allowed)}",
                 hint=self.network,
             )
+        further = zip(way.outputs.items(), shapes[2:], strict=True)
         return (
             *super().outputs(labels, shapes[:2]),
-            Output("coefficients", shapes[2], "how much of each prototype is in the place's mask"),
-            Output("prototypes", shapes[3], f"maps at 1 / {SHARE} of the input's height and width"),
+            *(Output(name, shape, meaning) for (name, (_, meaning)), shape in further),
         )
+
+    def comparable(self, expected: Outputs, got: Outputs) -> tuple[Outputs, Outputs]:
+        return expected, got
 
     def check(self, truth: Truth, source: str) -> None:
         if not isinstance(truth, Outlined):
@@ -68,16 +73,16 @@ class InstanceSegmentation(Detection):
             raise UsageError("A segmenter learns masks.", where=source, got=got, hint=hint)
         require("faster_coco_eval", "detection", "Average precision")
 
-    def found(self, outputs: Outputs, score: float = 0.05) -> Iterator[Segments]:
-        return (segmented(*each, score=score, most=MOST) for each in zip(*outputs, strict=True))
+    def found(self, outputs: Outputs, score: float = 0.05, size: Size | None = None) -> Iterator[Segments]:
+        return (segmented(*each, size=size, score=score, most=MOST) for each in zip(*outputs, strict=True))
 
     def kept(self, outputs: Outputs, size: Size | None = None) -> Outputs:
-        each, texts = [], []
-        for found in self.found(outputs):  # one image's masks at a time
+        each, texts, sizes = [], [], []
+        for found in self.found(outputs, size=size):  # one image's masks at a time
             each.append(Detections(found.boxes, found.labels, found.scores))
             texts.append(b" ".join(codes(found.masks)))
-        of_masks = np.array([SHARE * side for side in outputs[3].shape[2:]], np.int32)
-        return packed(each), np.array(texts, np.bytes_), np.tile(of_masks, (len(each), 1))
+            sizes.append(found.masks.shape[1:])
+        return packed(each), np.array(texts, np.bytes_), np.array(sizes, np.int32).reshape(-1, 2)
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         found, masks, size = outputs
@@ -108,9 +113,9 @@ class InstanceSegmentation(Detection):
         found = super().pictures(images, truth, files, labels)
         return replace(found, note=found.note.replace("the box overlaps", "the mask overlaps"))
 
-    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+    def expected(self, outputs: Outputs, precision: str, size: Size | None = None) -> dict[str, Any]:
         found = super().expected(outputs, precision)
-        (segments,) = self.found(outputs, found["score"])
+        (segments,) = self.found(outputs, found["score"], size)
         for each, mask in zip(found["detections"], segments.masks, strict=True):
             each["mask"] = runs(mask)
         is_now = found["tolerance_is"].replace("a box overlaps", "a mask overlaps")

@@ -197,7 +197,7 @@ class SemanticSegmentation:
     def said(self, outputs: Outputs, labels: Sequence[str]) -> str:
         return _listed(classes_of(outputs[0][:1]), labels)
 
-    def expected(self, outputs: Outputs, precision: str) -> dict[str, Any]:
+    def expected(self, outputs: Outputs, precision: str, size: Size | None = None) -> dict[str, Any]:
         """``classes`` are runs of the class map at the output's size, row by row: [class, how many places], ...;
         ``logits`` those of a few ``places`` (row, column)."""
         logits = outputs[0]

@@ -153,7 +153,7 @@ FAMILIES = {
             "instance_segmenter.py": "the model as a Python object",
             **PROGRAMS,
             "boxes.py": "overlaps of boxes, and suppression",
-            "segments.py": "masks of the model's coefficients and prototypes",
+            "segments.py": "masks of the model's outputs",
             "matching.py": "which masks of two files belong together: self_check.py needs it",
             "fit.py": "where an image lies in the model's input",
             "detector.py": "what the model has in common with detectors",

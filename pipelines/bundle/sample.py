@@ -43,7 +43,7 @@ def sample(
     best = task.sample(outputs, truth, numbers)
     one = [each[best : best + 1] for each in outputs]
     expected = {
-        **task.expected(one, artifact.precision),
+        **task.expected(one, artifact.precision, (spec.height, spec.width)),
         "label": task.said(one, spec.labels),
         "true_label": task.named(truth[best], source.labels),
         "by": f"{by.path.name}" if by is artifact else f"{by.path.name}, for {artifact.path.name} does not run here",

@@ -17,7 +17,8 @@ from kdcompress.models.evaluating import evaluating
 from kdcompress.models.taps import Tapped
 
 THIN = {"width": 16, "levels": 3, "depth": 1}
-OPTIONS = {"fasterrcnn": {"width": 16, "levels": 4, "hidden": 16, "samples": 16}}  # of heads that have others
+TWO_STAGE = {"width": 16, "levels": 4, "hidden": 16, "samples": 16}
+OPTIONS = {"fasterrcnn": TWO_STAGE, "maskrcnn": {**TWO_STAGE, "depth": 1}}  # of heads that have others
 BACKBONES = ["small-resnet10x1", "timm/resnet18", "timm/mobilenetv3_small_050", "torchvision/shufflenet_v2_x0_5"]
 
 
@@ -175,7 +176,7 @@ def test_a_batch_twice_over_has_the_same_loss_and_padding_none():
 
 def truth_for(head, y, side):
     """With masks, for a head that learns some."""
-    return torch.cat([y, torch.ones(*y.shape[:2], (side // 4) ** 2)], 2) if head == "yolact" else y
+    return torch.cat([y, torch.ones(*y.shape[:2], (side // 4) ** 2)], 2) if head in ("yolact", "maskrcnn") else y
 
 
 @pytest.mark.parametrize("head", list(heads))

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from kdcompress.cli.main import main
+from kdcompress.data.outlined import Outlined, drawn, with_masks
 from kdcompress.pipelines.catalogue import shipped_recipes
 from kdcompress.pipelines.checks import parse_options
 from kdcompress.pipelines.networks import Networks
@@ -17,8 +18,13 @@ from kdcompress.pipelines.sources import Sources
 from kdcompress.recipe import load_recipe
 
 RECIPES = {name: load_recipe(path) for name, path in shipped_recipes().items() if name.startswith("coco-")}
-WEIGHTS = {"resnet101-resnet18": 1.2, "resnet101-resnet50": 1.0, "resnet50-mobilenetv2": 2.0}
-FAST = ("coco-fasterrcnn-resnet101-resnet18",)
+WEIGHTS = {  # the others' are 1
+    "fasterrcnn-resnet101-resnet18": 1.2,
+    "fasterrcnn-resnet50-mobilenetv2": 2.0,
+    "maskrcnn-resnet101-resnet18": 1.5,
+    "maskrcnn-resnet101-resnet50": 0.8,
+}
+FAST = ("coco-fasterrcnn-resnet101-resnet18", "coco-maskrcnn-resnet101-resnet18")
 KINDS = ["person", "bicycle", "car"]
 
 
@@ -42,6 +48,7 @@ def coco(tmp_path_factory):
                         "image_id": i,
                         "category_id": 1 + k,
                         "bbox": box,
+                        "segmentation": [[left, top, left + side, top, left + side, top + side, left, top + side]],
                         "area": side**2,
                         "iscrowd": 0,
                     }
@@ -55,9 +62,10 @@ def coco(tmp_path_factory):
 
 
 def test_they_are_the_papers_pairs_weights_and_schedule():
-    assert len(RECIPES) == 4
+    assert len(RECIPES) == 7
     for name, recipe in RECIPES.items():
-        weight = next((found for pair, found in WEIGHTS.items() if pair in name), 1.0)
+        weight = WEIGHTS.get(name.removeprefix("coco-"), 1.0)
+        assert (recipe.task == "instance-segmentation") == ("maskrcnn" in name)
         assert recipe.method == recipe.compare.methods["reviewkd"] == {"reviewkd": {"weight": weight, "warmup": 0}}
         assert recipe.train.images == 180_000 * 8 and recipe.train.batch_size == 8
         assert [round(180 * each) for each in recipe.train.milestones] == [120, 160]
@@ -70,9 +78,9 @@ def test_they_are_the_papers_pairs_weights_and_schedule():
 
 def brief(name, root):
     """Two iterations of thin networks of the recipe's kinds."""
-    thin = (
-        ["options.width=16", "options.proposals=24", "options.hidden=16"] if "faster" in name else ["options.width=16"]
-    )
+    thin = ["options.width=16"]
+    thin += ["options.proposals=24", "options.hidden=16"] if "rcnn" in name else []
+    thin += ["options.depth=1", "options.found=12"] if "mask" in name else []
     both = [f"{part}.{key}" for part in ("teacher", "student") for key in ("pretrained=false", *thin)]
     if RECIPES[name].teacher.train is None:
         both = [each for each in both if not each.startswith("teacher.options")]
@@ -84,10 +92,13 @@ def brief(name, root):
 def test_its_networks_learn_from_each_other(name, coco):
     """Two iterations of thin ones, by methods on features and on logits."""
     recipe = load_recipe(shipped_recipes()[name], (*brief(name, coco), "method=[reviewkd, kd]"))
-    networks = Networks(recipe, parts_of(recipe), Sources(recipe.data))
+    networks = Networks(recipe, parts_of(recipe), Sources(recipe.data, recipe.task))
     distillation = networks.distillation("student").train()
     split, optimizer = networks.source.train, torch.optim.SGD(distillation.parameters(), 1e-4)
-    x, y = torch.from_numpy(split.images[:4]).permute(0, 3, 1, 2), torch.from_numpy(split.truth[:4])
+    x, truth = torch.from_numpy(split.images[:4]).permute(0, 3, 1, 2), split.truth[:4]
+    y = torch.from_numpy(np.asarray(truth))
+    if isinstance(truth, Outlined):
+        y = with_masks(y, torch.from_numpy(drawn(truth)))
     for _ in range(2):
         terms = distillation(x, y)
         assert len(terms) == 3 and all(term.isfinite() for term in terms.values())

@@ -221,4 +221,11 @@ def test_the_page_shows_masks(bundled):
 
 def test_segments_need_numpy_and_boxes_alone():
     lines = [line for line in Path(segments.__file__).read_text().splitlines() if line.startswith(("import", "from"))]
-    assert {line.split()[1] for line in lines} == {"__future__", "dataclasses", "numpy", "kdcompress.boxes"}
+    assert {line.split()[1] for line in lines} == {
+        "__future__",
+        "collections.abc",
+        "dataclasses",
+        "typing",
+        "numpy",
+        "kdcompress.boxes",
+    }

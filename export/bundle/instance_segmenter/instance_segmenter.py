@@ -19,12 +19,11 @@ from segments import Segments, segmented
 class InstanceSegmenter(Detector):
     what = "masks"
 
-    def found(self, boxes, scores, coefficients, prototypes, score=None):
-        """Segments from the model's outputs to one image: boxes [P, 4], scores [P, K], coefficients [P, C], prototypes
-        [C, h, w]."""
-        least = self.model["shown"] if score is None else score
+    def found(self, *outputs, score=None):
+        """Segments from the model's outputs to one image: boxes [P, 4], scores [P, K], and what masks are made of."""
+        least, spec = self.model["shown"] if score is None else score, self.model["input"]
         suppression = {**self.model["suppression"], "score": least}
-        return segmented(boxes, scores, coefficients, prototypes, **suppression)
+        return segmented(*outputs, size=(spec["height"], spec["width"]), **suppression)
 
     def expected(self, rows):
         found, spec = super().expected(rows), self.model["input"]

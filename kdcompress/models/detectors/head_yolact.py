@@ -21,7 +21,7 @@ from kdcompress.models.detectors import heads
 from kdcompress.models.detectors.backbone import Backbone
 from kdcompress.models.detectors.head_fcos import FCOS, FCOSAnswer, assigned, centerness, distances
 from kdcompress.models.detectors.pyramid import conv_norm
-from kdcompress.models.detectors.towers import Steps, check_options, picked
+from kdcompress.models.detectors.towers import Steps, check_masks, check_options, picked
 from kdcompress.segments import SHARE
 
 PLACES = 64  # of an image, whose masks are learnt in a step: the nearest to their objects' centres
@@ -56,10 +56,7 @@ class YolactAnswer(NamedTuple):
     def loss(self, y: Tensor) -> Tensor:
         """FCOS's, and that of the masks. ``y`` float [N, M, 6 + h * w] as in a batch (``data.outlined.with_masks``). A
         float32 scalar."""
-        size = self.prototypes.shape[-2] * self.prototypes.shape[-1]
-        if y.shape[2] != WIDTH + size:
-            got = f"masks of {y.shape[2] - WIDTH} cells" if y.shape[2] > WIDTH else "boxes alone"
-            raise UsageError("The network learns masks.", got=got, allowed=f"{size} cells an object")
+        check_masks(y, self.prototypes.shape[-2] * self.prototypes.shape[-1])
         objects = y[..., :WIDTH]
         with torch.no_grad():
             index, positive, ignored = assigned(self.detected.places, objects)

@@ -36,9 +36,9 @@ class Limits(NamedTuple):
     side: float
 
 
-def unsuppressed(boxes: Tensor, there: Tensor, overlap: float) -> Tensor:
+def unsuppressed(boxes: Tensor, there: Tensor, overlap: float, labels: Tensor | None = None) -> Tensor:
     """Which of boxes [N, M, 4], the best first, overlap no better one that is kept by more than ``overlap``: bool
-    [N, M]; only those that are ``there`` bool [N, M] count.
+    [N, M]; only those that are ``there`` bool [N, M] count. ``labels`` int64 [N, M]: only those of its own suppress it.
 
     Greedy suppression is the only fixed point of "kept where no better one is kept that overlaps it", and ``ROUNDS``
     steps towards it settle all boxes but those behind longer chains of boxes that suppress each other."""
@@ -47,6 +47,8 @@ def unsuppressed(boxes: Tensor, there: Tensor, overlap: float) -> Tensor:
     both, areas = sides[..., 0] * sides[..., 1], (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     # iou > overlap, without a division
     near = both > overlap * (areas[:, :, None] + areas[:, None] - both)
+    if labels is not None:
+        near = near & (labels[:, :, None] == labels[:, None])
     order = torch.arange(boxes.shape[1], device=boxes.device)
     beats = (near & (order[:, None] > order)).to(boxes.dtype)
     present = there.to(boxes.dtype)

@@ -1,5 +1,5 @@
-"""torchvision's detectors, by name, giving dense answers. Here are SSD, SSDlite, FCOS and RetinaNet; Faster R-CNN is in
-``torchvision_two_stage``.
+"""torchvision's detectors, by name, giving dense answers. Here are SSD, SSDlite, FCOS and RetinaNet; Faster R-CNN and
+Mask R-CNN are in ``torchvision_two_stage``.
 
 The networks, their anchors and their losses are torchvision's own. What it does to images before them is left out: they
 come normalised, and at the size that they have. A crowd is background to them.
@@ -25,7 +25,8 @@ from kdcompress.models.detectors.head_retinanet import decoded
 from kdcompress.models.detectors.towers import both, clamped, log_odds
 
 NO_LABELS = ("__background__", "N/A")  # among the categories of torchvision's weights
-NAMES = ("fcos", "retinanet", "ssd", "fasterrcnn")  # what they begin with
+NAMES = ("fcos", "retinanet", "ssd", "fasterrcnn", "maskrcnn")  # what they begin with
+WITH_BACKGROUND = ("ssd", "fasterrcnn", "maskrcnn")  # as a label, the first
 
 
 class TorchvisionAnswer(NamedTuple):
@@ -137,12 +138,11 @@ def every() -> list[str]:
 
 
 def check(name: str) -> None:
-    """Raises UsageError for a detector that gives more than boxes."""
+    """Raises UsageError for a detector that gives more than boxes and masks."""
     if not name.startswith(NAMES):
         raise UsageError(
-            f"torchvision/{name} finds masks or points in a way that kdcompress does not learn.",
+            f"torchvision/{name} finds points, which kdcompress does not learn.",
             where="model",
-            hint="for masks: yolact/BACKBONE",
             allowed=", ".join(f"torchvision/{name}" for name in detectors()),
         )
 
@@ -162,7 +162,7 @@ def labels_of(categories: list[str]) -> list[int]:
 def dense(name: str, classes: int, options: dict[str, Any], pretrained: bool) -> nn.Module:
     """A detector for ``classes`` labels. ``pretrained``: with torchvision's weights; its last layers for labels are new
     ones where there are more or fewer labels than these know. Raises what torchvision raises."""
-    background = 1 if name.startswith(("ssd", "fasterrcnn")) else 0
+    background = 1 if name.startswith(WITH_BACKGROUND) else 0
     if not pretrained:
         made = {"weights": None, "weights_backbone": None, **options, "num_classes": classes + background}
         return _wrapped(torchvision.models.get_model(name, **made))

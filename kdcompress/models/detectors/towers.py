@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from kdcompress.data.objects import CLASS
+from kdcompress.data.objects import CLASS, WIDTH
 from kdcompress.errors import UsageError
 from kdcompress.models.detectors.pyramid import OnPyramid, Pyramid
 
@@ -164,6 +164,14 @@ def log_odds(share: Tensor) -> Tensor:
 def both(shares: Tensor, others: Tensor) -> Tensor:
     """The geometric mean of two shares, as a score; at least 0.008."""
     return (shares * others).clamp(min=LEAST).sqrt()
+
+
+def check_masks(y: Tensor, cells: int) -> None:
+    """Raises UsageError where objects [N, M, W] have no masks of so many cells behind their columns."""
+    found = y.shape[2] - WIDTH
+    if found != cells:
+        got = f"masks of {found} cells" if found > 0 else "boxes alone"
+        raise UsageError("The network learns masks.", got=got, allowed=f"{cells} cells an object")
 
 
 def check_options(**given: tuple[float, float]) -> None:

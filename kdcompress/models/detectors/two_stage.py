@@ -9,6 +9,7 @@ each label has a box of its own. A crowd is background.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,16 @@ class TwoStageAnswer(NamedTuple):
     def shipped(self) -> tuple[Tensor, ...]:
         """Boxes [N, D, 4] and scores [N, D, K] of the D best pairs of a region and a label, best first: a pair has the
         score of its label, and 0 for the others."""
+        boxes, best, label = self.pairs()
+        return boxes, self.scores(best, label)
+
+    def scores(self, best: Tensor, label: Tensor) -> Tensor:
+        """[N, D, K]: of each label, of pairs that have one label [N, D] each, which scores ``best`` [N, D]."""
+        of_label = label[..., None] == torch.arange(self.labels.shape[2] - 1, device=label.device)
+        return best[..., None] * of_label.float()
+
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The D best pairs of a region and a label, best first: boxes [N, D, 4], scores [N, D] and labels [N, D]."""
         count, classes = self.labels.shape[1], self.labels.shape[2] - 1
         shares = self.labels.float().softmax(2)[..., 1:] * self.proposals[..., None].float()
         best, pair = shares.flatten(1).topk(min(PAIRS, 2 * count, count * classes), 1)
@@ -67,16 +78,12 @@ class TwoStageAnswer(NamedTuple):
         label = pair - region * classes
         coded = taken(self.boxes.float().flatten(1, 2), region * (classes + 1) + label + 1)
         coded = coded / torch.tensor(self.of.roi_heads.box_coder.weights, device=coded.device)
-        boxes = clamped(decoded(taken(self.regions, region), coded), self.size)
-        of_label = label[..., None] == torch.arange(classes, device=label.device)
-        return boxes, best[..., None] * of_label.float()
+        return clamped(decoded(taken(self.regions, region), coded), self.size), best, label
 
     def loss(self, y: Tensor) -> Tensor:
-        """The sum of torchvision's four losses; ``y`` float [N, M, 6] as in ``data.objects``. A float32 scalar: means
-        over the anchors and the regions that are drawn, of the whole batch."""
-        rpn, heads = self.of.rpn, self.of.roi_heads
-        rows = [each[each[:, KIND] == OBJECT] for each in y]
-        targets = [{"boxes": each[:, BOX], "labels": each[:, CLASS].long() + 1} for each in rows]
+        """The sum of torchvision's losses; ``y`` float [N, M, 6] as in ``data.objects``. A float32 scalar: means over
+        the anchors and the regions that are drawn, of the whole batch."""
+        rpn, heads, targets = self.of.rpn, self.of.roi_heads, self.targets(y)
         maps = {name: map.float() for name, map in self.maps.items()}
         sizes, anchors = [self.size] * len(y), [torch.cat(self.anchors)] * len(y)
         counts = [len(each) for each in self.anchors]
@@ -87,10 +94,27 @@ class TwoStageAnswer(NamedTuple):
         regions, _ = rpn.filter_proposals(found, objectness, sizes, counts)
         labels, matched = rpn.assign_targets_to_anchors(anchors, targets)
         first = rpn.compute_loss(objectness, codes, labels, rpn.box_coder.encode(matched, anchors))  # type: ignore[arg-type]
-        regions, _, classes, wanted = heads.select_training_samples(regions, targets)
+        regions, objects, classes, wanted = heads.select_training_samples(regions, targets)
         given = heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, regions, sizes)))
         second = fastrcnn_loss(*(each.float() for each in given), classes, wanted)
-        return torch.stack([*first, *second]).sum()
+        return torch.stack([*first, *second, *self.further(maps, targets, regions, objects, classes)]).sum()
+
+    def targets(self, y: Tensor) -> list[dict[str, Tensor]]:
+        """What torchvision learns from, image by image."""
+        rows = [each[each[:, KIND] == OBJECT] for each in y]
+        return [{"boxes": each[:, BOX], "labels": each[:, CLASS].long() + 1} for each in rows]
+
+    def further(
+        self,
+        maps: Mapping[str, Tensor],
+        targets: list[dict[str, Tensor]],
+        regions: list[Tensor],
+        objects: list[Tensor],
+        classes: list[Tensor],
+    ) -> list[Tensor]:
+        """Losses of what else is learnt of the regions that are drawn, [R, 4] of each image, each with the number of an
+        object and a class [R], 0 the background."""
+        return []
 
 
 class TwoStage(nn.Module):
@@ -98,6 +122,7 @@ class TwoStage(nn.Module):
 
     rpn: Any
     roi_heads: Any
+    answer: type[TwoStageAnswer] = TwoStageAnswer
 
     def levels(self, x: Tensor) -> Mapping[str, Tensor]:
         """The maps by the names that ``roi_heads`` knows them by, fine to coarse."""
@@ -115,7 +140,7 @@ class TwoStage(nn.Module):
             coded = [flat(each.float(), 4) for each in codes]
             regions, proposals = proposed(logits, coded, anchors, size, self.limits)
         labels, boxes = self.looked(maps, regions, size)
-        return TwoStageAnswer(maps, objectness, codes, anchors, regions, proposals, labels, boxes, size, self)
+        return self.answer(maps, objectness, codes, anchors, regions, proposals, labels, boxes, size, self)
 
     @property
     def limits(self) -> Limits:
@@ -127,16 +152,22 @@ class TwoStage(nn.Module):
     def looked(self, maps: Mapping[str, Tensor], regions: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """What the second stage says of regions [N, P, 4]: logits [N, P, 1 + K] and coded boxes [N, P, 1 + K, 4]."""
         heads = self.roi_heads
-        pool = heads.box_roi_pool
-        seen = [map for name, map in maps.items() if name in pool.featmap_names]
-        found = pooled(seen, regions, size, pool.output_size[0], pool.sampling_ratio)
-        if self.training:  # statistics of batch norms are those of the regions that are learnt from
-            with evaluating(heads):
-                labels, boxes = heads.box_predictor(heads.box_head(found))
-        else:
-            labels, boxes = heads.box_predictor(heads.box_head(found))
+        labels, boxes = self.seen(maps, regions, size, heads.box_roi_pool, heads.box_head, heads.box_predictor)
         count, classes = regions.shape[1], labels.shape[1]
         return labels.reshape(-1, count, classes), boxes.reshape(-1, count, classes, 4)
+
+    def seen(
+        self, maps: Mapping[str, Tensor], regions: Tensor, size: tuple[int, int], pool: Any, *layers: nn.Module
+    ) -> Any:
+        """What layers, one after the other, make of what torchvision's ``pool`` holds of regions [N, P, 4], all in one
+        batch of N * P."""
+        seen = [map for name, map in maps.items() if name in pool.featmap_names]
+        found = pooled(seen, regions, size, pool.output_size[0], pool.sampling_ratio)
+        # statistics of batch norms are those of the regions that are learnt from
+        with evaluating(self.roi_heads) if self.training else nullcontext():
+            for layer in layers:
+                found = layer(found)
+        return found
 
 
 def first_stage(anchors: nn.Module, head: nn.Module, candidates: int, proposals: int) -> RegionProposalNetwork:
