@@ -23,6 +23,7 @@ from kdcompress.recipe import validate_recipe
 ROOT = Path(__file__).parents[2]
 PAGES = [read(path) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
 EXTRAS = set(re.findall(r'^    "([\w-]+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
+RECIPES = {path.name for path in (ROOT / "pipelines/recipes").glob("*.yaml")}
 TAKES_OVERRIDES = {
     name for name, command in main.commands.items() if any(p.name == "overrides" for p in command.params)
 }
@@ -76,6 +77,8 @@ def command(line, short=""):
         output = words[words.index(">") + 1] if ">" in words else None
         words = words[: words.index(">")] if output else words
         assert not {"|", "&&", ";"} & set(words), "one command a line"
+        built_in = words[1:2] and words[1] in {"run", "compare", "plan"} and f"{words[2]}.yaml" in RECIPES
+        assert short or not built_in, f"it takes minutes: say `<!-- short: KEY=VALUE -->` above its block.{CONVENTION}"
         more = shlex.split(short) if words[1:2] and words[1] in TAKES_OVERRIDES else []
         done = CliRunner().invoke(main, words[1:] + more)
         assert done.exit_code == 0, f"exit code {done.exit_code}\n{done.output}"
