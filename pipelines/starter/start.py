@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import torch
 
+from kdcompress.bench.machine import cpu_seconds, cpu_use
 from kdcompress.console import say
 from kdcompress.data import kept
 from kdcompress.data.source import load
@@ -48,6 +49,8 @@ FEW_EPOCHS = 8  # below so many other views cost more than they give
 VIEWS = 8
 DECODED_AT_ONCE = 0.1  # of the time: what takes no longer is decoded now, and kept for the run
 ENDS_EARLY = 0.75  # of the time: a run that is shorter says why
+SHORT = 0.9  # of the epochs that a setting wants: fewer are told
+BUSY = 10.0  # per cent of the processors that others use, from which on it is told
 HOPEFUL = 1.6  # a setting is measured where its estimate is not more than so much too long
 
 
@@ -97,11 +100,16 @@ class Starter:
             raise refusal(found, found.unreadable)
         why = self._unpretrained(found)
         say("Measuring this machine: some steps of each network's training", style="bold")
+        before = cpu_seconds()
         known = self._chosen(found, why)
+        others = cpu_use(before, cpu_seconds())["other_cpu_percent"] or 0
         source, decoding = self._images(known.choice, known.decoding)
         preflight, tried = _preflight(known.choice.recipe(), source or known.sample)
         choice, prediction = self._fitted(known.choice, known.speeds, decoding, preflight)
         self._tell(choice, prediction, known.speeds)
+        if others > BUSY:
+            text = f"Other programs used {others:.0f} % of the processors: the run takes as predicted if they go on so"
+            say(f"  note      {text}", style="yellow")
         return Made(choice, choice.recipe(), prediction, tried)
 
     # Chosen
@@ -232,7 +240,7 @@ class Starter:
             )
         training = len(found.truth["training"])
         least, _ = setting.epochs(training)
-        if choice.student_epochs < least:
+        if choice.student_epochs < SHORT * least:
             amounts = self._amounts(choice)
             preflight = prediction.checks - self.start
             needed = predict(amounts, speeds, RATIO * least, least, prediction.images, preflight, self.start).total

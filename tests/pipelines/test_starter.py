@@ -386,6 +386,15 @@ def test_a_short_time_is_told(folder, tmp_path, monkeypatch, unmeasured):
     assert done.exit_code == 0 and "0.5 min is short" in done.stderr, done.output
 
 
+@pytest.mark.parametrize(("others", "told"), [(66.0, True), (2.0, False), (None, False)])
+def test_a_busy_machine_is_told(folder, tmp_path, monkeypatch, unmeasured, others, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "cpu_use", lambda before, after: {"other_cpu_percent": others})
+    done = CliRunner().invoke(main, ["init", str(folder), "-o", "mine.yaml"])
+    assert done.exit_code == 0, done.stderr
+    assert ("Other programs used 66 % of the processors" in " ".join(done.stderr.split())) == told
+
+
 def test_a_slow_kind_of_network_rules_out_no_other(tmp_path, monkeypatch, unmeasured):
     """The mobile networks are too slow; a larger one of the other kind than the cheapest is taken."""
     monkeypatch.chdir(tmp_path)
