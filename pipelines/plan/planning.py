@@ -15,7 +15,7 @@ from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, UsageError, reason
 from kdcompress.export import formats
-from kdcompress.models.build import form
+from kdcompress.models.build import form, heads
 from kdcompress.pipelines.checks import Tried, check
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import parts_of
@@ -89,7 +89,10 @@ class Planning:
         kind = form(name)
         if kind not in self._forms:
             shown = name if kind == name else "/".join(filter(None, (kind, TRIED)))
-            self._forms[kind] = foreign(self._networks(student_of(self.recipe, shown)))
+            student = student_of(self.recipe, shown)
+            self._forms[kind] = foreign(self._networks(student))
+            if self._forms[kind] is None and kind in heads():  # or the recipe's options do not fit the head
+                self._forms[kind] = foreign(self._networks(student.model_copy(update={"options": {}})))
         return self._forms[kind]
 
     def _networks(self, student: Student) -> Networks:

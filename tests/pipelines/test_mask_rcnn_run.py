@@ -9,6 +9,11 @@ from bundle_files import bundler, check_syntax, invoke, rows_of
 from scene_runs import scenes_run
 
 pytestmark = pytest.mark.slow
+TEACHER = (
+    "teacher={model: maskrcnn/small-resnet10x1, train: {epochs: 1, batch_size: 16}, "
+    "options: {width: 16, levels: 4, hidden: 16, proposals: 32, samples: 16, depth: 1, found: 20}}"
+)
+PROTOTYPES = "student={model: yolact/small-resnet10x1, options: {width: 8, levels: 4, finest: 4, depth: 1}}"
 RECIPE = """
 name: scenes
 task: instance-segmentation
@@ -67,17 +72,13 @@ def test_what_cannot_be_is_refused_before_anything_trains(ran, fashion_mnist_roo
     asked = "run", ran[1].parent / "scenes.yaml", f"data.root={fashion_mnist_root}", "-o", "no"
     found = invoke(*asked, "export.targets=[mnn-fp32]")
     assert found.exit_code == 2 and "second stage" in found.stderr and "yolact/BACKBONE" in found.stderr
-    teacher = "teacher={model: maskrcnn/small-resnet10x1, options: {width: 16, levels: 4, hidden: 16, depth: 1}}"
-    student = "student={model: yolact/small-resnet10x1, options: {width: 8, levels: 4, finest: 4, depth: 1}}"
-    found = invoke(*asked, teacher, student, "method=kd")
+    found = invoke(*asked, TEACHER, PROTOTYPES, "method=kd")
     assert found.exit_code == 2 and "different places" in found.stderr, found.stderr
 
 
 def test_a_teacher_teaches_a_student_of_prototypes(ran, fashion_mnist_root, tmp_path):
-    teacher = "teacher={model: maskrcnn/small-resnet10x1, options: {width: 16, levels: 4, hidden: 16, samples: 16}}"
-    student = "student={model: yolact/small-resnet10x1, options: {width: 8, levels: 4, finest: 4, depth: 1}}"
     asked = "run", ran[1].parent / "scenes.yaml", f"data.root={fashion_mnist_root}", "-o", tmp_path / "run"
-    found = invoke(*asked, teacher, student, "method=reviewkd", "export.targets=[]", "--json")
+    found = invoke(*asked, TEACHER, PROTOTYPES, "method=reviewkd", "export.targets=[]", "--json")
     assert found.exit_code == 0, found.stderr
     rows = {row["name"]: row for row in json.loads(found.stdout)["rows"]}
     assert rows["student-fp32"]["agreement"] is not None
