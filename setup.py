@@ -46,6 +46,7 @@ extras = {
     "coreml": ["coremltools>=9,<10; sys_platform != 'win32'"],  # no wheel for Windows
     "pruning": ["torch-pruning>=1.6,<1.7"],
     "detection": ["faster-coco-eval>=1.8,<2"],  # average precision
+    "smp": ["segmentation-models-pytorch>=0.6,<0.7"],  # segmenters
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
 }

@@ -112,7 +112,7 @@ def _refuse(name: str, library: str) -> None:
         f"Recipes may not name code of {whose}: it could load any other code.",
         where=name,
         allowed="a callable of the recipe's folder, of the current folder or of an installed package of your own",
-        hint="models of libraries are torchvision/NAME and timm/NAME; for others write a function of your own",
+        hint="models of libraries are torchvision/NAME, timm/NAME, smp/NAME; for others write a function of your own",
     )
 
 

@@ -1,8 +1,9 @@
-"""A network by name: the CIFAR zoo, timm, torchvision, or a callable of the user's own."""
+"""A network by name: the CIFAR zoo, timm, torchvision, libraries that are extras, or a callable of the user's own."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -12,11 +13,14 @@ from weakref import WeakSet
 
 from torch import nn
 
-from kdcompress.errors import UsageError, told, unknown_name
+from kdcompress.errors import KDCompressError, UsageError, told, unknown_name
 from kdcompress.models import detectors, segmenters
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
+
+# the first part of a name -> the module that makes such networks
+EXTRAS = {"smp": "kdcompress.models.segmenters.smp_maps"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ def build(
 
     - a name of the zoo (``resnet8x4``);
     - ``timm/NAME`` or ``torchvision/NAME``; torchvision's detectors of boxes and segmenters give a dense answer;
+    - ``smp/ARCHITECTURE/ENCODER``, a segmenter of segmentation-models-pytorch, which gives a dense answer;
     - ``HEAD/BACKBONE``, a detector or a segmenter on one of these networks (``models.detectors``,
       ``models.segmenters``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
@@ -59,6 +64,8 @@ def build(
         return _from_timm(rest, classes, channels, options, known)
     if slash and group == "torchvision":
         return _from_torchvision(rest, classes, channels, options, known)
+    if slash and group in EXTRAS:
+        return _from_extra(name, classes, channels, options, known)
     if headed:
         return _on_backbone(headed, name, classes, channels, options, pretrained)
     if name in zoo:
@@ -100,6 +107,17 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
             return Pretrained(len(labels), *torchvision_dense.normalisation(rest), weights.url)
         view = weights.transforms()
         return Pretrained(len(weights.meta["categories"]), tuple(view.mean), tuple(view.std), weights.url)
+    elif group in EXTRAS:
+        library, given = _extra(group), dict(options or {})
+        library.check(rest)
+        if group == "smp" and (encoder := rest.partition("/")[2]).startswith(library.TIMM):
+            return pretrained_facts(f"timm/{encoder.removeprefix(library.TIMM)}")
+        origin = library.origin(rest, given)
+        try:
+            classes, mean, std = library.facts(rest, given)
+            return Pretrained(classes, mean, std, origin)
+        except OSError as error:
+            raise _not_downloaded(name, origin, error) from error
     elif ":" not in name and name not in zoo:
         raise _unknown(name)
     raise UsageError(
@@ -118,6 +136,12 @@ def names() -> dict[str, list[str]]:
         "timm": [f"timm/{name}" for name in timm_names],
         "torchvision": [f"torchvision/{name}" for name in torchvision_names],
     }
+
+
+def packages(name: str) -> tuple[str, ...]:
+    """The extra packages that the network of this name is made by."""
+    group = name.partition("/")[0]
+    return (_extra(group).PACKAGE,) if group in EXTRAS else ()
 
 
 def heads() -> list[str]:
@@ -186,7 +210,7 @@ def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any], 
         return timm.create_model(name, **{"pretrained": known is not None, **fixed, **options})
     except Exception as error:
         if known and _is_download(error):
-            raise _not_downloaded(f"timm/{name}", known, error) from error
+            raise _not_downloaded(f"timm/{name}", known.origin, error) from error
         raise _bad_options(f"timm/{name}", options, f"{type(error).__name__}: {error}", _signature(error)) from error
 
 
@@ -215,13 +239,32 @@ def _from_torchvision(
             model = torchvision.models.get_model(name, **given)
     except Exception as error:
         if known and _is_download(error):
-            raise _not_downloaded(f"torchvision/{name}", known, error) from error
+            raise _not_downloaded(f"torchvision/{name}", known.origin, error) from error
         why = f"{type(error).__name__}: {error}"
         raise _bad_options(f"torchvision/{name}", options, why, _signature(error)) from error
     if known and known.classes != classes and not (detects or segments):
         _swap_classifier(model, f"torchvision/{name}", known.classes, classes)
     if channels != 3:
         _swap_first_convolution(model, f"torchvision/{name}", channels)
+    return model
+
+
+def _extra(group: str) -> Any:
+    return importlib.import_module(EXTRAS[group])
+
+
+def _from_extra(name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None) -> nn.Module:
+    group, _, rest = name.partition("/")
+    library = _extra(group)
+    library.check(rest)
+    try:
+        model: nn.Module = library.dense(rest, classes, channels, options, known is not None)
+    except KDCompressError:
+        raise
+    except Exception as error:
+        if known and _is_download(error):
+            raise _not_downloaded(name, known.origin, error) from error
+        raise _bad_options(name, options, f"{type(error).__name__}: {error}", _signature(error)) from error
     return model
 
 
@@ -284,10 +327,10 @@ def _is_download(error: Exception) -> bool:
     return isinstance(error, OSError) or not isinstance(error, (TypeError, ValueError, LookupError, AttributeError))
 
 
-def _not_downloaded(name: str, known: Pretrained, error: Exception) -> UsageError:
+def _not_downloaded(name: str, origin: str, error: Exception) -> UsageError:
     return UsageError(
         f"The pretrained weights of {name} cannot be downloaded or do not fit.",
-        where=known.origin,
+        where=origin,
         got=f"{type(error).__name__}: {' '.join(str(error).split())}",
         hint="run it once where the network is reachable (the library keeps them in its cache), "
         "or give a file of them: `weights` in place of `pretrained`",
@@ -327,7 +370,7 @@ def _unknown(name: str) -> UsageError:
             )
     if "/" in name:
         group = name.partition("/")[0]
-        return unknown_name("group of models", group, ("timm", "torchvision"), where=name)
+        return unknown_name("group of models", group, ("timm", "torchvision", *EXTRAS), where=name)
     return unknown_name("model", name, zoo, where="model")
 
 

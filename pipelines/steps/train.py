@@ -11,6 +11,7 @@ from kdcompress.artifact import sha256
 from kdcompress.console import TrainingProgress
 from kdcompress.distributed import is_main_process
 from kdcompress.errors import UsageError
+from kdcompress.models.build import packages
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
 from kdcompress.pipelines.networks import Networks
@@ -62,8 +63,9 @@ class TrainStep(Step):
             if ":" in network.model:
                 hashes[f"code-{index}"] = code_hash(network.model)
         hashes |= {f"code-{name}": code_hash(name) for name in part.method if ":" in name}
-        packages = ("torch", "torchvision", "timm", *(["torch-pruning"] if pruned_of(part.network) else []))
-        return Key(params, hashes, packages)
+        made_by = {package for network in [part.network, *part.company()] for package in packages(network.model)}
+        made_by |= {"torch-pruning"} if pruned_of(part.network) else set()
+        return Key(params, hashes, ("torch", "torchvision", "timm", *sorted(made_by)))
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``weights.safetensors``; beside it, of a training, the best or the last ones where they are others."""

@@ -76,6 +76,26 @@ def test_a_method_teaches_or_is_refused_with_those_that_do(task, name):
     assert name == "none" or any(term.requires_grad for term in teaching)
 
 
+SEGMENTING = [name for name in methods if tasks["semantic-segmentation"].takes(methods[name].needs)]
+
+
+@pytest.mark.parametrize("name", SEGMENTING)
+def test_a_librarys_segmenter_learns_of_another(monkeypatch, name):
+    """Logits at the image's resolution, of ones at 1/4."""
+    pytest.importorskip("segmentation_models_pytorch")
+    small = ("smp/unet/tu-test_efficientnet", {"decoder_channels": [16, 16, 8, 8, 8]})
+    large = ("smp/fpn/tu-test_efficientnet", {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32})
+    monkeypatch.setitem(NETWORKS, "semantic-segmentation", (small, large, 64))
+    distillation, x = made("semantic-segmentation", name)
+    terms = distillation.train()(x, MAPS, 0.6, torch.arange(IMAGES))
+    assert all(term.isfinite() for term in terms.values()), terms
+    sum(terms.values()).backward()
+    teaching = [term for key, term in terms.items() if key not in ("task", "peers")]
+    assert name == "none" or any(term.requires_grad for term in teaching)
+    encoder = distillation.student.net.encoder.parameters()
+    assert sum(p.grad.abs().sum() for p in encoder if p.grad is not None) > 0
+
+
 def test_segmenters_of_different_resolutions_compare_logits(monkeypatch):
     task, (_, large, side) = "semantic-segmentation", NETWORKS["semantic-segmentation"]
     monkeypatch.setitem(NETWORKS, task, (("lraspp/small-resnet10x1", {"width": 8, "finest": 16}), large, side))
