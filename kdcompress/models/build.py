@@ -15,6 +15,7 @@ from torch import nn
 
 from kdcompress.errors import KDCompressError, UsageError, told, unknown_name
 from kdcompress.models import detectors, segmenters
+from kdcompress.models.swapping import swap_classifier, swap_first_convolution
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
@@ -243,9 +244,9 @@ def _from_torchvision(
         why = f"{type(error).__name__}: {error}"
         raise _bad_options(f"torchvision/{name}", options, why, _signature(error)) from error
     if known and known.classes != classes and not (detects or segments):
-        _swap_classifier(model, f"torchvision/{name}", known.classes, classes)
+        swap_classifier(model, f"torchvision/{name}", known.classes, classes)
     if channels != 3:
-        _swap_first_convolution(model, f"torchvision/{name}", channels)
+        swap_first_convolution(model, f"torchvision/{name}", channels)
     return model
 
 
@@ -287,39 +288,6 @@ def _on_backbone(
     else:
         body = of_classifier(build(backbone, 2, channels, dict(given), pretrained), channels, finest)
     return _call(headed, name, {"backbone": body, "classes": classes}, options)
-
-
-def _swap_classifier(model: nn.Module, name: str, old: int, new: int) -> None:
-    found = [path for path, module in model.named_modules() if _outputs(module) == old]
-    if len(found) != 1:
-        got = ", ".join(found) or f"no layer with {old} outputs"
-        raise UsageError(f"The classifier of {name} cannot be told from its other layers.", got=got, allowed="one")
-    module: Any = model.get_submodule(found[0])
-    if isinstance(module, nn.Linear):
-        model.set_submodule(found[0], nn.Linear(module.in_features, new, module.bias is not None))
-    else:
-        model.set_submodule(found[0], nn.Conv2d(module.in_channels, new, module.kernel_size, module.stride))
-
-
-def _outputs(module: nn.Module) -> int | None:
-    return getattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels", None)
-
-
-def _swap_first_convolution(model: nn.Module, name: str, channels: int) -> None:
-    convolutions = [path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    if not convolutions:
-        raise UsageError(f"{name} has no convolution to adapt.", got=f"{channels} channels", allowed="3 channels")
-    module: Any = model.get_submodule(convolutions[0])
-    swapped = nn.Conv2d(
-        channels,
-        module.out_channels,
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.dilation,
-        bias=module.bias is not None,
-    )
-    model.set_submodule(convolutions[0], swapped)
 
 
 def _is_download(error: Exception) -> bool:
