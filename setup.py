@@ -47,6 +47,7 @@ extras = {
     "pruning": ["torch-pruning>=1.6,<1.7"],
     "detection": ["faster-coco-eval>=1.8,<2"],  # average precision
     "smp": ["segmentation-models-pytorch>=0.6,<0.7"],  # segmenters
+    "transformers": ["transformers>=5.23,<6", "scipy>=1.13"],  # RT-DETRv2; its loss matches by scipy
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
 }

@@ -21,7 +21,10 @@ from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
 
 # the first part of a name -> the module that makes such networks
-EXTRAS = {"smp": "kdcompress.models.segmenters.smp_maps"}
+EXTRAS = {
+    "smp": "kdcompress.models.segmenters.smp_maps",
+    "transformers": "kdcompress.models.detectors.transformers_queries",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def build(
     - a name of the zoo (``resnet8x4``);
     - ``timm/NAME`` or ``torchvision/NAME``; torchvision's detectors of boxes and segmenters give a dense answer;
     - ``smp/ARCHITECTURE/ENCODER``, a segmenter of segmentation-models-pytorch, which gives a dense answer;
+    - ``transformers/NAME``, a detection transformer of transformers, which gives a dense answer;
     - ``HEAD/BACKBONE``, a detector or a segmenter on one of these networks (``models.detectors``,
       ``models.segmenters``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current

