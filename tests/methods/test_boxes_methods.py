@@ -18,6 +18,7 @@ from kdcompress.methods.ld import valuable_region
 from kdcompress.models.build import build
 from kdcompress.models.copying import copied
 from kdcompress.models.detectors.head_gfl import anchors, thresholds
+from kdcompress.recipe import Augment
 from kdcompress.training.cache import not_cacheable
 from kdcompress.training.distillation import Distillation, Member
 
@@ -166,7 +167,7 @@ def test_answers_for_different_places_are_refused():
 
 
 def test_answers_are_not_kept():
-    assert not_cacheable(made("bckd")) == "bckd reads the teacher's answer"
+    assert not_cacheable(made("bckd"), Augment()) == "bckd reads the teacher's answer"
 
 
 # bckd

@@ -64,9 +64,15 @@ def test_every_file_is_scored_by_its_figure(ran):
     for row in rows.values():
         assert row["status"] == "measured" and row["parity"]["passed"], row["why"]
         assert 80 < row["score"] <= 100 and 80 < row["details"]["F1 over all labels"] <= 100 and row["agreement"] > 70
-    assert document["gates"] == [
-        {"name": "student", "limit": 80.0, "value": rows["student-fp32"]["score"], "met": True}
-    ]
+    (gate,) = document["gates"]
+    assert gate["interval"].pop("images") == 200 and 80 < gate["interval"]["low"] <= gate["value"]
+    assert gate == {
+        "name": "student",
+        "limit": 80.0,
+        "value": rows["student-fp32"]["score"],
+        "met": True,
+        "interval": {"low": gate["interval"]["low"], "high": gate["interval"]["high"]},
+    }
     assert document["confusion"] is None
     assert [each["label"] for each in document["by_label"]] == list(COLOURS)
     int8 = np.mean([each["files"]["student-x86-vnni"] for each in document["by_label"]])
