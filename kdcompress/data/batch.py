@@ -38,10 +38,7 @@ class Batch:
         if len(self.x) > len(self.y):
             n = len(self.y)
             labelled = replace(self, x=self.x[:n]).parts(count, rows)
-            return [
-                replace(part, x=torch.cat(x))
-                for part, *x in zip(labelled, (part.x for part in labelled), self.x[n:].chunk(count))
-            ]
+            return [replace(part, x=torch.cat([part.x, more])) for part, more in zip(labelled, self.x[n:].chunk(count))]
         tensors = (self.x, self.y, self.index, self.view)
         split = [[None] * count if t is None else split_rows(t, count, rows) for t in tensors]
         return [Batch(*part) for part in zip(*split)]  # type: ignore[arg-type]

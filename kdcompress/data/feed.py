@@ -46,7 +46,7 @@ class Feed:
             for number, batch in enumerate(batches, step):
                 yield self.mixing(batch, number) if self.mixing else batch
 
-    def apart(self, x: Tensor) -> list[Tensor]:
+    def apart(self, batch: Batch) -> list[Tensor]:
         """The images of a batch, by the loader that they are from."""
-        sizes = [len(loader.keys(0)) for loader in self.loaders]
-        return list(x.split(sizes))
+        labelled = len(batch.y)
+        return [batch.x] if self.beside is None else [batch.x[:labelled], batch.x[labelled:]]

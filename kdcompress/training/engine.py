@@ -143,7 +143,7 @@ class Training:
         """The teachers' to the batch, where they are kept and asked for."""
         with self.clock.section("forward"):
             if self.caches and self.setup.distillation.taught(step / self.setup.steps):
-                parts = self.setup.feed.apart(batch.x)
+                parts = self.setup.feed.apart(batch)
                 return joined([cache.answers(step, x) for cache, x in zip(self.caches, parts)])
         return None
 
