@@ -36,7 +36,7 @@ from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Recipe, Train, code_of
 from kdcompress.training.moving_average import unreached
-from kdcompress.training.needs import check_mixing, pairing
+from kdcompress.training.needs import check_mixing, check_unlabelled, pairing
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
@@ -95,7 +95,7 @@ def check(networks: Networks, tried: Tried) -> None:
             problems.attempt(partial(choose_precision, part.train.precision))
         for name, options in part.method.items():
             problems.attempt(partial(parse_options, name, options))
-        problems.attempt(partial(_check_mixing, networks, role))
+        problems.attempt(partial(_check_images, networks, role))
     problems.attempt(lambda: task.check(networks.source.test.truth, networks.source.name))
     if not problems.found:  # the networks are built for the source's images and classes
         with random_states_kept():
@@ -121,11 +121,19 @@ def _check_targets(networks: Networks) -> None:
         raise UsageError("Only a detector's file can suppress by itself.", where=where, got=got, hint=hint)
 
 
-def _check_mixing(networks: Networks, role: Role) -> None:
-    augment, part = networks.recipe.data.augment, networks.parts[role]
-    if part.train and augment.mixes:
-        check_mixable(augment, networks.source.train.truth)
-        check_mixing({name: methods[name] for name in part.method}, augment)
+def _check_images(networks: Networks, role: Role) -> None:
+    """That what a network is trained on can be mixed, and can have images without labels beside it, as asked for."""
+    data, part = networks.recipe.data, networks.parts[role]
+    if not part.train or not (data.augment.mixes or data.unlabelled):
+        return
+    kinds = {name: methods[name] for name in part.method}
+    check_mixable(data.augment, networks.source.train.truth)
+    check_mixing(kinds, data.augment)
+    if data.unlabelled and any(kind.needs.teacher for kind in kinds.values()):
+        source = networks.trained_on(role)
+        if source.unlabelled:
+            batch = min(part.train.batch_size, len(source.train)) * part.train.unlabelled
+            check_unlabelled(kinds, source.unlabelled.images, source.train, batch)
 
 
 def parse_options(name: str, options: dict[str, Any]) -> None:

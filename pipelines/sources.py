@@ -34,7 +34,8 @@ class Sources:
     @cached_property
     def main(self) -> Source:
         """What the student is trained and every file is judged on."""
-        return replace(load(self.data, self._truth), unlabelled=load_unlabelled(self.data, self._truth))
+        source = load(self.data, self._truth)
+        return replace(source, unlabelled=load_unlabelled(self.data, source, self._truth))
 
     @cached_property
     def whole(self) -> Source:

@@ -15,31 +15,29 @@ from kdcompress.data.decode import File, read_images
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.kept import Images, Stored, chosen, remembered
 from kdcompress.data.listing import Passed, files_below
-from kdcompress.data.source import blocks, fingerprints, parted, read
-from kdcompress.data.splits import Split, Unlabelled
+from kdcompress.data.source import fingerprints, read, source_hash
+from kdcompress.data.splits import Source, Split, Unlabelled
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
 from kdcompress.recipe.training import REST
 
 
-def load_unlabelled(data: Data, truth: str = "") -> Unlabelled | None:
-    """What ``data.unlabelled`` asks for, of a source as ``load`` reads it; None where it asks for nothing. Images that
-    are validation or test images as well, pixel for pixel, are left out.
+def load_unlabelled(data: Data, source: Source, truth: str = "") -> Unlabelled | None:
+    """What ``data.unlabelled`` asks for beside the ``source`` that ``load`` gave; None where it asks for nothing. Those
+    that are validation or test images as well, pixel for pixel, are left out.
 
     Raises UsageError for a folder without images, for broken ones, and where no image is left.
     """
     if data.unlabelled is None:
         return None
-    raw = read(data, truth)
-    splits, _ = parted(data, raw)
     if data.unlabelled == REST:
-        images, origin = rest(raw.train, splits), "training images that data.train_images leaves"
+        images, origin = rest(read(data, truth).train, source), "training images that data.train_images leaves"
         passed: list[str] = []
     else:
-        images, origin, passed = in_folder(Path(data.unlabelled).expanduser(), data, splits["training"])
+        images, origin, passed = in_folder(Path(data.unlabelled).expanduser(), data, source.train)
     if not len(images):
         raise UsageError("No image is without a label.", where="data.unlabelled", got=f"0 {origin}")
-    digest, twice = described(images, [splits["validation"], splits["test"]])
+    digest, twice = described(images, [source.validation, source.test])
     if twice:
         passed.append(f"{len(twice):,} of the images without labels are validation or test images too: left out")
         images = chosen(images, np.setdiff1d(np.arange(len(images)), twice))
@@ -48,10 +46,11 @@ def load_unlabelled(data: Data, truth: str = "") -> Unlabelled | None:
     return Unlabelled(images, digest, origin, tuple(passed))
 
 
-def rest(train: Split, splits: dict[str, Split]) -> Images:
-    """The images that may have become training images, and are in none of the splits."""
+def rest(train: Split, source: Source) -> Images:
+    """The images that may have become training images, and are in none of the source's splits."""
     assert train.rows is not None
-    used = np.concatenate([split.rows for split in splits.values() if split.rows is not None])
+    splits = (source.train, source.validation, source.test)
+    used = np.concatenate([split.rows for split in splits if split.rows is not None])
     return chosen(train.images, np.flatnonzero(~np.isin(train.rows, used)))
 
 
@@ -80,13 +79,11 @@ def described(images: Images, judged: Iterable[Split]) -> tuple[str, list[int]]:
     splits = list(judged)
 
     def found() -> list[Any]:
-        digest = hashlib.sha256(repr(images.shape).encode())
-        for block in blocks(images):
-            digest.update(np.ascontiguousarray(block).data)
+        digest = source_hash((), [Split(images, np.empty(0, np.int64))])
         known = {each for split in splits for each in fingerprints(split.images)}
-        return [digest.hexdigest(), [row for row, each in enumerate(fingerprints(images)) if each in known]]
+        return [digest, [row for row, each in enumerate(fingerprints(images)) if each in known]]
 
-    key = hashlib.sha256(repr(("unlabelled", 1)).encode())
+    key = hashlib.sha256(repr(("unlabelled", 2)).encode())
     for part in (images, *(split.images for split in splits)):
         if not isinstance(part, Stored):
             digest, twice = found()

@@ -28,10 +28,14 @@ def data(photos, **rest):
     return Data(source="image-folder", root=photos, **rest)
 
 
+def unlabelled(asked):
+    return load_unlabelled(asked, load(asked))
+
+
 def test_the_rest_is_every_training_image_that_is_left(photos):
     source, beside = (
         load(data(photos, train_images=10)),
-        load_unlabelled(data(photos, train_images=10, unlabelled="rest")),
+        unlabelled(data(photos, train_images=10, unlabelled="rest")),
     )
     whole = load(data(photos))
     assert len(source.train) == 10 and len(beside.images) == len(whole.train) - 10
@@ -46,9 +50,9 @@ def test_a_folder_is_read_at_any_depth_and_gets_the_size(photos, tmp_path):
     write_images(tmp_path / "more", 3, 12, 20, start=7)
     write_images(tmp_path / "more/deep/er", 4, 9, 9, start=8, suffix=".jpg")
     (tmp_path / "more/notes.txt").write_text("no image")
-    beside = load_unlabelled(data(photos, unlabelled=str(tmp_path / "more")))
+    beside = unlabelled(data(photos, unlabelled=str(tmp_path / "more")))
     assert beside.images.shape == (7, 8, 8, 1) and len(beside.hash) == 64
-    again = load_unlabelled(data(photos, unlabelled=str(tmp_path / "more")))
+    again = unlabelled(data(photos, unlabelled=str(tmp_path / "more")))
     assert again.hash == beside.hash and np.array_equal(again.images[:], beside.images[:])
 
 
@@ -56,7 +60,7 @@ def test_images_of_other_splits_are_left_out_and_told(photos, tmp_path, capsys):
     source = load(data(photos))
     assert (source.test.images[3] == pixels(30, 8, 8)[..., None]).all((1, 2, 3)).any()
     write_images(tmp_path / "more", 30, 8, 8)  # class a's
-    beside = load_unlabelled(data(photos, unlabelled=str(tmp_path / "more")))
+    beside = unlabelled(data(photos, unlabelled=str(tmp_path / "more")))
     seen = {image.tobytes() for split in (source.validation, source.test) for image in split.images}
     both = sum(image[..., None].tobytes() in seen for image in pixels(30, 8, 8))
     assert both and len(beside.images) == 30 - both
@@ -66,13 +70,13 @@ def test_images_of_other_splits_are_left_out_and_told(photos, tmp_path, capsys):
 
 def test_what_cannot_be_used_is_refused(photos, tmp_path):
     with pytest.raises(UsageError, match="not a folder"):
-        load_unlabelled(data(photos, unlabelled=str(tmp_path / "nowhere")))
+        unlabelled(data(photos, unlabelled=str(tmp_path / "nowhere")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="has no images"):
-        load_unlabelled(data(photos, unlabelled=str(tmp_path / "empty")))
+        unlabelled(data(photos, unlabelled=str(tmp_path / "empty")))
     write_images(tmp_path / "colour", 3, 8, 8, 3)
     with pytest.raises(UsageError, match="labelled ones are grey"):
-        load_unlabelled(data(photos, unlabelled=str(tmp_path / "colour")))
+        unlabelled(data(photos, unlabelled=str(tmp_path / "colour")))
     with pytest.raises(ValueError, match="give that too"):
         data(photos, unlabelled="rest")
 
@@ -100,7 +104,7 @@ def test_they_follow_the_labelled_ones_in_each_batch(augment):
     stream, later = made.batches(), made.batches(2)
     first = [next(stream) for _ in range(4)]
     for found, step in zip(first, range(4)):
-        labelled, others = made.apart(found.x)
+        labelled, others = made.apart(found)
         mixing = made.mixing or (lambda batch, step: batch)
         assert torch.equal(labelled, mixing(made.loader.batch_at(step), step).x)
         assert torch.equal(others, mixing(made.beside.batch_at(step), step).x)

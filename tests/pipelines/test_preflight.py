@@ -301,3 +301,13 @@ def test_methods_that_read_a_class_are_refused_with_mixed_images(run):
     assert "where: data.augment.mixup" in found.stderr
     found = run("--dry-run", "data.augment={scale: 0.2, resized_crop: 0.2}")
     assert found.exit_code == 2 and "cannot be used together" in found.stderr, found.stderr
+
+
+def test_images_without_labels_are_looked_at_before_a_training(run, tmp_path):
+    teacher = "teacher={model: resnet14, train: {epochs: 1}}"
+    (tmp_path / "more").mkdir()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "more/one.png")
+    few = run("--dry-run", teacher, "method=kd", f"data.unlabelled={tmp_path / 'more'}")
+    assert few.exit_code == 2 and "fewer images without labels than a batch has" in few.stderr, few.stderr
+    paired = run("--dry-run", teacher, "method={kd: {}, cs-kd: {}}", f"data.unlabelled={tmp_path / 'more'}")
+    assert paired.exit_code == 2 and "cs-kd pairs images in its own way" in paired.stderr, paired.stderr
