@@ -78,7 +78,7 @@ def check_mixable(augment: Augment, truth: np.ndarray) -> None:
     if augment.mixes and truth.ndim > 2:
         raise UsageError(
             "Only images that have labels can be mixed.",
-            where=f"data.augment.{' and '.join(augment.mixes)}",
+            where=f"data.augment.{augment.mixes}",
             got="a truth of places in the image",
-            hint=f"leave {' and '.join(augment.mixes)} out; data.augment.scale and colour are for all tasks",
+            hint=f"leave {augment.mixes} out; data.augment.scale and colour are for all tasks",
         )

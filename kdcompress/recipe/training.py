@@ -87,9 +87,9 @@ class Augment(Section):
         return self
 
     @property
-    def mixes(self) -> list[str]:
-        """What mixes two images, by its key."""
-        return [name for name in ("mixup", "cutmix") if getattr(self, name)]
+    def mixes(self) -> str:
+        """The keys of what mixes two images, such as "mixup and cutmix"; "" where nothing does."""
+        return " and ".join(name for name in ("mixup", "cutmix") if getattr(self, name))
 
     def deciding(self) -> dict[str, Any]:
         """All that the images depend on, as JSON; what is off is not named, as before there was such a thing."""

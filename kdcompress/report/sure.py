@@ -40,9 +40,11 @@ def brackets(record: Mapping[str, Any] | None) -> str:
 
 def beside(record: Mapping[str, Any] | None) -> str:
     """ "(0.60–1.98)" behind so many points below or above, which have no sign; "" where they are not known."""
-    if record and record.get("verdict") != NONE_SHOWN and record["points"] < 0:
+    if record and record["verdict"] == NONE_SHOWN:
+        return brackets(record).replace("(", "(drop ")
+    if record and record["points"] < 0:
         return f" ({between(-record['high'], -record['low'])})"
-    return brackets(record).replace("(", "(drop ") if record and record["verdict"] == NONE_SHOWN else brackets(record)
+    return brackets(record)
 
 
 def drop(points: float | None, record: Mapping[str, Any] | None) -> str:

@@ -228,7 +228,7 @@ def open_cache(
 def not_cacheable(distillation: Distillation, augment: Augment) -> str:
     """Why a teacher has to run; "" where its kept answers will do."""
     if augment.mixes:
-        return f"{' and '.join(augment.mixes)} makes new images at every step"
+        return f"{augment.mixes} makes new images at every step"
     for name, method in distillation.auxiliary().items():
         if maps := method.needs.of("teacher") - CACHEABLE:
             return f"{name} reads the teacher's {' and '.join(sorted(maps))}"

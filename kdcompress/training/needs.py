@@ -100,9 +100,9 @@ def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment) -> None:
     if augment.mixes and refused:
         raise UsageError(
             f"{', '.join(refused)} needs images of one class, which mixed ones are not.",
-            where=f"data.augment.{' and '.join(augment.mixes)}",
+            where=f"data.augment.{augment.mixes}",
             allowed=", ".join(name for name in methods if learns(methods[name])),
-            hint=f"leave {' and '.join(augment.mixes)} out, or take another method",
+            hint=f"leave {augment.mixes} out, or take another method",
         )
 
 
