@@ -34,6 +34,12 @@ class Options(NamedTuple):
     samples: int
     scale: float
 
+    def checked(self) -> Options:
+        """Themselves. Raises UsageError for those that cannot be."""
+        check_options(width=(self.width, 4), levels=(self.levels, 1), hidden=(self.hidden, 4), scale=(self.scale, 0.5))
+        check_options(proposals=(self.proposals, 1), samples=(self.samples, 1))
+        return self
+
 
 class FasterRCNN(TwoStage):
     """float [N, C, H, W] -> TwoStageAnswer, for images of any size. Regions are looked at in the levels that the
@@ -74,9 +80,8 @@ def fasterrcnn(
     """``width``: channels of the pyramid. ``levels``: of the pyramid. ``hidden``: width of the two layers that look at
     a region. ``proposals``: regions of an image that are looked at. ``samples``: regions of an image that are learnt
     from. ``scale``: the side of anchors, in strides."""
-    check_options(width=(width, 4), levels=(levels, 1), hidden=(hidden, 4), scale=(scale, 0.5))
-    check_options(proposals=(proposals, 1), samples=(samples, 1))
-    return FasterRCNN(backbone, classes, Options(width, levels, hidden, proposals, samples, scale))
+    options = Options(width, levels, hidden, proposals, samples, scale).checked()
+    return FasterRCNN(backbone, classes, options)
 
 
 fasterrcnn.finest = 4  # type: ignore[attr-defined]  # its regions are looked at in finer maps than one-stage heads look at

@@ -48,9 +48,9 @@ def maskrcnn(
 ) -> MaskRCNN:
     """``depth``: convolutions that look at a region for its mask. ``found``: objects of an image, at most, that ship.
     The others as of ``fasterrcnn``."""
-    check_options(width=(width, 4), levels=(levels, 1), hidden=(hidden, 4), scale=(scale, 0.5))
-    check_options(proposals=(proposals, 1), samples=(samples, 1), depth=(depth, 0), found=(found, 1))
-    return MaskRCNN(backbone, classes, Options(width, levels, hidden, proposals, samples, scale), depth, found)
+    options = Options(width, levels, hidden, proposals, samples, scale).checked()
+    check_options(depth=(depth, 0), found=(found, 1))
+    return MaskRCNN(backbone, classes, options, depth, found)
 
 
 maskrcnn.finest = 4  # type: ignore[attr-defined]  # as of fasterrcnn
