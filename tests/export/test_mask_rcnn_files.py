@@ -4,21 +4,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from test_two_stage_files import LABELS, OPTIONS, SIDE, images
-from torch import nn
+from test_two_stage_files import LABELS, OPTIONS, SIDE, found, images, job_of
 
-from kdcompress.artifact import InputSpec
 from kdcompress.errors import KDCompressError, UsageError
-from kdcompress.export.formats import ExportJob, availability, build, open_runner, target
-from kdcompress.export.run_torch import TorchRunner
-from kdcompress.export.to_onnx import export_onnx
-from kdcompress.models.answers import answer_of, described, shipped
+from kdcompress.export.formats import availability, build, open_runner, target
 from kdcompress.models.build import build as network
-from kdcompress.models.deployable import Deployable
 from kdcompress.parity import compared
-from kdcompress.pipelines.preflight import settle
 from kdcompress.pipelines.verdict import not_as_asked
-from kdcompress.runner import infer_all
 from kdcompress.tasks import tasks
 
 TASK, FOUND = tasks["instance-segmentation"], 48
@@ -26,35 +18,12 @@ TASK, FOUND = tasks["instance-segmentation"], 48
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The job, and what PyTorch gives for eight images. Its answers are as sure and as unlike each other as a trained
-    network's."""
     torch.manual_seed(0)
     net = network("maskrcnn/small-resnet10x1", len(LABELS), 3, {**OPTIONS, "depth": 2, "found": FOUND})
-    x = torch.from_numpy(images(16, 0)).permute(0, 3, 1, 2) / 127.5 - 1
-    settle(net, x)
-    net.eval()
-    with torch.no_grad():
-        rpn, box, mask = net.rpn.head, net.roi_heads.box_predictor, net.roi_heads.mask_predictor.mask_fcn_logits
-        spreads = (rpn.cls_logits, 2), (rpn.bbox_pred, 0.2), (box.cls_score, 2), (box.bbox_pred, 0.5), (mask, 0.4)
-        for layer, spread in spreads:
-            seen = []
-            nn.init.normal_(layer.weight), nn.init.zeros_(layer.bias)
-            hook = layer.register_forward_hook(lambda module, given, out, seen=seen: seen.append(out.flatten()))
-            shipped(net(x))
-            hook.remove()
-            layer.weight.mul_(spread / torch.cat(seen).std())
-        mask.bias.fill_(0.5)  # of masks that are a half everywhere a rounding would change the pixels
-        outputs = described(answer_of(net(x)), TASK, LABELS)
-    spec = InputSpec(SIDE, SIDE, 3, (0.5,) * 3, (0.5,) * 3, LABELS, task=TASK.name, outputs=outputs)
-    module, folder = Deployable(net, spec).eval(), tmp_path_factory.mktemp("mask-rcnn")
-    job = ExportJob(module, export_onnx(module, spec, folder / "student.onnx"), images(16, 1), folder, "student")
-    with TorchRunner(module, spec) as runner:
-        return job, infer_all(runner, images(8, 2), spec)
-
-
-def found(artifact):
-    with open_runner(artifact) as runner:
-        return infer_all(runner, images(8, 2), artifact.input)
+    rpn, box, mask = net.rpn.head, net.roi_heads.box_predictor, net.roi_heads.mask_predictor.mask_fcn_logits
+    spreads = (rpn.cls_logits, 2, 0), (rpn.bbox_pred, 0.2, 0), (box.cls_score, 2, 0), (box.bbox_pred, 0.5, 0)
+    spreads += ((mask, 0.4, 0.5),)  # of masks that are a half everywhere a rounding would change the pixels
+    return job_of(net, TASK.name, spreads, tmp_path_factory.mktemp("mask-rcnn"))
 
 
 def test_the_graph_is_static_and_runs_at_any_batch(exported):

@@ -14,7 +14,7 @@ from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, availability, build, open_runner, target
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
-from kdcompress.models.answers import answer_of, described
+from kdcompress.models.answers import answer_of, described, shipped
 from kdcompress.models.build import build as network
 from kdcompress.models.deployable import Deployable
 from kdcompress.parity import compared, of_sets
@@ -36,29 +36,36 @@ def images(count, seed):
     return made
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """The job, and what PyTorch gives for eight images."""
-    torch.manual_seed(0)
-    net = network("fasterrcnn/small-resnet10x1", len(LABELS), 3, OPTIONS)
+def job_of(net, task, spreads, folder):
+    """The job of a network whose answers are as sure and as unlike each other as a trained one's, and what PyTorch
+    gives for eight images. ``spreads``: layers, with deviation and bias that their outputs get."""
     x = torch.from_numpy(images(16, 0)).permute(0, 3, 1, 2) / 127.5 - 1
     settle(net, x)
     net.eval()
     with torch.no_grad():
-        rpn, box = net.rpn.head, net.roi_heads.box_predictor
-        for layer, spread in ((rpn.cls_logits, 2), (rpn.bbox_pred, 0.2), (box.cls_score, 2), (box.bbox_pred, 0.5)):
+        for layer, spread, bias in spreads:
             seen = []
             nn.init.normal_(layer.weight), nn.init.zeros_(layer.bias)
             hook = layer.register_forward_hook(lambda module, given, out, seen=seen: seen.append(out.flatten()))
-            net(x)
+            shipped(net(x))
             hook.remove()
             layer.weight.mul_(spread / torch.cat(seen).std())
-        outputs = described(answer_of(net(x)), tasks["detection"], LABELS)
-    spec = InputSpec(SIDE, SIDE, 3, (0.5,) * 3, (0.5,) * 3, LABELS, task="detection", outputs=outputs)
-    module, folder = Deployable(net, spec).eval(), tmp_path_factory.mktemp("two-stage")
+            layer.bias.fill_(bias)
+        outputs = described(answer_of(net(x)), tasks[task], LABELS)
+    spec = InputSpec(SIDE, SIDE, 3, (0.5,) * 3, (0.5,) * 3, LABELS, task=task, outputs=outputs)
+    module = Deployable(net, spec).eval()
     job = ExportJob(module, export_onnx(module, spec, folder / "student.onnx"), images(16, 1), folder, "student")
     with TorchRunner(module, spec) as runner:
         return job, infer_all(runner, images(8, 2), spec)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    torch.manual_seed(0)
+    net = network("fasterrcnn/small-resnet10x1", len(LABELS), 3, OPTIONS)
+    rpn, box = net.rpn.head, net.roi_heads.box_predictor
+    spreads = (rpn.cls_logits, 2, 0), (rpn.bbox_pred, 0.2, 0), (box.cls_score, 2, 0), (box.bbox_pred, 0.5, 0)
+    return job_of(net, "detection", spreads, tmp_path_factory.mktemp("two-stage"))
 
 
 def found(artifact):

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import shutil
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -141,3 +143,26 @@ def opened(folder, *options):
         page.wait_for_function("!document.getElementById('state').textContent.startsWith('Loading')", timeout=600_000)
         yield page, asked
         browser.close()
+
+
+def masks_of_page(folder, outputs, tmp_path):
+    """What the page's module in a bundle's ``folder`` finds in a segmenter's outputs to one image: rows of label, score
+    and the mask's pixels."""
+    given = [list(map(str, each.ravel())) for each in outputs]
+    (tmp_path / "given.json").write_text(json.dumps(given))
+    program = tmp_path / "run.mjs"
+    program.write_text(
+        "import fs from 'node:fs'\n"
+        "const [folder, given] = process.argv.slice(2)\n"
+        "const { masked, suppressed } = await import(folder + '/instance_segmenter.mjs')\n"
+        "const read = (name) => JSON.parse(fs.readFileSync(name))\n"
+        "const model = read(folder + '/model.json')\n"
+        "const number = (text) => ({ nan: NaN, inf: Infinity })[text] ?? Number(text)\n"
+        "const all = read(given).map((each) => Float32Array.from(each, number))\n"
+        "const found = suppressed(all[0], all[1], { ...model.suppression, score: 0.3 })\n"
+        "const rows = found.map((one) => [one.label, one.score, ...masked(one, ...all.slice(2), model)])\n"
+        "console.log(JSON.stringify(rows))\n"
+    )
+    done = subprocess.run(["node", program, folder, tmp_path / "given.json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return np.array(json.loads(done.stdout))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_files import bundler, check_syntax, invoke, opened, ort_stub, rows_of, signed_again
+from bundle_files import bundler, check_syntax, invoke, masks_of_page, opened, ort_stub, rows_of, signed_again
 from scene_runs import scenes_run
 
 from kdcompress import segments
@@ -144,26 +144,8 @@ def nearly(mask, other):
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no Node.js")
 def test_the_page_s_module_makes_the_same_masks(bundled, tmp_path):
-    folder, (boxes, scores, coefficients, prototypes) = bundled("student-fp32"), crowd()
-    names = ("boxes", "scores", "coefficients", "prototypes")
-    given = {name: list(map(str, each.ravel())) for name, each in zip(names, (boxes, scores, coefficients, prototypes))}
-    (tmp_path / "given.json").write_text(json.dumps(given))
-    program = tmp_path / "run.mjs"
-    program.write_text(
-        "import fs from 'node:fs'\n"
-        "const [folder, given] = process.argv.slice(2)\n"
-        "const { masked, suppressed } = await import(folder + '/instance_segmenter.mjs')\n"
-        "const read = (name) => JSON.parse(fs.readFileSync(name))\n"
-        "const model = read(folder + '/model.json')\n"
-        "const number = (text) => ({ nan: NaN, inf: Infinity })[text] ?? Number(text)\n"
-        "const all = Object.values(read(given)).map((each) => Float32Array.from(each, number))\n"
-        "const found = suppressed(all[0], all[1], { ...model.suppression, score: 0.3 })\n"
-        "const rows = found.map((one) => [one.label, one.score, ...masked(one, all[2], all[3], model)])\n"
-        "console.log(JSON.stringify(rows))\n"
-    )
-    done = subprocess.run(["node", program, folder, tmp_path / "given.json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    wanted, rows = segmented(boxes, scores, coefficients, prototypes, score=0.3), np.array(json.loads(done.stdout))
+    outputs = crowd()
+    wanted, rows = segmented(*outputs, score=0.3), masks_of_page(bundled("student-fp32"), outputs, tmp_path)
     assert len(rows) == len(wanted) > 20 and (rows[:, 0] == wanted.labels).all()
     nearly(rows[:, 2:].reshape(-1, 64, 64).astype(bool), wanted.masks)
 

@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from bundle_files import check_syntax, ort_stub
+from bundle_files import check_syntax, masks_of_page, ort_stub
 
 from kdcompress.artifact import Output
 from kdcompress.pipelines.bundle.folder import filled
@@ -71,24 +71,7 @@ def nearly(mask, other):
 @pytest.mark.skipif(not shutil.which("node"), reason="no Node.js")
 def test_the_page_s_module_makes_the_same_masks(folder, tmp_path):
     outputs = crowd()
-    given = [list(map(str, each.ravel())) for each in outputs]
-    (tmp_path / "given.json").write_text(json.dumps(given))
-    program = tmp_path / "run.mjs"
-    program.write_text(
-        "import fs from 'node:fs'\n"
-        "const [folder, given] = process.argv.slice(2)\n"
-        "const { masked, suppressed } = await import(folder + '/instance_segmenter.mjs')\n"
-        "const read = (name) => JSON.parse(fs.readFileSync(name))\n"
-        "const model = read(folder + '/model.json')\n"
-        "const number = (text) => ({ nan: NaN, inf: Infinity })[text] ?? Number(text)\n"
-        "const all = read(given).map((each) => Float32Array.from(each, number))\n"
-        "const found = suppressed(all[0], all[1], { ...model.suppression, score: 0.3 })\n"
-        "const rows = found.map((one) => [one.label, one.score, ...masked(one, all[2], model)])\n"
-        "console.log(JSON.stringify(rows))\n"
-    )
-    done = subprocess.run(["node", program, folder, tmp_path / "given.json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    wanted, rows = segmented(*outputs, size=(64, 64), score=0.3), np.array(json.loads(done.stdout))
+    wanted, rows = segmented(*outputs, size=(64, 64), score=0.3), masks_of_page(folder, outputs, tmp_path)
     assert len(rows) == len(wanted) > 20 and (rows[:, 0] == wanted.labels).all()
     nearly(rows[:, 2:].reshape(-1, 64, 64).astype(bool), wanted.masks)
 
