@@ -30,6 +30,9 @@ if TYPE_CHECKING:
         @property
         def class_maps(self) -> bool: ...
 
+        @property
+        def sides(self) -> bool: ...
+
         def of(self, member: Any) -> frozenset[str]: ...
 
 

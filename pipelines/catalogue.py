@@ -9,9 +9,9 @@ from kdcompress.errors import UsageError, unknown_name
 
 
 def models() -> list[dict[str, Any]]:
-    from kdcompress.models.build import names
+    from kdcompress.models.build import forms, names
 
-    return [{"model": name, "from": group} for group, members in names().items() for name in members]
+    return [{"model": name, "from": group} for group, members in (forms() | names()).items() for name in members]
 
 
 def methods() -> list[dict[str, Any]]:

@@ -122,6 +122,11 @@ def test_list_in_words_and_in_json(kind):
     assert len(json.loads(invoke("list", kind, "--json").stdout)) >= 2
 
 
+def test_list_models_has_the_forms_of_names():
+    named = {row["model"] for row in json.loads(invoke("list", "models", "--json").stdout)}
+    assert {"resnet8x4", "fcos/BACKBONE", "lraspp/BACKBONE", "smp/ARCHITECTURE/ENCODER"} <= named
+
+
 def test_doctor_says_what_works_here():
     facts = json.loads(invoke("doctor", "--json").stdout)
     assert {"python", "machine", "packages", "targets", "data"} <= set(facts)

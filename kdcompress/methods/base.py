@@ -91,7 +91,8 @@ class Needs:
     several processes that train together each gets the rows of all. ``one_label``: it takes each image to be of one
     class, or relates classes to each other; others compare logits row by row (``Task.rows``), or none. ``boxes``: it
     looks at boxes, the truth's (``batch.y`` are objects, as in ``data.objects``) or those that networks answer.
-    ``class_maps``: it reads the class of each pixel (``batch.y``). ``truth``: it reads the number of
+    ``class_maps``: it reads the class of each pixel (``batch.y``). ``sides``: it compares the distributions that some
+    detectors have of a box's sides. ``truth``: it reads the number of
     each image's class (``batch.y``), which mixed images don't have."""
 
     student: str = "logits"
@@ -105,6 +106,7 @@ class Needs:
     one_label: bool = False
     boxes: bool = False
     class_maps: bool = False
+    sides: bool = False
     truth: bool = False
 
     def __post_init__(self) -> None:

@@ -75,7 +75,7 @@ class LD(Method):
         )
 
     paper = "arXiv:2102.12252"
-    needs = Needs(student="answer", teacher="answer", boxes=True)
+    needs = Needs(student="answer", teacher="answer", boxes=True, sides=True)
 
     @classmethod
     def attach(cls, options: Options, student: Tapped, teacher: Tapped | None) -> None:

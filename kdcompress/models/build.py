@@ -134,12 +134,22 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
 
 
 def names() -> dict[str, list[str]]:
-    """Every name that ``build`` takes, by group (zoo, timm, torchvision)."""
+    """Every name that ``build`` takes, by group (zoo, timm, torchvision), but for those that ``forms`` has."""
     timm_names, torchvision_names = _timm_names(), _torchvision_names()
     return {
         "zoo": list(zoo),
         "timm": [f"timm/{name}" for name in timm_names],
         "torchvision": [f"torchvision/{name}" for name in torchvision_names],
+    }
+
+
+def forms() -> dict[str, list[str]]:
+    """The forms of the other names that ``build`` takes, by what they are."""
+    return {
+        "detector": [f"{name}/BACKBONE" for name in detectors.heads],
+        "segmenter": [f"{name}/BACKBONE" for name in segmenters.heads],
+        **{name: [_extra(name).FORM] for name in EXTRAS},
+        "your own": ["package.module:callable"],
     }
 
 

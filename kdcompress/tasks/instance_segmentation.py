@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from kdcompress.segments import INSIDE, SHARE, WAYS, Segments, segmented, way_of
 from kdcompress.task import Outputs, Pictures, Size
 from kdcompress.tasks import tasks
 from kdcompress.tasks.detection import MOST, Detection, packed, precision_of, unpacked
+
+if TYPE_CHECKING:
+    from kdcompress.task import Needs
 
 
 class InstanceSegmentation(Detection):
@@ -42,6 +45,7 @@ class InstanceSegmentation(Detection):
     truth = "masks"
     network = "model: yolact/BACKBONE makes a segmenter of a network"
     purpose = "instance segmentation"
+    refusal = Detection.refusal.replace(", or reads", ", compares distributions of boxes' sides, or reads")
     program = "instance_segmenter"
     answer = (
         "boxes that score enough, without those that overlap a better one of their label, each with a mask: where it "
@@ -66,6 +70,9 @@ class InstanceSegmentation(Detection):
 
     def comparable(self, expected: Outputs, got: Outputs) -> tuple[Outputs, Outputs]:
         return expected, got
+
+    def takes(self, needs: Needs) -> bool:
+        return super().takes(needs) and not needs.sides  # no segmenter here has distributions of them
 
     def check(self, truth: Truth, source: str) -> None:
         if not isinstance(truth, Outlined):

@@ -21,6 +21,7 @@ from kdcompress.models.detectors.towers import clamped
 from kdcompress.optional import require
 
 PACKAGE = "transformers"
+FORM = "transformers/OWNER/NAME"
 KINDS = {"rtdetr_v2": "RTDetrV2"}  # what the library's classes begin with
 FIXED = ("num_labels", "id2label", "label2id", "num_denoising")
 MULTIPLE = 32  # of the images' sides

@@ -17,6 +17,7 @@ from kdcompress.models.segmenters.answer import MapAnswer
 from kdcompress.optional import require
 
 PACKAGE = "segmentation-models-pytorch"
+FORM = "smp/ARCHITECTURE/ENCODER"
 TIMM = "tu-"  # what the library puts before the names of timm's networks
 FINEST = 2  # of an encoder's maps the first that is a stage: before it are the image and a stem, at 1/2
 POOLINGS = 3  # of PAN's coarsest map, to a half each
@@ -78,9 +79,7 @@ def check(name: str) -> None:
         got, allowed = encoder or "none", "a vision transformer of timm, such as tu-vit_tiny_patch16_224"
         raise UsageError("This architecture needs another encoder.", where=f"smp/{name}", got=got, allowed=allowed)
     if not encoder:
-        raise UsageError(
-            "The encoder is missing.", where=f"smp/{name}", allowed="smp/ARCHITECTURE/ENCODER", hint=example
-        )
+        raise UsageError("The encoder is missing.", where=f"smp/{name}", allowed=FORM, hint=example)
     if encoder.startswith(TIMM):
         import timm
 
