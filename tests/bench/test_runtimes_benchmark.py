@@ -17,6 +17,7 @@ def test_every_target_is_there_and_has_its_runtime(script):
             assert formats.target(name).precision == precision
 
 
+@pytest.mark.slow
 def test_openvinos_tool_and_we_measure_the_same_file(script, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     monkeypatch.setattr(script, "NETWORKS", {"teacher": "resnet14", "student": "resnet8"})

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from quick_runs import untried
 
 BLOCKED = """
 import importlib.abc, os, sys
@@ -19,6 +20,15 @@ sys.meta_path.insert(0, Blocked())
 @pytest.fixture(scope="module", autouse=True)
 def steady(by_size):
     """Latencies are handed in; tests/bench measures."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(request):
+    """But for modules that say ``TRIED``."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "TRIED", False):
+            untried(patch)
+        yield
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def root(request):
 def bundles(tmp_path_factory, fashion_mnist_root):
     """Those of a short run, by target; and some of its test images."""
     folder = tmp_path_factory.mktemp("arm64")
-    data = ("data.train_images=3000", f"data.root={fashion_mnist_root}")
+    data = ("data.train_images=1500", f"data.root={fashion_mnist_root}")
     options = ("teacher=null", "method=none", "train.epochs=1", "export.max_drop=100", "gates={}", "bench.effort=rapid")
     names = ("student-fp32", "arm64-dotprod")
     commands = [

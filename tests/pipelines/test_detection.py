@@ -27,7 +27,7 @@ TASK = tasks["detection"]
 RECIPE = """
 name: scenes
 task: detection
-data: {source: fashion-mnist-scenes, size: 64, train_images: 192, augment: {flip: true}}
+data: {source: fashion-mnist-scenes, size: 64, train_images: 96, augment: {flip: true}}
 teacher:
   model: fcos/small-resnet10x1
   options: {width: 24, levels: 3, depth: 1}
@@ -35,7 +35,7 @@ teacher:
 student: {model: fcos/small-resnet10x1, options: {width: 16, levels: 3, depth: 1}}
 method: {reviewkd: {weight: 1, warmup: 0}}
 train: {epochs: 1, batch_size: 32, optimizer: adamw, lr: 0.002, precision: fp32}
-export: {targets: [onnx-fp16, x86-vnni, whole.yaml], calibration_images: 64, max_drop: 5, qat: null}
+export: {targets: [onnx-fp16, x86-vnni, whole.yaml], calibration_images: 32, max_drop: 5, qat: null}
 bench: {effort: rapid}
 """
 WHOLE = """
@@ -52,7 +52,7 @@ measured_on: here
 def ran(tmp_path_factory, fashion_mnist_root):
     folder = tmp_path_factory.mktemp("detection")
     (folder / "whole.yaml").write_text(WHOLE)
-    with scenes_run(folder, RECIPE, fashion_mnist_root, 128) as done:
+    with scenes_run(folder, RECIPE, fashion_mnist_root, 48) as done:
         yield done, folder
 
 

@@ -25,6 +25,8 @@ SMALL = (
     "bench.effort=rapid",
 )
 
+TRIED = True  # networks are exported before their training
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory, fashion_mnist_root):

@@ -45,7 +45,7 @@ FILES = {"teacher-fp32", "student-fp32", "student-onnx-fp16", "student-x86-vnni"
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, fashion_mnist_root):
     folder = tmp_path_factory.mktemp("segmentation")
-    with scenes_run(folder, RECIPE, fashion_mnist_root, 96) as done:
+    with scenes_run(folder, RECIPE, fashion_mnist_root, 64) as done:
         yield done, folder
 
 
