@@ -55,6 +55,7 @@ from kdcompress.methods.kd import KD
 from kdcompress.methods.reviewkd import ReviewKD
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Data, Train, apply_override
+from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.engine import train
 from kdcompress.training.evaluation import score
@@ -558,7 +559,7 @@ def equal_results(names: Sequence[str], options: argparse.Namespace) -> list[dic
                     wanted = train_options([*options.variants[variant], "train.select=last"], base)
                     with tempfile.TemporaryDirectory() as folder:
                         train(made, source, wanted, augment, seed, Path(folder))
-                found[variant] = score(made.student, source.test, device, "classification")
+                found[variant] = score(made.student, source.test, device, tasks["classification"])
             rows.append({"method": method, "seed": seed, "images_seen": base["train"]["images"], "accuracy": found})
     return rows
 

@@ -150,9 +150,11 @@ def names() -> str:
     modules = {name: sys.modules[type(found).__module__] for name, found in sources.entries().items()}
     rows = [[code(name), first_line(module.__doc__)] for name, module in modules.items()]
     text += table(["source", "what it is"], rows)
-    rows = [[code(row["task"]), row["figure"], row["answer"], str(row["methods"])] for row in tasks()]
+    rows = [
+        [code(row["task"]), row["figure"], row["metric"] or "", row["answer"], str(row["methods"])] for row in tasks()
+    ]
     text += "\n## Tasks\n\nWhat `task` takes. [More about tasks](tasks.md).\n\n"
-    text += table(["task", "figure", "what is answered", "methods that teach it"], rows)
+    text += table(["task", "figure", "what `metric` takes", "what is answered", "methods that teach it"], rows)
     text += "\n## Shipped recipes\n\n`kdcompress run NAME` runs one, `kdcompress init NAME` copies it.\n\n"
     return text + table(["recipe", "about"], ([code(row["recipe"]), line(row["about"])] for row in recipes()))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def inside(parent: Artifact, folder: Path, where: str) -> Iterator[Artifact]:
     path = folder / f".{PREFIX}-{parent.path.name}"
     model = graph.load(parent.path)
     append(model, parent.input, spec)
-    graph.set_metadata(model, {"kdcompress.input": json.dumps(asdict(spec))})
+    graph.set_metadata(model, {"kdcompress.input": json.dumps(spec.to_json())})
     try:
         graph.save(model, path)
         yield Artifact.of(path, "onnx", parent.precision, spec)
@@ -62,7 +62,7 @@ def appended(artifact: Artifact, where: str) -> Artifact:
     """An ONNX artefact, once its file suppresses by itself."""
     spec, model = finished(artifact.input, where), graph.load(artifact.path)
     append(model, artifact.input, spec)
-    graph.set_metadata(model, {"kdcompress.input": json.dumps(asdict(spec))})
+    graph.set_metadata(model, {"kdcompress.input": json.dumps(spec.to_json())})
     with replacing(artifact.path) as temporary:
         graph.save(model, temporary)
     return replace(artifact, input=spec, sha256=sha256(artifact.path), bytes=size_of(artifact.path))

@@ -6,7 +6,6 @@ import json
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -135,7 +134,7 @@ def _wide(module: nn.Module, spec: InputSpec) -> nn.Module:
 def _add_facts(path: Path, spec: InputSpec, precision: str) -> None:
     """Labels and input as files in a ZIP archive at the end of the file, which is where TensorFlow Lite keeps
     associated files: ``unzip model.tflite labels.txt``."""
-    facts = {"kdcompress.version": __version__, "kdcompress.precision": precision, "kdcompress.input": asdict(spec)}
+    facts = {"kdcompress.version": __version__, "kdcompress.precision": precision, "kdcompress.input": spec.to_json()}
     files = {"labels.txt": "\n".join(spec.labels) + "\n", "kdcompress.json": json.dumps(facts, indent=1) + "\n"}
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in files.items():

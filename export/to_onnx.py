@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from kdcompress.export.quiet import quiet
 from kdcompress.export.run_onnxruntime import open_session
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.parity import compared, of_sets
+from kdcompress.tasks import task_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,7 +59,7 @@ def export_onnx(
     graph.strip(model)
     facts = {
         "kdcompress.version": __version__,
-        "kdcompress.input": json.dumps(asdict(spec)),
+        "kdcompress.input": json.dumps(spec.to_json()),
         "kdcompress.precision": precision,
         "labels": json.dumps(spec.labels),
         "layout": spec.layout,
@@ -165,7 +165,7 @@ def _check(
             allowed = 1e-3 * max(1.0, float(np.abs(wanted).max()))
             if not worst <= allowed:
                 allowed = max(allowed, ROUNDED * _rounding(net, spec, x, expected[i])[name])
-            if not worst <= allowed and not compared(expected[i], found, spec.task):  # NaN fails too
+            if not worst <= allowed and not compared(expected[i], found, task_of(spec)):  # NaN fails too
                 raise KDCompressError(
                     f"The exported model's {name} differ from PyTorch's at batch size {len(x)}.",
                     got=f"{worst:.3g}",

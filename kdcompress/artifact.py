@@ -89,6 +89,7 @@ class InputSpec:
     outputs: tuple[Output, ...] = ()  # none given: a classifier's logits
     task: str = "classification"  # what the network is for
     fit: str | None = None  # how images of another shape got this one, as ``data.fit`` says
+    threshold: float | None = None  # of two classes: the share (softmax) above which the second is the answer
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -108,6 +109,18 @@ class InputSpec:
         """Whether the model makes something else of its last layers' outputs."""
         return len(self.outputs) > 1 or self.outputs[0].decided
 
+    def with_threshold(self, threshold: float | None) -> InputSpec:
+        """The same of a classifier whose answers are what a threshold says."""
+        if threshold is None:
+            return self
+        meaning = f"logits: the second label where its share (their softmax) is above {threshold:g}, else the first"
+        return replace(self, threshold=threshold, outputs=(replace(self.outputs[0], meaning=meaning),))
+
+    def to_json(self) -> dict[str, Any]:
+        """A threshold is in it where there is one."""
+        facts = asdict(self)
+        return facts if self.threshold is not None else {k: v for k, v in facts.items() if k != "threshold"}
+
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] images of a source -> the array this model takes."""
         expected = (self.height, self.width, self.channels)
@@ -123,7 +136,7 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, data: Any) -> InputSpec:
-        """What ``asdict`` gave. Raises UsageError for what describes no input, or outputs of one name."""
+        """What ``to_json`` gave. Raises UsageError for what describes no input, or outputs of one name."""
         what = "The description of the model's input is damaged."
         data = dict(checked(data, _INPUT, what, _INPUT_REST))
         height, width, channels = data["height"], data["width"], data["channels"]
@@ -140,7 +153,10 @@ class InputSpec:
             raise UsageError(
                 what, got=", ".join(output.name for output in outputs), allowed="outputs of different names"
             )
-        return cls(**{**data, **{name: tuple(data[name]) for name in ("mean", "std", "labels")}, "outputs": outputs})
+        found = cls(**{**data, **{name: tuple(data[name]) for name in ("mean", "std", "labels")}, "outputs": outputs})
+        if found.threshold is not None and (found.classes != 2 or len(found.outputs) > 1):
+            raise UsageError(what, got=f"a threshold for {found.classes} classes", allowed="a threshold for two")
+        return found
 
 
 @dataclass(frozen=True)
@@ -163,7 +179,7 @@ class Artifact:
         return cls(path, format, precision, input, sha256(path), size_of(path), **rest)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "path": self.path.name}
+        return {**asdict(self), "path": self.path.name, "input": self.input.to_json()}
 
     @classmethod
     def from_json(cls, data: Any, folder: Path) -> Artifact:
@@ -205,6 +221,7 @@ _INPUT_REST: Rules = {
     "output": text,
     "task": text,
     "fit": lambda value: value in (None, "letterbox", "squash"),
+    "threshold": lambda value: value is None or (finite(value) and 0 < value < 1),
     "outputs": lambda values: isinstance(values, list | tuple) and 1 <= len(values) <= MOST_OUTPUTS,
 }
 _OUTPUT: Rules = {

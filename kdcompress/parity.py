@@ -9,8 +9,8 @@ import numpy as np
 
 from kdcompress.artifact import InputSpec
 from kdcompress.runner import Runner, infer_all
-from kdcompress.task import Outputs
-from kdcompress.tasks import tasks
+from kdcompress.task import Outputs, Task
+from kdcompress.tasks import task_of, tasks
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,19 @@ def parity(
     ``tolerance`` may be the name of a precision: fp32, fp16 or int8.
     """
     outputs = infer_all(reference, images, spec), infer_all(other, images, spec)
-    return compared(*outputs, spec.task, tolerance, spec.chosen)
+    return compared(*outputs, task_of(spec), tolerance, spec.chosen)
 
 
 def compared(
-    expected: Outputs, got: Outputs, task: str, tolerance: Tolerance | str = "fp32", chosen: bool = False
+    expected: Outputs, got: Outputs, task: str | Task, tolerance: Tolerance | str = "fp32", chosen: bool = False
 ) -> Parity:
     """The parity of two files' outputs to the same images, float32 [N, ...] each, of networks for a ``task``.
     ``chosen``: of places that each network chose, which are compared as sets (``of_sets``)."""
     allowed = TOLERANCES[tolerance] if isinstance(tolerance, str) else tolerance
+    judge = tasks[task] if isinstance(task, str) else task
     n = len(expected[0])
     decided = expected, got
-    expected, got = tasks[task].comparable(expected, got)
+    expected, got = judge.comparable(expected, got)
     shapes = [[list(each.shape) for each in outputs] for outputs in (got, expected)]
     if shapes[0] != shapes[1] or not n:
         why = f"shapes differ: {shapes[0]}, not {shapes[1]}" if n else "no images to compare on"
@@ -83,8 +84,8 @@ def compared(
     differences = of_sets(expected, got) if chosen else list(map(_apart, expected, got))
     scales = [float(np.abs(each).max()) or 1.0 for each in expected]
     relative = max(float(each.max()) / scale for each, scale in zip(differences, scales, strict=True))
-    least = tasks[task].int8_agreement if allowed.agreement is None else allowed.agreement - TURNED * chosen
-    found = tasks[task].matched(*decided, allowed.relative or 0.0)
+    least = judge.int8_agreement if allowed.agreement is None else allowed.agreement - TURNED * chosen
+    found = judge.matched(*decided, allowed.relative or 0.0)
     reasons = []
     if allowed.relative is not None and found.numbers and relative > allowed.relative:
         reasons.append(f"outputs differ by {relative:.3g} of the largest, {allowed.relative:.3g} allowed")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from kdcompress.artifact import Output
+from kdcompress.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,6 +129,70 @@ class Pictures:
     note: str
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Whether a file is as often right as it is sure: for each bin of the largest share that has images, how many, the
+    mean of those shares and the share that is right, 0..1; and the expected calibration error in per cent."""
+
+    error: float
+    bins: list[tuple[int, float, float]]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The share of one class, of two, above which it is the answer: chosen on so many images, for the figure ``name``,
+    in per cent there and at a half."""
+
+    share: float
+    images: int
+    name: str
+    score: float
+    at_half: float
+
+
+@dataclass(frozen=True, eq=False)
+class Blind:
+    """Answers, as a step keeps them, that need no look at the images: their score in per cent, and ``what`` they are,
+    "always answering 'b'"."""
+
+    answers: np.ndarray
+    score: float
+    what: str
+
+
+class OneFigure:
+    """Of a task that has one metric and no threshold."""
+
+    metric: Metric
+    purpose: str
+    metrics: Mapping[str, Metric] = {}
+
+    def judging(self, metric: str | None = None, threshold: float | None = None) -> Any:
+        if metric is not None:
+            raise UsageError(
+                f"Networks for {self.purpose} are judged by one figure, {self.metric.name}.",
+                where="metric",
+                got=metric,
+                hint="leave it out",
+            )
+        return self
+
+    def renumbering(self, numbers: np.ndarray) -> Any:
+        return self
+
+    def decided_by_threshold(self, labels: Sequence[str]) -> bool:
+        return False
+
+    def threshold_for(self, outputs: Outputs, truth: np.ndarray) -> Threshold:
+        raise NotImplementedError  # decided_by_threshold says so
+
+    def calibration(self, outputs: Outputs, truth: np.ndarray) -> None:
+        return None
+
+    def blind(self, truth: np.ndarray, labels: Sequence[str]) -> None:
+        return None
+
+
 def unanswered(
     labels: Sequence[str], there: np.ndarray, right: np.ndarray, parents: np.ndarray | None = None
 ) -> list[str]:
@@ -148,6 +213,24 @@ class Task(Protocol):
     program: str  # of a bundle: what its program is called, and the folder of templates that it is made from
     refusal: str  # what a method does that it does not take: "compares ..."
     int8_agreement: float  # of what an int8 file and its network decide, at least, 0..1
+    metrics: Mapping[str, Metric]  # by the names that a recipe may give; none where there is one alone
+
+    def judging(self, metric: str | None = None, threshold: float | None = None) -> Task:
+        """This task with another figure, and of two classes with a ``threshold``: the share of the second above which
+        it is the answer. None: as it is. Raises UsageError for a figure that it has not."""
+        ...
+
+    def renumbering(self, numbers: np.ndarray) -> Task:
+        """What judges the outputs of a file as ``renumbered`` gives them."""
+        ...
+
+    def decided_by_threshold(self, labels: Sequence[str]) -> bool:
+        """Whether a threshold can decide between these."""
+        ...
+
+    def threshold_for(self, outputs: Outputs, truth: np.ndarray) -> Threshold:
+        """The threshold that is best for these outputs."""
+        ...
 
     def outputs(self, labels: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> tuple[Output, ...]:
         """Of the file that ships. ``shapes``: of what the network gives for an image."""
@@ -195,6 +278,14 @@ class Task(Protocol):
         """Further figures by their names, in per cent."""
         ...
 
+    def calibration(self, outputs: Outputs, truth: np.ndarray) -> Calibration | None:
+        """None where no one share says how sure an answer is."""
+        ...
+
+    def blind(self, truth: np.ndarray, labels: Sequence[str]) -> Blind | None:
+        """The best answers that need no look at the images; None where there are none to compare with."""
+        ...
+
     def right(self, answers: np.ndarray, truth: np.ndarray) -> np.ndarray | None:
         """Which images are answered rightly, bool [N], where the score is their share; None of any other figure."""
         ...
@@ -209,7 +300,7 @@ class Task(Protocol):
 
     def by_label(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
         """For each label its name, "n" of it (what ``metric.counted`` says), and "score" in per cent, None where there
-        is none of it."""
+        is none of it. Of classes also "precision" and "recall" in per cent, and how many images are "answered" so."""
         ...
 
     def confusion(self, answers: np.ndarray, truth: np.ndarray, labels: Sequence[str]) -> Confusion | None:
@@ -275,9 +366,9 @@ class Task(Protocol):
 
     # Trained
 
-    def loss(self, answer: Any, y: Tensor, smoothing: float) -> Tensor:
+    def loss(self, answer: Any, y: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
         """The supervised loss, a float32 scalar: of a network's answer (``models.answers``) to the images of a batch,
-        of which the first ``len(y)`` have a truth."""
+        of which the first ``len(y)`` have a truth. ``weights`` float32 [K]: of each class, where images have one."""
         ...
 
     def rows(self, logits: Tensor, y: Tensor | None = None) -> Tensor:

@@ -49,6 +49,7 @@ def tasks() -> list[dict[str, Any]]:
         {
             "task": name,
             "figure": f"{task.metric.name}, {task.metric.unit}",
+            "metric": ", ".join(task.metrics) or None,
             "answer": task.answer,
             "methods": sum(task.takes(kinds[kind].needs) for kind in kinds),
         }

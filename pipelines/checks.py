@@ -11,6 +11,7 @@ from typing import Any
 
 from kdcompress.artifact import content_hash
 from kdcompress.console import say_once
+from kdcompress.data.balance import check_balanced
 from kdcompress.data.batch import rows_each
 from kdcompress.data.mixing import check_mixable
 from kdcompress.distributed import check_launch
@@ -97,6 +98,7 @@ def check(networks: Networks, tried: Tried) -> None:
             problems.attempt(partial(parse_options, name, options))
         problems.attempt(partial(_check_images, networks, role))
     problems.attempt(lambda: task.check(networks.source.test.truth, networks.source.name))
+    problems.attempt(partial(_check_threshold, networks))
     if not problems.found:  # the networks are built for the source's images and classes
         with random_states_kept():
             _check_networks(networks, tried, problems)
@@ -121,9 +123,31 @@ def _check_targets(networks: Networks) -> None:
         raise UsageError("Only a detector's file can suppress by itself.", where=where, got=got, hint=hint)
 
 
+def _check_threshold(networks: Networks) -> None:
+    if networks.recipe.threshold == "argmax":
+        return
+    labels, truth = networks.source.labels, networks.source.validation.truth
+    if not networks.task.decided_by_threshold(labels):
+        raise UsageError(
+            "A threshold decides between two classes.",
+            where="threshold",
+            got=f"{len(labels)} classes, for {networks.task.purpose}",
+            hint="leave threshold out",
+        )
+    if len(set(truth.tolist())) < 2:
+        raise UsageError(
+            "A threshold is chosen on validation images of both classes.",
+            where="threshold",
+            got=f"{len(truth)} images of one class",
+            hint="give data.validation a larger share",
+        )
+
+
 def _check_images(networks: Networks, role: Role) -> None:
     """That what a network is trained on can be mixed, and can have images without labels beside it, as asked for."""
     data, part = networks.recipe.data, networks.parts[role]
+    if part.train:
+        check_balanced(networks.source.train.truth, part.train.balance)
     if not part.train or not (data.augment.mixes or data.unlabelled):
         return
     kinds = {name: methods[name] for name in part.method}

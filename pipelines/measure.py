@@ -28,12 +28,13 @@ from kdcompress.export.foreign import any_artifact_of
 from kdcompress.export.formats import cpus_of, open_runner, targets
 from kdcompress.intervals import Sample, interval, lost, sample
 from kdcompress.pipelines.answering import TIMED_IMAGES, answer_ms, outside
+from kdcompress.pipelines.blind import blind_answers, not_above
 from kdcompress.pipelines.runs import RECORD, STEPS, read_record
 from kdcompress.recipe import validate_recipe
 from kdcompress.report.rows import drop_record
 from kdcompress.report.write import load_report
 from kdcompress.runner import infer_all, joined
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of, tasks
 from kdcompress.untrusted import existing, read_json
 
 
@@ -86,9 +87,11 @@ def evaluate_files(
     threads: int,
     split: str | None = None,
     fit: str | None = None,
+    metric: str | None = None,
 ) -> list[dict[str, Any]]:
     """The score of each file on what ``load_scored`` finds, and agreement with the first file. Classes are
-    those of the data set: a file's are matched with them by name."""
+    those of the data set: a file's are matched with them by name. ``metric``: in place of the task's own. A threshold
+    that a file ships with decides between its two classes."""
     sets: dict[tuple[int, int, str | None, str], Scored] = {}  # by size of input, how images get it, kind of truth
     checked = []
     for artifact in map(load_artifact, files):
@@ -99,13 +102,14 @@ def evaluate_files(
         numbers, note = match_labels(spec.labels, found.labels, artifact.path, found.of)
         taken = [_taken(artifact, part.images, found.of) for part in found.parts]
         notes = [*found.notes, note, *(note for _, note in taken)]
+        task_of(spec).judging(metric)
         for part in found.parts:
             tasks[spec.task].check(part.truth, found.of)
         checked.append((artifact, found, numbers, [images for images, _ in taken], notes))
     results: list[dict[str, Any]] = []
     first: tuple[np.ndarray, Sample] | None = None
     for artifact, found, numbers, parts, notes in checked:
-        begun, task = time.monotonic(), tasks[artifact.input.task]
+        begun, task = time.monotonic(), task_of(artifact.input).judging(metric).renumbering(numbers)
         truth = joined_truth([part.truth for part in found.parts])
         with _answering(artifact), open_runner(artifact, threads=threads) as runner:
             outputs = joined([infer_all(runner, images, artifact.input, keep=task.kept) for images in parts])
@@ -120,6 +124,8 @@ def evaluate_files(
         mine = sample(task, answers, truth, score)
         first = first or (answers, mine)
         sure = interval(mine)
+        blind = blind_answers(task, truth, found.labels)
+        told = not_above(mine, *blind) if blind else ""
         drop = lost(mine, first[1]) if results and results[0]["metric"] == vars(task.metric) else None
         results.append(
             {
@@ -136,7 +142,8 @@ def evaluate_files(
                 "agreement": task.agreement(answers, first[0]),
                 "seconds": round(time.monotonic() - begun, 2),
                 "runtime": details,
-                "notes": list(dict.fromkeys(filter(None, notes))),
+                "threshold": artifact.input.threshold,
+                "notes": list(dict.fromkeys(filter(None, [*notes, told and f"{artifact.path} {told}"]))),
             }
         )
     return results

@@ -48,7 +48,17 @@ class Networks:
 
     @property
     def task(self) -> Task:
-        return tasks[self.recipe.task]
+        return tasks[self.recipe.task].judging(self.recipe.metric)
+
+    def judge(self, spec: InputSpec) -> Task:
+        """What judges the outputs of a file: as it is asked for, with the threshold that the file ships with."""
+        return self.task.judging(threshold=spec.threshold)
+
+    @property
+    def figure_key(self) -> dict[str, str]:
+        """Of the key of a step whose result depends on the figure; nothing where that is the task's own."""
+        own = tasks[self.recipe.task].metric == self.task.metric
+        return {} if own else {"metric": str(self.recipe.metric)}
 
     @property
     def source(self) -> Source:
@@ -205,18 +215,18 @@ class Networks:
             peers=peers,
             label_smoothing=part.train.label_smoothing if part.train else 0.0,
             images=len(self.trained_on(role).train),
-            task=self.recipe.task,
+            task=self.task,
         )
 
     # As it ships
 
-    def deployable(self, role: Role, net: nn.Module) -> Deployable:
-        """``net`` on the CPU, as it ships."""
+    def deployable(self, role: Role, net: nn.Module, threshold: float | None = None) -> Deployable:
+        """``net`` on the CPU, as it ships, with the ``threshold`` that ships with it."""
         ships, spec = self.as_it_ships(role, net), self.spec(role)
         with evaluating(ships), torch.no_grad():
             answer = answer_of(ships(self.input(role, ships)))
         form = self.recipe.export.outputs
-        spec = replace(spec, outputs=described(answer, self.task, spec.labels, form))
+        spec = replace(spec, outputs=described(answer, self.task, spec.labels, form)).with_threshold(threshold)
         return Deployable(ships, spec, self.parts[role].network.size, form).eval()
 
     def as_it_ships(self, role: Role, net: nn.Module) -> nn.Module:

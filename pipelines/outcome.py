@@ -13,6 +13,7 @@ from kdcompress.bench.devices import LOCAL
 from kdcompress.errors import RuntimeMissingError, reason
 from kdcompress.export import formats
 from kdcompress.intervals import Sample, interval, lost, sample
+from kdcompress.pipelines.blind import blind_answers, not_above
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Shipped, shipped
 from kdcompress.pipelines.provenance import PRIVATE, provenance
@@ -54,6 +55,8 @@ class Outcome:
             "confusion": self._confusion(),
             "by_label": self._by_label(rows),
             "curves": self._curves(rows),
+            "calibration": self._calibration(rows),
+            "thresholds": self._thresholds(),
             "pictures": self._pictures(rows),
             "margin": margin(rows),
             "gates": limits,
@@ -80,6 +83,7 @@ class Outcome:
         """How far scores, and what is lost to the fp32 parent and to the teacher, may be off."""
         task, truth = self.networks.task, self.networks.source.test.truth
         samples: dict[str, Sample] = {}
+        blind = blind_answers(task, truth, self.networks.source.labels)
         for row in rows:
             answers = self._answers(checked(row.role, row.target))
             if row.score is not None and answers is not None:
@@ -91,6 +95,9 @@ class Outcome:
                     row.drop_to_parent = drop_record(lost(mine, parent))
                 if teacher and row.role == "student":
                     row.drop_to_teacher = drop_record(lost(mine, teacher))
+                told = not_above(mine, *blind) if blind else ""
+                if blind and told and not (row.target and parent and not_above(parent, *blind)):
+                    row.warnings = [*(row.warnings or []), told]
 
     def _row(self, role: Shipped, target: formats.Target | None) -> Row:
         built, check = (kind(role, target.name if target else None) for kind in (exported, checked))
@@ -166,6 +173,22 @@ class Outcome:
         both = {"teacher": teacher.counts, "student": student.counts}
         return {"labels": student.labels, **both, "of": student.of, "note": student.note}
 
+    def _calibration(self, rows: list[Row]) -> dict[str, Any] | None:
+        """Of each file that was scored, where the task knows such a thing."""
+        scored = {row.name: self.done[checked(row.role, row.target)].result for row in rows if row.score is not None}
+        found = {name: result["calibration"] for name, result in scored.items() if result.get("calibration")}
+        return {"files": found, "drawn": [name for name in self._compared(rows) if name in found]} if found else None
+
+    def _thresholds(self) -> dict[str, Any]:
+        """By role, what decides between two classes, where that was chosen."""
+        built = {
+            role: self.done[exported(role)].result
+            for role in shipped(self.networks.parts)
+            if exported(role) in self.done
+        }
+        labels = self.networks.source.labels
+        return {r: {**done["threshold"], "labels": list(labels)} for r, done in built.items() if done.get("threshold")}
+
     def _compared(self, rows: list[Row]) -> dict[str, Row]:
         """Those that pictures and curves show, by their names: the fp32 files, and of the int8 files the fastest that
         ships, or that failed where none does."""
@@ -211,9 +234,17 @@ class Outcome:
                 "teacher": teacher[k]["score"] if teacher else None,
                 "student": each["score"],
                 "files": {name: found[k]["score"] for name, found in files.items() if found},
+                **_answered({"teacher": teacher, "student": student, **files}, k),
             }
             for k, each in enumerate(student)
         ]
+
+
+def _answered(found: Mapping[str, list[dict[str, Any]] | None], k: int) -> dict[str, Any]:
+    """Precision and recall of a class, by role or file, where the task has them."""
+    each = {name: rows[k] for name, rows in found.items() if rows and "precision" in rows[k]}
+    keys = ("precision", "recall", "answered")
+    return {"by": {name: {key: row[key] for key in keys} for name, row in each.items()}} if each else {}
 
 
 def _failed(row: Row, error: Exception, missing: Status) -> Row:

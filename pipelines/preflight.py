@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -254,7 +253,7 @@ def exports_key(networks: Networks, role: Role) -> str:
         {
             "network": [described(part.network), part.method],
             "code": [code_hash(name) for name in (part.network.model, *part.method) if ":" in name],
-            "spec": asdict(networks.spec(role)),
+            "spec": networks.spec(role).to_json(),
             "opset": networks.recipe.export.opset,
             "outputs": networks.recipe.export.outputs,
             "targets": targets if student else [],

@@ -104,7 +104,7 @@ class Sweep:
         Raises UsageError, before anything is trained, where the scheduler cannot be reached.
         """
         trials: list[dict[str, Any]] = []
-        metric = tasks[self.recipe.task].metric
+        metric = tasks[self.recipe.task].judging(self.recipe.metric).metric
         with executor(workers, scheduler) as pool:
             teacher = self._train_teachers()
             for (label, seed), facts in self._outcomes(pool, max(1, (os.cpu_count() or 1) // workers)):

@@ -139,7 +139,8 @@ class Tournament:
             if not ranked:
                 raise KDCompressError("No candidate of the search could be trained.", got=found[0][0]["why"])
             left = [entry for _, entry in ranked[: math.ceil(len(left) / self.recipe.search.reduction)]]
-            noise = tasks[self.recipe.task].noise(ranked[0][0]["score"], len(self.source.validation))
+            judge = tasks[self.recipe.task].judging(self.recipe.metric)
+            noise = judge.noise(ranked[0][0]["score"], len(self.source.validation))
             rounds.append({"images": images, "noise": noise, "entries": [facts for facts, _ in found]})
         winners = [last[key] for entry in self.entries if (key := entry.student.model_dump_json()) in last]
         document = {"rounds": rounds, "winner": named(left[0].student), "predictions": self._predictions(winners)}

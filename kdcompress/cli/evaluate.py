@@ -23,6 +23,11 @@ from kdcompress.cli.options import AS_PATH, data_option, json_option, root_optio
     type=click.Choice(["test", "validation", "train", "all"]),
     help="[default: test where the data have it, else validation, else all images]",
 )
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="The figure: for classifiers accuracy, balanced-accuracy, f1 or auroc.  [default: the task's own]",
+)
 @threads_option(default=1)
 @json_option
 def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
@@ -30,7 +35,8 @@ def command(files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
 
     Each file runs in its own runtime. Classes are matched by name. Agreement is the share of images on which a file
     gives the same answer as the first file. The score has its 95 % interval, and so have the points that a file loses
-    to the first; no difference is shown where that holds 0.
+    to the first; no difference is shown where that holds 0. A threshold that a file of two classes ships with decides
+    its answers.
 
     A folder that has only test/ is enough. A folder that has only classes is scored whole. Where the data do not have
     the --split, the images are those that a run cuts from the training images for it.

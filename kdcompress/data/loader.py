@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcompress.data.balance import balanced_order
 from kdcompress.data.batch import Batch, Pairing, rows_each
 from kdcompress.data.outlined import Outlined, drawn, with_masks
 from kdcompress.data.splits import Split
@@ -40,6 +41,9 @@ class Loader:
     With ``rows`` other than "single" a batch has twice as many rows: each sample's second view, or another sample of
     its class (itself where it is the only one), follows in the second half.
 
+    ``balanced``: of images with one class each, an epoch shows all classes equally often (``balanced_order``), and is
+    as long.
+
     The split stays on ``device`` as uint8 where it takes at most ``memory_limit`` bytes. Else it stays where it is, in
     host memory or in a file, and ``batches`` has the next ones read by threads; ``waited`` is for how many seconds it
     waited for them. With ``channels_last`` the images have that memory format.
@@ -57,6 +61,7 @@ class Loader:
         channels_last: bool = False,
         memory_limit: int = 4 * 2**30,
         rows: Pairing = "single",
+        balanced: bool = False,
     ):
         if not len(split):
             raise UsageError("The split is empty.")
@@ -87,7 +92,7 @@ class Loader:
             )
         self._own = self.views.own(len(split)) if self.slots < self.views.count else None
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last
-        self.rows = rows
+        self.rows, self.balanced = rows, balanced
         self.rows_per_step = self.batch_size * rows_each(rows)
         self.steps_per_epoch = len(split) // self.batch_size
         self.waited = 0.0
@@ -167,7 +172,8 @@ class Loader:
             return known
         digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-        order = torch.randperm(len(self), generator=generator)[None]
+        draw = balanced_order(self.truth.cpu(), generator) if self.balanced else None
+        order = (torch.randperm(len(self), generator=generator) if draw is None else draw)[None]
         slots = self._draw(len(self), generator)[None]
         if self.rows != "single":
             partners = order[0] if self.rows == "views" else self._classmates(order[0], generator)

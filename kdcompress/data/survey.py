@@ -85,6 +85,11 @@ class Survey:
     def uneven(self) -> bool:
         return bool(self.counts.max() >= UNEVEN * max(self.counts.min(), 1))
 
+    @property
+    def unbalanced(self) -> bool:
+        """Whether each image has one class, and the classes are of very unequal size."""
+        return self.exclusive and self.uneven
+
 
 def of_objects(root: Path) -> str | None:
     """The source of boxes whose layout this is; None where it is none of one."""
@@ -202,7 +207,7 @@ def warnings(found: Survey) -> Iterator[str]:
     label, share = found.largest
     if found.unreadable:
         yield f"unreadable: {len(found.unreadable):,} of {found.looked:,} files looked at{reasons(found.unreadable)}"
-    if found.exclusive and found.uneven:
+    if found.unbalanced:
         least = int(counts.argmin())
         largest = f"{labels[int(counts.argmax())]} has {counts.max():,} images"
         yield (

@@ -220,6 +220,11 @@ class Train(Section):
         description="Share of the training in which the learning rate rises. one-cycle takes 0.25 where this is 0.",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each label that is spread over all classes.")
+    balance: Literal["none", "weights", "sampling"] = Field(
+        "none",
+        description="For classes of unequal size. weights: in the loss of the labels, an image of a rare class counts "
+        "more. sampling: each class is shown equally often, and images of a rare one again and again.",
+    )
     clip_norm: float | None = Field(
         None, gt=0, le=1e6, description="Largest norm of the gradient; a longer one is scaled down. null: no limit."
     )
@@ -281,6 +286,6 @@ class Train(Section):
     def deciding(self) -> dict[str, Any]:
         """All that the trained weights depend on, as JSON: an exact cache changes no bit of them."""
         exact = {"teacher_cache_gib"} if self.teacher_cache == "fp16" else {"teacher_cache_gib", "teacher_cache"}
-        usual = {"unlabelled"} if self.unlabelled == 1 else set()
+        usual = {name for name, value in (("unlabelled", 1), ("balance", "none")) if getattr(self, name) == value}
         facts = self.model_dump(mode="json", exclude=exact | usual)
         return facts | {"ema_warms_up": True} if self.ema else facts  # trainings of before it did are other ones

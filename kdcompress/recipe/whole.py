@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -20,6 +20,18 @@ class Recipe(Section):
     )
     task: str = Field(
         "classification", max_length=100, description="What the networks are for. See `kdcompress list tasks`."
+    )
+    metric: str | None = Field(
+        None,
+        max_length=100,
+        description="The figure that the best weights are chosen by, and that limits, drops and tables are of. For "
+        "classification: accuracy, balanced-accuracy (mean recall of the classes), f1 (macro) or auroc. null: the "
+        "task's own, accuracy.",
+    )
+    threshold: Literal["argmax", "validation"] = Field(
+        "argmax",
+        description="For two classes, how a file's logits are read. argmax: the larger one is the answer. validation: "
+        "a share of the second class, chosen on the validation images for `metric`; it ships with the files.",
     )
     seed: Seed = Field(0, description="Seed of the student's first weights and of the order of its images.")
     data: Data = Field(description="The images.")

@@ -77,6 +77,27 @@ class LabelRecord(TypedDict, total=False):
     teacher: float | None  # the score of those, by the fp32 files
     student: float | None
     files: dict[str, float | None]  # by the int8 files that ship, under the names of their rows
+    by: dict[str, dict[str, Any]]  # of a class, by role or row: precision and recall in per cent, images "answered" so
+
+
+class CalibrationRecord(TypedDict):
+    """By the names of rows: "error" in per cent, and "bins" of the largest share, each [images, its mean, the share
+    that is right], 0..1. ``drawn``: those that a chart shows."""
+
+    files: dict[str, dict[str, Any]]
+    drawn: list[str]
+
+
+class ThresholdRecord(TypedDict):
+    """The second of two labels is the answer where its share is above ``share``, which was chosen on so many validation
+    images for the figure ``name``, in per cent there and at a half."""
+
+    share: float
+    images: int
+    name: str
+    score: float
+    at_half: float
+    labels: list[str]
 
 
 class Document(TypedDict, total=False):
@@ -96,6 +117,8 @@ class Document(TypedDict, total=False):
     training: list[TrainingRecord]
     confusion: Confusion | None
     by_label: list[LabelRecord] | None
+    calibration: CalibrationRecord | None
+    thresholds: dict[str, ThresholdRecord]  # by role
     gates: list[GateRecord]
     steps: list[StepRecord]
     advice: list[str]

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from kdcompress.bench.statistics import SUPPORT
-from kdcompress.report import charts, classes, facts, figures, pictures, present, sure
+from kdcompress.report import charts, classes, deciding, facts, figures, pictures, present, sure
 from kdcompress.report.gates import in_words
 
 
@@ -49,6 +49,11 @@ def html(document: Mapping[str, Any]) -> str:
         training_facts=list(dict.fromkeys(fact for training in trainings for fact in training["facts"])),
         validation=_validation(document.get("training") or [], metric),
         each_class=classes.each_class(document),
+        precision_and_recall=deciding.precision_and_recall(document),
+        calibration=deciding.calibration(document),
+        calibration_is=deciding.DEFINITION,
+        reliability=deciding.reliability(document),
+        thresholds=deciding.thresholds(document),
         changes=changes,
         change_map=changes and charts.change_map(changes["labels"], changes["change"], "Student minus teacher"),
         beside=present.beside(document),

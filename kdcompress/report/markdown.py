@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdcompress.errors import shown
-from kdcompress.report import classes, facts, figures, present, sure
+from kdcompress.report import classes, deciding, facts, figures, present, sure
 from kdcompress.report.gates import in_words
 
 
@@ -16,7 +16,7 @@ def markdown(document: Mapping[str, Any]) -> str:
     warnings = [f"Warning: {line}" for line in present.warnings(document)]
     parts = [
         f"# {plain(document.get('name') or 'kdcompress report')}",
-        listed([*present.sentences(document), *warnings]),
+        listed([*present.sentences(document), *deciding.thresholds(document), *warnings]),
     ]
     gates = in_words(document)
     if gates:
@@ -51,6 +51,11 @@ def markdown(document: Mapping[str, Any]) -> str:
     if found := classes.each_class(document):
         parts += ["## Each class", plain(found.what)]
         parts.append(table(found.titles, found.lines, range(1, len(found.titles))))
+    if found := deciding.precision_and_recall(document):
+        parts += ["## Precision and recall", plain(found.what)]
+        parts.append(table(found.titles, found.lines, range(1, len(found.titles))))
+    if calibration := deciding.calibration(document):
+        parts += ["## Calibration", plain(deciding.DEFINITION), table(*calibration, range(1, len(calibration[0])))]
     if sizes := present.parts(document):
         told = present.metric(document)
         parts += [f"## {plain(told.get('parts_title'))}", plain(told.get("parts_note"))]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdcompress.report import present, sure
+from kdcompress.report import deciding, present, sure
 from kdcompress.report.gates import in_words
 
 STYLES = {"measured": "green", "built, not run": "cyan", "skipped": "yellow", "failed": "bold red"}
@@ -33,6 +33,8 @@ def print_report(document: Mapping[str, Any], console: Console) -> None:
         console.print(text)
     for line in [*(sure.lines(document) if console.width < INTERVALS else []), *sure.doubts(document)]:
         console.print(Text(line))
+    for line in deciding.lines(document):
+        console.print(Text(line))
     for gate in in_words(document):
         text = Text(f"{gate['verdict']}: ", style="green" if gate["met"] else "bold red")
         doubt = f": {gate['doubt']}" if gate["doubt"] else ""
@@ -41,7 +43,7 @@ def print_report(document: Mapping[str, Any], console: Console) -> None:
     for line in document.get("advice") or []:
         console.print(Text(f"note: {line}", "yellow"))
     console.print()
-    for line in present.sentences(document):
+    for line in [*present.sentences(document), *deciding.thresholds(document)]:
         console.print(Text(line, "bold"))
     for line in present.warnings(document):
         console.print(Text(f"warning: {line}", "bold yellow"))

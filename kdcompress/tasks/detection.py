@@ -23,7 +23,19 @@ from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
 from kdcompress.resampled_precision import hits, precision
-from kdcompress.task import TOLERANCE, Confusion, Curve, Matched, Metric, Outputs, Panel, Pictures, Size, unanswered
+from kdcompress.task import (
+    TOLERANCE,
+    Confusion,
+    Curve,
+    Matched,
+    Metric,
+    OneFigure,
+    Outputs,
+    Panel,
+    Pictures,
+    Size,
+    unanswered,
+)
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -40,7 +52,7 @@ BACKGROUND = "background"  # in a confusion: no object, or none found
 SIZES = {f"AP, {size} objects": size for size in ("small", "medium", "large")}
 
 
-class Detection:
+class Detection(OneFigure):
     """Truths are objects, float32 [N, M, 6] (``data.objects``); the outputs are boxes [N, P, 4] and scores [N, P, K];
     answers are float32 [N, 100, 6], rows (x1, y1, x2, y2, label, score) by descending score, score 0 for none."""
 
@@ -268,7 +280,7 @@ class Detection:
     def noise(self, score: float, images: int) -> None:
         return None
 
-    def loss(self, answer: Any, y: Tensor, smoothing: float) -> Tensor:
+    def loss(self, answer: Any, y: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
         """The detector's own. Label smoothing is none of it."""
         if not hasattr(answer, "loss"):
             got = "the logits of a classifier"

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdcompress.artifact import Output
 from kdcompress.errors import UsageError, some
-from kdcompress.task import Metric, Outputs, unanswered
+from kdcompress.task import Metric, OneFigure, Outputs, unanswered
 from kdcompress.tasks import tasks
 from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits, logits_in
 
@@ -23,7 +23,7 @@ BLOCK = 500_000  # weights at a time: what stays in a cache is faster
 F1_OF_ALL, F1_OF_EACH = "F1 over all labels", "F1, mean of the labels"
 
 
-class MultiLabel(OfLogits):
+class MultiLabel(OneFigure, OfLogits):
     """Truths are uint8 [N, K] of 0 and 1; the output is float32 logits [N, K]; answers are those logits."""
 
     name = "multi-label"
@@ -121,7 +121,7 @@ class MultiLabel(OfLogits):
     def noise(self, score: float, images: int) -> None:
         return None
 
-    def loss(self, answer: Tensor, y: Tensor, smoothing: float) -> Tensor:
+    def loss(self, answer: Tensor, y: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
         """Binary cross-entropy, averaged over images and labels; ``smoothing`` moves both targets towards 0.5."""
         import torch.nn.functional as F
 

@@ -12,7 +12,7 @@ from kdcompress.artifact import CLASSES, Output
 from kdcompress.class_maps import IGNORED, LABELS, classes_of, counted, near, overlaps, runs
 from kdcompress.data.maps import are_maps
 from kdcompress.errors import UsageError, some
-from kdcompress.task import TOLERANCE, Confusion, Matched, Metric, Outputs, Panel, Pictures, Size, unanswered
+from kdcompress.task import TOLERANCE, Confusion, Matched, Metric, OneFigure, Outputs, Panel, Pictures, Size, unanswered
 from kdcompress.tasks import tasks
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ ALIKE = {"fp32": 0.999, "fp16": 0.995, "int8": 0.9}  # of a sample's places, at 
 HINT = "model: lraspp/BACKBONE makes a segmenter of a network"
 
 
-class SemanticSegmentation:
+class SemanticSegmentation(OneFigure):
     """Truths are class maps, uint8 [N, H, W] (``data.maps``). The output is float32 logits [N, K, h, w], which are
     enlarged to the image's size, or the class of each pixel, float32 [N, H, W]. Answers are uint8 [N, H, W]."""
 
@@ -219,7 +219,7 @@ class SemanticSegmentation:
     def noise(self, score: float, images: int) -> None:
         return None
 
-    def loss(self, answer: Any, y: Tensor, smoothing: float) -> Tensor:
+    def loss(self, answer: Any, y: Tensor, smoothing: float, weights: Tensor | None = None) -> Tensor:
         """Cross-entropy at the size of the class maps, averaged over the places that are not ignored."""
         if not hasattr(answer, "map"):
             raise UsageError("The network gives no class maps.", got="another answer", hint=HINT)

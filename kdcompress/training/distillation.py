@@ -21,6 +21,7 @@ from kdcompress.models.deployable import Normalize, resized
 from kdcompress.models.taps import Tapped, Taps, TapShapes, pair_stages
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.recipe import parse_methods
+from kdcompress.task import Task
 from kdcompress.tasks import tasks
 from kdcompress.training.needs import (
     batch_of_images,
@@ -101,7 +102,8 @@ class Distillation(nn.Module):
     ``Member``s where they normalise or resize the batch differently. ``method`` is a name, a mapping of names to
     options or a list of both;
     ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each);
-    ``task`` what the networks are for (``kdcompress.tasks``).
+    ``task`` what the networks are for (``kdcompress.tasks``), by its name or itself. ``class_weights`` may be set to
+    float32 [classes], on the device: what an image of each class counts in the loss of the labels.
 
     Raises UsageError for an unknown method or option, a missing teacher or peer, a teacher that shares parameters with
     what is trained, a number of classes that a method cannot teach, or stages that cannot be paired.
@@ -120,7 +122,7 @@ class Distillation(nn.Module):
         peers: Sequence[nn.Module] = (),
         label_smoothing: float = 0.0,
         images: int = 0,
-        task: str = "classification",
+        task: str | Task = "classification",
     ):
         super().__init__()
         teachers = [teacher] if isinstance(teacher, (nn.Module, str)) else list(teacher or ())
@@ -132,7 +134,8 @@ class Distillation(nn.Module):
             raise UsageError(f"The methods are not valid: {error}.") from error
         kinds: dict[str, type[Method]] = {name: registry[name] for name in wanted}
         options = {name: kind.parse_options(name, wanted[name]) for name, kind in kinds.items()}
-        self.task = tasks[task]
+        self.task = tasks[task] if isinstance(task, str) else task
+        self.class_weights: Tensor | None = None  # float32 [classes], of the supervised loss
         self.weighing = next(iter(options.values()))  # the method named first weighs the task
         self.label_smoothing = label_smoothing
         self.teacher_passes = 0  # images that a teacher was shown so far
@@ -313,7 +316,7 @@ class Distillation(nn.Module):
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
         if not len(y):  # images that were made have no labels
             return taps.logits.sum() * 0.0
-        return self.task.loss(taps.answer, y, self.label_smoothing)
+        return self.task.loss(taps.answer, y, self.label_smoothing, self.class_weights)
 
     def auxiliary(self) -> dict[str, Method]:
         return {name: method for name, method in self.methods.items() if isinstance(method, Method)}

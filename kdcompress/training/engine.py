@@ -184,7 +184,7 @@ class Training:
             setup.average,
             setup.accelerator.device,
             setup.accelerator.autocast,
-            setup.distillation.task.name,
+            setup.distillation.task,
         )
         epoch, terms, seconds = round(finished / loader.steps_per_epoch, 3), self.losses.means(), self.clock.total()
         self.result.validated(epoch, score, weights)

@@ -14,8 +14,7 @@ from kdcompress.data.splits import Split
 from kdcompress.models.answers import shipped
 from kdcompress.recipe import Train
 from kdcompress.runner import joined
-from kdcompress.task import Outputs
-from kdcompress.tasks import tasks
+from kdcompress.task import Outputs, Task
 from kdcompress.training.compiling import eager
 from kdcompress.training.distillation import Member
 from kdcompress.training.moving_average import EMA
@@ -24,7 +23,7 @@ BATCH = 512  # images
 
 
 @torch.no_grad()
-def predict(member: Member, split: Split, device: torch.device, task: str, channels_last: bool = False) -> Outputs:
+def predict(member: Member, split: Split, device: torch.device, task: Task, channels_last: bool = False) -> Outputs:
     """What the task keeps of the outputs to ``split``, as of a file: in eval mode, on the device; in float32 unless
     autocast is on."""
     training = member.training
@@ -34,14 +33,14 @@ def predict(member: Member, split: Split, device: torch.device, task: str, chann
         answer = member(batch.x).answer
         assert answer is not None
         outputs = tuple(output.float().cpu().numpy() for output in shipped(answer))
-        found.append(tuple(tasks[task].kept(outputs, (batch.x.shape[-2], batch.x.shape[-1]))))
+        found.append(tuple(task.kept(outputs, (batch.x.shape[-2], batch.x.shape[-1]))))
     member.train(training)
     return joined(found)
 
 
-def score(member: Member, split: Split, device: torch.device, task: str, channels_last: bool = False) -> float:
+def score(member: Member, split: Split, device: torch.device, task: Task, channels_last: bool = False) -> float:
     """The task's figure on ``split``."""
-    return tasks[task].score(predict(member, split, device, task, channels_last), split.truth)
+    return task.score(predict(member, split, device, task, channels_last), split.truth)
 
 
 def validate(
@@ -51,7 +50,7 @@ def validate(
     average: EMA | None,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
-    task: str,
+    task: Task,
 ) -> tuple[float, dict[str, Tensor]]:
     """The task's figure on ``split``, and the weights that reached it, on the CPU: the network's, or those of
     the ``average`` where there is one. In the training's precision: twice as fast in bf16."""

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from kdcompress.console import say_once
+from kdcompress.data.balance import check_balanced, class_weights
 from kdcompress.data.feed import Feed
 from kdcompress.data.kept import Images
 from kdcompress.data.loader import Loader
@@ -72,8 +73,9 @@ def set_up(
     labels, uint8 [N, H, W, C], are for its teachers: without one they are not used."""
     kinds = {name: type(method) for name, method in distillation.auxiliary().items()}
     check_mixing(kinds, augment)
+    check_balanced(split.truth, options.balance)
 
-    def loader(split: Split, batch_size: int, seed: int) -> Loader:
+    def loader(split: Split, batch_size: int, seed: int, balanced: bool = False) -> Loader:
         return Loader(
             split,
             augment,
@@ -84,9 +86,10 @@ def set_up(
             world=accelerator.num_processes,
             channels_last=options.channels_last,
             rows=distillation.rows,
+            balanced=balanced,
         )
 
-    main, beside = loader(split, options.batch_size, seed), None
+    main, beside = loader(split, options.batch_size, seed, options.balance == "sampling"), None
     if unlabelled is not None and distillation.teachers:
         check_unlabelled(kinds, unlabelled, split, main.batch_size * options.unlabelled)
         nobody = Split(unlabelled, np.zeros(len(unlabelled), np.int64))
@@ -101,6 +104,8 @@ def set_up(
     subsampling = subsample_first(distillation) if options.channels_last else []
     try:
         share_state(distillation)
+        if options.balance == "weights":
+            distillation.class_weights = torch.from_numpy(class_weights(split.truth, classes)).to(accelerator.device)
         module, optimizer = accelerator.prepare(distillation, make_optimizer(distillation, options))
         average = EMA(distillation.student.net, options.ema) if options.ema else None
         if options.ema and accelerator.is_main_process and (told := unreached(options.ema, steps)):
@@ -110,6 +115,7 @@ def set_up(
         for name in ("forward", "_original_forward", "_is_accelerate_prepared"):  # of accelerate, which would leave
             vars(distillation).pop(name, None)  # autocast out where the same module is trained again
         leave_uncompiled(distillation)
+        distillation.class_weights = None
         for handle in subsampling:
             handle.remove()
 

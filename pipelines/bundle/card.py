@@ -26,8 +26,11 @@ def by_class(
     found = sorted(run.glob(f"{STEPS}/{name}/{keys[name]}*/{ANSWERS}")) if name in keys else []
     if not found or row["score"] is None:
         return None
-    return tasks[document["recipe"].get("task", "classification")].by_label(
-        np.load(found[0]), source.test.truth, source.labels
+    recipe = document["recipe"]
+    return (
+        tasks[recipe.get("task", "classification")]
+        .judging(recipe.get("metric"))
+        .by_label(np.load(found[0]), source.test.truth, source.labels)
     )
 
 

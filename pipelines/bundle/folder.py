@@ -22,7 +22,7 @@ from kdcompress.pipelines.verify import SUMS
 from kdcompress.report import sure
 from kdcompress.report.figures import capital, significant
 from kdcompress.report.markdown import plain
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of
 
 TEMPLATES = Path(formats.__file__).parent / "bundle"
 
@@ -35,7 +35,7 @@ def write(
     artifact: Artifact,
     source: Source,
 ) -> None:
-    task = tasks[artifact.input.task]
+    task = task_of(artifact.input).judging(document["recipe"].get("metric"))
     family = FAMILIES[task.program]
     kind = ENGINE if artifact.provenance.get("engine") else KINDS[artifact.format]
     folder.mkdir()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kdcompress.artifact import Artifact
+from kdcompress.artifact import Artifact, InputSpec
 from kdcompress.bench.machine import machine
 from kdcompress.export import formats
 from kdcompress.export.run_ncnn import blobs
 from kdcompress.pipelines.bundle.kinds import FAMILIES, Kind
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of
 
 
 def model_of(
@@ -33,7 +34,7 @@ def model_of(
         )
         if provenance.get(key)
     }
-    task, here = tasks[spec.task], machine()
+    task, here = task_of(spec), machine()
     runner = formats.runners.entries().get(provenance.get("runtime", ""))
     provider = getattr(runner, "accelerator", "")  # of ONNX Runtime, where the target names one
     package = runner.package if runner and provider else kind.package
@@ -68,6 +69,7 @@ def model_of(
         "labels": list(spec.labels),
         "answer": task.answer,
         **task.reading(document["recipe"]["data"]),
+        **_threshold(spec),
         "programs": FAMILIES[task.program].programs,
         "runtime": {
             "name": kind.runtime,
@@ -82,6 +84,15 @@ def model_of(
         "recipe_hash": document["recipe_hash"],
         "kdcompress": document["kdcompress"],
     }
+
+
+def _threshold(spec: InputSpec) -> dict[str, Any]:
+    """The second label is the answer where its share is above this, and so where its logit is above the first's by
+    more than ``margin``."""
+    if spec.threshold is None:
+        return {}
+    margin = math.log(spec.threshold / (1 - spec.threshold))
+    return {"threshold": {"label": spec.labels[1], "share": spec.threshold, "margin": margin}}
 
 
 def _version(kind: Kind, provenance: Mapping[str, Any]) -> str | None:

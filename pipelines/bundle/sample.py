@@ -16,7 +16,7 @@ from kdcompress.export import formats
 from kdcompress.pipelines.bundle.chosen import artifact_of
 from kdcompress.runner import infer_all
 from kdcompress.task import Outputs
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of
 
 SAMPLE_OF = 64  # test images that the sample is chosen from
 
@@ -27,7 +27,7 @@ def sample(
     """(image uint8 [H, W, C], expected.json): of the first test images, the one that is answered right by the widest
     margin, so that another CPU's rounding does not change the answer."""
     images, truth = source.test.images[:SAMPLE_OF], source.test.truth[:SAMPLE_OF]
-    spec, by, task = artifact.input, artifact, tasks[artifact.input.task]
+    spec, by, task = artifact.input, artifact, task_of(artifact.input)
     try:
         outputs = _outputs(artifact, images, threads)
     except RuntimeMissingError:

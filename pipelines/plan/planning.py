@@ -234,7 +234,7 @@ class Plan:
         found, builds = self.inside(), [each.done for each in self.measured.built.values()]
         return {
             **provenance(recipe, self.planning.command),
-            "metric": vars(tasks[recipe.task].metric),
+            "metric": vars(tasks[recipe.task].judging(recipe.metric).metric),
             "targets": [target.model_dump(mode="json") for target in self.planning.targets],
             "budgets": recipe.budgets.model_dump(mode="json", exclude={"candidates"}),
             "threads": recipe.bench.threads,

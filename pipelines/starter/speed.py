@@ -141,7 +141,7 @@ def _block(networks: Networks, role: Role, seconds: float, folder: Path) -> Bloc
             steps.append(watch.read())
         watch = _Stopwatch(device)
         with accelerator.autocast():
-            predict(distillation.student, source.validation, device, networks.recipe.task, part.train.channels_last)
+            predict(distillation.student, source.validation, device, networks.task, part.train.channels_last)
         image = watch.read(len(source.validation))
         watch, result, net = _Stopwatch(device), TrainResult(), distillation.student.net
         for score in (1.0, 0.0):  # the best weights are not the last, as mostly: a checkpoint has both

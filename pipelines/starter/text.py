@@ -16,6 +16,7 @@ from kdcompress.recipe import Recipe, apply_override, validate_recipe
 
 METHOD = "kd"
 NO_TIME = "null # int8 is not trained, for there is no time; without this line it is, where it loses more than max_drop"
+BALANCE = "balance: sampling # all classes are shown equally often, images of a rare one again and again; or none"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def body(choice: Choice) -> str:
     lines = [
         f"name: {scalar(choice.name)} # the run's folder is runs/{choice.name}",
         *task,
+        *_metric(choice),
         "data:",
         f"  source: {found.data.source}",
         f"  root: {scalar(str(found.data.root))} # from the folder that you run kdcompress in",
@@ -106,6 +108,16 @@ def body(choice: Choice) -> str:
         "gates: {} # limits; a run that misses one ends with exit code 1. For example {student: 90, latency_ms: 5}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _metric(choice: Choice) -> list[str]:
+    if not choice.found.unbalanced:
+        return []
+    label, share = choice.found.largest
+    return [
+        f"# The classes are of unequal size: always answering {comment(scalar(label))} is right for {share:.1f} %.",
+        "metric: balanced-accuracy # the mean over the classes of the share that is found; or accuracy, f1, auroc",
+    ]
 
 
 def _held_back(choice: Choice) -> list[str]:
@@ -161,6 +173,7 @@ def _train(choice: Choice, epochs: float) -> list[str]:
         *(["optimizer: adamw", "weight_decay: 0.05"] if optimizer(choice.setting) == "adamw" else []),
         f"lr: {lr:g} # the size of the steps; lower where the loss does not fall",
         "schedule: one-cycle # lr rises, then falls",
+        *([BALANCE] if choice.found.unbalanced else []),
     ]
 
 

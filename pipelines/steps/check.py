@@ -64,15 +64,15 @@ class CheckStep(Step):
         hashes = {"artifact": inputs[self.built].hash, "weights": inputs[trained(self.role)].hash}
         timed = {"timed": after} if (after := self.networks.task.metric.after) else {}
         return Key(
-            {"task": self.networks.recipe.task, **timed},
+            {"task": self.networks.recipe.task, **timed, **self.networks.figure_key},
             {**hashes, "data": self.networks.source.hash},
             ("onnxruntime",),
         )
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``ANSWERS``, the task's to the test split."""
-        task, source = self.networks.task, self.networks.source
-        artifact = artifact_of(inputs, self.built).verified()
+        source, artifact = self.networks.source, artifact_of(inputs, self.built).verified()
+        task = self.networks.judge(artifact.input)
         spec, images = artifact.input, source.validation.images[:PARITY_IMAGES]
         module = self._module(artifact, inputs)
         suppresses = self.target is not None and self.target.options.nms == "graph"
@@ -92,6 +92,8 @@ class CheckStep(Step):
             compared["first_difference"] = str(first) if first else None
         truth = source.test.truth
         facts = {"score": task.score(outputs, truth), "details": task.details(outputs, truth), "n": len(truth)}
+        if calibration := task.calibration(outputs, truth):
+            facts["calibration"] = vars(calibration)
         facts["answer_ms"] = answer_ms(task, few, (spec.height, spec.width)) if few else None
         return {**facts, "parity": compared, "runtime": details}
 
@@ -111,7 +113,8 @@ class CheckStep(Step):
     def _module(self, artifact: Artifact, inputs: Inputs) -> Deployable:
         """What the file was made from: the student, or the one that learnt to be quantised for it."""
         net = self.networks.network(self.role, weights_of(inputs))
-        module = self.networks.deployable(self.role, net)
+        threshold = artifact_of(inputs, exported(self.role)).input.threshold
+        module = self.networks.deployable(self.role, net, threshold)
         if (learnt := artifact.path.with_name(QAT_WEIGHTS)).exists():
             load_weights(module.net, learnt)
         return module

@@ -11,6 +11,7 @@ from kdcompress.export.to_onnx import export_onnx
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, named
 from kdcompress.pipelines.runs import Inputs, Key, Step
+from kdcompress.pipelines.steps.answers import threshold
 from kdcompress.pipelines.steps.names import StepName, exported, recorded, trained, weights_of
 
 
@@ -36,7 +37,16 @@ class OnnxStep(Step):
         params = {"layout": export.layout, "batch": export.batch, "opset": export.opset, "branches": "merged"}
         if export.outputs != "logits":
             params["outputs"] = export.outputs
-        return Key(params, {self.role: inputs[trained(self.role)].hash}, ("torch", "onnx", "onnxscript"))
+        hashes = {self.role: inputs[trained(self.role)].hash}
+        if self._chooses:
+            params |= {"threshold": self.networks.recipe.threshold, **self.networks.figure_key}
+            hashes["data"] = self.networks.source.hash
+        return Key(params, hashes, ("torch", "onnx", "onnxscript"))
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether a threshold ships with it."""
+        return self.networks.recipe.threshold == "validation"
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         networks, role, weights = self.networks, self.role, weights_of(inputs)
@@ -49,6 +59,9 @@ class OnnxStep(Step):
             # of the file alone: the step's hash is one of the teachers' data too
             "weights": sha256(weights[role] / "weights.safetensors"),
         }
-        module = networks.deployable(role, networks.network(role, weights))
+        net = networks.network(role, weights)
+        chosen = threshold(networks, role, net) if self._chooses else None
+        module = networks.deployable(role, net, chosen.share if chosen else None)
         path, opset = folder / f"{role}.onnx", networks.recipe.export.opset
-        return recorded(export_onnx(module, module.spec, path, opset=opset, metadata=metadata))
+        made = recorded(export_onnx(module, module.spec, path, opset=opset, metadata=metadata))
+        return made | ({"threshold": vars(chosen)} if chosen else {})

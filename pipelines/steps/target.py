@@ -68,6 +68,7 @@ class TargetStep(Step):
         hashes = {"parent": inputs[exported("student")].hash, "data": self.networks.source.hash}
         if self.climbs:
             params |= {"max_drop": export.max_drop, "qat": export.qat and export.qat.deciding()}
+            params |= self.networks.figure_key
             hashes["weights"] = inputs[trained("student")].hash
         if self.learns:
             hashes["guide"] = inputs[trained(_guide(self.networks))].hash
@@ -77,7 +78,7 @@ class TargetStep(Step):
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         networks, export, weights = self.networks, self.networks.recipe.export, weights_of(inputs)
         parent = artifact_of(inputs, exported("student"))
-        module = networks.deployable("student", networks.network("student", weights))
+        module = networks.deployable("student", networks.network("student", weights), parent.input.threshold)
         job = formats.ExportJob(module, parent, networks.calibration(), folder, "student")
         if not self.climbs:
             return recorded(formats.build(job, self.target))
@@ -96,7 +97,7 @@ def _guide(networks: Networks) -> Role:
 
 def validation_score(networks: Networks, artifact: Artifact) -> Sample:
     """The answers to the validation images, by the file in its own runtime, judged."""
-    split, task = networks.source.validation, networks.task
+    split, task = networks.source.validation, networks.judge(artifact.input)
     with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
         outputs = infer_all(runner, split.images, artifact.input, keep=task.kept)
     return sample(task, task.answers(outputs), split.truth, task.score(outputs, split.truth))
@@ -117,7 +118,7 @@ def learn_quantized(
         [networks.member(guide, networks.network(guide, weights))],
         {"quantized": as_in(scheme)},
         networks.example(),
-        task=networks.recipe.task,
+        task=networks.task,
     )
     folder.mkdir(exist_ok=True)
     source, augment = networks.trained_on("student"), networks.recipe.data.augment
@@ -128,7 +129,7 @@ def learn_quantized(
     learnt = distillation.deployable()
     facts = {"role": "student", "model": part.network.model}
     save_weights(learnt, job.folder / QAT_WEIGHTS, facts | in_and_out(networks, "student"))
-    module = networks.deployable("student", learnt)
+    module = networks.deployable("student", learnt, job.parent.input.threshold)
     metadata = {"recipe": networks.recipe.name, "source_hash": networks.source.hash}
     metadata["normalisation"] = networks.normalisation("student")[2]
     path = folder / job.parent.path.name

@@ -51,6 +51,7 @@ class TrainStep(Step):
             "seed": part.seed,
             "peers": [described(peer) for peer in part.company()],
             "task": self.networks.recipe.task,
+            **self.networks.figure_key,
         }
         source = self.networks.trained_on(self.role)
         hashes = {"data": source.hash}

@@ -293,6 +293,17 @@ def test_the_text_is_a_recipe_that_the_schema_takes(folder, augmented, pretraine
     jsonschema.validate(yaml.safe_load(body(made)), recipe_schema())
 
 
+@pytest.mark.parametrize(("counts", "balanced"), [({"a": 60, "b": 15}, False), ({"a": 30, "b": 20}, True)])
+def test_classes_of_unequal_size_get_a_figure_and_balanced_batches(tmp_path, counts, balanced):
+    photos(tmp_path / "p", counts)
+    made = choice(survey(tmp_path / "p"))
+    recipe, text = made.recipe(), body(made)
+    assert recipe.metric == (None if balanced else "balanced-accuracy")
+    assert recipe.train.balance == recipe.teacher.train.balance == ("none" if balanced else "sampling")
+    assert balanced or "# The classes are of unequal size: always answering a is right for 80.0 %." in text
+    jsonschema.validate(yaml.safe_load(text), recipe_schema())
+
+
 def test_the_text_says_what_is_held_back(folder, tmp_path):
     text = body(choice(survey(folder)))
     assert "20 % of the images are held back for the test" in text

@@ -8,6 +8,7 @@ from torch import nn
 from kdcompress.data.splits import Split
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
+from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.dot import DOT
 from kdcompress.training.evaluation import validate
@@ -144,10 +145,10 @@ def test_validated_are_the_averages_weights_where_there_is_one():
             average.state["fc.weight"][:] = torch.tensor([[-1.0], [1.0]]) * sign
             own = net.fc.weight.detach().clone()
             device, autocast = setup.accelerator.device, setup.accelerator.autocast
-            score, weights = validate(made.student, data, options, average, device, autocast, "classification")
+            score, weights = validate(made.student, data, options, average, device, autocast, tasks["classification"])
             assert score == (100 if sign == 1 else 0)
             assert torch.equal(weights["fc.weight"], average.state["fc.weight"]) and torch.equal(net.fc.weight, own)
-        _, weights = validate(made.student, data, options, None, device, autocast, "classification")
+        _, weights = validate(made.student, data, options, None, device, autocast, tasks["classification"])
         assert torch.equal(weights["fc.weight"], own)
 
 

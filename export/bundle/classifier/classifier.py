@@ -9,6 +9,8 @@ Needs numpy and the model's runtime (runtime.install in model.json), and nothing
 import numpy as np
 from model import Model, sample
 
+SETS = "all above 0"  # the answer of a model that gives an image any number of labels
+
 
 class Classifier(Model):
     def logits(self, images):
@@ -16,21 +18,28 @@ class Classifier(Model):
         return self.outputs(images)[0]
 
     def said(self, logits):
-        """The answer to one image in words: the label of the largest of its logits [classes], or all those above 0."""
-        if self.model["answer"] == "the largest":
-            return self.labels[int(logits.argmax())]
+        """The answer to one image in words, of its logits [classes]: a label, or all those above 0."""
+        if self.model["answer"] != SETS:
+            return self.labels[self.decided(logits)]
         return ", ".join(label for label, value in zip(self.labels, logits) if value > 0) or "none"
+
+    def decided(self, logits):
+        """The number of the answer to one image: that of the largest of its logits [classes], or where model.json has a
+        threshold 1 where the share of the second label is above it, else 0."""
+        if "threshold" in self.model:
+            return int(logits[1] - logits[0] > self.model["threshold"]["margin"])
+        return int(logits.argmax())
 
     def differs(self, got, wanted, allowed):
         """Whether one image is answered otherwise than ``wanted`` [classes]: of the labels of which each is there or
         not, those whose logit is further than ``allowed`` from 0 count."""
-        if self.model["answer"] == "the largest":
-            return int(got.argmax()) != int(wanted.argmax())
+        if self.model["answer"] != SETS:
+            return self.decided(got) != self.decided(wanted)
         return bool(((got > 0) != (wanted > 0))[np.abs(wanted) > allowed].any())
 
     def shares(self, logits):
         """How sure the model is of each label: logits [N, classes] -> probabilities."""
-        if self.model["answer"] == "the largest":
+        if self.model["answer"] != SETS:
             return softmax(logits)
         return 1 / (1 + np.exp(-logits.astype(np.float64)))
 

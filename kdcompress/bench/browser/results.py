@@ -13,7 +13,7 @@ from kdcompress.bench.browser.protocol import Asked, PostedResult, PostedSubject
 from kdcompress.bench.devices import Session
 from kdcompress.bench.record import Record, add_ratios, summarise
 from kdcompress.parity import Parity, compared
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of
 from kdcompress.untrusted import plain
 
 SEEN = 3  # images that the page shows with what was answered
@@ -97,7 +97,7 @@ def session(result: PostedResult, asked: Asked, agent: str) -> Session:
         if not subject.failed:
             got = _outputs(label, subject, asked)
             spec = artifact.input
-            parities[label] = compared(asked.expected[label], got, spec.task, artifact.precision, spec.chosen)
+            parities[label] = compared(asked.expected[label], got, task_of(spec), artifact.precision, spec.chosen)
     add_ratios(records, request.baseline, request.seed)
     parity = {label: found.to_json() for label, found in parities.items()}
     notes = list(_notes(result, request.threads))
@@ -111,7 +111,7 @@ def seen(result: PostedResult, asked: Asked) -> dict[str, list[dict[str, str]]]:
         spec = asked.request.artifacts[label].input
         outputs = [] if subject.failed else _outputs(label, subject, asked)
         drawn = [
-            tasks[spec.task].seen(asked.request.images[i], [output[i : i + 1] for output in outputs], spec.labels)
+            task_of(spec).seen(asked.request.images[i], [output[i : i + 1] for output in outputs], spec.labels)
             for i in range(min(SEEN, len(outputs[0]) if outputs else 0))
         ]
         found[label] = [

@@ -19,6 +19,7 @@ from kdcompress.bench.remote.sent import COMPARED
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.parity import compared
 from kdcompress.runner import infer_all
+from kdcompress.tasks import task_of
 
 
 def suited(request: Request, device: str, facts: dict[str, Any]) -> tuple[Request, dict[str, str]]:
@@ -107,4 +108,4 @@ def _compare(found: Session, label: str, outputs: Outputs, request: Request) -> 
         got = [np.array(each, np.float32) for each in outputs.arrays]
     got = [each.reshape(len(each), *output.shape) for each, output in zip(got, artifact.input.outputs, strict=True)]
     spec = artifact.input
-    found.parity[label] = compared(expected, got, spec.task, artifact.precision, spec.chosen).to_json()
+    found.parity[label] = compared(expected, got, task_of(spec), artifact.precision, spec.chosen).to_json()
