@@ -11,6 +11,7 @@ folders = {
     "kdcompress.export": "export",
     "kdcompress.pipelines": "pipelines",
     "kdcompress.pipelines.bundle": "pipelines/bundle",
+    "kdcompress.pipelines.hub": "pipelines/hub",
     "kdcompress.pipelines.plan": "pipelines/plan",
     "kdcompress.pipelines.starter": "pipelines/starter",
     "kdcompress.pipelines.steps": "pipelines/steps",
@@ -50,6 +51,7 @@ extras = {
     "transformers": ["transformers>=5.23,<6", "scipy>=1.13"],  # RT-DETRv2; its loss matches by scipy
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
+    "huggingface": ["datasets>=4.4,<6"],  # the source of that name
 }
 docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2", "pymdown-extensions>=10"]
 extras = {
@@ -107,6 +109,7 @@ setup(
         "torch>=2.10",
         "torchvision>=0.25",
         "timm>=1.0.15",
+        "huggingface_hub>=0.30",
         "accelerate>=1.2",
         "safetensors>=0.4.5",
         "numpy>=1.26",

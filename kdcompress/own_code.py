@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import multiprocessing
 import os
+import re
 import sys
 import sysconfig
 from importlib.machinery import ModuleSpec, PathFinder
@@ -31,8 +32,14 @@ plumbum requests
 """
 LOADERS = frozenset(LIBRARIES.split())
 STANDARD = "Python's own library"
+PLACES = re.compile(r"(^|/)(hf-hub|local-dir):")  # of a network of timm's, whose name has a colon too
 _folders: list[Path] = []
 _told: set[str] = set()
+
+
+def is_own(name: str) -> bool:
+    """Whether a network or a method is written as code of one's own: package.module:NAME."""
+    return ":" in name and not PLACES.search(name)
 
 
 def importable(folder: Path) -> None:

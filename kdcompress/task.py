@@ -209,6 +209,7 @@ class Task(Protocol):
     metric: Metric
     truth: str  # the kind that it learns, of the sources that have several: "labels", "objects", "masks" or "maps"
     purpose: str  # "a network for ..."
+    hub_tag: str  # what the Hugging Face Hub calls it
     answer: str  # how outputs are read, for programs: "the largest" or "all above 0"
     program: str  # of a bundle: what its program is called, and the folder of templates that it is made from
     refusal: str  # what a method does that it does not take: "compares ..."

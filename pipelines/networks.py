@@ -154,6 +154,7 @@ class Networks:
                 net(self.input(role, net, network))
         if network.weights:
             load_weights(net, network.weights, network.weights_key)
+        if network.weights or download:
             self._in_our_classes(role, network, net)
         return net
 
@@ -174,16 +175,17 @@ class Networks:
     def _in_our_classes(self, role: Role, network: Network, net: nn.Module) -> None:
         """The outputs of weights that name their classes become the source's, by name. Raises UsageError where they are
         others and nothing trains the network further."""
-        named, source = facts_of(network.weights).get("labels") if network.weights else None, self.source
+        file, source = network.weights or network.model, self.source
+        named = facts_of(network.weights).get("labels") if network.weights else _labels_at_the_hub(network, source)
         if not named:
             return
         try:
-            matched = match_labels(named, source.labels, network.weights, source.name)
+            matched = match_labels(named, source.labels, file, source.name)
         except UsageError:
             if self.parts[role].train is None:
                 raise
             return say_once(
-                f"{role}: {network.weights} were trained on other classes: the training only starts from them", "yellow"
+                f"{role}: {file} were trained on other classes: the training only starts from them", "yellow"
             )
         if matched.reordered:
             reorder_classes(net, np.argsort(matched.numbers).tolist(), self.input(role, net, network))
@@ -240,6 +242,12 @@ class Networks:
     def largest_layer(self, role: Role, net: nn.Module) -> int:
         """Values in and out of the network's largest layer, of one image."""
         return largest_layer(net, self.input(role, net)[:1])
+
+
+def _labels_at_the_hub(network: Network, source: Source) -> tuple[str, ...]:
+    """What a library's weights say of their classes; nothing where the classifier is a new one."""
+    known = pretrained_facts(network.model, network.options)
+    return known.labels if known.classes == len(source.labels) else ()
 
 
 def _check_head(network: Network, spec: InputSpec) -> None:

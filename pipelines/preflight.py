@@ -34,6 +34,7 @@ from kdcompress.models.answers import Answer, Dense, answer_of, class_logits, sh
 from kdcompress.models.answers import described as outputs_that_ship
 from kdcompress.models.copying import copied
 from kdcompress.models.evaluating import evaluating
+from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.user_code import code_hash
@@ -252,7 +253,7 @@ def exports_key(networks: Networks, role: Role) -> str:
     return content_hash(
         {
             "network": [described(part.network), part.method],
-            "code": [code_hash(name) for name in (part.network.model, *part.method) if ":" in name],
+            "code": [code_hash(name) for name in (part.network.model, *part.method) if is_own(name)],
             "spec": networks.spec(role).to_json(),
             "opset": networks.recipe.export.opset,
             "outputs": networks.recipe.export.outputs,

@@ -125,6 +125,7 @@ def test_list_in_words_and_in_json(kind):
 def test_list_models_has_the_forms_of_names():
     named = {row["model"] for row in json.loads(invoke("list", "models", "--json").stdout)}
     assert {"resnet8x4", "fcos/BACKBONE", "lraspp/BACKBONE", "smp/ARCHITECTURE/ENCODER"} <= named
+    assert "hf-hub:OWNER/NAME" in named
 
 
 def test_doctor_says_what_works_here():

@@ -98,8 +98,11 @@ def parsed_once(files: Sequence[Path], root: Path, facts: object, parse: Callabl
     return Annotations.of(remembered(name, lambda: parse().plain()))
 
 
-def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw:
-    """The images and their objects as ``data`` asks for them.
+def read_annotated(
+    found: Annotations, data: Data, root: Path, hint: str, parts: Mapping[str, File] | None = None
+) -> Raw:
+    """The images and their objects as ``data`` asks for them. ``parts``: by what an image is called, for those that are
+    parts of files.
 
     A box that reaches up to ``SLACK`` pixels out of its image is clipped; of those that reach farther, and are half
     inside at least, and of boxes without an area and such that come twice, which are left out, a note is made.
@@ -109,7 +112,7 @@ def read_annotated(found: Annotations, data: Data, root: Path, hint: str) -> Raw
     problems, notes = Told(dict(found.problems.found)), Told(dict(found.notes.found))
     names = [name for name in SPLITS if found.splits.get(name)]
     images = [each for name in names for each in found.splits[name]]
-    files = [File(Path(each.file)) for each in images]
+    files = [(parts or {}).get(each.file) or File(Path(each.file)) for each in images]
     there = np.array([is_there(file.path) for file in files], bool)
     for k in np.flatnonzero(~there):
         problems.add("images that are not there", files[k])

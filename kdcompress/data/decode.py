@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -171,6 +172,8 @@ def decode_all(
     fit: Fit,
 ) -> None:
     room = Room(max(MOST_PIXELS, EACH * (os.cpu_count() or 1)))
+    if any(header.jpeg or (header.height, header.width) != shape[1:3] for header in headers):
+        import_module("torchvision.transforms.v2")  # by this thread: several that import its parts at once fail
 
     def one(row: int) -> str | None:
         try:

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -16,9 +16,10 @@ from torch import nn
 from kdcompress.errors import KDCompressError, UsageError, told, unknown_name
 from kdcompress.models import detectors, segmenters
 from kdcompress.models.swapping import swap_classifier, swap_first_convolution
+from kdcompress.models.timm_places import placed, whole_name
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
-from kdcompress.own_code import imported
+from kdcompress.own_code import imported, is_own
 
 # the first part of a name -> the module that makes such networks
 EXTRAS = {
@@ -35,6 +36,7 @@ class Pretrained:
     mean: tuple[float, ...]  # of pixels in 0..1, as they were normalised in that training
     std: tuple[float, ...]
     origin: str  # where they are downloaded from
+    labels: tuple[str, ...] = ()  # the classes' names, where they are said
 
 
 def build(
@@ -46,6 +48,8 @@ def build(
 
     - a name of the zoo (``resnet8x4``);
     - ``timm/NAME`` or ``torchvision/NAME``; torchvision's detectors of boxes and segmenters give a dense answer;
+    - ``timm/hf-hub:OWNER/NAME[@REVISION]`` or ``timm/local-dir:FOLDER``, also without ``timm/``: a network of timm's
+      that is described at the Hugging Face Hub, or in a folder;
     - ``smp/ARCHITECTURE/ENCODER``, a segmenter of segmentation-models-pytorch, which gives a dense answer;
     - ``transformers/NAME``, a detection transformer of transformers, which gives a dense answer;
     - ``HEAD/BACKBONE``, a detector or a segmenter on one of these networks (``models.detectors``,
@@ -59,11 +63,11 @@ def build(
     Raises UsageError for a name that is not known, options that do not fit, a callable that cannot be imported, raises
     anything or gives no nn.Module, and pretrained weights that there are none of or that cannot be downloaded.
     """
-    options = dict(options or {})
+    name, options = whole_name(name), dict(options or {})
     group, slash, rest = name.partition("/")
     known = pretrained_facts(name, options) if pretrained else None
     headed = head(group) if slash else None
-    if ":" in name and not headed:
+    if is_own(name) and not headed:
         return _from_callable(name, classes, channels, options)
     if slash and group == "timm":
         return _from_timm(rest, classes, channels, options, known)
@@ -80,12 +84,15 @@ def build(
 
 def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pretrained:
     """What the library says of the weights that ``build`` downloads. Raises UsageError where there are none."""
+    name = whole_name(name)
     group, _, rest = name.partition("/")
     if head(group):
-        return pretrained_facts(rest, (options or {}).get("backbone"))
+        return replace(pretrained_facts(rest, (options or {}).get("backbone")), labels=())  # of another head
     if group == "timm":
         import timm
 
+        if there := placed(rest):
+            return Pretrained(there.classes, there.mean, there.std, there.origin, there.labels)
         if not timm.is_model(rest):
             raise _unknown_in("timm", rest, _timm_names())
         try:
@@ -123,7 +130,7 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
             return Pretrained(classes, mean, std, origin)
         except OSError as error:
             raise _not_downloaded(name, origin, error) from error
-    elif ":" not in name and name not in zoo:
+    elif not is_own(name) and name not in zoo:
         raise _unknown(name)
     raise UsageError(
         f"There are no pretrained weights of {name} to download.",
@@ -149,6 +156,7 @@ def forms() -> dict[str, list[str]]:
         "detector": [f"{name}/BACKBONE" for name in detectors.heads],
         "segmenter": [f"{name}/BACKBONE" for name in segmenters.heads],
         **{name: [_extra(name).FORM] for name in EXTRAS},
+        "timm's, described elsewhere": ["hf-hub:OWNER/NAME", "timm/local-dir:FOLDER"],
         "your own": ["package.module:callable"],
     }
 
@@ -174,7 +182,7 @@ def form(name: str) -> str:
     HEAD/BACKBONE, else the name itself."""
     import torchvision
 
-    group, slash, rest = name.partition("/")
+    group, slash, rest = whole_name(name).partition("/")
     if slash and group in heads():
         return group
     whole = torchvision.models.list_models(module=torchvision.models) if group == "torchvision" else ()
@@ -217,8 +225,9 @@ def _call(factory: Callable[..., nn.Module], name: str, fixed: dict[str, Any], o
 def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
-        raise _unknown_in("timm", name, _timm_names())
+    there = placed(name)
+    if not timm.is_model(there.architecture if there else name):
+        raise _unknown_in("timm", there.architecture if there else name, _timm_names())
     fixed: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     _refuse_fixed(f"timm/{name}", options, fixed)
     try:
@@ -289,7 +298,7 @@ def _on_backbone(
     """``options.backbone`` are the backbone's; ``finest`` is the reduction of its first map that is looked at."""
     from kdcompress.models.detectors.backbone import of_classifier, of_timm
 
-    backbone = name.partition("/")[2]
+    backbone = whole_name(name.partition("/")[2])
     given, finest = options.pop("backbone", {}), options.pop("finest", getattr(headed, "finest", 8))
     if not isinstance(given, Mapping):
         raise UsageError("These are no options of a backbone.", where="options.backbone", got=given, allowed="{...}")

@@ -97,17 +97,34 @@ class Augment(Section):
         return self.model_dump(mode="json", exclude={name for name in own if not getattr(self, name)})
 
 
+class Hub(Section):
+    """For `source: huggingface`: which of a data set, and what its columns are called."""
+
+    config: Name | None = Field(None, description="Its configuration (subset). null: the default one.")
+    revision: Name | None = Field(None, description="A branch, a tag or the hash of a commit. null: the newest.")
+    image: Name | None = Field(None, description="Column of the images. null: the only one of images.")
+    label: Name | None = Field(None, description="Column of the labels. null: the only one of classes, or `label`.")
+    objects: Name | None = Field(None, description="Column of the boxes with their classes. null: `objects`.")
+    boxes: Literal["xywh", "xyxy"] = Field(
+        "xywh",
+        description="What a box's four numbers are, in pixels. xywh: left, top, width, height. xyxy: two corners.",
+    )
+
+
 class Data(Section):
     """The images, and how they are split."""
 
     source: Name = Field(
         description="Name of the data: fashion-mnist, mnist, cifar10, cifar100, image-folder, image-labels or "
         "webdataset; with boxes: coco, yolo, voc or fashion-mnist-scenes; with masks: mask-folder, voc-segmentation, "
-        "cityscapes or fashion-mnist-scenes."
+        "cityscapes or fashion-mnist-scenes; with labels or boxes: huggingface."
     )
     root: Path | None = Field(
-        None, description="Folder where the files are, or are downloaded to. Shards can be written as {00..15}.tar."
+        None,
+        description="Folder where the files are, or are downloaded to. Shards can be written as {00..15}.tar. For "
+        "`huggingface` also OWNER/NAME of a data set of the Hub.",
     )
+    hub: Hub = Field(Hub(), description="For `source: huggingface`: configuration, revision and columns.")
     validation: float = Field(
         0.1,
         gt=0,
@@ -160,6 +177,12 @@ class Data(Section):
             raise ValueError("`unlabelled` and `public` cannot be used together: leave one out")
         if self.unlabelled == REST and self.train_images is None:
             raise ValueError(f"`unlabelled: {REST}` is what `train_images` leaves: give that too")
+        return self
+
+    @model_validator(mode="after")
+    def hub_of_its_source(self) -> Data:
+        if self.source != "huggingface" and self.hub != Hub():
+            raise ValueError("`hub` is for `source: huggingface`: leave it out")
         return self
 
     @model_validator(mode="after")

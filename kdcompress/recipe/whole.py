@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from kdcompress.own_code import is_own
 from kdcompress.recipe.networks import Assistant, Methods, Network, Student, Teacher
 from kdcompress.recipe.section import Section, Seed
 from kdcompress.recipe.shipping import Bench, Budgets, Compare, Export, Gates, Search
@@ -134,4 +135,4 @@ def code_of(recipe: Recipe) -> list[str]:
     networks += [candidate.student for candidate in recipe.budgets.candidates]
     methods = [recipe.method, *(each.method for each in recipe.assistants), *recipe.compare.methods.values()]
     names = [network.model for network in networks if network] + [name for each in methods for name in each or ()]
-    return sorted({name for name in names if ":" in name})
+    return sorted({name for name in names if is_own(name)})

@@ -29,6 +29,7 @@ class OfLogits:
     """``same`` says what share of two files' decisions is the same."""
 
     program = "classifier"
+    hub_tag = "image-classification"
     truth = "labels"
     int8_agreement = 0.95
     same: ClassVar[str]

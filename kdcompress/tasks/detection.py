@@ -74,6 +74,7 @@ class Detection(OneFigure):
     truth = "objects"
     network = "model: fcos/BACKBONE makes a detector of a network"
     purpose = "object detection"
+    hub_tag = "object-detection"
     program = "detector"
     answer = "boxes that score enough, without those that overlap a better one of their label"
     refusal = (

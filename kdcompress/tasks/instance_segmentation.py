@@ -45,6 +45,7 @@ class InstanceSegmentation(Detection):
     truth = "masks"
     network = "model: yolact/BACKBONE makes a segmenter of a network"
     purpose = "instance segmentation"
+    hub_tag = "image-segmentation"
     refusal = Detection.refusal.replace(", or reads", ", compares distributions of boxes' sides, or reads")
     program = "instance_segmenter"
     answer = (

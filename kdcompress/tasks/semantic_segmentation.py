@@ -44,6 +44,7 @@ class SemanticSegmentation(OneFigure):
     )
     truth = "maps"
     purpose = "semantic segmentation"
+    hub_tag = "image-segmentation"
     program = "segmenter"
     answer = "for each pixel the class with the largest logit, once the logits are as large as the image (bilinear)"
     refusal = "takes each image to be of one class, compares boxes, or needs a feature that is pooled over the image"

@@ -14,6 +14,7 @@ from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.plan.records import PARENT, Built, Counted, Latency
 from kdcompress.pipelines.preflight import settle
@@ -53,7 +54,7 @@ class BuildStep(Step):
             "targets": [target.model_dump(mode="json") for target in self.targets],
         }
         hashes = {"data": self.networks.source.hash}
-        if ":" in student.model:
+        if is_own(student.model):
             hashes["code"] = code_hash(student.model)
         packages = sorted({name for target in self.targets for name in formats.writers[target.writer].packages})
         return Key(params, hashes, ("torch", "timm", "onnx", "onnxruntime", *packages))

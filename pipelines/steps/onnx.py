@@ -8,6 +8,7 @@ from typing import Any
 
 from kdcompress.artifact import sha256
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.models.timm_places import without_place
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, named
 from kdcompress.pipelines.runs import Inputs, Key, Step
@@ -53,7 +54,7 @@ class OnnxStep(Step):
         metadata = {
             "recipe": networks.recipe.name,
             "role": role,
-            "model": named(networks.parts[role].network),
+            "model": without_place(named(networks.parts[role].network)),
             "source_hash": networks.source.hash,
             "normalisation": networks.normalisation(role)[2],
             # of the file alone: the step's hash is one of the teachers' data too

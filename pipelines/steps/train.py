@@ -14,6 +14,8 @@ from kdcompress.errors import UsageError
 from kdcompress.models.build import packages
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
+from kdcompress.models.timm_places import folder_hash
+from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.runs import Inputs, Key, Step
@@ -61,9 +63,11 @@ class TrainStep(Step):
         for index, network in enumerate([part.network, *part.company()]):
             if network.weights:
                 hashes[f"weights-{index}"] = _file_hash(network.weights)
-            if ":" in network.model:
+            if is_own(network.model):
                 hashes[f"code-{index}"] = code_hash(network.model)
-        hashes |= {f"code-{name}": code_hash(name) for name in part.method if ":" in name}
+            if found := folder_hash(network.model):
+                hashes[f"folder-{index}"] = found
+        hashes |= {f"code-{name}": code_hash(name) for name in part.method if is_own(name)}
         made_by = {package for network in [part.network, *part.company()] for package in packages(network.model)}
         made_by |= {"torch-pruning"} if pruned_of(part.network) else set()
         return Key(params, hashes, ("torch", "torchvision", "timm", *sorted(made_by)))

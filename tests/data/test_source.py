@@ -106,6 +106,7 @@ def test_unknown_source_names_the_known_ones():
         "coco",
         "fashion-mnist",
         "fashion-mnist-scenes",
+        "huggingface",
         "image-folder",
         "image-labels",
         "mask-folder",
