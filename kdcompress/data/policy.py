@@ -80,7 +80,7 @@ class Policy:
             "rotate": (cosine, -sine, 0, sine, cosine, 0),
         }
         if name in matrices:
-            return [round(op.ONE * part) for part in matrices[name]]
+            return [round(op.FINE * part) for part in matrices[name]]
         if name in ("posterize", "solarize"):
             return [math.ceil(by - 1e-9), 0, 0, 0, 0, 0]
         return [round(op.ONE * (1 + by)), 0, 0, 0, 0, 0]

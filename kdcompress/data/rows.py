@@ -7,15 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+AT_ONCE = 2**18  # pixels: what is computed of them stays in the processor's cache
+
 
 def changed(images: Tensor, wanted: Tensor, number: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """``images`` with ``change(images, number)`` in place of those that are ``wanted``, bool [B]. On a CPU no other is
     computed, and ``images`` is written to; elsewhere all are, as which ones they are is not known without a wait."""
     if images.device.type != "cpu":
         return torch.where(wanted.view(-1, 1, 1, 1), change(images, number), images)
-    rows = wanted.nonzero()[:, 0]
-    if len(rows):
-        images[rows] = change(images[rows], number[rows])
+    if len(rows := wanted.nonzero()[:, 0]):
+        for part in rows.split(max(1, AT_ONCE // images[0].numel())):
+            images[part] = change(images[part], number[part])
     return images
 
 
