@@ -14,6 +14,7 @@ from kdcompress.console import say_once
 from kdcompress.data.balance import check_balanced
 from kdcompress.data.batch import rows_each
 from kdcompress.data.mixing import check_mixable
+from kdcompress.data.views import check_followed
 from kdcompress.distributed import check_launch
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
@@ -37,7 +38,7 @@ from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Recipe, Train, code_of
 from kdcompress.training.moving_average import unreached
-from kdcompress.training.needs import check_mixing, check_unlabelled, pairing
+from kdcompress.training.needs import check_mixing, check_unlabelled
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
@@ -144,12 +145,14 @@ def _check_threshold(networks: Networks) -> None:
 
 
 def _check_images(networks: Networks, role: Role) -> None:
-    """That what a network is trained on can be mixed, and can have images without labels beside it, as asked for."""
+    """That what a network is trained on can be changed and mixed, and can have images without labels beside it, as
+    asked for."""
     data, part = networks.recipe.data, networks.parts[role]
     if part.train:
         check_balanced(networks.source.train.truth, part.train.balance)
-    if not part.train or not (data.augment.mixes or data.unlabelled):
+    if not part.train or not (data.augment.mixes or data.augment.moves or data.unlabelled):
         return
+    check_followed(data.augment, networks.source.train.truth)
     kinds = {name: methods[name] for name in part.method}
     check_mixable(data.augment, networks.source.train.truth)
     check_mixing(kinds, data.augment)
@@ -194,8 +197,7 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
 def _tell_unreached(networks: Networks, role: Role, options: Train) -> None:
     """Of an average of the weights that does not warm up in so short a training."""
     batches = len(networks.trained_on(role).train) // options.batch_size
-    rows = rows_each(pairing({name: methods[name] for name in networks.parts[role].method}))
-    steps = number_of_steps(options, options.batch_size * rows, batches)
+    steps = number_of_steps(options, options.batch_size * rows_each(networks.parts[role].rows), batches)
     if options.ema and (told := unreached(options.ema, steps)):
         say_once(told, "dim")
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from kdcompress.data.batch import Pairing
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
 from kdcompress.recipe import Assistant, Network, Recipe, Student, Train
+from kdcompress.training.needs import pairing
 
 Role = str
 """teacher, teacher-2 and so on (further ones), assistant-1 and so on, generation-1 and so on, student"""
@@ -32,6 +34,11 @@ class Part:
     @property
     def kinds(self) -> list[type[Method]]:
         return [methods[name] for name in self.method] if self.train else []
+
+    @property
+    def rows(self) -> Pairing:
+        """How the rows of its batches belong together."""
+        return pairing({name: methods[name].parse_options(name, each) for name, each in self.method.items()})
 
     def taught(self) -> tuple[Role, ...]:
         """Whom it learns from."""

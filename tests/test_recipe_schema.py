@@ -35,6 +35,8 @@ def test_shipped_recipes_are_valid(validator, name):
         {"export": {"targets": "auto"}, "search": 2},
         {"export": {"targets": ["x86-vnni", "own.yaml"]}},
         {"train": {"compile": True, "teacher_cache": False}},
+        {"data": {"source": "cifar10", "augment": {"trivial": True, "blur": {"sigma": [0.1, 1]}, "second": None}}},
+        {"data": {"source": "cifar10", "augment": {"randaugment": {"m": None}, "second": {"trivial": "colour"}}}},
         {"student": {"model": "resnet8", "mean": "none", "std": "none"}},
         {"teacher": {"model": "vgg8", "mean": 0.5, "std": 0.2, "weights": "a.pt"}},
         {"gates": {"student_accuracy": 90}, "budgets": {"latency": "2ms", "target": "x86-vnni"}},

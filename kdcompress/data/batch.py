@@ -8,9 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Pairing = Literal["single", "views", "class pairs"]
+Pairing = Literal["single", "views", "strong views", "class pairs"]
 """How the rows of a batch belong together. ``single``: each is an image of its own. ``views``: row i and row N + i of
-2N are two views of one image. ``class pairs``: they are two images of one class."""
+2N are two views of one image. ``strong views``: the second one is changed more (``data.augment.second``). ``class
+pairs``: they are two images of one class."""
+
+STRONG: Pairing = "strong views"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +41,7 @@ class Batch:
         if len(self.x) > len(self.y):
             n = len(self.y)
             labelled = replace(self, x=self.x[:n]).parts(count, rows)
-            return [replace(part, x=torch.cat([part.x, more])) for part, more in zip(labelled, self.x[n:].chunk(count))]
+            return [replace(part, x=x) for part, x in zip(labelled, split_both(self.x, n, count, rows))]
         tensors = (self.x, self.y, self.index, self.view)
         split = [[None] * count if t is None else split_rows(t, count, rows) for t in tensors]
         return [Batch(*part) for part in zip(*split)]  # type: ignore[arg-type]
@@ -53,7 +56,23 @@ def rows_each(pairing: Pairing) -> int:
     return 1 if pairing == "single" else 2
 
 
+def two_views(rows: Tensor, labelled: int) -> tuple[Tensor, Tensor]:
+    """``rows`` [B, ...] of the first and of the second views of a batch, in one order; the first ``labelled`` have
+    labels. Both kinds of images are paired among themselves."""
+    first, second = zip(*(part.chunk(2) for part in (rows[:labelled], rows[labelled:]) if len(part)))
+    return torch.cat(first), torch.cat(second)
+
+
 def split_rows(rows: Tensor, count: int, pairing: Pairing) -> list[Tensor]:
     """``rows`` [B, ...] as ``count`` tensors of equal size; see ``Batch.parts``."""
     halves = rows.chunk(rows_each(pairing))
     return [torch.cat(part) if len(part) > 1 else part[0] for part in zip(*(half.chunk(count) for half in halves))]
+
+
+def split_both(rows: Tensor, labelled: int, count: int, pairing: Pairing) -> list[Tensor]:
+    """``rows`` [B, ...] as ``count`` tensors of equal size, each with its share of the first ``labelled`` rows and of
+    the others after them."""
+    first = split_rows(rows[:labelled], count, pairing)
+    if len(rows) <= labelled:
+        return first
+    return [torch.cat(part) for part in zip(first, split_rows(rows[labelled:], count, pairing))]

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from kdcompress.data.balance import balanced_order
-from kdcompress.data.batch import Batch, Pairing, rows_each
+from kdcompress.data.batch import STRONG, Batch, Pairing, rows_each
 from kdcompress.data.outlined import Outlined, drawn, with_masks
+from kdcompress.data.slots import Slots
 from kdcompress.data.splits import Split
-from kdcompress.data.views import Views
+from kdcompress.data.views import Views, check_followed
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
 
@@ -39,7 +40,8 @@ class Loader:
     has the number i * slots + k among all that there are, its *key*; ``keys`` and ``make`` are about those.
 
     With ``rows`` other than "single" a batch has twice as many rows: each sample's second view, or another sample of
-    its class (itself where it is the only one), follows in the second half.
+    its class (itself where it is the only one), follows in the second half. Of "strong views" the second one has what
+    ``augment.second`` says more than the first, and more slots (slots.py).
 
     ``balanced``: of images with one class each, an epoch shows all classes equally often (``balanced_order``), and is
     as long.
@@ -81,16 +83,11 @@ class Loader:
             self.images = nchw(split).contiguous().to(self.home)
         self.truth = torch.from_numpy(np.asarray(split.truth)).to(self.home)
         self.outlined = split.truth if isinstance(split.truth, Outlined) else None
+        check_followed(augment, split.truth)
+        augment = augment.seen(rows == STRONG)
         self.views = Views(augment, *split.images.shape[1:])
-        self.slots = min(augment.views or self.views.count, self.views.count)
-        if self.slots * max(len(split), self.views.count * (self.slots < self.views.count)) >= 2**63:
-            raise UsageError(
-                "The images have too many views to be counted.",
-                where="data.augment",
-                got=f"{self.views.count:,} views of {len(split):,} images",
-                hint="set data.augment.views, or leave cutout or colour out",
-            )
-        self._own = self.views.own(len(split)) if self.slots < self.views.count else None
+        self._slots = Slots(self.views, len(split), augment.views, rows == STRONG)
+        self.slots = self._slots.count
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last
         self.rows, self.balanced = rows, balanced
         self.rows_per_step = self.batch_size * rows_each(rows)
@@ -143,7 +140,7 @@ class Loader:
     def make(self, keys: np.ndarray) -> Tensor:
         """The images of ``keys`` as in a batch, uint8 [len(keys), C, H, W] on the device."""
         index, slot = (torch.from_numpy(t).to(self.home) for t in np.divmod(keys, self.slots))
-        return self._augmented(self._fetch(index), self._view(index, slot).to(self.device, non_blocking=True))
+        return self._augmented(self._fetch(index), self._slots.view(index, slot).to(self.device, non_blocking=True))
 
     def _mine(self, place: int) -> slice:
         """Where in an epoch's plan this rank's part of a batch is."""
@@ -155,16 +152,6 @@ class Loader:
         x = self.views.apply(x.to(self.device, non_blocking=True).contiguous(), view)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
-    def _view(self, index: Tensor, slot: Tensor) -> Tensor:
-        """The view ids in the slots of images."""
-        if self._own is None:
-            return slot
-        start, stride = (t.to(index.device)[index] for t in self._own)
-        return (start + slot * stride) % self.views.count
-
-    def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        return torch.randint(self.slots, (n,), generator=generator)
-
     def _plan(self, epoch: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """The order and the view ids of an epoch, int64 [1, N] each, or [2, N] with the second halves, beside the
         images; and their keys."""
@@ -174,12 +161,12 @@ class Loader:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
         draw = balanced_order(self.truth.cpu(), generator) if self.balanced else None
         order = (torch.randperm(len(self), generator=generator) if draw is None else draw)[None]
-        slots = self._draw(len(self), generator)[None]
+        slots = self._slots.draw(len(self), generator)[None]
         if self.rows != "single":
-            partners = order[0] if self.rows == "views" else self._classmates(order[0], generator)
+            partners = self._classmates(order[0], generator) if self.rows == "class pairs" else order[0]
             order = torch.stack([order[0], partners])
-            slots = torch.stack([slots[0], self._draw(len(self), generator)])
-        views = self._view(order, slots)
+            slots = torch.stack([slots[0], self._slots.draw(len(self), generator, self.rows == STRONG)])
+        views = self._slots.view(order, slots)
         made = order.to(self.home), views.to(self.home), (order * self.slots + slots).numpy()
         self._plans = {**dict([*self._plans.items()][-1:]), epoch: made}
         return made

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kdcompress.data.batch import Batch
+from kdcompress.data.batch import Batch, Pairing, rows_each
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
 
@@ -26,16 +26,24 @@ class Mixing:
     ``augment.mixup`` and ``augment.cutmix`` are alpha of the share's distribution Beta(alpha, alpha); where both are
     given, each image draws one of them. The truth of a mixed image is a distribution over its ``classes`` (of a set of
     labels: how much of each is there), by the share of each image; so are methods' labels. ``rank`` and ``world`` as of
-    a ``Loader``: where a batch can be halved in each process, several make the same images as one.
+    a ``Loader``: where a batch can be halved in each process, several make the same images as one. Of ``rows`` that are
+    two views of an image both are mixed in the same way, so that they are two views of one mixed image.
     """
 
-    def __init__(self, augment: Augment, classes: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self, augment: Augment, classes: int, seed: int, rank: int = 0, world: int = 1, rows: Pairing = "single"
+    ):
         self.mixup, self.cutmix, self.classes = augment.mixup, augment.cutmix, classes
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank, self.world, self.views = seed, rank, world, rows_each(rows)
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         """``batch.x`` uint8 [B, C, H, W]; ``batch.y`` int64 [B] or uint8 [B, K] -> the images mixed, and float32
         [B, K] shares of labels. Which images they are made of is no longer known."""
+        views = [Batch(x, y) for x, y in zip(batch.x.chunk(self.views), batch.y.chunk(self.views))]
+        mixed = [self._mixed(view, step) for view in views]
+        return mixed[0] if len(mixed) == 1 else Batch(*(torch.cat(t) for t in zip(*((m.x, m.y) for m in mixed))))
+
+    def _mixed(self, batch: Batch, step: int) -> Batch:
         half, (height, width) = len(batch) // 2, batch.x.shape[2:]
         own = torch.from_numpy(self.drawn(step, len(batch), height, width)).to(batch.x.device, non_blocking=True)
         other = batch.x.roll(-half, 0).int()

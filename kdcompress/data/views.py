@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdcompress.class_maps import IGNORED
+from kdcompress.data.blur import Blurs
 from kdcompress.data.colour import Colour
+from kdcompress.data.erasing import Erasing
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, WIDTH
+from kdcompress.data.policy import Policy, policy
 from kdcompress.data.zoom import Zoom, resized_crops, zooms
 from kdcompress.errors import UsageError
-from kdcompress.recipe import Augment
+from kdcompress.recipe.augment import Augment, Second
 
 SEEN = 0.25  # the share of an object's area that has to be in the image
 
@@ -21,11 +27,14 @@ class Views:
 
     A view is the image in another light (colour.py), and from nearer or farther or a resized part of it (zoom.py), as
     far as the augmentation has them; then a shift (dy, dx) of -crop to +crop pixels with zeros moving in, that is a
-    random crop of the image padded with ``crop`` zeros; then perhaps a horizontal flip; then perhaps a square of
-    ``cutout`` pixels a side set to zero, its centre anywhere in the image and its border clipped to it.
+    random crop of the image padded with ``crop`` zeros; then perhaps a horizontal flip; then the operations of a policy
+    (policy.py) and a blur (blur.py); then perhaps a square of ``cutout`` pixels a side set to zero, its centre anywhere
+    in the image and its border clipped to it, and a rectangle (erasing.py).
 
     View ids are 0 to ``count`` - 1, each with the same probability; mixed radix, the first digit the fastest:
-    dx and dy counted upwards from 0 with -1 as the last, flip, cutout (0 none, else 1 + y * width + x), zoom, colour.
+    dx and dy counted upwards from 0 with -1 as the last, flip, cutout (0 none, else 1 + y * width + x), zoom, colour,
+    policy, blur, rectangle; and with ``augment.second`` those three of the second view, which has them more than the
+    first: the ids below ``first`` are those of first views, which have none of them.
     ``identity`` is 0 whatever the augmentation: the image as it is.
     """
 
@@ -46,20 +55,16 @@ class Views:
         self.holes = height * width + 1 if augment.cutout else 1
         scales = zooms(augment.scale) or resized_crops(augment.resized_crop, height, width)
         self.zoom, self.colour = Zoom(scales, height, width), Colour(augment.colour, channels)
-        self.count = self.shifts**2 * self.flips * self.holes * self.zoom.count * self.colour.count
+        self.first = self.shifts**2 * self.flips * self.holes * self.zoom.count * self.colour.count
+        self.changes: list[Policy | Blurs | Erasing] = changes_of(augment, height, width)
+        self.first *= math.prod(change.count for change in self.changes)
+        more = changes_of(augment.second, height, width) if augment.second else []
+        self.changes += more
+        self.count = self.first * math.prod(change.count for change in more)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` random view ids, int64 [n] on the generator's device."""
         return torch.randint(self.count, (n,), generator=generator, device=generator.device)
-
-    def own(self, n: int) -> tuple[Tensor, Tensor]:
-        """For each of ``n`` images a series of views, in which any ``count`` that follow each other are different:
-        (start + k * stride) % count for k = 0, 1, ... Returns start and stride, int64 [n] each, always the same."""
-        generator = torch.Generator().manual_seed(0)
-        start, stride = self.draw(n, generator), self.draw(n, generator)
-        while len(short := (torch.gcd(stride, torch.tensor(self.count)) > 1).nonzero()[:, 0]):  # comes back too soon
-            stride[short] = self.draw(len(short), generator)
-        return start, stride
 
     def apply(self, images: Tensor, view: Tensor) -> Tensor:
         """uint8 [B, C, H, W] and int64 [B] view ids -> uint8 [B, C, H, W], on the images' device.
@@ -74,12 +79,15 @@ class Views:
             raise ValueError(f"view ids are 0 to {self.count - 1}, got {int(view.min())} to {int(view.max())}")
         if self.count == 1:
             return images
-        dx, dy, flip, hole, zoom, colour = self._digits(view)
+        dx, dy, flip, hole, zoom, colour, *numbers = self._digits(view)
         if self.colour.count > 1:
             images = self.colour.apply(images, colour)
         if self.zoom.count > 1:
             images = self.zoom.apply(images, zoom)
         out = self._shifted(images, dx, dy, flip)
+        for kind in (Policy, Blurs, Erasing):
+            for change, number in zip(self.changes, numbers):
+                out = change.apply(out, number) if isinstance(change, kind) else out
         if self.cutout:
             y, x = divide(hole - 1, width)
             keep = outside(y, self.cutout, height)[:, :, None] | outside(x, self.cutout, width)[:, None, :]
@@ -91,7 +99,7 @@ class Views:
         mask."""
         if self.count == 1:
             return masks
-        dx, dy, flip, _, zoom, _ = self._digits(view)
+        dx, dy, flip, _, zoom = self._digits(view)[:5]
         return self._shifted(self.zoom.apply(masks, zoom) if self.zoom.count > 1 else masks, dx, dy, flip)
 
     def mapped(self, maps: Tensor, view: Tensor) -> Tensor:
@@ -99,7 +107,7 @@ class Views:
         pixel's class, and ``IGNORED`` where zeros move in. Cutout changes no class."""
         if self.count == 1:
             return maps
-        dx, dy, flip, _, zoom, _ = self._digits(view)
+        dx, dy, flip, _, zoom = self._digits(view)[:5]
         found = (IGNORED - maps)[:, None]  # so that what is ignored is what moves in
         if self.zoom.count > 1:
             found = self.zoom.nearest(found, zoom)
@@ -132,7 +140,7 @@ class Views:
         """
         if self.count == 1:
             return objects
-        dx, dy, flip, _, zoom, _ = self._digits(view)
+        dx, dy, flip, _, zoom = self._digits(view)[:5]
         dx, dy = ((d + self.crop) % self.shifts - self.crop for d in (dx, dy))
         x1, y1, x2, y2 = before = objects[..., BOX].unbind(-1)
         if self.zoom.count > 1:
@@ -157,13 +165,35 @@ class Views:
         """Sides clipped to the image."""
         return tuple(x.clamp(0, self.width) for x in (x1, x2)), tuple(y.clamp(0, self.height) for y in (y1, y2))
 
-    def _digits(self, view: Tensor) -> tuple[Tensor, ...]:
-        """dx, dy, flip, cutout, zoom and colour of view ids, int64 [B, 1] each."""
+    def _digits(self, view: Tensor) -> list[Tensor]:
+        """dx, dy, flip, cutout, zoom, colour and the numbers of ``changes`` of view ids, int64 [B, 1] each."""
         digits = []
-        for radix in (self.shifts, self.shifts, self.flips, self.holes, self.zoom.count):
+        changes = (change.count for change in self.changes)
+        for radix in (self.shifts, self.shifts, self.flips, self.holes, self.zoom.count, self.colour.count, *changes):
             view, digit = divide(view, radix)
             digits.append(digit)
-        return *digits, view
+        return digits
+
+
+def changes_of(views: Augment | Second, height: int, width: int) -> list[Policy | Blurs | Erasing]:
+    """Those of pixels, in their order."""
+    asked = policy(views, height, width)
+    found: list[Policy | Blurs | Erasing] = [asked] if asked else []
+    found += [Blurs(views.blur, height, width)] if views.blur else []
+    return found + ([Erasing(views.erasing, height, width)] if views.erasing else [])
+
+
+def check_followed(augment: Augment, truth: np.ndarray) -> None:
+    """Raises UsageError where the truth of images, int64 [N], uint8 [N, K] or of places in them, cannot follow their
+    views."""
+    if augment.moves and truth.ndim > 2:
+        raise UsageError(
+            "Boxes and masks cannot follow these operations.",
+            where=f"data.augment.{augment.moves}",
+            got="operations that shear, shift and turn the image",
+            allowed="those of colour alone; crop, flip, scale, resized_crop, colour, blur, cutout, erasing",
+            hint="data.augment.trivial=colour, or operations: colour in randaugment",
+        )
 
 
 def divide(number: Tensor, by: int) -> tuple[Tensor, Tensor]:

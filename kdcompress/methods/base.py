@@ -178,6 +178,11 @@ class Method(nn.Module):
         """Take the attached modules out of a trained ``net`` again, in place, with its function unchanged."""
 
     @classmethod
+    def pairing(cls, options: Any) -> Pairing:
+        """How the rows of its batches belong together: ``needs.rows``, where no option changes it."""
+        return cls.needs.rows
+
+    @classmethod
     def parse_options(cls, name: str, values: dict[str, Any]) -> MethodOptions:
         """Raises UsageError that lists every unknown or invalid option."""
         try:

@@ -2,6 +2,10 @@
 
 This is the paper's loss. The official code differs: it adds a confidence mask (which it applies to a mean, where it is
 only a factor) and a second, strongly augmented view of each image. Its correlation terms grow with the batch.
+
+``strong_view`` has that second view. Ours: every term is of both views (two temperatures of the code's strong view, and
+its class terms, are the weak one's by mistake), and all are means over the two, so that the losses have one size with
+it and without. The code adds the two up, and halves the learning rate.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kdcompress.data.batch import Batch
+from kdcompress.data.batch import STRONG, Batch, Pairing, two_views
 from kdcompress.methods import methods
 from kdcompress.methods.base import LogitOptions, Method, Needs
 from kdcompress.methods.connect import in_float32
@@ -59,10 +63,23 @@ class MLLD(Method):
             description="Temperatures at which teacher and student are compared. The reference code uses 2, "
             "3, 4, 5 and 6.",
         )
+        strong_view: bool = Field(
+            False,
+            description="Learn from a second view of each image too, changed more (`data.augment.second`), as the "
+            "reference code does. An iteration sees twice the images.",
+        )
 
     paper = "doi:10.1109/CVPR52729.2023.02325"
     needs = Needs(teacher="logits", whole_batch=True, one_label=True)
 
+    @classmethod
+    def pairing(cls, options: Options) -> Pairing:
+        return STRONG if options.strong_view else "single"
+
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
-        losses = mlld_loss(student.logits, teacher.logits, self.options.temperatures)
-        return {name: self.options.weight * loss for name, loss in zip(("instance", "batch", "class"), losses)}
+        o, views = self.options, [(student.logits, teacher.logits)]
+        if o.strong_view:
+            views = list(zip(*(two_views(each.logits, len(batch.y)) for each in (student, teacher))))
+        each = [mlld_loss(ours, theirs, o.temperatures) for ours, theirs in views]
+        means = (sum(losses) / len(views) for losses in zip(*each))
+        return {name: o.weight * loss for name, loss in zip(("instance", "batch", "class"), means)}

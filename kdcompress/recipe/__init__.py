@@ -1,11 +1,12 @@
 """What a run is asked for: YAML -> validated Recipe, every error at once, nothing heavy imported."""
 
+from kdcompress.recipe.augment import Augment
 from kdcompress.recipe.file import apply_override, load_recipe, read_recipe
 from kdcompress.recipe.networks import Assistant, Network, Student, parse_methods
 from kdcompress.recipe.plain import listed, shown
 from kdcompress.recipe.section import Section
 from kdcompress.recipe.shipping import Bench, Candidate, Search
-from kdcompress.recipe.training import Augment, Data, Train
+from kdcompress.recipe.training import Data, Train
 from kdcompress.recipe.validation import validate_recipe
 from kdcompress.recipe.whole import Recipe, code_of
 

@@ -55,6 +55,8 @@ def recipe_schema(
     _more(
         parts["Train"]["properties"], "teacher_cache", parts["Train"]["properties"]["teacher_cache"], {"const": False}
     )
+    for views in ("Augment", "Second"):
+        _more(parts[views]["properties"], "trivial", parts[views]["properties"]["trivial"], {"type": "boolean"})
     for role in ("teacher", "student"):
         gate = parts["Gates"]["properties"][role]
         parts["Gates"]["properties"][f"{role}_accuracy"] = {**gate, "description": f"Older name of `{role}`."}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from kdcompress.recipe.augment import Augment
 from kdcompress.recipe.section import Name, Section, Seed
 
 SIDES = 8, 2048  # the least and the most that an image may have, pixels
@@ -28,73 +29,6 @@ Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 
 
 REST = "rest"  # of the training images
-
-
-class Augment(Section):
-    """Random changes of the training images. Each combination of them is one view of an image."""
-
-    crop: int = Field(0, ge=0, le=64, description="Pixels of zero padding before a random crop. 0: no crop.")
-    flip: bool = Field(False, description="Flip half of the images horizontally, at random.")
-    cutout: int = Field(
-        0, ge=0, le=1024, description="Side of a random square that is set to zero, in pixels. 0: no square."
-    )
-    views: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="Number of different views of each image. They are drawn once and stay the same. 0: "
-        "all that there are.",
-    )
-    scale: float = Field(
-        0.0,
-        ge=0,
-        le=0.5,
-        description="Zoom about a random place. 0.25 makes the image 0.75 to 1.25 times as large. 0: no zoom.",
-    )
-    colour: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="Random brightness, contrast and saturation. 0.2 makes each 0.8 to 1.2 times as "
-        "strong. 0: unchanged.",
-    )
-    resized_crop: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Random crop that is resized to the whole image: its least share of the area. Its sides are 3:4 to "
-        "4:3. ImageNet's views have 0.08. 0: no such crop.",
-    )
-    mixup: float = Field(
-        0.0,
-        ge=0,
-        le=10,
-        description="Blend each image with another one, and their labels by the same share, drawn from Beta(mixup, "
-        "mixup). 1: all shares alike. 0: no mixup.",
-    )
-    cutmix: float = Field(
-        0.0,
-        ge=0,
-        le=10,
-        description="Paste a rectangle of another image into each one, and mix their labels by area, drawn from "
-        "Beta(cutmix, cutmix). With mixup, each image gets one of the two. 0: no CutMix.",
-    )
-
-    @model_validator(mode="after")
-    def one_zoom(self) -> Augment:
-        if self.scale and self.resized_crop:
-            raise ValueError("`scale` and `resized_crop` cannot be used together: leave one out")
-        return self
-
-    @property
-    def mixes(self) -> str:
-        """The keys of what mixes two images, such as "mixup and cutmix"; "" where nothing does."""
-        return " and ".join(name for name in ("mixup", "cutmix") if getattr(self, name))
-
-    def deciding(self) -> dict[str, Any]:
-        """All that the images depend on, as JSON; what is off is not named, as before there was such a thing."""
-        own = {"scale", "colour", "resized_crop", "mixup", "cutmix"}
-        return self.model_dump(mode="json", exclude={name for name in own if not getattr(self, name)})
 
 
 class Hub(Section):

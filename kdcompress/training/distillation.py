@@ -139,7 +139,7 @@ class Distillation(nn.Module):
         self.weighing = next(iter(options.values()))  # the method named first weighs the task
         self.label_smoothing = label_smoothing
         self.teacher_passes = 0  # images that a teacher was shown so far
-        self.rows = pairing(kinds)
+        self.rows = pairing(options)
         self.needs_index = [name for name, kind in kinds.items() if kind.needs.index]
 
         needs = union(kinds)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from kdcompress.data.batch import Batch
+from kdcompress.data.batch import STRONG, Batch
 from kdcompress.data.splits import Source
 from kdcompress.distributed import check_launch, loss_of_a_process_told
 from kdcompress.models.taps import Taps
@@ -66,6 +66,7 @@ def train(
     check_optimizer(options, [type(method) for method in distillation.auxiliary().values()], accelerator.num_processes)
     result = TrainResult(selected=options.select, device=str(device), precision=precision)
     unlabelled = source.unlabelled.images if source.unlabelled else None
+    augment = augment.seen(distillation.rows == STRONG)
     with set_up(distillation, source.train, options, augment, seed, accelerator, unlabelled) as setup:
         torch.manual_seed(seed)  # dropout and the like; batches and views do not draw from it
         accelerator.wait_for_everyone()  # the first process has prepared the folder

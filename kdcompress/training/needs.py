@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcompress.data.batch import Pairing
+from kdcompress.data.batch import STRONG, Pairing
 from kdcompress.data.kept import Images
 from kdcompress.data.splits import Split
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods
-from kdcompress.methods.base import Method
+from kdcompress.methods.base import Method, MethodOptions
 from kdcompress.recipe import Augment
 from kdcompress.task import Task
+
+MIXABLE: tuple[Pairing, ...] = ("single", STRONG)  # rows that stay what they are where images are mixed, or unlabelled
 
 
 def union(kinds: Mapping[str, type[Method]]) -> dict[str, frozenset[str]]:
@@ -23,13 +25,21 @@ def union(kinds: Mapping[str, type[Method]]) -> dict[str, frozenset[str]]:
     return {role: frozenset().union(*(kind.needs.of(role) for kind in kinds.values())) for role in roles}  # type: ignore[arg-type]
 
 
-def pairing(kinds: Mapping[str, type[Method]]) -> Pairing:
-    """How the rows of a batch belong together. Raises UsageError where the methods disagree."""
-    wanted = {kind.needs.rows: name for name, kind in kinds.items() if kind.needs.rows != "single"}
+def pairing(options: Mapping[str, MethodOptions]) -> Pairing:
+    """How the rows of a batch belong together, for methods with these options. Raises UsageError where they
+    disagree."""
+    asked = {name: methods[name].pairing(each) for name, each in options.items()}
+    wanted = {rows: name for name, rows in asked.items() if rows != "single"}
     if len(wanted) > 1:
         listed = ", ".join(f"{name} ({rows})" for rows, name in wanted.items())
         raise UsageError(
             "These methods cannot be combined: they need batches that are paired in different ways.", got=listed
+        )
+    adding = [name for name in options if methods[name].prepare is not Method.prepare]
+    if STRONG in wanted and adding:
+        raise UsageError(
+            f"{wanted[STRONG]} looks at two views of each image, and {', '.join(adding)} makes images of its own.",
+            hint="leave one of them out",
         )
     return next(iter(wanted), "single")
 
@@ -94,7 +104,7 @@ def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment) -> None:
     """Raises UsageError for methods that cannot learn from mixed images."""
 
     def learns(kind: type[Method]) -> bool:
-        return not kind.needs.truth and kind.needs.rows == "single"
+        return not kind.needs.truth and kind.needs.rows in MIXABLE
 
     refused = [name for name, kind in kinds.items() if not learns(kind)]
     if augment.mixes and refused:
@@ -114,7 +124,7 @@ def check_unlabelled(kinds: Mapping[str, type[Method]], unlabelled: Images, spli
         raise UsageError(
             "Images without labels are for tasks whose images have labels.", where=where, got=got, hint=hint
         )
-    if paired := [name for name, kind in kinds.items() if kind.needs.rows != "single"]:
+    if paired := [name for name, kind in kinds.items() if kind.needs.rows not in MIXABLE]:
         raise UsageError(
             f"{', '.join(paired)} pairs images in its own way, and takes none without labels.",
             where=where,

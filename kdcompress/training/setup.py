@@ -96,7 +96,8 @@ def set_up(
         beside = loader(nobody, main.batch_size * options.unlabelled, seed + OTHER)
     ranks = accelerator.process_index, accelerator.num_processes
     classes = distillation.student.tapped.shapes.classes
-    feed = Feed(main, beside, Mixing(augment, classes, seed, *ranks) if augment.mixes else None)
+    mixing = Mixing(augment, classes, seed, *ranks, distillation.rows) if augment.mixes else None
+    feed = Feed(main, beside, mixing)
     steps = number_of_steps(options, feed.rows_per_step, main.steps_per_epoch)
     if options.channels_last:
         distillation.to(memory_format=torch.channels_last)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
-from kdcompress.data.batch import Batch, Pairing, split_rows
+from kdcompress.data.batch import Batch, Pairing, split_both
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Train
 from kdcompress.training.batch_norm import SharedBatchNorm
@@ -72,8 +73,12 @@ def parts(
     if answers is None:
         yield from ((part, None) for part in batch.parts(count, rows))
         return
-    split = []
-    for taps in answers:
-        pooled = [None] * count if taps.pooled is None else split_rows(taps.pooled, count, rows)
-        split.append([replace(taps, logits=a, pooled=b) for a, b in zip(split_rows(taps.logits, count, rows), pooled)])
-    yield from zip(batch.parts(count, rows), map(list, zip(*split)))
+    labelled = len(batch.y)
+
+    def split(rows_of_all: Tensor | None) -> list[Any]:
+        return [None] * count if rows_of_all is None else split_both(rows_of_all, labelled, count, rows)
+
+    each = [
+        [replace(taps, logits=a, pooled=b) for a, b in zip(split(taps.logits), split(taps.pooled))] for taps in answers
+    ]
+    yield from zip(batch.parts(count, rows), map(list, zip(*each)))

@@ -1,6 +1,7 @@
 """What would stop a run after its training is told before it, and what would not is let through."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from kdcompress.export import formats
 from kdcompress.pipelines import checks, preflight
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.preflight import try_exports
-from kdcompress.pipelines.steps.names import exported
+from kdcompress.pipelines.steps.names import exported, trained
 from kdcompress.pipelines.user_code import sources
 from kdcompress.recipe import validate_recipe
 
@@ -303,6 +304,35 @@ def test_methods_that_read_a_class_are_refused_with_mixed_images(run):
     assert "where: data.augment.mixup" in found.stderr
     found = run("--dry-run", "data.augment={scale: 0.2, resized_crop: 0.2}")
     assert found.exit_code == 2 and "cannot be used together" in found.stderr, found.stderr
+
+
+def test_views_that_boxes_cannot_follow_are_refused(tmp_path):
+    content = {
+        "name": "boxes",
+        "task": "detection",
+        "data": {"source": "fashion-mnist-scenes", "size": 64, "train_images": 32, "augment": {"trivial": True}},
+        "student": {"model": "fcos/resnet8"},
+        "method": "none",
+    }
+    (tmp_path / "boxes.yaml").write_text(yaml.safe_dump(content))
+    found = CliRunner().invoke(main, ["run", str(tmp_path / "boxes.yaml"), "--dry-run"])
+    assert found.exit_code == 2 and "Boxes and masks cannot follow" in found.stderr, found.stderr
+    assert "data.augment.trivial" in found.stderr and "crop, flip, scale" in found.stderr
+
+
+def test_keys_know_the_second_view_where_a_method_looks_at_it(place):
+    def of_both(method):
+        data = {"source": "image-folder", "root": str(place / "images"), "size": 16}
+        data["augment"] = {"flip": True, "second": {"trivial": "colour"}}
+        teacher = {"model": "resnet14", "train": {"images": 16, "batch_size": 8}}
+        made = compression(place, method=method, teacher=teacher, data=data)
+        taught = {trained("teacher"): SimpleNamespace(hash="taught")}
+        return [step.key(taught).params["augment"] for step in made.steps() if step.name.kind == "train"]
+
+    for method, two in (("kd", False), ("mlld", False), ({"mlld": {"strong_view": True}}, True), ("crld", True)):
+        teacher, student = of_both(method)
+        assert teacher == {"crop": 0, "flip": True, "cutout": 0, "views": 0}
+        assert (student != teacher) == two and student.get("second", {}).get("trivial") == ("colour" if two else None)
 
 
 def test_images_without_labels_are_looked_at_before_a_training(run, tmp_path):

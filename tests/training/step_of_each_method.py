@@ -22,7 +22,9 @@ CASES = {name: (name, {}) for name in CLASSIFYING} | {
     "kdcl general": ("kdcl", {"target": "general"}),
     "quantized activations": ("quantized", {"activations": 8}),
     "kd standardized": ("kd", {"standardize": True}),
-    **{f"{name} unlabelled": (name, {}) for name in ("kd", "dist", "dkd", "sp", "reviewkd")},
+    **{f"{name} unlabelled": (name, {}) for name in ("kd", "dist", "dkd", "sp", "reviewkd", "crld")},
+    "mlld strong": ("mlld", {"strong_view": True}),
+    "mlld strong unlabelled": ("mlld", {"strong_view": True}),
 }
 
 
@@ -51,7 +53,7 @@ def made(name, options):
 
 def batch(rows, step, rank, world, unlabelled=False):
     generator = torch.Generator().manual_seed(step)
-    halves = 1 + unlabelled if rows == "single" else 2
+    halves = (1 if rows == "single" else 2) * (1 + unlabelled)
     x = torch.randint(0, 256, (halves, ROWS, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
     y = torch.randint(0, 5, (ROWS,), generator=generator).expand(halves, -1)
     index = torch.randperm(IMAGES, generator=generator)[: ROWS * halves].view(halves, ROWS)

@@ -119,6 +119,25 @@ def test_images_of_pairs_are_found_in_both_halves(tmp_path, kept):
     assert same(first, online) and same(again, online) and again.teacher_passes == 0 < first.teacher_passes
 
 
+@pytest.mark.parametrize("method", ["crld", {"mlld": {"strong_view": True}}])
+def test_two_views_of_each_image_are_found(tmp_path, kept, method):
+    """The first ones and the strong second ones, each of the four of its own."""
+    views = Augment(crop=1, flip=True, views=4)
+    online, first, again = (
+        run(tmp_path / name, method, views, teacher_cache=mode, epochs=2)
+        for name, mode in (("online", "off"), ("first", "exact"), ("again", "exact"))
+    )
+    assert same(first, online) and same(again, online) and again.teacher_passes == 0 < first.teacher_passes
+    assert first.teacher_cache["views"] == 8 and online.images_seen == 2 * 2 * 96
+    one = run(tmp_path / "one", "kd", views, epochs=2)
+    assert one.teacher_cache["views"] == 4 and one.teacher_passes > 0  # of another file
+
+
+def test_too_many_views_to_keep_are_told(tmp_path, kept):
+    found = run(tmp_path / "run", "crld", epochs=1, teacher_cache_gib=0.01)
+    assert "more than train.teacher_cache_gib; data.augment.views=16" in found.teacher_cache["why"]
+
+
 def test_an_interrupted_training_goes_on_with_it(tmp_path, kept, monkeypatch):
     online = run(tmp_path / "online", teacher_cache="off")
     monkeypatch.setattr(engine, "CHECK_EVERY", 1)
@@ -497,7 +516,7 @@ def test_own_views_are_different_spread_and_always_the_same():
         loader = Loader(data.train, augment, 16, 0)
         assert loader.slots == 16
         index, slot = np.divmod(np.arange(64 * 16), 16)
-        views = loader._view(torch.from_numpy(index), torch.from_numpy(slot)).view(64, 16)
+        views = loader._slots.view(torch.from_numpy(index), torch.from_numpy(slot)).view(64, 16)
         assert all(len(set(row.tolist())) == 16 for row in views)
         assert views.min() >= 0 and views.max() < loader.views.count
         assert len(set(views.flatten().tolist())) > 0.9 * min(loader.views.count, 64)

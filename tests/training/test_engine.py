@@ -332,6 +332,27 @@ def test_a_training_with_images_without_labels_goes_on_as_it_would_have(tmp_path
     assert all(torch.equal(again.last_weights[name], weight) for name, weight in whole.last_weights.items())
 
 
+def test_two_views_of_all_images_mixed_and_without_labels(tmp_path):
+    """A training goes on as it would have, and sees each image twice."""
+    data = beside(source(96))
+    train = Train(epochs=2, batch_size=32, unlabelled=2, accumulate=2, lr=0.05, precision="fp32")
+
+    def stop(step, steps, facts):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    def trained(folder, progress=lambda *facts: None):
+        made = distillation(data, method={"crld": {}})
+        return engine.train(made, data, train, Augment(crop=1, mixup=0.5), 0, folder, progress)
+
+    whole = trained(tmp_path / "whole")
+    assert whole.images_seen == 2 * 3 * 96 * 2 == whole.teacher_passes
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "stopped", stop)
+    again = trained(tmp_path / "stopped")
+    assert all(torch.equal(again.last_weights[name], weight) for name, weight in whole.last_weights.items())
+
+
 def test_images_without_labels_have_to_fit(tmp_path):
     train = Train(epochs=1, batch_size=128, precision="fp32")
     with pytest.raises(UsageError, match="fewer images without labels than a batch has"):
