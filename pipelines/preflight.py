@@ -38,7 +38,7 @@ from kdcompress.models.evaluating import evaluating
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.user_code import code_hash
-from kdcompress.recipe import Network
+from kdcompress.recipe import Network, is_code
 
 T = TypeVar("T")
 RECORD = "preflight.json"  # in a run's folder: what has passed
@@ -253,7 +253,7 @@ def exports_key(networks: Networks, role: Role) -> str:
     return content_hash(
         {
             "network": [described(part.network), part.method],
-            "code": [code_hash(name) for name in (part.network.model, *part.method) if ":" in name],
+            "code": [code_hash(name) for name in (part.network.model, *part.method) if is_code(name)],
             "spec": asdict(networks.spec(role)),
             "opset": networks.recipe.export.opset,
             "outputs": networks.recipe.export.outputs,

@@ -10,12 +10,12 @@ from pathlib import Path
 from kdcompress.artifact import content_hash, sha256
 from kdcompress.errors import UsageError
 from kdcompress.own_code import located
-from kdcompress.recipe import Recipe, code_of
+from kdcompress.recipe import Recipe, code_of, is_code
 
 
 def refuse_code(recipe: Recipe, further: Iterable[str] = ()) -> None:
     """Raises UsageError where the recipe, or one of the ``further`` names, names code of its own. None is imported."""
-    named = [*code_of(recipe), *(name for name in further if ":" in name)]
+    named = [*code_of(recipe), *(name for name in further if is_code(name))]
     if named:
         hint = "leave --no-code out once you have read that code: it runs with all that you may do"
         raise UsageError("The recipe names code of its own.", where="--no-code", got=", ".join(named)[:400], hint=hint)

@@ -19,6 +19,7 @@ from kdcompress.models.swapping import swap_classifier, swap_first_convolution
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported
+from kdcompress.recipe import HUB, is_code
 
 # the first part of a name -> the module that makes such networks
 EXTRAS = {
@@ -46,12 +47,15 @@ def build(
 
     - a name of the zoo (``resnet8x4``);
     - ``timm/NAME`` or ``torchvision/NAME``; torchvision's detectors of boxes and segmenters give a dense answer;
+    - ``hf-hub:OWNER/NAME`` or ``timm/hf-hub:OWNER/NAME``, one of timm's networks on the Hugging Face Hub;
     - ``smp/ARCHITECTURE/ENCODER``, a segmenter of segmentation-models-pytorch, which gives a dense answer;
     - ``transformers/NAME``, a detection transformer of transformers, which gives a dense answer;
     - ``HEAD/BACKBONE``, a detector or a segmenter on one of these networks (``models.detectors``,
       ``models.segmenters``), which gives a dense answer;
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
       folder is importable.
+
+    ``classes`` 0 asks timm and callables for a network without a classifier: it gives features.
 
     ``pretrained``: with the library's weights, downloaded where they are not in its cache; a classifier for another
     number of classes is a new one. torchvision's default ones, or those that ``options.weights`` names.
@@ -63,10 +67,10 @@ def build(
     group, slash, rest = name.partition("/")
     known = pretrained_facts(name, options) if pretrained else None
     headed = head(group) if slash else None
-    if ":" in name and not headed:
+    if is_code(name) and not headed:
         return _from_callable(name, classes, channels, options)
-    if slash and group == "timm":
-        return _from_timm(rest, classes, channels, options, known)
+    if (timms := in_timm(name)) is not None:
+        return _from_timm(timms, classes, channels, options, known)
     if slash and group == "torchvision":
         return _from_torchvision(rest, classes, channels, options, known)
     if slash and group in EXTRAS:
@@ -83,15 +87,8 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
     group, _, rest = name.partition("/")
     if head(group):
         return pretrained_facts(rest, (options or {}).get("backbone"))
-    if group == "timm":
-        import timm
-
-        if not timm.is_model(rest):
-            raise _unknown_in("timm", rest, _timm_names())
-        try:
-            cfg = timm.get_pretrained_cfg(rest)
-        except RuntimeError as error:
-            raise UsageError("There are no such weights.", where=name, got=error) from error
+    if (timms := in_timm(name)) is not None:
+        cfg = _timm_config(timms, name)
         if cfg is not None and cfg.has_weights:
             origin = f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
             return Pretrained(cfg.num_classes, tuple(cfg.mean), tuple(cfg.std), origin)
@@ -123,12 +120,12 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
             return Pretrained(classes, mean, std, origin)
         except OSError as error:
             raise _not_downloaded(name, origin, error) from error
-    elif ":" not in name and name not in zoo:
+    elif not is_code(name) and name not in zoo:
         raise _unknown(name)
     raise UsageError(
         f"There are no pretrained weights of {name} to download.",
         where="pretrained",
-        allowed="torchvision/NAME, and the timm/NAME that have weights",
+        allowed="torchvision/NAME, hf-hub:OWNER/NAME, and the timm/NAME that have weights",
         hint="give a file of them (`weights`), or train it",
     )
 
@@ -168,7 +165,14 @@ def form(name: str) -> str:
     if slash and group in heads():
         return group
     whole = torchvision.models.list_models(module=torchvision.models) if group == "torchvision" else ()
-    return "" if name in zoo or group == "timm" or rest in whole else name
+    return "" if name in zoo or in_timm(name) is not None or rest in whole else name
+
+
+def in_timm(name: str) -> str | None:
+    """What timm calls the network that ``timm/NAME``, ``timm/hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME`` names; None
+    where the name is another library's."""
+    rest = name.removeprefix("timm/")
+    return rest if rest != name or rest.startswith(HUB) else None
 
 
 _given: WeakSet[nn.Module] = WeakSet()  # networks of users' callables
@@ -204,18 +208,40 @@ def _call(factory: Callable[..., nn.Module], name: str, fixed: dict[str, Any], o
         return factory(**fixed, **options)
 
 
+def _timm_config(timms: str, name: str) -> Any:
+    """timm's record of the weights of a network; None where it has none. Raises UsageError where there is no such
+    network, or its record cannot be had."""
+    import timm
+    from timm.models import PretrainedCfg, load_model_config_from_hf
+
+    if not timms.startswith(HUB):
+        if not timm.is_model(timms):
+            raise _unknown_in("timm", timms, _timm_names())
+        try:
+            return timm.get_pretrained_cfg(timms)
+        except RuntimeError as error:
+            raise UsageError("There are no such weights.", where=name, got=error) from error
+    place = timms.removeprefix(HUB)
+    try:
+        config, _, _ = load_model_config_from_hf(place)
+    except Exception as error:  # the library's are of many kinds
+        raise _not_downloaded(name, f"https://huggingface.co/{place}", error) from error
+    return PretrainedCfg(**{key: value for key, value in config.items() if key in PretrainedCfg.__dataclass_fields__})
+
+
 def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
+    if not name.startswith(HUB) and not timm.is_model(name):
         raise _unknown_in("timm", name, _timm_names())
     fixed: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     _refuse_fixed(f"timm/{name}", options, fixed)
     try:
         return timm.create_model(name, **{"pretrained": known is not None, **fixed, **options})
     except Exception as error:
-        if known and _is_download(error):
-            raise _not_downloaded(f"timm/{name}", known.origin, error) from error
+        if (known or name.startswith(HUB)) and _is_download(error):
+            origin = known.origin if known else f"https://huggingface.co/{name.removeprefix(HUB)}"
+            raise _not_downloaded(f"timm/{name}", origin, error) from error
         raise _bad_options(f"timm/{name}", options, f"{type(error).__name__}: {error}", _signature(error)) from error
 
 
@@ -286,9 +312,9 @@ def _on_backbone(
     if not isinstance(finest, int) or isinstance(finest, bool) or finest < 1:
         allowed = "a whole number from 1, such as 8"
         raise UsageError("This is no resolution.", where="options.finest", got=finest, allowed=allowed)
-    if backbone.startswith("timm/"):
+    if (timms := in_timm(backbone)) is not None:
         known = pretrained_facts(backbone, given) if pretrained else None
-        body = of_timm(_from_timm(backbone[5:], 0, channels, {"features_only": True, **given}, known), finest)
+        body = of_timm(_from_timm(timms, 0, channels, {"features_only": True, **given}, known), finest)
     else:
         body = of_classifier(build(backbone, 2, channels, dict(given), pretrained), channels, finest)
     return _call(headed, name, {"backbone": body, "classes": classes}, options)

@@ -1,8 +1,9 @@
 """What a run is asked for: YAML -> validated Recipe, every error at once, nothing heavy imported."""
 
 from kdcompress.recipe.file import apply_override, load_recipe, read_recipe
-from kdcompress.recipe.networks import Assistant, Network, Student, parse_methods
+from kdcompress.recipe.networks import HUB, Assistant, Network, Student, is_code, parse_methods
 from kdcompress.recipe.plain import listed, shown
+from kdcompress.recipe.pretraining import FeatureTrain, Foundation, Pretrain
 from kdcompress.recipe.section import Section
 from kdcompress.recipe.shipping import Bench, Candidate, Search
 from kdcompress.recipe.training import Augment, Data, Train
@@ -10,12 +11,16 @@ from kdcompress.recipe.validation import validate_recipe
 from kdcompress.recipe.whole import Recipe, code_of
 
 __all__ = [
+    "HUB",
     "Assistant",
     "Augment",
     "Bench",
     "Candidate",
     "Data",
+    "FeatureTrain",
+    "Foundation",
     "Network",
+    "Pretrain",
     "Recipe",
     "Search",
     "Section",
@@ -23,6 +28,7 @@ __all__ = [
     "Train",
     "apply_override",
     "code_of",
+    "is_code",
     "listed",
     "load_recipe",
     "parse_methods",

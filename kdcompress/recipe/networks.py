@@ -10,12 +10,20 @@ from pydantic import BeforeValidator, Field, model_validator
 from kdcompress.recipe.section import Name, Section, Seed
 from kdcompress.recipe.training import Train
 
+HUB = "hf-hub:"  # begins timm's names of networks on the Hugging Face Hub
+
+
+def is_code(name: str) -> bool:
+    """Whether a model or a method is named by package.module:NAME."""
+    return ":" in name and HUB not in name
+
 
 class Network(Section):
     """A network: its architecture, and where its weights come from."""
 
     model: Name = Field(
-        description="Name of a network (see `kdcompress list models`), or package.module:callable for one of your own."
+        description="Name of a network (see `kdcompress list models`), hf-hub:OWNER/NAME for one of timm's on the "
+        "Hugging Face Hub, or package.module:callable for one of your own."
     )
     options: dict[str, Any] = Field({}, description="Keyword arguments of the function that makes the network.")
     weights: Path | None = Field(

@@ -20,6 +20,7 @@ from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.compiling import step_begins
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.evaluation import validate
+from kdcompress.training.likeness import Likeness
 from kdcompress.training.losses import Losses
 from kdcompress.training.memory import freed_memory_kept
 from kdcompress.training.optimizer import check_optimizer
@@ -90,7 +91,13 @@ def train(
             state = State(setup, losses, result, caches)
             if saved:
                 state.restore(saved)
-            Training(source, options, setup, update, losses, caches, state, result, clock, folder, progress).run(start)
+            judge = (
+                None if distillation.task else Likeness(distillation, source.validation, device, options.channels_last)
+            )
+            made = Training(
+                source, options, setup, update, losses, caches, state, result, clock, folder, progress, judge
+            )
+            made.run(start)
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     if caches:
@@ -118,6 +125,7 @@ class Training:
     clock: Clock
     folder: Path
     progress: Progress
+    judge: Likeness | None = None  # of features, where there is no task
     saved: float = field(default_factory=time.monotonic)  # when it was last
 
     def run(self, start: int) -> None:
@@ -175,7 +183,8 @@ class Training:
             self.losses.begin_window()
 
     def _validate(self, finished: int) -> float:
-        """The task's figure; it decides which weights are the best, and begins a row of the history."""
+        """The task's figure, or how like the teacher's the features are; it decides which weights are the best, and
+        begins a row of the history."""
         setup, loader = self.setup, self.setup.loader
         score, weights = validate(
             setup.distillation.student,
@@ -184,7 +193,8 @@ class Training:
             setup.average,
             setup.accelerator.device,
             setup.accelerator.autocast,
-            setup.distillation.task.name,
+            setup.distillation.task.name if setup.distillation.task else "",
+            self.judge,
         )
         epoch, terms, seconds = round(finished / loader.steps_per_epoch, 3), self.losses.means(), self.clock.total()
         self.result.validated(epoch, score, weights)

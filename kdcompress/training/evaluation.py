@@ -52,10 +52,12 @@ def validate(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     task: str,
+    judge: Callable[[], float] | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
-    """The task's figure on ``split``, and the weights that reached it, on the CPU: the network's, or those of
-    the ``average`` where there is one. In the training's precision: twice as fast in bf16."""
+    """The task's figure on ``split``, or what ``judge`` finds in its place, and the weights that reached it, on the
+    CPU: the network's, or those of the ``average`` where there is one. In the training's precision: twice as fast in
+    bf16."""
     with nullcontext() if average is None else average.lent_to(student.net):
         with autocast(), eager(options.compile):
-            reached = score(student, split, device, task, options.channels_last)
+            reached = judge() if judge else score(student, split, device, task, options.channels_last)
         return reached, {k: v.detach().cpu().clone().contiguous() for k, v in student.net.state_dict().items()}

@@ -10,7 +10,7 @@ from typing import Any
 from kdcompress.errors import UsageError
 from kdcompress.models.build import build, form, head, heads, names
 from kdcompress.own_code import imported
-from kdcompress.recipe import Recipe, Student
+from kdcompress.recipe import Recipe, Student, is_code
 
 # timm's families for phones, in widths and depths; they halve the resolution five times, which small images have not.
 MOBILE = (
@@ -47,7 +47,7 @@ def expand(asked: Sequence[str], side: int, foreign: Foreign = lambda name: None
             found += [f"{its}/{each}" for its in on for each in coarse]
         elif any(letter in name for letter in "*?["):
             found += _matching(name, everything, on, foreign)
-        elif ":" in name and name.partition("/")[0] not in heads():
+        elif is_code(name) and name.partition("/")[0] not in heads():
             imported("model", name)
             found.append(name)
         elif name.startswith("prune="):

@@ -22,7 +22,7 @@ from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.timed import conditions, time_files
 from kdcompress.pipelines.user_code import code_hash
 from kdcompress.pipelines.verdict import BYTES
-from kdcompress.recipe import Bench
+from kdcompress.recipe import Bench, is_code
 
 IMAGES = 64  # training images for batch-norm statistics and the quantiser's ranges: speed and size need no more
 File = tuple[str, str]
@@ -53,7 +53,7 @@ class BuildStep(Step):
             "targets": [target.model_dump(mode="json") for target in self.targets],
         }
         hashes = {"data": self.networks.source.hash}
-        if ":" in student.model:
+        if is_code(student.model):
             hashes["code"] = code_hash(student.model)
         packages = sorted({name for target in self.targets for name in formats.writers[target.writer].packages})
         return Key(params, hashes, ("torch", "timm", "onnx", "onnxruntime", *packages))
