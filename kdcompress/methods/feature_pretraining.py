@@ -7,10 +7,13 @@ a map to the other places. Both networks see the same mixed images (`mixup: 1`).
 
 Ours, written from the formulas. The queue has at most half as many features as there are images, so that it holds no
 image twice; it is empty at first, and what is not there yet does not count. A network without a pooled feature, such as
-a detector, learns by its deepest stage.
+a detector, learns by the stage whose resolution is nearest to that of the teacher's map.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +28,7 @@ from kdcompress.methods.base import Method, MethodOptions, Needs
 from kdcompress.methods.connect import in_float32
 from kdcompress.methods.fields import loss_weight
 from kdcompress.methods.skd import LEAST
-from kdcompress.models.taps import Taps, TapShapes
+from kdcompress.models.taps import Stage, Taps, TapShapes
 
 HIDDEN = -1e4  # the logit of what does not count: finite, so that gradients are
 
@@ -65,6 +68,12 @@ def local_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         places = (F.normalize(x.flatten(2), dim=1, eps=LEAST) for x in (s, t))
         s, t = (x.mT @ x for x in places)
     return divergence(s, t, temperature)
+
+
+def nearest(stages: Sequence[Stage], to: Stage | None) -> int:
+    """The place of the stage whose share of its input's resolution is nearest to that of another one."""
+    assert to is not None  # needs
+    return min(range(len(stages)), key=lambda place: abs(math.log(stages[place].reduction / to.reduction)))
 
 
 @methods.register("feature-pretraining")
@@ -108,14 +117,15 @@ class FeaturePretraining(Method):
             )
         # a dense answer has no feature of the whole image
         self.whole = student.pooled is not None and student.places == 1
-        width = student.pooled if student.pooled and self.whole else student.stages[-1].channels
+        self.stage = 0 if self.whole else nearest(student.stages, teacher.last)
+        width = student.pooled if student.pooled and self.whole else student.stages[self.stage].channels
         self.project = nn.Linear(width, teacher.pooled)
         size = min(self.options.queue, max(1, self.images // 2)) if self.images else self.options.queue
         self.register_buffer("queue", torch.zeros(size, teacher.pooled))
         self.register_buffer("known", torch.zeros((), dtype=torch.int64))
 
     def terms(self, batch: Batch, student: Taps, teacher: Taps, progress: float) -> dict[str, Tensor]:
-        o, theirs, map = self.options, teacher.pooled, student.last if self.whole else student.stages[-1]
+        o, theirs, map = self.options, teacher.pooled, student.last if self.whole else student.stages[self.stage]
         assert theirs is not None and map is not None and teacher.last is not None  # needs
         mine = student.pooled if self.whole else map.mean((2, 3))
         queue, known = self.queue.clone(), self.known.clone()  # as it was: this batch's own are not among them

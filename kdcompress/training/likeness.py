@@ -50,9 +50,8 @@ class Likeness:
 
 
 def feature_in(taps: Taps) -> Tensor:
-    """The feature of each image [N, D]: the pooled one, else the mean over the places of the deepest map."""
+    """The feature of each image [N, D]: the pooled one, else the means over the places of all maps."""
     if taps.pooled is not None and taps.logits.ndim == 2:
         return taps.pooled
-    deepest = taps.stages[-1] if taps.stages else taps.last
-    assert deepest is not None  # a method on features reads one of them
-    return deepest.mean((2, 3))
+    maps = taps.stages or ([] if taps.last is None else [taps.last])  # a method on features reads one of them
+    return torch.cat([map.float().mean((2, 3)) for map in maps], 1)
