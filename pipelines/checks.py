@@ -21,7 +21,7 @@ from kdcompress.export import formats
 from kdcompress.methods import methods
 from kdcompress.ours import Ours
 from kdcompress.own_code import located
-from kdcompress.pipelines import publish
+from kdcompress.pipelines import pretraining, publish
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, pruned_of, shipped
 from kdcompress.pipelines.preflight import (
@@ -36,9 +36,9 @@ from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.provenance import RECIPE, is_recipe
 from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
-from kdcompress.recipe import Recipe, Train, code_of
+from kdcompress.recipe import Pretrain, Recipe, Train, code_of
 from kdcompress.training.moving_average import unreached
-from kdcompress.training.needs import check_mixing, check_unlabelled
+from kdcompress.training.needs import check_features, check_mixing, check_unlabelled
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
@@ -98,6 +98,8 @@ def check(networks: Networks, tried: Tried) -> None:
         for name, options in part.method.items():
             problems.attempt(partial(parse_options, name, options))
         problems.attempt(partial(_check_images, networks, role))
+        if part.pretrain:
+            problems.attempt(partial(_check_pretraining, networks, part.pretrain))
     problems.attempt(lambda: task.check(networks.source.test.truth, networks.source.name))
     problems.attempt(partial(_check_threshold, networks))
     if not problems.found:  # the networks are built for the source's images and classes
@@ -163,6 +165,16 @@ def _check_images(networks: Networks, role: Role) -> None:
             check_unlabelled(kinds, source.unlabelled.images, source.train, batch)
 
 
+def _check_pretraining(networks: Networks, pretrain: Pretrain) -> None:
+    """That its methods are some, teach features, and take its images."""
+    for name, options in pretrain.method.items():
+        parse_options(name, options)
+    kinds = {name: methods[name] for name in pretrain.method}
+    check_features(kinds)
+    check_mixing(kinds, pretrain.views(networks.recipe.data.augment), "pretrain.augment")
+    choose_precision(pretrain.train.precision)
+
+
 def parse_options(name: str, options: dict[str, Any]) -> None:
     """Raises UsageError for an unknown method, or options that are not its own."""
     methods[name].parse_options(name, options)
@@ -189,6 +201,9 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
     for role, part in networks.parts.items():
         if out.isdisjoint((role, *part.after())):
             problems.attempt(partial(_with_company, networks, role))
+        needed = {role} if part.pretrain and part.pretrain.teacher else {role, pretraining.TEACHER}
+        if part.pretrain and out.isdisjoint(needed):
+            problems.attempt(partial(pretraining.distillation, networks, role))
         if part.train:
             problems.attempt(partial(check_optimizer, part.train, part.kinds, processes))
             problems.attempt(partial(_tell_unreached, networks, role, part.train))

@@ -22,6 +22,7 @@ from kdcompress.pipelines.steps.check import CheckStep
 from kdcompress.pipelines.steps.latency import LatencyStep
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, damaged, exported
 from kdcompress.pipelines.steps.onnx import OnnxStep
+from kdcompress.pipelines.steps.pretrain import PretrainStep
 from kdcompress.pipelines.steps.target import TargetStep
 from kdcompress.pipelines.steps.train import TrainStep
 from kdcompress.recipe import Recipe
@@ -62,9 +63,10 @@ class Compression:
         """All but the last, in their order: the trainings, then each file and its check. ``profile``: a folder for
         where the time of the student's training goes."""
         networks = self.networks
-        steps: list[Step] = [
-            TrainStep(networks, role, profile if role == "student" else None) for role in networks.parts
-        ]
+        steps: list[Step] = []
+        for role, part in networks.parts.items():
+            steps += [PretrainStep(networks, role)] if part.pretrain else []
+            steps.append(TrainStep(networks, role, profile if role == "student" else None))
         for role in shipped(networks.parts):
             steps += [OnnxStep(networks, role), CheckStep(networks, role)]
         for target in formats.chosen(self.recipe.export.targets):
@@ -125,7 +127,7 @@ class Compression:
     def train(self, force: Collection[str] = (), roles: Collection[Role] | None = None) -> None:
         """The trainings alone, all of them or those of ``roles``: what a further process of several takes part in."""
         for step in self.steps():
-            if step.name.kind == "train" and (roles is None or step.name.role in roles):
+            if step.name.kind in ("pretrain", "train") and (roles is None or step.name.role in roles):
                 self._finish(step, force)
 
     def make(self, name: StepName) -> None:

@@ -34,7 +34,8 @@ from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member
 
 Weights = Mapping[Role, Path]
-"""By role, the folder of a finished training: weights.safetensors, and best or last beside it."""
+"""By role, the folder of a finished training: weights.safetensors, and best or last beside it. By "pretrain-ROLE", that
+of what its training starts from."""
 UNTRAINED: Weights = {}
 
 
@@ -136,8 +137,8 @@ class Networks:
     def untrained(
         self, role: Role, network: Network | None = None, seed: int = 0, weights: Weights = UNTRAINED
     ) -> nn.Module:
-        """With its seed's initial weights, or those that the recipe gives it. One that is pruned is so of a network
-        with ``weights``; for a role that has some no others are downloaded."""
+        """With its seed's initial weights, or those that the recipe or a pre-training gives it. One that is pruned is
+        so of a network with ``weights``; for a role that has some no others are downloaded."""
         network, spec, part = network or self.parts[role].network, self.spec(role), self.parts[role]
         if isinstance(network, Student) and network.prune:
             net = self._pruned(network, weights)
@@ -156,6 +157,8 @@ class Networks:
             load_weights(net, network.weights, network.weights_key)
         if network.weights or download:
             self._in_our_classes(role, network, net)
+        if (start := weights.get(f"pretrain-{role}")) and role not in weights and not seed:  # peers have another seed
+            load_weights(net, start / "weights.safetensors")
         return net
 
     def with_kept(self, role: Role, weights: Weights = UNTRAINED) -> nn.Module:

@@ -52,6 +52,7 @@ class Outcome:
                 for role in shipped(networks.parts)
             },
             "training": [self.done[trained(role)].result for role in networks.parts],
+            "pretraining": [done.result for name, done in self.done.items() if name.kind == "pretrain"],
             "confusion": self._confusion(),
             "by_label": self._by_label(rows),
             "curves": self._curves(rows),

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from kdcompress.data.batch import Pairing
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
-from kdcompress.recipe import Assistant, Network, Recipe, Student, Train
+from kdcompress.recipe import Assistant, Network, Pretrain, Recipe, Student, Train
 from kdcompress.training.needs import pairing
 
 Role = str
@@ -30,6 +30,7 @@ class Part:
     private: tuple[int, int] | None = None  # (i, n): trained on the i-th of n parts of the private images
     teachers: tuple[Role, ...] = ()
     peers: tuple[Network, ...] = ()
+    pretrain: Pretrain | None = None  # before its training
 
     @property
     def kinds(self) -> list[type[Method]]:
@@ -72,13 +73,20 @@ def parts_of(recipe: Recipe) -> dict[Role, Part]:
         found[role] = Part(teacher, teacher.train, {"none": {}}, teacher.seed + number, teacher.all_images, share)
     teachers = tuple(found)
     generation = Assistant(**recipe.student.model_dump())
+    pretrain = None if recipe.student.prune or not recipe.train else recipe.pretrain
     chain = [(f"assistant-{i}", assistant) for i, assistant in enumerate(recipe.assistants, 1)]
     chain += [(f"generation-{i}", generation) for i in range(1, recipe.generations)]
     for index, (role, link) in enumerate(chain, 1):
         seed = recipe.seed + index if link.seed is None else link.seed
         train, method = link.train or recipe.train, link.method or recipe.method
         found[role] = Part(
-            _whole(link, recipe), None if link.weights else train, method, seed, teachers=teachers, peers=recipe.peers
+            _whole(link, recipe),
+            None if link.weights else train,
+            method,
+            seed,
+            teachers=teachers,
+            peers=recipe.peers,
+            pretrain=pretrain if link is generation else None,
         )
         teachers = (role,)
     found["student"] = Part(
@@ -88,6 +96,7 @@ def parts_of(recipe: Recipe) -> dict[Role, Part]:
         recipe.seed,
         teachers=teachers,
         peers=recipe.peers,
+        pretrain=pretrain,
     )
     return found
 

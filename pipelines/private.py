@@ -19,6 +19,8 @@ def check_private(recipe: Recipe) -> None:
         problems.append("data.public: say which share of the training images is public, 0.1 for example")
     if len(recipe.method) > 1 or recipe.assistants or recipe.generations > 1:
         problems.append("method: it must be the only method, without assistants or generations")
+    if recipe.pretrain:
+        problems.append("pretrain: its teacher may have seen any image: leave it out")
     if recipe.student.prune:
         problems.append("student.prune: it would start from a private teacher's weights")
     trainings = {"train": recipe.train, "teacher.train": recipe.teacher and recipe.teacher.train}

@@ -10,9 +10,10 @@ import numpy as np
 
 from kdcompress.data.source import load, load_parts
 from kdcompress.data.splits import Source
-from kdcompress.data.unlabelled import load_unlabelled
+from kdcompress.data.unlabelled import load_unlabelled, without_labels
 from kdcompress.pipelines.parts import Part
 from kdcompress.recipe import Data
+from kdcompress.recipe.training import REST
 from kdcompress.tasks import tasks
 
 
@@ -41,6 +42,12 @@ class Sources:
     def whole(self) -> Source:
         """With every training image: what a teacher may be trained on where the student has few."""
         return load(self.data.model_copy(update={"train_images": None, "unlabelled": None}), self._truth)
+
+    @cached_property
+    def without_labels(self) -> Source:
+        """What a pre-training has: every image that the student's training has, and none of its labels. With all that
+        there are it is the same one, however few of them have a label."""
+        return without_labels(self.whole if self.data.unlabelled == REST else self.main)
 
     def private(self, count: int) -> list[Source]:
         """The private images in ``count`` parts, one for each teacher that is trained."""

@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 
 from kdcompress.artifact import content_hash, open_private, parsed, private_folder, replacing, user_cache
 from kdcompress.console import say
+from kdcompress.data.joined import Joined
 from kdcompress.errors import KDCompressError
 
 MONTH = 30 * 86_400.0  # seconds
@@ -126,7 +127,7 @@ class Stored:
         return (self[row] for row in range(len(self)))
 
 
-Images = np.ndarray | Stored
+Images = np.ndarray | Stored | Joined
 
 
 def chosen(images: Images, rows: np.ndarray | slice) -> Images:

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kdcompress.artifact import content_hash
 from kdcompress.console import say_once
 from kdcompress.data.decode import File, read_images
 from kdcompress.data.image import SUFFIXES
+from kdcompress.data.joined import Joined
 from kdcompress.data.kept import Images, Stored, chosen, remembered
 from kdcompress.data.listing import Passed, files_below
 from kdcompress.data.source import fingerprints, read, source_hash
@@ -72,6 +75,18 @@ def in_folder(root: Path, data: Data, training: Split) -> tuple[Images, str, lis
             hint="turn them grey, or give the labelled ones in colour",
         )
     return images, str(root), passed.notes(root)
+
+
+def without_labels(source: Source) -> Source:
+    """All images that ``source`` has for training, and its validation images, with no labels. Its hash is that of the
+    images alone."""
+    parts = [source.train.images, *([source.unlabelled.images] if source.unlabelled else [])]
+    images: Images = parts[0] if len(parts) == 1 else Joined(parts)
+    hashes = [described(each, ())[0] for each in (source.train.images, source.validation.images)]
+    hashes += [source.unlabelled.hash] if source.unlabelled else []
+    train, validation = (Split(each, np.zeros(len(each), np.int64)) for each in (images, source.validation.images))
+    digest = content_hash(["without labels", *hashes])
+    return replace(source, train=train, validation=validation, unlabelled=None, hash=digest)
 
 
 def described(images: Images, judged: Iterable[Split]) -> tuple[str, list[int]]:

@@ -94,16 +94,17 @@ def logits_of(output: Any) -> Tensor:
         return found
     raise UsageError(
         "The network's output holds no logits.",
-        got=_described(output),
+        got=described_value(output),
         allowed="a tensor [N, classes], one under `logits`, or a tuple that starts with one",
     )
 
 
-def _described(value: Any) -> str:
+def described_value(value: Any) -> str:
+    """In a few words, for an error: types and shapes."""
     if isinstance(value, Tensor):
         return f"a tensor {list(value.shape)}"
     if isinstance(value, Mapping):
-        return "a mapping of " + ", ".join(f"{key}: {_described(item)}" for key, item in value.items())
+        return "a mapping of " + ", ".join(f"{key}: {described_value(item)}" for key, item in value.items())
     if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of " + ", ".join(_described(item) for item in value)
+        return f"a {type(value).__name__} of " + ", ".join(described_value(item) for item in value)
     return type(value).__name__

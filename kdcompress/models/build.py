@@ -57,6 +57,8 @@ def build(
     - ``package.module:callable``, called as ``callable(classes=..., channels=..., **options)``; the current
       folder is importable.
 
+    ``classes`` 0 asks timm and callables for a network without a classifier: it gives features.
+
     ``pretrained``: with the library's weights, downloaded where they are not in its cache; a classifier for another
     number of classes is a new one. torchvision's default ones, or those that ``options.weights`` names.
 

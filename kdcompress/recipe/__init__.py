@@ -4,6 +4,7 @@ from kdcompress.recipe.augment import Augment
 from kdcompress.recipe.file import apply_override, load_recipe, read_recipe
 from kdcompress.recipe.networks import Assistant, Network, Student, parse_methods
 from kdcompress.recipe.plain import listed, shown
+from kdcompress.recipe.pretraining import FeatureTrain, Foundation, Pretrain
 from kdcompress.recipe.section import Section
 from kdcompress.recipe.shipping import Bench, Candidate, Search
 from kdcompress.recipe.training import Data, Train
@@ -16,7 +17,10 @@ __all__ = [
     "Bench",
     "Candidate",
     "Data",
+    "FeatureTrain",
+    "Foundation",
     "Network",
+    "Pretrain",
     "Recipe",
     "Search",
     "Section",

@@ -15,7 +15,8 @@ class Network(Section):
     """A network: its architecture, and where its weights come from."""
 
     model: Name = Field(
-        description="Name of a network (see `kdcompress list models`), or package.module:callable for one of your own."
+        description="Name of a network (see `kdcompress list models`), hf-hub:OWNER/NAME for one of timm's on the "
+        "Hugging Face Hub, or package.module:callable for one of your own."
     )
     options: dict[str, Any] = Field({}, description="Keyword arguments of the function that makes the network.")
     weights: Path | None = Field(

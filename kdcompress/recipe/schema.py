@@ -12,7 +12,8 @@ from kdcompress.recipe.whole import Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TITLE = "kdcompress recipe"
-NETWORKS = ("Network", "Teacher", "Student", "Assistant")
+NETWORKS = ("Network", "Teacher", "Student", "Assistant", "Foundation")
+TRAININGS = ("Train", "FeatureTrain")
 BASE = "Recipe that this one starts from: a file beside it, or the name of a recipe that comes with kdcompress."
 
 
@@ -44,6 +45,7 @@ def recipe_schema(
     parts["Assistant"]["properties"]["method"] = {"anyOf": [method, {"type": "null"}]} | _said(
         parts["Assistant"]["properties"]["method"]
     )
+    parts["Pretrain"]["properties"]["method"] = method | _said(parts["Pretrain"]["properties"]["method"])
     compared = parts["Compare"]["properties"]["methods"]
     parts["Compare"]["properties"]["methods"] = {"type": "object", "additionalProperties": method} | _said(compared)
     for name in NETWORKS:
@@ -51,10 +53,9 @@ def recipe_schema(
     _more(parts["Export"]["properties"], "targets", {"type": "array", "items": target}, target)
     _more(parts["Budgets"]["properties"], "target", {"type": "array", "items": target}, target)
     _more(parts["Data"]["properties"], "source", _open(sources))
-    _more(parts["Train"]["properties"], "compile", parts["Train"]["properties"]["compile"], {"type": "boolean"})
-    _more(
-        parts["Train"]["properties"], "teacher_cache", parts["Train"]["properties"]["teacher_cache"], {"const": False}
-    )
+    for train in (parts[name]["properties"] for name in TRAININGS):
+        _more(train, "compile", train["compile"], {"type": "boolean"})
+        _more(train, "teacher_cache", train["teacher_cache"], {"const": False})
     for views in ("Augment", "Second"):
         _more(parts[views]["properties"], "trivial", parts[views]["properties"]["trivial"], {"type": "boolean"})
     for role in ("teacher", "student"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from kdcompress.own_code import is_own
 from kdcompress.recipe.networks import Assistant, Methods, Network, Student, Teacher
+from kdcompress.recipe.pretraining import Pretrain
 from kdcompress.recipe.section import Section, Seed
 from kdcompress.recipe.shipping import Bench, Budgets, Compare, Export, Gates, Search
 from kdcompress.recipe.training import Data, Train
@@ -65,6 +67,11 @@ class Recipe(Section):
         description="How the student learns: a name, {name: {option: value}}, or a list of these. See "
         "`kdcompress list methods`.",
     )
+    pretrain: Pretrain | None = Field(
+        None,
+        description="The student learns a teacher's features first, from images alone, and is then trained from there. "
+        "`{}`: as usual, from the recipe's teacher. null: no pre-training.",
+    )
     train: Train | None = Field(Train(), description="The student's training. null: it is trained already.")
     export: Export = Field(Export(), description="What is built from the student.")
     bench: Bench = Field(Bench(), description="How latency is measured.")
@@ -94,9 +101,32 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def something_to_begin_with(self) -> Recipe:
+        if self.pretrain is None:
+            return self
+        if self.train is None:
+            raise ValueError("`pretrain` is what a training starts from: give `train`, or leave `pretrain` out")
+        if self.student.prune:
+            raise ValueError(
+                "`pretrain` and `student.prune` cannot be used together: a pruned student starts as a copy"
+            )
+        if self.pretrain.teacher is None and self.teacher is None:
+            raise ValueError(
+                "`pretrain` needs a teacher: give `pretrain.teacher`, or a `teacher` that teaches both times"
+            )
+        return self
+
+    @model_validator(mode="after")
     def normalisations(self) -> Recipe:
-        roles = {"teacher": (self.teacher,), "student": (self.student,), "co_teachers": self.co_teachers}
-        for role, networks in {**roles, "assistants": self.assistants, "peers": self.peers}.items():
+        roles: dict[str, Sequence[Network | None]] = {
+            "teacher": (self.teacher,),
+            "student": (self.student,),
+            "pretrain.teacher": (self.pretrain.teacher if self.pretrain else None,),
+            "co_teachers": self.co_teachers,
+            "assistants": self.assistants,
+            "peers": self.peers,
+        }
+        for role, networks in roles.items():
             for mean, std in ((network.mean, network.std) for network in networks if network):
                 if (mean is None) != (std is None):
                     raise ValueError(f"`mean` and `std` of {role} go together: give both, or neither")
@@ -134,5 +164,8 @@ def code_of(recipe: Recipe) -> list[str]:
     networks = [recipe.teacher, *recipe.co_teachers, *recipe.assistants, recipe.student, *recipe.peers]
     networks += [candidate.student for candidate in recipe.budgets.candidates]
     methods = [recipe.method, *(each.method for each in recipe.assistants), *recipe.compare.methods.values()]
+    if recipe.pretrain:
+        networks.append(recipe.pretrain.teacher)
+        methods.append(recipe.pretrain.method)
     names = [network.model for network in networks if network] + [name for each in methods for name in each or ()]
     return sorted({name for name in names if is_own(name)})

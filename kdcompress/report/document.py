@@ -28,6 +28,7 @@ class TrainingRecord(TypedDict, total=False):
     role: str  # "teacher" or "student"
     model: str
     method: str
+    teacher: str  # of a pre-training
     parameters: int
     macs: int  # multiply-accumulates of one image
     pruned_from: dict[str, int]  # parameters and macs of the network that it is a part of
@@ -115,6 +116,7 @@ class Document(TypedDict, total=False):
     rows: list[dict[str, Any]]  # Row.to_json()
     normalisation: dict[str, Any]  # role -> mean and std of pixels in 0..1, inside the files, and where they are from
     training: list[TrainingRecord]
+    pretraining: list[TrainingRecord]  # what a training started from; scores are likenesses to the teacher's features
     confusion: Confusion | None
     by_label: list[LabelRecord] | None
     calibration: CalibrationRecord | None

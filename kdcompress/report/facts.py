@@ -7,12 +7,15 @@ from typing import Any
 
 from kdcompress.report.figures import count, duration, fixed
 
+LIKENESS = "likeness to the teacher's features"  # what a pre-training is judged by
+
 
 def training(done: Mapping[str, Any], metric: str = "accuracy") -> dict[str, str]:
     scores = {which: done.get(which) or {} for which in ("best", "last")}
     said = {
         "model": done.get("model"),
         "method": done.get("method"),
+        "features of": done.get("teacher"),
         "parameters": count(done["parameters"]) if done.get("parameters") else None,
         "multiply-accumulates per image": count(done["macs"]) if done.get("macs") else None,
         "before pruning": _size(done.get("pruned_from")),

@@ -29,7 +29,8 @@ def html(document: Mapping[str, Any]) -> str:
     rows = document.get("rows") or []
     metric = present.metric(document)["name"]
     changes = classes.confusion_changes(document)
-    trainings = [_training(training, metric) for training in document.get("training") or []]
+    trainings = [_training(training, facts.LIKENESS) for training in document.get("pretraining") or []]
+    trainings += [_training(training, metric) for training in document.get("training") or []]
     return render(
         "report.html",
         document=document,

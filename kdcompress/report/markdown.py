@@ -42,12 +42,11 @@ def markdown(document: Mapping[str, Any]) -> str:
         parts += [f"## Quantisation ladder of {plain(name)}", table(present.LADDER, rungs, [2, 3, 4, 5])]
     if document.get("advice"):
         parts += ["## Worth knowing", listed(document["advice"])]
-    for training in document.get("training") or []:
+    metric = present.metric(document)["name"]
+    trainings = [(training, facts.LIKENESS) for training in document.get("pretraining") or []]
+    for training, judged in [*trainings, *((training, metric) for training in document.get("training") or [])]:
         title = figures.capital(f"{training.get('role') or ''} training".strip())
-        parts += [
-            f"## {plain(title)}",
-            table(["what", "value"], facts.training(training, present.metric(document)["name"]).items()),
-        ]
+        parts += [f"## {plain(title)}", table(["what", "value"], facts.training(training, judged).items())]
     if found := classes.each_class(document):
         parts += ["## Each class", plain(found.what)]
         parts.append(table(found.titles, found.lines, range(1, len(found.titles))))

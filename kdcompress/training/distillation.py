@@ -26,6 +26,7 @@ from kdcompress.tasks import tasks
 from kdcompress.training.needs import (
     batch_of_images,
     check_company,
+    check_features,
     check_networks,
     check_standardized,
     check_task,
@@ -41,6 +42,8 @@ class Member(nn.Module):
 
     ``mean`` and ``std`` normalise pixels (uint8, or floating point in 0..1); None: the batch is taken as it is.
     ``size`` resizes the images to a square first, for a teacher of another resolution. ``paths`` name the stages.
+    ``features``: the network has no classifier, and gives features. Grey images are shown in as many channels as
+    ``mean`` has.
     """
 
     given: nn.Module
@@ -52,6 +55,7 @@ class Member(nn.Module):
         std: Sequence[float] | None = None,
         paths: Sequence[str] = (),
         size: int | None = None,
+        features: bool = False,
     ):
         super().__init__()
         self.net = bare_inside(net)
@@ -59,6 +63,7 @@ class Member(nn.Module):
         self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.paths = tuple(paths)
         self.size = size
+        self.features = features
         self.frozen = False
 
     def freeze(self) -> None:
@@ -82,6 +87,7 @@ class Member(nn.Module):
             pooled="pooled" in needs,
             both={"stages", "stages(pre)"} <= needs,
             last="last" in needs,
+            features=self.features,
         )
 
     def forward(self, x: Tensor) -> Taps:
@@ -102,7 +108,8 @@ class Distillation(nn.Module):
     ``Member``s where they normalise or resize the batch differently. ``method`` is a name, a mapping of names to
     options or a list of both;
     ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each);
-    ``task`` what the networks are for (``kdcompress.tasks``), by its name or itself. ``class_weights`` may be set to
+    ``task`` what the networks are for (``kdcompress.tasks``), by its name or itself; None: nothing yet. Then features
+    are taught, from images alone: ``y`` is not looked at, and there is no task's term. ``class_weights`` may be set to
     float32 [classes], on the device: what an image of each class counts in the loss of the labels.
 
     Raises UsageError for an unknown method or option, a missing teacher or peer, a teacher that shares parameters with
@@ -122,7 +129,7 @@ class Distillation(nn.Module):
         peers: Sequence[nn.Module] = (),
         label_smoothing: float = 0.0,
         images: int = 0,
-        task: str | Task = "classification",
+        task: str | Task | None = "classification",
     ):
         super().__init__()
         teachers = [teacher] if isinstance(teacher, (nn.Module, str)) else list(teacher or ())
@@ -144,7 +151,11 @@ class Distillation(nn.Module):
 
         needs = union(kinds)
         check_company(kinds, teachers, peers)
-        check_task(kinds, self.task)
+        if self.task:
+            check_task(kinds, self.task)
+        else:
+            check_features(kinds)
+            needs = {role: of | {"pooled"} for role, of in needs.items()}  # what a pre-training is judged by
         self.student = _member(student)
         check_apart(self.student.net, [_net(peer) for peer in peers], [_net(each) for each in teachers])
         self.student.tap(example, needs["student"])
@@ -159,7 +170,8 @@ class Distillation(nn.Module):
 
         self._check_classes(kinds)
         self._check_places(kinds)
-        check_standardized(options, self.task.rows(torch.empty(1, self.student.tapped.shapes.classes)).shape[1])
+        if self.task:
+            check_standardized(options, self.task.rows(torch.empty(1, self.student.tapped.shapes.classes)).shape[1])
 
         self.attached = [kind for kind in kinds.values() if kind.deploy != "drop"]
         if len(self.attached) > 1:
@@ -268,7 +280,7 @@ class Distillation(nn.Module):
         taps |= {peer: peer(batch.x) for peer in self._peers()}
         taps = {member: self._at_places_of(student, found) for member, found in taps.items()}
         weight = self.weighing.task_strength(progress)
-        terms = {"task": weight * self._task(student, batch.y)}
+        terms = {"task": weight * self._task(student, batch.y)} if self.task else {}
         if self.peers:
             tasks = torch.stack([self._task(taps[peer], batch.y) for peer in self._peers()])
             terms["peers"] = weight * tasks.sum()
@@ -301,20 +313,20 @@ class Distillation(nn.Module):
 
     def _in_rows(self, taps: Taps, y: Tensor) -> Taps:
         """With the logits as methods compare them."""
-        return replace(taps, logits=self.task.rows(taps.logits, y))
+        return replace(taps, logits=self.task.rows(taps.logits, y)) if self.task else taps
 
     def _active(self, progress: float) -> list[tuple[str, Method, float]]:
         """The methods that have terms now, and their strength."""
         found = [(name, method, method.options.strength(progress)) for name, method in self.auxiliary().items()]
-        # every parameter gets a gradient
-        return [each for each in found if each[2] or next(each[1].parameters(), None) is not None]
+        # every parameter gets a gradient; without a task there is no other term
+        return [each for each in found if not self.task or each[2] or next(each[1].parameters(), None) is not None]
 
     def taught(self, progress: float) -> bool:
         """Whether anything is learnt from the teachers when ``progress`` of the training is done."""
         return any(method.needs.teacher for _, method, _ in self._active(progress))
 
     def _task(self, taps: Taps, y: Tensor) -> Tensor:
-        if not len(y):  # images that were made have no labels
+        if not len(y) or not self.task:  # images that were made have no labels
             return taps.logits.sum() * 0.0
         return self.task.loss(taps.answer, y, self.label_smoothing, self.class_weights)
 

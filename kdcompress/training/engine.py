@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from kdcompress.data.batch import STRONG, Batch
-from kdcompress.data.splits import Source
+from kdcompress.data.splits import Source, Split
 from kdcompress.distributed import check_launch, loss_of_a_process_told
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
@@ -19,7 +20,8 @@ from kdcompress.training.cache import TeacherCache, joined, joined_records, open
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.compiling import step_begins
 from kdcompress.training.distillation import Distillation
-from kdcompress.training.evaluation import validate
+from kdcompress.training.evaluation import score, validate
+from kdcompress.training.likeness import Likeness
 from kdcompress.training.losses import Losses
 from kdcompress.training.memory import freed_memory_kept
 from kdcompress.training.optimizer import check_optimizer
@@ -91,7 +93,9 @@ def train(
             state = State(setup, losses, result, caches)
             if saved:
                 state.restore(saved)
-            Training(source, options, setup, update, losses, caches, state, result, clock, folder, progress).run(start)
+            figure = _figure(distillation, source.validation, device, options.channels_last)
+            made = Training(options, setup, update, losses, caches, state, result, clock, folder, progress, figure)
+            made.run(start)
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     if caches:
@@ -104,11 +108,17 @@ def train(
     return result
 
 
+def _figure(distillation: Distillation, split: Split, device: torch.device, channels_last: bool) -> Callable[[], float]:
+    """The task's of the student, or how like the teacher's its features are, on ``split``."""
+    if distillation.task is None:
+        return Likeness(distillation, split, device, channels_last)
+    return partial(score, distillation.student, split, device, distillation.task, channels_last)
+
+
 @dataclass
 class Training:
-    """One training, made ready."""
+    """One training, made ready. ``figure`` decides which weights are the best."""
 
-    source: Source
     options: Train
     setup: Setup
     update: Update
@@ -119,6 +129,7 @@ class Training:
     clock: Clock
     folder: Path
     progress: Progress
+    figure: Callable[[], float]
     saved: float = field(default_factory=time.monotonic)  # when it was last
 
     def run(self, start: int) -> None:
@@ -176,19 +187,12 @@ class Training:
             self.losses.begin_window()
 
     def _validate(self, finished: int) -> float:
-        """The task's figure; it decides which weights are the best, and begins a row of the history."""
+        """The figure; it begins a row of the history."""
         setup, loader = self.setup, self.setup.loader
-        score, weights = validate(
-            setup.distillation.student,
-            self.source.validation,
-            self.options,
-            setup.average,
-            setup.accelerator.device,
-            setup.accelerator.autocast,
-            setup.distillation.task,
-        )
+        student, autocast = setup.distillation.student, setup.accelerator.autocast
+        reached, weights = validate(student, self.options, setup.average, autocast, self.figure)
         epoch, terms, seconds = round(finished / loader.steps_per_epoch, 3), self.losses.means(), self.clock.total()
-        self.result.validated(epoch, score, weights)
+        self.result.validated(epoch, reached, weights)
         self.result.history.append(
             {
                 "epoch": epoch,
@@ -196,9 +200,9 @@ class Training:
                 "lr": setup.optimizer.param_groups[0]["lr"],
                 "loss": sum(terms.values()),
                 "terms": terms,
-                "validation_score": score,
+                "validation_score": reached,
                 "images_per_second": round(finished * setup.feed.rows_per_step / seconds, 1),
                 "seconds": round(seconds, 2),
             }
         )
-        return score
+        return reached

@@ -100,7 +100,25 @@ def check_task(kinds: Mapping[str, type[Method]], task: Task) -> None:
         )
 
 
-def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment) -> None:
+def check_features(kinds: Mapping[str, type[Method]]) -> None:
+    """Raises UsageError for methods that cannot teach features from images alone."""
+
+    def learns(kind: type[Method]) -> bool:
+        needs, read = kind.needs, kind.needs.of("teacher")
+        labels = needs.truth or needs.boxes or needs.class_maps or needs.rows == "class pairs"
+        answers = not read or {"logits", "answer"} & read
+        return not (labels or answers or needs.peers or needs.several or kind.deploy != "drop" or kind.private)
+
+    if refused := [name for name, kind in kinds.items() if not learns(kind)]:
+        raise UsageError(
+            f"{', '.join(refused)} cannot teach features from images alone.",
+            where="pretrain.method",
+            allowed=", ".join(name for name in methods if learns(methods[name])),
+            hint="leave `method` out there: `feature-pretraining` is the usual one",
+        )
+
+
+def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment, where: str = "data.augment") -> None:
     """Raises UsageError for methods that cannot learn from mixed images."""
 
     def learns(kind: type[Method]) -> bool:
@@ -110,7 +128,7 @@ def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment) -> None:
     if augment.mixes and refused:
         raise UsageError(
             f"{', '.join(refused)} needs images of one class, which mixed ones are not.",
-            where=f"data.augment.{augment.mixes}",
+            where=f"{where}.{augment.mixes}",
             allowed=", ".join(name for name in methods if learns(methods[name])),
             hint=f"leave {augment.mixes} out, or take another method",
         )

@@ -51,5 +51,5 @@ def _known(name: str) -> bool:
 
 def pretrained(document: Mapping[str, Any]) -> list[str]:
     recipe = document["recipe"]
-    networks = [recipe.get("teacher"), recipe.get("student")]
+    networks = [recipe.get("teacher"), recipe.get("student"), (recipe.get("pretrain") or {}).get("teacher")]
     return sorted({network["model"] for network in networks if network and network.get("pretrained")})

@@ -17,13 +17,14 @@ from kdcompress.pipelines.runs import Inputs
 class StepName:
     """What a step makes, of which network and for which target. As text, its folder's name and what users call it."""
 
-    kind: Literal["train", "export", "check", "latency"]
+    kind: Literal["pretrain", "train", "export", "check", "latency"]
     role: Role = ""
     target: str | None = None  # None: the fp32 ONNX, which the others are made from
 
     def __str__(self) -> str:
         built = f"{self.role}-{self.target or 'fp32'}"
-        return {"train": self.role, "export": built, "check": f"check-{built}", "latency": "latency"}[self.kind]
+        network = {"train": self.role, "pretrain": f"pretrain-{self.role}"}
+        return {**network, "export": built, "check": f"check-{built}", "latency": "latency"}[self.kind]
 
 
 LATENCY = StepName("latency")
@@ -31,6 +32,10 @@ LATENCY = StepName("latency")
 
 def trained(role: Role) -> StepName:
     return StepName("train", role)
+
+
+def pretrained(role: Role) -> StepName:
+    return StepName("pretrain", role)
 
 
 def exported(role: Role, target: str | None = None) -> StepName:
@@ -42,8 +47,8 @@ def checked(role: Role, target: str | None = None) -> StepName:
 
 
 def weights_of(inputs: Inputs) -> dict[Role, Path]:
-    """By role, the folder of each finished training."""
-    return {name.role: done.folder for name, done in inputs.items() if name.kind == "train"}
+    """By role, the folder of each finished training; by its step's name, that of a pre-training."""
+    return {str(name): done.folder for name, done in inputs.items() if name.kind in ("train", "pretrain")}
 
 
 def artifact_of(inputs: Inputs, name: StepName) -> Artifact:

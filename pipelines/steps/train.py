@@ -20,7 +20,7 @@ from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.runs import Inputs, Key, Step
-from kdcompress.pipelines.steps.names import StepName, trained, weights_of
+from kdcompress.pipelines.steps.names import StepName, pretrained, trained, weights_of
 from kdcompress.pipelines.user_code import code_hash
 from kdcompress.training.engine import train
 
@@ -38,7 +38,8 @@ class TrainStep(Step):
 
     @property
     def after(self) -> tuple[StepName, ...]:
-        return tuple(map(trained, self.networks.parts[self.role].after()))
+        part = self.networks.parts[self.role]
+        return (*map(trained, part.after()), *([pretrained(self.role)] if part.pretrain else ()))
 
     @property
     def resumes(self) -> bool:
@@ -60,10 +61,10 @@ class TrainStep(Step):
         hashes = {"data": source.hash}
         if source.unlabelled and any(kind.needs.teacher for kind in part.kinds):
             hashes["unlabelled"] = source.unlabelled.hash
-        hashes |= {name.role: inputs[name].hash for name in self.after}
+        hashes |= {str(name): inputs[name].hash for name in self.after}
         for index, network in enumerate([part.network, *part.company()]):
             if network.weights:
-                hashes[f"weights-{index}"] = _file_hash(network.weights)
+                hashes[f"weights-{index}"] = file_hash(network.weights)
             if is_own(network.model):
                 hashes[f"code-{index}"] = code_hash(network.model)
             if found := folder_hash(network.model):
@@ -113,7 +114,7 @@ def in_and_out(networks: Networks, role: Role) -> dict[str, str]:
     return {key: json.dumps(getattr(spec, key), ensure_ascii=False) for key in ("labels", "mean", "std")}
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     try:
         return sha256(path)
     except OSError as error:

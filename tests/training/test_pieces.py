@@ -1,5 +1,7 @@
 """The pieces of a training, each on its own: set-up, an update, its state, validation, the result."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from kdcompress.recipe import Augment, Train
 from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation
 from kdcompress.training.dot import DOT
-from kdcompress.training.evaluation import validate
+from kdcompress.training.evaluation import score, validate
 from kdcompress.training.losses import Losses
 from kdcompress.training.optimizer import make_optimizer
 from kdcompress.training.profile import Clock
@@ -141,14 +143,15 @@ def test_validated_are_the_averages_weights_where_there_is_one():
     data = Split(np.full((4, 8, 8, 1), 255, np.uint8), np.ones(4, np.int64))
     with ready(made, options) as setup:
         net, average = made.student.net, setup.average
+        device, autocast = setup.accelerator.device, setup.accelerator.autocast
+        figure = partial(score, made.student, data, device, tasks["classification"])
         for sign in (1, -1):
             average.state["fc.weight"][:] = torch.tensor([[-1.0], [1.0]]) * sign
             own = net.fc.weight.detach().clone()
-            device, autocast = setup.accelerator.device, setup.accelerator.autocast
-            score, weights = validate(made.student, data, options, average, device, autocast, tasks["classification"])
-            assert score == (100 if sign == 1 else 0)
+            reached, weights = validate(made.student, options, average, autocast, figure)
+            assert reached == (100 if sign == 1 else 0)
             assert torch.equal(weights["fc.weight"], average.state["fc.weight"]) and torch.equal(net.fc.weight, own)
-        _, weights = validate(made.student, data, options, None, device, autocast, tasks["classification"])
+        _, weights = validate(made.student, options, None, autocast, figure)
         assert torch.equal(weights["fc.weight"], own)
 
 

@@ -8,6 +8,8 @@ classifier.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from kdcompress.errors import UsageError
@@ -44,15 +46,43 @@ def last_map(run: DryRun, classifier: Call | None, logits: Tensor) -> tuple[Call
     """
     feature = logits if classifier is None else pooled_feature(run, classifier)
     calls = run.calls if classifier is None else run.calls[: run.calls.index(classifier)]
+    if found := _averaged(run, calls, feature) or _last(calls):
+        return found
+    raise UsageError(
+        "No map is pooled on the way to the logits.", where=type(run.model).__name__, hint="use a method on logits"
+    )
+
+
+def last_map_of_features(run: DryRun, feature: Tensor) -> tuple[Call, bool]:
+    """The same of a network without a classifier, which gives the ``feature`` [N, D]. Where that is no map's mean, what
+    pooling by attention does inside gives no map.
+
+    Raises UsageError where the network has no map.
+    """
+    pooling = {call.path for call in run.calls if call.given and not call.gives and call.given.height < run.height}
+    outside = [call for call in run.calls if not any(call.path.startswith(f"{path}.") for path in pooling)]
+    if found := _averaged(run, run.calls, feature) or _last(outside) or _last(run.calls):
+        return found
+    raise UsageError(
+        "The network has no map, nor tokens of one, to compare places by.",
+        where=type(run.model).__name__,
+        hint="use a method on pooled features, such as rkd",
+    )
+
+
+def _averaged(run: DryRun, calls: Sequence[Call], feature: Tensor) -> tuple[Call, bool] | None:
+    """The last call that gives, or is given (True), a map whose mean is the feature; rather one whose module is called
+    once."""
     places = [(call, before) for before in (False, True) for call in reversed(calls)]
     maps = [(call, before) for call, before in places if _has_places(call, before)]
     equal = [place for place in maps if not run.changed(*place) and averages(run.map(*place), feature)]
     once = [(call, before) for call, before in equal if times(run.calls, call) == 1]
-    for call, before in once or equal or [(call, before) for call, before in maps if not before]:
-        return call, before
-    raise UsageError(
-        "No map is pooled on the way to the logits.", where=type(run.model).__name__, hint="use a method on logits"
-    )
+    return next(iter(once or equal), None)
+
+
+def _last(calls: Sequence[Call]) -> tuple[Call, bool] | None:
+    """The last call that gives a map."""
+    return next(((call, False) for call in reversed(calls) if _has_places(call, False)), None)
 
 
 def averages(map: Tensor, feature: Tensor) -> bool:

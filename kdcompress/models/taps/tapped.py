@@ -1,4 +1,4 @@
-"""A network whose intermediate outputs are returned with its logits."""
+"""A network whose intermediate outputs are returned with its logits, or with its features."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdcompress.models.answers import Chosen, answer_of, class_logits
+from kdcompress.models.answers import Answer, Chosen, answer_of, class_logits
 from kdcompress.models.taps.choosing import chosen
 from kdcompress.models.taps.dry_run import watched
+from kdcompress.models.taps.features import feature_of
 from kdcompress.models.taps.hooks import Frame, Hook
-from kdcompress.models.taps.last_map import classifier_of, last_map, pooled_feature
+from kdcompress.models.taps.last_map import classifier_of, last_map, last_map_of_features, pooled_feature
 from kdcompress.models.taps.places import point_at, stage_at, tap_at, tap_before_activation
 from kdcompress.models.taps.types import Taps, TapShapes
 from kdcompress.models.wrapped import bare_and_whole
@@ -35,11 +36,13 @@ class Tapped:
         ``pre_found`` says which, a stage each.
     both: take the maps after the activation as ``Taps.stages`` and those before it as ``Taps.pre``.
     last: whether the map that is pooled is wanted.
+    features: the network has no classifier. What it gives is its pooled feature (see ``feature_of``), and its logits
+        are none, [N, 0].
 
     Maps that the network overwrites in place later in the forward are copied when taken, and only those.
 
-    Raises UsageError for a path that names no module, or none with a map, and for a network in which no stage, or no
-    last map, can be found.
+    Raises UsageError for a path that names no module, or none with a map, for a network in which no stage, or no last
+    map, can be found, and for an output that holds neither logits nor features.
     """
 
     def __init__(
@@ -52,14 +55,20 @@ class Tapped:
         pooled: bool = True,
         both: bool = False,
         last: bool = False,
+        features: bool = False,
     ):
         self.model, self._whole = bare_and_whole(model)
+        self._features = features
         run = watched(self.model, example)
-        answer = answer_of(run.result)
+        answer, feature = self._read(run.result, example)
         logits = class_logits(answer)
         calls = chosen(run, paths).stages if stages else ()
-        classifier = classifier_of(run, logits.shape[-1]) if pooled or last else None
-        place = last_map(run, classifier, logits) if last else None
+        classifier = classifier_of(run, logits.shape[-1]) if (pooled or last) and feature is None else None
+        place = None
+        if last:
+            place = last_map(run, classifier, logits) if feature is None else last_map_of_features(run, feature)
+        if pooled and classifier:
+            feature = pooled_feature(run, classifier)
 
         after = [tap_at(run, call) for call in calls]
         before = [tap_before_activation(run, call) if pre or both else None for call in calls]
@@ -70,7 +79,7 @@ class Tapped:
         self._pooled = point_at(run, classifier, before=True) if pooled and classifier else None
         self.shapes = TapShapes(
             stages=tuple(stage_at(run, call) for call in calls),
-            pooled=pooled_feature(run, classifier).shape[1] if pooled and classifier else None,
+            pooled=None if feature is None else feature.shape[1],
             classes=logits.shape[-1],
             places=math.prod(logits.shape[1:-1]),
             chosen=isinstance(answer, Chosen),
@@ -90,13 +99,20 @@ class Tapped:
         frame = self._frame
         frame.start()
         try:
-            answer = answer_of(self._whole(x))
+            answer, feature = self._read(self._whole(x), x)
             maps, before = ([tap.read(frame.taken(tap.point), x) for tap in of] for of in (self._taps, self._pre_taps))
-            pooled = None if self._pooled is None else frame.taken(self._pooled).flatten(1)
+            pooled = feature if self._pooled is None else frame.taken(self._pooled).flatten(1)
             last = None if self._last is None else self._last.read(frame.taken(self._last.point), x)
         finally:
             frame.stop()
         return Taps(class_logits(answer), maps, pooled, self.classifier, before or None, last, answer)
+
+    def _read(self, output: Any, x: Tensor) -> tuple[Answer, Tensor | None]:
+        """What the network gave of x: its answer, and its feature [N, D] where it gives one in place of an answer."""
+        if not self._features:
+            return answer_of(output), None
+        feature = feature_of(output, (x.shape[2], x.shape[3]))
+        return feature.new_zeros(len(feature), 0), feature
 
     @property
     def classifier(self) -> nn.Module | None:

@@ -44,11 +44,11 @@ class TapShapes:
 
 @dataclass
 class Taps:
-    """One forward: logits [N, classes] (of a dense answer [N, places, classes]), stage maps [N, C, H, W] shallow to
-    deep, pooled feature [N, D] or None, and the layer that makes the logits of it (nn.Linear or nn.Conv2d 1x1), or
-    None. ``pre`` holds the stage maps before their activation where ``stages`` holds those after it and both were asked
-    for, ``last`` [N, C, H, W] the map that is pooled, where it was asked for. ``answer`` is what the network returned;
-    None where the others were kept from an earlier forward."""
+    """One forward: logits [N, classes] (of a dense answer [N, places, classes], of a network of features [N, 0]), stage
+    maps [N, C, H, W] shallow to deep, pooled feature [N, D] or None, and the layer that makes the logits of it
+    (nn.Linear or nn.Conv2d 1x1), or None. ``pre`` holds the stage maps before their activation where ``stages`` holds
+    those after it and both were asked for, ``last`` [N, C, H, W] the map that is pooled, where it was asked for.
+    ``answer`` is what the network returned; None where the others were kept from an earlier forward."""
 
     logits: Tensor
     stages: list[Tensor]
