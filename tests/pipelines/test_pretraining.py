@@ -311,9 +311,9 @@ def test_a_network_on_the_hub_teaches(hub, asked, tmp_path, name):
 
 
 def test_a_network_that_is_not_on_the_hub_is_told(hub):
-    with pytest.raises(UsageError, match="cannot be downloaded(.|\n)*huggingface.co/owner/nowhere"):
+    with pytest.raises(UsageError, match="cannot be had from the Hub(.|\n)*huggingface.co/owner/nowhere"):
         pretrained_facts("hf-hub:owner/nowhere")
-    with pytest.raises(UsageError, match="cannot be downloaded(.|\n)*huggingface.co/owner/nowhere"):
+    with pytest.raises(UsageError, match="cannot be had from the Hub(.|\n)*huggingface.co/owner/nowhere"):
         build("timm/hf-hub:owner/nowhere", 3, 3)
 
 
