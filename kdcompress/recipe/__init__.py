@@ -1,7 +1,7 @@
 """What a run is asked for: YAML -> validated Recipe, every error at once, nothing heavy imported."""
 
 from kdcompress.recipe.file import apply_override, load_recipe, read_recipe
-from kdcompress.recipe.networks import Assistant, Network, Student, parse_methods
+from kdcompress.recipe.networks import Assistant, Network, Student, Teacher, parse_methods
 from kdcompress.recipe.plain import listed, shown
 from kdcompress.recipe.section import Section
 from kdcompress.recipe.shipping import Bench, Candidate, Search
@@ -20,6 +20,7 @@ __all__ = [
     "Search",
     "Section",
     "Student",
+    "Teacher",
     "Train",
     "apply_override",
     "code_of",
