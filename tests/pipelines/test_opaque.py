@@ -215,16 +215,12 @@ def levels(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("made", "given", "scale"),
     [
-        ({}, {"mean": 0, "std": 1}, (1 / 255, 0)),
         ({}, {"mean": 0.5, "std": 0.25}, (1 / 255 / 0.25, -0.5 / 0.25)),
         ({}, {"mean": "none"}, (1, 0)),
-        ({"softmax": False}, {"mean": 0, "std": 1, "gives": "logits"}, (1 / 255, 0)),
-        ({"softmax": False, "order": "nhwc"}, {"mean": 0, "std": 1}, (1 / 255, 0)),
+        ({"softmax": False, "order": "nhwc", "batch": 4}, {"mean": 0, "std": 1, "gives": "logits"}, (1 / 255, 0)),
         ({"kind": TensorProto.UINT8, "softmax": False}, {}, (1, 0)),
         ({"kind": TensorProto.FLOAT16, "softmax": False}, {"mean": 0, "std": 1}, (1 / 255, 0)),
-        ({"batch": 4, "softmax": False}, {"mean": 0, "std": 1}, (1 / 255, 0)),
-        ({"channels": 3, "softmax": False}, {"mean": [0, 0, 0], "std": [1, 1, 1]}, (1 / 255, 0)),
-        ({"size": 56, "softmax": False}, {"mean": 0, "std": 1}, (1 / 255, 0)),
+        ({"channels": 3, "size": 56, "softmax": False}, {"mean": [0, 0, 0], "std": [1, 1, 1]}, (1 / 255, 0)),
     ],
 )
 def test_files_from_elsewhere(tmp_path, levels, made, given, scale):
