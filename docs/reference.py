@@ -182,8 +182,11 @@ def command(name: str, found: click.Command, parent: click.Context) -> str:
         if option["param_type_name"] == "option" and option["name"] != "help":
             names = ", ".join(code(each) for each in [*option["opts"], *option["secondary_opts"]])
             rows.append([names, takes(option), shown(option), line(option["help"])])
-    text = f"## kdcompress {name} {{ #{name} }}\n\n```text\n{' '.join(usage.split())}\n```\n\n"
-    return text + f"{help_text(found.help or '')}\n\n{table(['option', 'takes', 'default', 'meaning'], rows)}\n"
+    text = f"## kdcompress {name} {{ #{name.replace(' ', '-')} }}\n\n```text\n{' '.join(usage.split())}\n```\n\n"
+    text += f"{help_text(found.help or '')}\n\n"
+    if isinstance(found, click.Group):
+        return text + "".join(command(f"{name} {each}", part, parent) for each, part in found.commands.items())
+    return text + f"{table(['option', 'takes', 'default', 'meaning'], rows)}\n"
 
 
 def takes(option: dict[str, Any]) -> str:

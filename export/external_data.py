@@ -43,6 +43,15 @@ def problem(path: Path) -> UsageError | None:
     return None
 
 
+def check_whole(path: Path) -> None:
+    """Raises UsageError for an ONNX file that keeps weights in another file: its hash would not be of all it is."""
+    import onnx
+
+    tensors = _tensors(onnx.load(path, load_external_data=False).graph) if path.suffix == ".onnx" else ()
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+        raise UsageError("The ONNX file keeps its weights in another file.", where=path, hint=HINT)
+
+
 def _end(tensor: Any, facts: dict[str, str]) -> int:
     """Where a tensor's values end in its file."""
     import onnx

@@ -14,16 +14,18 @@ from kdcompress.console import say_once
 from kdcompress.data.balance import check_balanced
 from kdcompress.data.batch import rows_each
 from kdcompress.data.mixing import check_mixable
-from kdcompress.data.views import check_followed
+from kdcompress.data.views import Views, check_followed
 from kdcompress.distributed import check_launch
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.methods import methods
+from kdcompress.models.opaque import GivenTeacher
 from kdcompress.ours import Ours
 from kdcompress.own_code import located
 from kdcompress.pipelines import pretraining, publish
 from kdcompress.pipelines.networks import Networks
-from kdcompress.pipelines.parts import Role, described, pruned_of, shipped
+from kdcompress.pipelines.opaque import check_answers, opaque
+from kdcompress.pipelines.parts import Role, answers_of, described, given, is_opaque, pruned_of, shipped
 from kdcompress.pipelines.preflight import (
     exports_key,
     passed,
@@ -36,9 +38,10 @@ from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.provenance import RECIPE, is_recipe
 from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.verdict import check_budgets
-from kdcompress.recipe import Pretrain, Recipe, Train, code_of
+from kdcompress.recipe import Pretrain, Recipe, Teacher, Train, code_of
 from kdcompress.training.moving_average import unreached
-from kdcompress.training.needs import check_features, check_mixing, check_unlabelled
+from kdcompress.training.needs import check_features, check_mixing, check_opaque, check_unlabelled
+from kdcompress.training.opening import check_cacheable
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
@@ -100,6 +103,7 @@ def check(networks: Networks, tried: Tried) -> None:
         problems.attempt(partial(_check_images, networks, role))
         if part.pretrain:
             problems.attempt(partial(_check_pretraining, networks, part.pretrain))
+        problems.attempt(partial(_check_opaque, networks, role))
     problems.attempt(lambda: task.check(networks.source.test.truth, networks.source.name))
     problems.attempt(partial(_check_threshold, networks))
     if not problems.found:  # the networks are built for the source's images and classes
@@ -116,6 +120,22 @@ def _check_teachers(networks: Networks) -> None:
         fit = [name for name in several if networks.task.takes(methods[name].needs)]
         hint = f"method: {' or '.join(fit)}, or leave {where} out" if fit else f"leave {where} out"
         raise UsageError(f"{asked} learns from one teacher only.", where=where, hint=hint)
+
+
+def _check_opaque(networks: Networks, role: Role) -> None:
+    """That a network can learn from those of its teachers that are black boxes."""
+    part, augment = networks.parts[role], networks.recipe.data.augment
+    kinds = {name: methods[name] for name in part.method}
+    taught = [networks.parts[teacher].network for teacher in part.taught()]
+    for teacher in filter(is_opaque, taught):
+        check_opaque(kinds, networks.task, answers_of(teacher) is None, augment)
+    source = networks.trained_on(role)
+    for teacher in taught:
+        if isinstance(teacher, Teacher) and teacher.answers:
+            given_teacher = opaque(teacher, networks.recipe, source)
+            assert isinstance(given_teacher, GivenTeacher)
+            views = Views(augment, *source.train.images.shape[1:]).count
+            check_answers(given_teacher, networks.recipe, source, min(augment.views or views, views))
 
 
 def _check_targets(networks: Networks) -> None:
@@ -186,7 +206,9 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
     broken: dict[str, list[Role]] = {}  # what is wrong, with whom
     for role, part in networks.parts.items():
         for seed, network in enumerate([part.network, *part.company()]):
-            key = content_hash([described(network), network.weights, part.train is None, pruned_of(network)])
+            key = content_hash(
+                [described(network), network.weights, given(network), part.train is None, pruned_of(network)]
+            )
             if key not in tried.networks:
                 tried.networks[key] = None
                 try:
@@ -221,7 +243,10 @@ def _with_company(networks: Networks, role: Role) -> None:
     if networks.parts[role].train is None:
         networks.network(role)
         return
-    for method in networks.distillation(role).auxiliary().values():
+    distillation, part = networks.distillation(role), networks.parts[role]
+    if part.train:
+        check_cacheable(distillation, networks.recipe.data.augment, part.train)
+    for method in distillation.auxiliary().values():
         if method.note:
             say_once(f"{role}: {method.note}", "yellow")
 
@@ -232,7 +257,8 @@ def check_exports(networks: Networks, folder: Path, states: Mapping[StepName, st
     if not any(part.train and states[trained(role)] == "to do" for role, part in networks.parts.items()):
         return
     known = passed(folder)
-    roles = [role for role in shipped(networks.parts) if states[exported(role)] == "to do"]
+    made = [role for role in shipped(networks.parts) if not is_opaque(networks.parts[role].network)]
+    roles = [role for role in made if states[exported(role)] == "to do"]
     keys = {role: key for role in roles if (key := exports_key(networks, role)) not in known}
     problems = Problems()
     with random_states_kept():

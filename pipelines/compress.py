@@ -15,14 +15,17 @@ from kdcompress.export import formats
 from kdcompress.pipelines import checks, publish
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.outcome import Outcome
-from kdcompress.pipelines.parts import Part, Role, is_private, parts_of, shipped
+from kdcompress.pipelines.parts import Part, Role, is_opaque, is_private, parts_of, shipped
 from kdcompress.pipelines.runs import Done, RunFolder, Step
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.check import CheckStep
+from kdcompress.pipelines.steps.given import GivenStep
 from kdcompress.pipelines.steps.latency import LatencyStep
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, damaged, exported
 from kdcompress.pipelines.steps.onnx import OnnxStep
+from kdcompress.pipelines.steps.passed import PassedStep
 from kdcompress.pipelines.steps.pretrain import PretrainStep
+from kdcompress.pipelines.steps.scored import ScoredStep
 from kdcompress.pipelines.steps.target import TargetStep
 from kdcompress.pipelines.steps.train import TrainStep
 from kdcompress.recipe import Recipe
@@ -62,15 +65,18 @@ class Compression:
     def steps(self, profile: Path | None = None) -> list[Step]:
         """All but the last, in their order: the trainings, then each file and its check. ``profile``: a folder for
         where the time of the student's training goes."""
-        networks = self.networks
+        networks, parts = self.networks, self.networks.parts
         steps: list[Step] = []
-        for role, part in networks.parts.items():
+        black = {role for role, part in parts.items() if is_opaque(part.network)}
+        for role, part in parts.items():
             steps += [PretrainStep(networks, role)] if part.pretrain else []
-            steps.append(TrainStep(networks, role, profile if role == "student" else None))
-        for role in shipped(networks.parts):
-            steps += [OnnxStep(networks, role), CheckStep(networks, role)]
+            train = TrainStep(networks, role, profile if role == "student" else None)
+            steps.append(GivenStep(networks, role) if role in black else train)
+        for role in shipped(parts):
+            steps.append(PassedStep(networks, role) if role in black else OnnxStep(networks, role))
+            steps.append(ScoredStep(networks, role) if role in black else CheckStep(networks, role))
         for target in formats.chosen(self.recipe.export.targets):
-            steps += [TargetStep(networks, target, is_private(networks.parts)), CheckStep(networks, "student", target)]
+            steps += [TargetStep(networks, target, is_private(parts)), CheckStep(networks, "student", target)]
         return steps
 
     def latency_step(self, done: Mapping[StepName, Done]) -> LatencyStep:

@@ -26,9 +26,10 @@ from kdcompress.models.deployable import Deployable
 from kdcompress.models.evaluating import evaluating
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
-from kdcompress.pipelines.parts import Part, Role, pruned_of
+from kdcompress.pipelines.opaque import artifact_of_file, opaque
+from kdcompress.pipelines.parts import Part, Role, is_opaque, pruned_of
 from kdcompress.pipelines.sources import Sources
-from kdcompress.recipe import Network, Recipe, Student
+from kdcompress.recipe import Network, Recipe, Student, Teacher
 from kdcompress.task import Task
 from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member
@@ -82,6 +83,8 @@ class Networks:
         network, export = network or self.parts[role].network, self.recipe.export
         if pruned := pruned_of(network):
             return self.spec(pruned)
+        if isinstance(network, Teacher) and network.file:
+            return artifact_of_file(network).input
         _, height, width, channels = self.source.train.images.shape
         mean, std, _ = self.normalisation(role, network)
         return InputSpec(
@@ -125,6 +128,8 @@ class Networks:
         return seen.mean, seen.std, f"statistics of the training images{unsaid}"
 
     def member(self, role: Role, net: nn.Module, network: Network | None = None) -> Member:
+        if is_opaque(network or self.parts[role].network):
+            return Member(net)
         spec, network = self.spec(role, network), network or self.parts[role].network
         return Member(net, spec.mean, spec.std, network.taps, network.size)
 
@@ -140,6 +145,8 @@ class Networks:
         """With its seed's initial weights, or those that the recipe or a pre-training gives it. One that is pruned is
         so of a network with ``weights``; for a role that has some no others are downloaded."""
         network, spec, part = network or self.parts[role].network, self.spec(role), self.parts[role]
+        if isinstance(network, Teacher) and network.opaque:
+            return opaque(network, self.recipe, self.source)
         if isinstance(network, Student) and network.prune:
             net = self._pruned(network, weights)
             torch.manual_seed(part.seed + seed)
@@ -169,7 +176,7 @@ class Networks:
     def network(self, role: Role, weights: Weights = UNTRAINED, file: str = "weights") -> nn.Module:
         """With the role's ``weights`` and with what its methods keep; untrained where it has none. ``file``: which of
         them, "best" or "last" where they are not the "weights" that ship."""
-        if role not in weights:
+        if role not in weights or is_opaque(self.parts[role].network):
             return self.untrained(role, weights=weights)
         whole = self.with_kept(role, weights)
         load_weights(whole, weights[role] / f"{file}.safetensors")

@@ -15,7 +15,7 @@ from kdcompress.export import formats
 from kdcompress.intervals import Sample, interval, lost, sample
 from kdcompress.pipelines.blind import blind_answers, not_above
 from kdcompress.pipelines.networks import Networks
-from kdcompress.pipelines.parts import Shipped, shipped
+from kdcompress.pipelines.parts import Shipped, is_opaque, shipped
 from kdcompress.pipelines.provenance import PRIVATE, provenance
 from kdcompress.pipelines.runs import Done
 from kdcompress.pipelines.steps.check import ANSWERS
@@ -50,6 +50,7 @@ class Outcome:
             "normalisation": {
                 role: dict(zip(("mean", "std", "from"), networks.normalisation(role), strict=True))
                 for role in shipped(networks.parts)
+                if not is_opaque(networks.parts[role].network)
             },
             "training": [self.done[trained(role)].result for role in networks.parts],
             "pretraining": [done.result for name, done in self.done.items() if name.kind == "pretrain"],
@@ -129,6 +130,7 @@ class Outcome:
         artifact = artifact_of(self.done, built)
         row.file = f"artifacts/{artifact.path.name}"
         row.sha256, row.bytes, row.precision = artifact.sha256, artifact.bytes, artifact.precision
+        row.format = artifact.format
         row.coverage = artifact.provenance.get("coverage")
         if row.role == "student" and self.networks.recipe.budgets.memory is not None:
             row.memory = artifact.bytes + self._largest_layer * BYTES[artifact.precision]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kdcompress.data.batch import Pairing
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
-from kdcompress.recipe import Assistant, Network, Pretrain, Recipe, Student, Train
+from kdcompress.recipe import Assistant, Network, Pretrain, Recipe, Student, Teacher, Train
 from kdcompress.training.needs import pairing
 
 Role = str
@@ -107,9 +108,26 @@ def is_private(parts: Mapping[Role, Part]) -> bool:
 
 
 def shipped(parts: Mapping[Role, Part]) -> list[Shipped]:
-    """The networks that are exported and measured. A teacher that knows private images is not."""
-    private = is_private(parts)
-    return [role for role in get_args(Shipped) if role in parts and not (private and role == "teacher")]
+    """The networks that are exported and measured. A teacher that knows private images is not, nor one that is not
+    here: whose answers are given."""
+    left = {"teacher"} if is_private(parts) or ("teacher" in parts and answers_of(parts["teacher"].network)) else set()
+    return [role for role in get_args(Shipped) if role in parts and role not in left]
+
+
+def is_opaque(network: Network) -> bool:
+    """Whether it is a black box: a model file, or answers."""
+    return isinstance(network, Teacher) and network.opaque
+
+
+def given(network: Network) -> dict[str, Any]:
+    """What describes a black box, but for the content of its file; nothing of a network."""
+    if not isinstance(network, Teacher) or not network.opaque:
+        return {}
+    return network.model_dump(mode="json", include={"file", "answers", "gives", "mean", "std"})
+
+
+def answers_of(network: Network) -> Path | None:
+    return network.answers if isinstance(network, Teacher) else None
 
 
 def pruned_of(network: Network) -> Role | None:
@@ -128,7 +146,8 @@ def _whole(student: Student, recipe: Recipe) -> Student:
 def named(network: Network) -> str:
     if isinstance(network, Student) and network.prune:
         return f"{network.model} pruned by {network.ratio:g}"
-    return network.model
+    path = (network.file or network.answers) if isinstance(network, Teacher) else None
+    return path.name if path else network.model
 
 
 def described(network: Network) -> dict[str, Any]:

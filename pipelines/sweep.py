@@ -25,7 +25,7 @@ from kdcompress.methods import methods
 from kdcompress.pipelines.checks import Tried
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.gains import BASELINE, summary
-from kdcompress.pipelines.parts import Part, Role
+from kdcompress.pipelines.parts import Part, Role, answers_of
 from kdcompress.pipelines.provenance import provenance
 from kdcompress.pipelines.runs import Done
 from kdcompress.pipelines.sources import Sources
@@ -133,7 +133,8 @@ class Sweep:
                 compression.train(roles=teachers)
                 found.append((teachers, compression))
         teachers, first = found[0]
-        return score(first, "teacher") if teachers else None
+        known = teachers and not answers_of(first.networks.parts["teacher"].network)
+        return score(first, "teacher") if known else None
 
     def _outcomes(self, pool: Executor | None, threads: int) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
         """Each training as it ends: in the pool, or here where there is none."""
@@ -159,7 +160,9 @@ def train_trial(compression: Compression, threads: int | None) -> dict[str, Any]
 def score(compression: Compression, role: Role) -> dict[str, Any]:
     """What a finished training gave."""
     done = compression.done
-    teacher = _score(compression, "teacher", None) if role != "teacher" and trained("teacher") in done else None
+    parts = compression.networks.parts
+    known = trained("teacher") in done and not answers_of(parts["teacher"].network)  # else nothing of test images
+    teacher = _score(compression, "teacher", None) if role != "teacher" and known else None
     scored, recorded = _score(compression, role, teacher), done[trained(role)].result
     return {**{key: recorded.get(key) for key in RECORDED}, **scored.result}
 

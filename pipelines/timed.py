@@ -7,6 +7,7 @@ which somebody opens, has none, and an emulated processor has no latency.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
+from kdcompress.models.opaque import Fitted
 from kdcompress.recipe import Bench
 
 
@@ -45,6 +47,15 @@ def time_files(
     if session.interrupted:
         raise KeyboardInterrupt
     return session
+
+
+def fitted(artifact: Artifact, shape: tuple[int, ...]) -> Artifact:
+    """One that takes images [H, W, C] of this shape: a teacher's file may be made for others, which they become before
+    they are timed."""
+    spec = artifact.input
+    return (
+        artifact if shape == (spec.height, spec.width, spec.channels) else replace(artifact, input=Fitted(**vars(spec)))
+    )
 
 
 def conditions(bench: Bench) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def read_images(files: list[File], size: int | Size | None, root: Path, fit: Fit
                 found = kept.opened(path, again)
                 if found is None:
                     headers, shape = look(files, size, root)
-                    kept.write(path, shape, lambda put: decode_all(files, headers, shape, root, put, fit))
+                    kept.write(path, shape, lambda put: decode_all(files, headers, shape, root, put, fit), of=str(root))
                     found = kept.opened(path, again)
                 if found is not None:
                     return found

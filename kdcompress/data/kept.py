@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 
 from kdcompress.artifact import content_hash, open_private, parsed, private_folder, replacing, user_cache
 from kdcompress.console import say
+from kdcompress.data.about import describe, forget
 from kdcompress.data.joined import Joined
 from kdcompress.errors import KDCompressError
 
@@ -214,8 +215,9 @@ def made_once(name: str, shape: tuple[int, ...], fill: Fill, again: Again) -> St
         return None
 
 
-def write(path: Path, shape: tuple[int, ...], fill: Fill, how: str = "decoding") -> None:
-    """Makes the file of images: ``fill(put)`` calls ``put(row, pixels)`` for each, in any order and thread.
+def write(path: Path, shape: tuple[int, ...], fill: Fill, how: str = "decoding", of: str = "") -> None:
+    """Makes the file of images: ``fill(put)`` calls ``put(row, pixels)`` for each, in any order and thread. ``of``:
+    what they are, for a list of what is kept.
 
     Raises OSError where it finds no room on the disk.
     """
@@ -238,6 +240,7 @@ def write(path: Path, shape: tuple[int, ...], fill: Fill, how: str = "decoding")
             fill(keep)
             tail = sums.tobytes() + shape[0].to_bytes(8, "little")
             put(file.fileno(), start + size, tail + hashlib.sha256(beginning.getvalue() + tail).digest())
+    describe(path, {"images": list(shape), "of": of})
 
 
 def make_room(place: Path, need: int) -> None:
@@ -259,6 +262,8 @@ def make_room(place: Path, need: int) -> None:
         if short or time.time() - stat.st_mtime > MONTH:
             say(f"images: {path} is removed, {stat.st_size / 1e6:,.0f} MB", style="dim")
             path.unlink(missing_ok=True)
+            if path.suffix == ".npy":
+                forget(path)
 
 
 def remembered(name: str, made: Callable[[], Any]) -> Any:

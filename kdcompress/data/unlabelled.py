@@ -59,6 +59,19 @@ def rest(train: Split, source: Source) -> Images:
 
 def in_folder(root: Path, data: Data, training: Split) -> tuple[Images, str, list[str]]:
     """The images at any depth, of the training images' size."""
+    files, passed = listed(root)
+    images = of_size(files, root, data, training.images.shape[1:])
+    if images.shape[-1] > training.images.shape[-1]:
+        raise UsageError(
+            "The images without labels have colours, and the labelled ones are grey.",
+            where=root,
+            hint="turn them grey, or give the labelled ones in colour",
+        )
+    return images, str(root), passed.notes(root)
+
+
+def listed(root: Path) -> tuple[list[File], Passed]:
+    """The images in a folder, at any depth."""
     if not root.is_dir():
         raise UsageError("data.unlabelled is not a folder.", where=root, allowed=f"a folder of images, or {REST!r}")
     passed = Passed()
@@ -66,15 +79,12 @@ def in_folder(root: Path, data: Data, training: Split) -> tuple[Images, str, lis
     files = [File(path) for path in below if path.suffix.lower() in SUFFIXES]
     if not files:
         raise UsageError("The folder has no images.", where=root, got=f"{len(below):,} other files")
-    _, height, width, channels = training.images.shape
-    images = read_images(files, (height, width), root, data.fit or "crop")
-    if images.shape[-1] > channels:
-        raise UsageError(
-            "The images without labels have colours, and the labelled ones are grey.",
-            where=root,
-            hint="turn them grey, or give the labelled ones in colour",
-        )
-    return images, str(root), passed.notes(root)
+    return files, passed
+
+
+def of_size(files: list[File], root: Path, data: Data, shape: tuple[int, ...]) -> Images:
+    """Their pixels, of the training images' ``shape``, [H, W, C]."""
+    return read_images(files, (shape[0], shape[1]), root, data.fit or "crop")
 
 
 def without_labels(source: Source) -> Source:

@@ -2,7 +2,7 @@
 
 from kdcompress.recipe.augment import Augment
 from kdcompress.recipe.file import apply_override, load_recipe, read_recipe
-from kdcompress.recipe.networks import Assistant, Network, Student, parse_methods
+from kdcompress.recipe.networks import Assistant, Network, Student, Teacher, parse_methods
 from kdcompress.recipe.plain import listed, shown
 from kdcompress.recipe.pretraining import FeatureTrain, Foundation, Pretrain
 from kdcompress.recipe.section import Section
@@ -25,6 +25,7 @@ __all__ = [
     "Search",
     "Section",
     "Student",
+    "Teacher",
     "Train",
     "apply_override",
     "code_of",

@@ -82,8 +82,27 @@ class Network(Section):
 
 
 class Teacher(Network):
-    """A network that teaches. It is trained already, or it is trained first."""
+    """A network that teaches. It is trained already, or it is trained first. Or a black box: a model file, or answers
+    that somebody gave."""
 
+    model: str = Field(
+        "",
+        description="Name of a network (see `kdcompress list models`), or package.module:callable for one "
+        "of your own. Or give `file` or `answers`.",
+    )
+    file: Path | None = Field(
+        None,
+        description="A model file that teaches as it is, in its own runtime: ONNX, and what has a runtime here. Only "
+        "for methods that read logits.",
+    )
+    answers: Path | None = Field(
+        None,
+        description="Answers to the training images: a .npz, .csv or .jsonl file, a folder of tables, or the name of "
+        "what `kdcompress cache import` keeps. No teacher runs. Only for methods that read logits.",
+    )
+    gives: Literal["logits", "probabilities"] | None = Field(
+        None, description="What the `file` gives. null: it is found out from its answers to a few images."
+    )
     train: Train | None = Field(None, description="The teacher's training. null: it is trained already.")
     seed: Seed = Field(0, description="The teacher's own seed. Students with several seeds can so share one teacher.")
     all_images: bool = Field(
@@ -96,8 +115,29 @@ class Teacher(Network):
         description="Number of teachers of this kind. The first has `seed`, the next `seed` + 1, and so on.",
     )
 
+    @property
+    def opaque(self) -> bool:
+        """Whether it is a black box."""
+        return self.file is not None or self.answers is not None
+
+    @model_validator(mode="after")
+    def one_kind(self) -> Teacher:
+        kinds = {"model": bool(self.model), "file": self.file is not None, "answers": self.answers is not None}
+        if sum(kinds.values()) != 1:
+            raise ValueError("give one of `model` (a network), `file` (a model file) and `answers` (what one said)")
+        if self.gives is not None and self.file is None:
+            raise ValueError("`gives` says what a `file` gives: leave it out")
+        taken = {"file", "gives", "mean", "std"} if self.file else {"answers"}
+        given = {name for name, field in Teacher.model_fields.items() if getattr(self, name) != field.default}
+        if self.opaque and (foreign := sorted(given - taken - {"seed"})):
+            named, kind = ", ".join(f"`{name}`" for name in foreign), "file" if self.file else "answers"
+            raise ValueError(f"leave {named} out: a teacher that is {kind} is taken as it is")
+        return self
+
     @model_validator(mode="after")
     def trained_or_to_be(self) -> Teacher:
+        if self.opaque:
+            return self
         if (self.weights is not None) + (self.pretrained or self.train is not None) != 1:
             raise ValueError(
                 "give one of `weights` (a trained teacher's file), `pretrained: true` (the weights that torchvision or "

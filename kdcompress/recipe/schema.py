@@ -114,10 +114,11 @@ def _network(properties: dict[str, Any]) -> None:
 def _required(found: dict[str, Any], parts: dict[str, Any]) -> None:
     """What has to be there is in the base, where there is one."""
     sections = {"data": "Data", "teacher": "Teacher"}
-    inner = {}
+    inner: dict[str, Any] = {}
     for key, name in sections.items():
         needed = parts[name].pop("required", [])
         inner[key] = {"if": {"type": "object"}, "then": {"required": needed}}
+    inner["teacher"]["then"] = {"anyOf": [{"required": [key]} for key in ("model", "file", "answers")]}
     found["required"] = ["name"]
     found["if"] = {"not": {"required": ["base"]}}
     found["then"] = {"required": ["data", "student"], "properties": inner}

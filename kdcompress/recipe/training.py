@@ -29,6 +29,7 @@ Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
 
 
 REST = "rest"  # of the training images
+USUAL = {"unlabelled": 1, "balance": "none", "teacher_cache_top": None}  # of a training: keys that came later
 
 
 class Hub(Section):
@@ -218,6 +219,13 @@ class Train(Section):
             "half the bytes. off: not at all.",
         )
     )
+    teacher_cache_top: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Keep only so many of the largest probabilities of each answer, and spread the rest evenly over "
+        "the other classes, such as 10 of 1,000. The training reads answers so. null: all of them.",
+    )
     teacher_cache_gib: float = Field(
         4.0, gt=0, le=1_000_000, description="Disk space for the answers of all teachers, at most, in GiB."
     )
@@ -233,6 +241,12 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def a_part_of_what_is_kept(self) -> Train:
+        if self.teacher_cache_top is not None and self.teacher_cache == "off":
+            raise ValueError("`teacher_cache_top` says what is kept of the answers, and `teacher_cache` is off")
+        return self
+
+    @model_validator(mode="after")
     def equal_parts(self) -> Train:
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             raise ValueError(
@@ -243,6 +257,6 @@ class Train(Section):
     def deciding(self) -> dict[str, Any]:
         """All that the trained weights depend on, as JSON: an exact cache changes no bit of them."""
         exact = {"teacher_cache_gib"} if self.teacher_cache == "fp16" else {"teacher_cache_gib", "teacher_cache"}
-        usual = {name for name, value in (("unlabelled", 1), ("balance", "none")) if getattr(self, name) == value}
+        usual = {name for name, value in USUAL.items() if getattr(self, name) == value}
         facts = self.model_dump(mode="json", exclude=exact | usual)
         return facts | {"ema_warms_up": True} if self.ema else facts  # trainings of before it did are other ones

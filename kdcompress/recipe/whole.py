@@ -94,6 +94,8 @@ class Recipe(Section):
             raise ValueError("without `train` the student needs `student.weights`, or `student.pretrained: true`")
         if self.teacher is None and any(network.prune for network in (self.student, *self.assistants)):
             raise ValueError("`prune: teacher` needs a `teacher`")
+        if self.teacher and self.teacher.opaque and any(n.prune for n in (self.student, *self.assistants)):
+            raise ValueError("`prune: teacher` needs the teacher's network, and a black box has none")
         if self.teacher is None and (self.co_teachers or self.assistants or self.generations > 1):
             raise ValueError("`co_teachers`, `assistants` and `generations` need a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):

@@ -38,6 +38,8 @@ class TrainingRecord(TypedDict, total=False):
     precision: str
     selected: str  # "best" or "last": which weights were kept
     privacy: str  # what a private training promises
+    teacher_cache: dict[str, Any]  # "told": what keeping a part of the teacher's answers changed
+    right: float | None  # of answers in a file: per cent of the training images
     best: EpochScore
     last: EpochScore
     history: list[Epoch]

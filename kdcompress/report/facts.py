@@ -29,6 +29,8 @@ def training(done: Mapping[str, Any], metric: str = "accuracy") -> dict[str, str
         },
         "weights kept": done.get("selected"),
         "privacy": done.get("privacy"),
+        "teacher's answers": (done.get("teacher_cache") or {}).get("told"),
+        "right for": f"{fixed(done['right'])} % of the training images" if done.get("right") is not None else None,
     }
     return {name: str(value) for name, value in said.items() if value}
 

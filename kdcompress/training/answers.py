@@ -20,6 +20,7 @@ import numpy as np
 
 from kdcompress.artifact import open_private, private_folder, user_cache
 from kdcompress.console import say
+from kdcompress.data.about import forget
 
 SUFFIX = ".answers"
 NAME = "[0-9a-f]" * 64 + SUFFIX  # of what is kept: nothing else in the folder is touched
@@ -112,5 +113,5 @@ def make_room(limit: float, own: list[Path]) -> None:
     for path, stat in sorted(others, key=lambda each: each[1].st_mtime):
         if taken <= limit:
             return
-        path.unlink(missing_ok=True)
+        forget(path)
         taken -= stat.st_blocks * 512

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.console import say
+from kdcompress.models.opaque import Opaque
 from kdcompress.training.distillation import Distillation, Member
 
 
@@ -63,4 +64,5 @@ def eager(mode: str) -> AbstractContextManager[Any]:
 
 
 def _members(distillation: Distillation) -> list[Member]:
-    return [*distillation.teachers, distillation.student, *distillation._peers()]
+    teachers = [teacher for teacher in distillation.teachers if not isinstance(teacher.net, Opaque)]
+    return [*teachers, distillation.student, *distillation._peers()]

@@ -16,7 +16,7 @@ from kdcompress.data.splits import Source, Split
 from kdcompress.distributed import check_launch, loss_of_a_process_told
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
-from kdcompress.training.cache import TeacherCache, joined, joined_records, open_cache
+from kdcompress.training.cache import TeacherCache, joined, joined_records
 from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.compiling import step_begins
 from kdcompress.training.distillation import Distillation
@@ -24,6 +24,7 @@ from kdcompress.training.evaluation import score, validate
 from kdcompress.training.likeness import Likeness
 from kdcompress.training.losses import Losses
 from kdcompress.training.memory import freed_memory_kept
+from kdcompress.training.opening import open_cache
 from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import Clock, Profiler, outside_step_percent
@@ -76,9 +77,10 @@ def train(
         start = saved["step"] if saved else 0
         result.compiled = compiled(setup, options, start)
         hashes = [source.hash, source.unlabelled.hash if source.unlabelled else ""]
+        called = [source.name, f"{source.name}, without labels"]
         opened = [
-            open_cache(distillation, loader, digest, augment, options, precision, accelerator.autocast, main)
-            for loader, digest in zip(setup.feed.loaders, hashes)
+            open_cache(distillation, loader, digest, augment, options, precision, accelerator.autocast, main, name)
+            for loader, digest, name in zip(setup.feed.loaders, hashes, called)
         ]
         result.teacher_cache = opened[-1][1]
         caches = [cache for cache, _ in opened if cache]

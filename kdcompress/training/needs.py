@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdcompress.data.batch import STRONG, Pairing
@@ -131,6 +132,37 @@ def check_mixing(kinds: Mapping[str, type[Method]], augment: Augment, where: str
             where=f"{where}.{augment.mixes}",
             allowed=", ".join(name for name in methods if learns(methods[name])),
             hint=f"leave {augment.mixes} out, or take another method",
+        )
+
+
+def one_distribution(task: Task, classes: int) -> bool:
+    """Whether an answer is one distribution over all classes, whose probabilities add up to 1."""
+    return task.rows(torch.zeros(1, classes)).shape == (1, classes)
+
+
+def check_opaque(kinds: Mapping[str, type[Method]], task: Task, runs: bool, augment: Augment) -> None:
+    """Raises UsageError for methods that cannot learn from a teacher that has logits and nothing else. ``runs``:
+    whether it can be shown images; else it has answers to those of the training alone."""
+
+    def learns(kind: type[Method]) -> bool:
+        reads = bool(kind.needs.teacher) and kind.needs.of("teacher") <= {"logits"}
+        return reads and not kind.private and (runs or kind.prepare is Method.prepare)
+
+    refused = [name for name, kind in kinds.items() if kind.needs.teacher and not learns(kind)]
+    if not runs:  # what any method does to the images
+        refused += [name for name, kind in kinds.items() if kind.prepare is not Method.prepare and name not in refused]
+    if refused:
+        raise UsageError(
+            f"{', '.join(refused)} cannot learn from a teacher that has logits and nothing else.",
+            where="method",
+            got="the teacher is a model file" if runs else "the teacher is a file of answers",
+            allowed=", ".join(name for name in methods if learns(methods[name]) and task.takes(methods[name].needs)),
+        )
+    if not runs and augment.mixes:
+        raise UsageError(
+            "Mixed images are new at every step, and a file of answers has none to them.",
+            where=f"data.augment.{augment.mixes}",
+            hint=f"leave {augment.mixes} out; or a teacher that runs: a network, or a model file",
         )
 
 

@@ -90,6 +90,9 @@ def student_of(recipe: Recipe, name: str) -> Student:
     if name.startswith("prune="):
         if recipe.teacher is None:
             raise UsageError("Pruning needs a teacher, and the recipe has none.", where="--candidates", got=name)
+        if recipe.teacher.opaque:
+            what = "Pruning needs the teacher's network, and the recipe's teacher is a black box."
+            raise UsageError(what, where="--candidates", got=name)
         try:
             return Student(prune="teacher", ratio=float(name.removeprefix("prune=")))
         except ValueError as error:

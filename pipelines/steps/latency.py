@@ -10,7 +10,7 @@ from kdcompress.bench.advice import advice
 from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of
-from kdcompress.pipelines.timed import conditions, time_files
+from kdcompress.pipelines.timed import conditions, fitted, time_files
 from kdcompress.pipelines.verdict import ratios
 from kdcompress.recipe import Bench
 
@@ -36,6 +36,8 @@ class LatencyStep(Step):
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         artifacts = {str(name): artifact_of(inputs, name) for name in self.files}
+        shape = self.sources.images.shape[1:]
+        artifacts = {name: fitted(artifact, shape) for name, artifact in artifacts.items()}
         session = time_files(artifacts, self.sources.images, self.bench)
         parents = {name: "student-fp32" for name, artifact in artifacts.items() if artifact.precision == "int8"}
         return {

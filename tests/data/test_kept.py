@@ -211,7 +211,7 @@ def test_what_is_kept_is_the_users_alone(place, root, monkeypatch, capsys):
         os.umask(before)
     assert place.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {0o600}
-    assert {path.suffix for path in place.iterdir()} == {".npy", ".json", ".lock"}
+    assert {path.suffix for path in place.iterdir()} == {".npy", ".about", ".json", ".lock"}
     place.chmod(0o777)
     assert isinstance(read(root).train.images, np.ndarray)
     assert "not kept, anybody may write to the folder" in capsys.readouterr().err

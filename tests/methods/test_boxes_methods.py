@@ -19,8 +19,8 @@ from kdcompress.models.build import build
 from kdcompress.models.copying import copied
 from kdcompress.models.detectors.head_gfl import anchors, thresholds
 from kdcompress.recipe import Augment
-from kdcompress.training.cache import not_cacheable
 from kdcompress.training.distillation import Distillation, Member
+from kdcompress.training.opening import not_cacheable
 
 THIN = {"width": 8, "levels": 3, "depth": 2}
 PAIRS = {"fgd": ("fcos", 12), "bckd": ("retinanet", 12), "crosskd": ("fcos", 8), "ld": ("gfl", 12)}  # teacher's width

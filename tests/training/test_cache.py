@@ -17,10 +17,11 @@ from test_engine import source
 from torch import nn
 
 from kdcompress.data.loader import Loader
+from kdcompress.errors import UsageError
 from kdcompress.methods import methods
 from kdcompress.models.build import build
 from kdcompress.recipe import Augment, Train
-from kdcompress.training import answers, cache, engine
+from kdcompress.training import answers, cache, engine, opening
 from kdcompress.training.distillation import Distillation, Member
 
 FLIP = Augment(flip=True)
@@ -84,7 +85,7 @@ def test_filling_and_reading_it_trains_as_the_teacher_does(tmp_path, kept, metho
     assert shown / 3 < first.teacher_passes == first.teacher_cache["misses"] <= teachers * (192 + 2 * 31)
     assert again.teacher_passes == again.teacher_cache["misses"] == 0
     assert again.teacher_cache["hits"] == shown
-    assert len(list(kept.iterdir())) == teachers and again.teacher_cache["bytes"] > 0
+    assert len(list(kept.glob("*.answers"))) == teachers and again.teacher_cache["bytes"] > 0
 
 
 def test_another_seed_student_and_method_share_it_and_are_exact(tmp_path, kept):
@@ -92,7 +93,7 @@ def test_another_seed_student_and_method_share_it_and_are_exact(tmp_path, kept):
     online = run(tmp_path / "online", "dkd", seed=1, teacher_cache="off")
     shared = run(tmp_path / "shared", "dkd", seed=1)
     assert same(shared, online)
-    assert len(list(kept.iterdir())) == 1
+    assert len(list(kept.glob("*.answers"))) == 1
     assert 0 < shared.teacher_passes < first.teacher_passes / 2
 
 
@@ -204,7 +205,7 @@ def test_a_teacher_whose_answers_depend_on_the_batch_is_not_cached(kept, by):
     wrapped = Member(Swayed(made.teachers[0].net, by), data.mean, data.std)
     made = Distillation(made.student.net, wrapped, "kd", made.student.normalize(torch.zeros(2, 1, 28, 28)))
     loader = Loader(data.train, FLIP, 32, 0)
-    found, record = cache.open_cache(made, loader, data.hash, FLIP, Train(**TRAIN), "fp32")
+    found, record = opening.open_cache(made, loader, data.hash, FLIP, Train(**TRAIN), "fp32")
     assert found is None and "depend on the rest of the batch" in record["why"]
 
 
@@ -213,7 +214,7 @@ def opened(data=None, augment=FLIP, precision="fp32", change=lambda made: None, 
     made = distillation(data, method)
     change(made)
     loader = loader or Loader(data.train, augment, 32, 0)
-    return cache.open_cache(made, loader, data.hash, augment, Train(**{**TRAIN, **options}), precision)[0]
+    return opening.open_cache(made, loader, data.hash, augment, Train(**{**TRAIN, **options}), precision)[0]
 
 
 def names(found):
@@ -284,7 +285,7 @@ def test_what_is_missing_is_computed_once_and_in_whole_batches(kept, views):
     data, augment = source(96), Augment(crop=1, views=views)
     made = distillation(data)
     loader = Loader(data.train, augment, 32, 0)
-    found = cache.open_cache(made, loader, data.hash, augment, Train(**TRAIN), "fp32")[0]
+    found = opening.open_cache(made, loader, data.hash, augment, Train(**TRAIN), "fp32")[0]
     sizes, shown = [], []
     teach = found.kept[0].teach
     make = loader.make
@@ -330,7 +331,7 @@ def test_a_killed_training_leaves_nothing_that_is_wrong(tmp_path, kept):
     online = run(tmp_path / "online", teacher_cache="off")
     after = run(tmp_path / "after")
     assert same(after, online) and after.teacher_cache["hits"] > 3 * 96 - after.teacher_passes > 0
-    assert after.teacher_passes < 200 and len(list(kept.iterdir())) == 1
+    assert after.teacher_passes < 200 and len(list(kept.glob("*.answers"))) == 1
     fresh = run(tmp_path / "fresh", augment=Augment())  # nothing to read
     assert fresh.teacher_passes >= 96
 
@@ -343,7 +344,7 @@ def test_two_trainings_fill_one_file_at_once(tmp_path, kept):
     online = run(tmp_path / "online", teacher_cache="off")
     after = run(tmp_path / "after")
     assert same(after, online) and after.teacher_passes == 0
-    assert len(list(kept.iterdir())) == 1 and all(96 < n <= 192 + 62 or n < 192 for n in passes)
+    assert len(list(kept.glob("*.answers"))) == 1 and all(96 < n <= 192 + 62 or n < 192 for n in passes)
 
 
 def test_two_processes_share_what_each_has_marked(kept):
@@ -492,12 +493,13 @@ import resource, signal, sys
 from pathlib import Path
 sys.path[:0] = {[p for p in sys.path if p]!r}
 import torch, test_cache
-from kdcompress.training import cache
+from kdcompress.models.taps import Taps
+from kdcompress.training import keeping
 from kdcompress.training.answers import Answers
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 answers = Answers(Path(sys.argv[1]) / "x{answers.SUFFIX}", 1000, 16)
 resource.setrlimit(resource.RLIMIT_FSIZE, (answers.start + 100, -1))
-found = cache.Kept(lambda x: x, cache.Taps(torch.zeros(2, 4), [], None), False)
+found = keeping.Kept(lambda x: x, Taps(torch.zeros(2, 4), [], None), False)
 found.answers = answers
 found.keep(torch.arange(4).numpy(), torch.ones(4, 16, dtype=torch.uint8))
 found.flush()
@@ -535,3 +537,59 @@ def test_off_is_also_what_yaml_makes_of_it():
     assert Train(teacher_cache=False).teacher_cache == "off"
     assert Train(teacher_cache="off").deciding() == Train(teacher_cache_gib=1.0).deciding()
     assert Train(teacher_cache="fp16").deciding() != Train().deciding()
+
+
+def test_a_part_of_the_probabilities_trains_the_same_each_time(tmp_path, kept, capfd):
+    exact = run(tmp_path / "exact")
+    first, again = (run(tmp_path / name, teacher_cache_top=2) for name in ("first", "again"))
+    assert same(first, again) and again.teacher_passes == 0 and not same(first, exact)
+    assert len(list(kept.glob("*.answers"))) == 2
+    assert first.teacher_cache["bytes"] <= exact.teacher_cache["bytes"]
+    (error,) = first.teacher_cache["error"]
+    assert first.teacher_cache["top"] == 2 and error["answers"] > 96
+    assert all(0 < error[each] < 0.5 for each in ("moved_t1", "moved_t4", "kl_t1", "kl_t4"))
+    assert again.teacher_cache["error"][0]["answers"] == 64  # what is looked at when it is opened
+    said = " ".join(capfd.readouterr().err.split())
+    assert "the 2 largest of 4 probabilities, the rest spread evenly" in said and "% (T = 4) of the probability" in said
+
+
+def test_the_rest_is_spread_where_there_is_no_room_too(tmp_path, kept):
+    first = run(tmp_path / "first", teacher_cache_top=2)
+    without = run(tmp_path / "without", teacher_cache_top=2, teacher_cache_gib=1e-9)
+    assert same(first, without) and without.teacher_cache["kept"] == "no" and without.teacher_passes == 3 * 96
+    assert "more than train.teacher_cache_gib" in without.teacher_cache["why"]
+
+
+def test_an_interrupted_training_of_a_part_goes_on(tmp_path, kept):
+    whole = run(tmp_path / "whole", teacher_cache_top=2)
+    for path in kept.iterdir():
+        path.unlink()
+
+    def stop_once(step, steps, facts):
+        if step == 3 and not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", tell=stop_once, teacher_cache_top=2)
+    assert same(run(tmp_path / "parts", tell=stop_once, teacher_cache_top=2), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"method": "fitnets"}, "fitnets reads the teacher's stages"),
+        ({"augment": Augment(mixup=1.0), "method": "function-matching"}, "mixup makes new images at every step"),
+        ({"teacher_cache_top": 4}, "no more classes than"),
+    ],
+)
+def test_a_part_that_cannot_be_kept_is_refused(tmp_path, kept, change, why):
+    with pytest.raises(UsageError, match="teacher_cache_top") as told:
+        run(tmp_path / "run", **{"teacher_cache_top": 2, **change})
+    assert why in str(told.value) and not kept.exists()
+
+
+def test_a_part_decides_and_the_whole_does_not():
+    assert "teacher_cache_top" not in Train().deciding() and Train(teacher_cache_top=3).deciding() != Train().deciding()
+    with pytest.raises(ValueError, match="`teacher_cache` is off"):
+        Train(teacher_cache_top=3, teacher_cache="off")
