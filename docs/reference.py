@@ -128,7 +128,7 @@ def targets() -> str:
 
 
 def model_names() -> str:
-    from kdcompress.models.build import names
+    from kdcompress.models.names import names
 
     text = (
         "# Models\n\nThe names that `model:` takes in a recipe. `package.module:callable` names a network of your own. "

@@ -9,7 +9,7 @@ from kdcompress.errors import UsageError, unknown_name
 
 
 def models() -> list[dict[str, Any]]:
-    from kdcompress.models.build import forms, names
+    from kdcompress.models.names import forms, names
 
     return [{"model": name, "from": group} for group, members in (forms() | names()).items() for name in members]
 
@@ -182,7 +182,7 @@ def recipe_schema() -> dict[str, Any]:
     from kdcompress.data.source import sources
     from kdcompress.export import formats
     from kdcompress.methods import methods as kinds
-    from kdcompress.models.build import names
+    from kdcompress.models.names import names
     from kdcompress.recipe.schema import recipe_schema as schema
     from kdcompress.tasks import tasks as registry
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -13,19 +11,13 @@ from weakref import WeakSet
 
 from torch import nn
 
-from kdcompress.errors import KDCompressError, UsageError, told, unknown_name
-from kdcompress.models import detectors, segmenters
+from kdcompress.errors import KDCompressError, UsageError, told
+from kdcompress.models.names import EXTRAS, check_torchvision, extra, head, timm_names, unknown, unknown_in
 from kdcompress.models.swapping import swap_classifier, swap_first_convolution
 from kdcompress.models.timm_places import placed, whole_name
 from kdcompress.models.wrapped import bare_inside
 from kdcompress.models.zoo import zoo
 from kdcompress.own_code import imported, is_own
-
-# the first part of a name -> the module that makes such networks
-EXTRAS = {
-    "smp": "kdcompress.models.segmenters.smp_maps",
-    "transformers": "kdcompress.models.detectors.transformers_queries",
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ def build(
         return _on_backbone(headed, name, classes, channels, options, pretrained)
     if name in zoo:
         return _call(zoo[name], name, {"classes": classes, "channels": channels}, options)
-    raise _unknown(name)
+    raise unknown(name)
 
 
 def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pretrained:
@@ -96,7 +88,7 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
         if there := placed(rest):
             return Pretrained(there.classes, there.mean, there.std, there.origin, there.labels)
         if not timm.is_model(rest):
-            raise _unknown_in("timm", rest, _timm_names())
+            raise unknown_in("timm", rest, timm_names())
         try:
             cfg = timm.get_pretrained_cfg(rest)
         except RuntimeError as error:
@@ -109,7 +101,7 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
 
         from kdcompress.models.detectors import torchvision_dense
 
-        _check_torchvision(rest)
+        check_torchvision(rest)
         known, wanted = torchvision.models.get_model_weights(rest), (options or {}).get("weights") or "DEFAULT"
         try:
             weights = known.verify(wanted)
@@ -122,7 +114,7 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
         view = weights.transforms()
         return Pretrained(len(weights.meta["categories"]), tuple(view.mean), tuple(view.std), weights.url)
     elif group in EXTRAS:
-        library, given = _extra(group), dict(options or {})
+        library, given = extra(group), dict(options or {})
         library.check(rest)
         if group == "smp" and (encoder := rest.partition("/")[2]).startswith(library.TIMM):
             return pretrained_facts(f"timm/{encoder.removeprefix(library.TIMM)}")
@@ -133,62 +125,13 @@ def pretrained_facts(name: str, options: Mapping[str, Any] | None = None) -> Pre
         except OSError as error:
             raise _not_downloaded(name, origin, error) from error
     elif not is_own(name) and name not in zoo:
-        raise _unknown(name)
+        raise unknown(name)
     raise UsageError(
         f"There are no pretrained weights of {name} to download.",
         where="pretrained",
         allowed="torchvision/NAME, and the timm/NAME that have weights",
         hint="give a file of them (`weights`), or train it",
     )
-
-
-def names() -> dict[str, list[str]]:
-    """Every name that ``build`` takes, by group (zoo, timm, torchvision), but for those that ``forms`` has."""
-    timm_names, torchvision_names = _timm_names(), _torchvision_names()
-    return {
-        "zoo": list(zoo),
-        "timm": [f"timm/{name}" for name in timm_names],
-        "torchvision": [f"torchvision/{name}" for name in torchvision_names],
-    }
-
-
-def forms() -> dict[str, list[str]]:
-    """The forms of the other names that ``build`` takes, by what they are."""
-    return {
-        "detector": [f"{name}/BACKBONE" for name in detectors.heads],
-        "segmenter": [f"{name}/BACKBONE" for name in segmenters.heads],
-        **{name: [_extra(name).FORM] for name in EXTRAS},
-        "timm's, described elsewhere": ["hf-hub:OWNER/NAME", "timm/local-dir:FOLDER"],
-        "your own": ["package.module:callable"],
-    }
-
-
-def packages(name: str) -> tuple[str, ...]:
-    """The extra packages that the network of this name is made by."""
-    group = name.partition("/")[0]
-    return (_extra(group).PACKAGE,) if group in EXTRAS else ()
-
-
-def heads() -> list[str]:
-    """The names of all heads of detectors and segmenters."""
-    return [*detectors.heads, *segmenters.heads]
-
-
-def head(name: str) -> Callable[..., nn.Module] | None:
-    """What makes a detector or a segmenter of a backbone, by the head's name; None where that is none."""
-    return next((kind.heads[name] for kind in (detectors, segmenters) if name in kind.heads), None)
-
-
-def form(name: str) -> str:
-    """What ``name`` has in common with all that answer alike: "" of networks for whole images, the head of a
-    HEAD/BACKBONE, else the name itself."""
-    import torchvision
-
-    group, slash, rest = whole_name(name).partition("/")
-    if slash and group in heads():
-        return group
-    whole = torchvision.models.list_models(module=torchvision.models) if group == "torchvision" else ()
-    return "" if name in zoo or group == "timm" or rest in whole else name
 
 
 _given: WeakSet[nn.Module] = WeakSet()  # networks of users' callables
@@ -229,7 +172,7 @@ def _from_timm(name: str, classes: int, channels: int, options: dict[str, Any], 
 
     there = placed(name)
     if not timm.is_model(there.architecture if there else name):
-        raise _unknown_in("timm", there.architecture if there else name, _timm_names())
+        raise unknown_in("timm", there.architecture if there else name, timm_names())
     fixed: dict[str, Any] = {"num_classes": classes, "in_chans": channels}
     _refuse_fixed(f"timm/{name}", options, fixed)
     try:
@@ -248,7 +191,7 @@ def _from_torchvision(
     from kdcompress.models.detectors import torchvision_dense
     from kdcompress.models.segmenters import torchvision_maps
 
-    _check_torchvision(name)
+    check_torchvision(name)
     fixed = {"num_classes": classes}
     _refuse_fixed(f"torchvision/{name}", options, fixed)
     detects, segments = name in torchvision_dense.detectors(), name in torchvision_maps.segmenters()
@@ -275,13 +218,9 @@ def _from_torchvision(
     return model
 
 
-def _extra(group: str) -> Any:
-    return importlib.import_module(EXTRAS[group])
-
-
 def _from_extra(name: str, classes: int, channels: int, options: dict[str, Any], known: Pretrained | None) -> nn.Module:
     group, _, rest = name.partition("/")
-    library = _extra(group)
+    library = extra(group)
     library.check(rest)
     try:
         model: nn.Module = library.dense(rest, classes, channels, options, known is not None)
@@ -327,53 +266,6 @@ def _not_downloaded(name: str, origin: str, error: Exception) -> UsageError:
         got=f"{type(error).__name__}: {' '.join(str(error).split())}",
         hint="run it once where the network is reachable (the library keeps them in its cache), "
         "or give a file of them: `weights` in place of `pretrained`",
-    )
-
-
-def _timm_names() -> list[str]:
-    import timm
-
-    return timm.list_models()
-
-
-def _torchvision_names() -> list[str]:
-    import torchvision
-
-    from kdcompress.models.detectors import torchvision_dense
-    from kdcompress.models.segmenters import torchvision_maps
-
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    return [*classifiers, *torchvision_dense.detectors(), *torchvision_maps.segmenters()]
-
-
-def _check_torchvision(name: str) -> None:
-    from kdcompress.models.detectors import torchvision_dense
-
-    if name in torchvision_dense.every():
-        torchvision_dense.check(name)
-    elif name not in _torchvision_names():
-        raise _unknown_in("torchvision", name, _torchvision_names())
-
-
-def _unknown(name: str) -> UsageError:
-    for group, known in (("timm", _timm_names()), ("torchvision", _torchvision_names())):
-        if name in known:
-            return UsageError(
-                f"There is no model named {name!r} in the zoo.", where="model", hint=f"did you mean '{group}/{name}'?"
-            )
-    if "/" in name:
-        group = name.partition("/")[0]
-        return unknown_name("group of models", group, ("timm", "torchvision", *EXTRAS), where=name)
-    return unknown_name("model", name, zoo, where="model")
-
-
-def _unknown_in(group: str, name: str, known: list[str]) -> UsageError:
-    near = [f"{group}/{match}" for match in difflib.get_close_matches(name, known, n=5)]
-    return UsageError(
-        f"There is no model named {name!r} in {group}.",
-        where="model",
-        allowed=f"{len(known)} names, see `kdcompress list models`",
-        hint=f"did you mean one of {', '.join(near)}?" if near else None,
     )
 
 

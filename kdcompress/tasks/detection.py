@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdcompress import detected
 from kdcompress.artifact import Output
-from kdcompress.average_precision import AveragePrecision, average_precision
+from kdcompress.average_precision import AveragePrecision
 from kdcompress.boxes import Detections, suppressed
 from kdcompress.data.maps import are_maps
-from kdcompress.data.objects import BOX, CLASS, KIND, OBJECT
-from kdcompress.data.truth import Truth, encoded, of_each
+from kdcompress.data.objects import CLASS, KIND, OBJECT
+from kdcompress.data.truth import Truth, of_each
 from kdcompress.errors import UsageError, some
 from kdcompress.matching import Matching, f1, matched
 from kdcompress.optional import require
@@ -37,6 +34,7 @@ from kdcompress.task import (
     unanswered,
 )
 from kdcompress.tasks import tasks
+from kdcompress.tasks._found import MOST, SCORE, packed, precision_of, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +44,6 @@ if TYPE_CHECKING:
 SURE = 0.3  # a score that counts as an answer, where there is only yes or no
 SAME, NEAR = 0.9, 0.5  # overlaps at which two files' boxes are the same: of equal precision, and of int8
 APART = 0.25  # scores that differ by more are not those of one network
-MOST = 100  # detections that are kept of an image
-SCORE = 5  # a column of those, after BOX and CLASS
 BACKGROUND = "background"  # in a confusion: no object, or none found
 SIZES = {f"AP, {size} objects": size for size in ("small", "medium", "large")}
 
@@ -334,24 +330,6 @@ def detections(outputs: Outputs, score: float = 0.05) -> Iterator[Detections]:
     return (suppressed(boxes, scores, score=score, most=MOST) for boxes, scores in zip(*outputs, strict=True))
 
 
-def packed(each: Iterable[Detections]) -> np.ndarray:
-    """As answers, float32 [N, 100, 6]."""
-    rows = []
-    for found in each:
-        row = np.zeros((MOST, 6), np.float32)
-        filled = row[: len(found)]
-        filled[:, BOX], filled[:, CLASS], filled[:, SCORE] = found.boxes, found.labels, found.scores
-        rows.append(row)
-    return np.stack(rows) if rows else np.zeros((0, MOST, 6), np.float32)
-
-
-def unpacked(answers: np.ndarray, least: float = 0.0) -> Iterator[Detections]:
-    """Of each image: those that score above ``least``."""
-    for row in answers:
-        there = row[row[:, SCORE] > least]
-        yield Detections(there[:, BOX], there[:, CLASS].astype(np.int64), there[:, SCORE])
-
-
 def _by_image(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Outputs:
     """Of boxes, scores and which of these, of each image: as arrays, zeros where there are fewer."""
     boxes, scores = np.zeros((len(rows), MOST, 4), np.float32), np.zeros((len(rows), MOST), np.float32)
@@ -366,33 +344,6 @@ def _alike(mine: Detections, theirs: Detections, **options: float) -> Matching:
     apart = np.abs(mine.scores[found.pairs[:, 0]] - theirs.scores[found.pairs[:, 1]]) > APART
     count = int(apart.sum())
     return Matching(found.pairs[~apart], (found.alone[0] + count, found.alone[1] + count))
-
-
-def precision_of(answers: np.ndarray, truth: Truth, masks: Sequence[Sequence[bytes]] | None = None) -> AveragePrecision:
-    """Of answers to a split; of the last few it is known. It has those labels that an object or an answer has, and all
-    before them: those without an object do not count. ``masks``: of the answers, where theirs count."""
-    digest = hashlib.sha256(repr((answers.shape, truth.shape, masks is None)).encode())
-    digest.update(np.ascontiguousarray(answers).data)
-    digest.update(encoded(truth))
-    for each in masks or ():
-        digest.update(b" ".join(each) + b"\n")
-    return _precision_of(_Answered(digest.digest(), answers, truth, masks))
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """The same where the hash is."""
-
-    hash: bytes
-    answers: np.ndarray = field(compare=False)
-    truth: Truth = field(compare=False)
-    masks: Sequence[Sequence[bytes]] | None = field(compare=False)
-
-
-@lru_cache(maxsize=4)
-def _precision_of(given: _Answered) -> AveragePrecision:
-    told = (each[..., CLASS].max(initial=0) for each in (np.asarray(given.truth), given.answers))
-    return average_precision(list(unpacked(given.answers)), given.truth, 1 + int(max(told)), given.masks)
 
 
 def _given(answers: np.ndarray, labels: int) -> np.ndarray:

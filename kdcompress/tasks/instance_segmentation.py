@@ -19,7 +19,8 @@ from kdcompress.resampled_precision import hits, precision
 from kdcompress.segments import INSIDE, SHARE, WAYS, Segments, segmented, way_of
 from kdcompress.task import Outputs, Pictures, Size
 from kdcompress.tasks import tasks
-from kdcompress.tasks.detection import MOST, Detection, packed, precision_of, unpacked
+from kdcompress.tasks._found import MOST, packed, precision_of, unpacked
+from kdcompress.tasks.detection import Detection
 
 if TYPE_CHECKING:
     from kdcompress.task import Needs

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, form, head, heads, names
+from kdcompress.models.build import build
+from kdcompress.models.names import form, head, heads, names
 from kdcompress.own_code import imported, is_own
 from kdcompress.recipe import Recipe, Student
 

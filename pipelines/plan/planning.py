@@ -15,7 +15,7 @@ from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import KDCompressError, UsageError, reason
 from kdcompress.export import formats
-from kdcompress.models.build import form, heads
+from kdcompress.models.names import form, heads
 from kdcompress.pipelines.checks import Tried, check
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import parts_of

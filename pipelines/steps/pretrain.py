@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from kdcompress.console import TrainingProgress
 from kdcompress.distributed import is_main_process
-from kdcompress.models.build import packages
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
+from kdcompress.models.names import packages
 from kdcompress.own_code import is_own
 from kdcompress.pipelines import pretraining
 from kdcompress.pipelines.networks import Networks

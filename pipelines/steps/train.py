@@ -12,9 +12,9 @@ from kdcompress.console import TrainingProgress
 from kdcompress.data.batch import STRONG
 from kdcompress.distributed import is_main_process
 from kdcompress.errors import UsageError
-from kdcompress.models.build import packages
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
+from kdcompress.models.names import packages
 from kdcompress.models.timm_places import folder_hash
 from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import Networks

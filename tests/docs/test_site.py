@@ -12,7 +12,7 @@ from kdcompress.cli.main import main
 from kdcompress.data.source import sources
 from kdcompress.export import formats
 from kdcompress.methods import methods
-from kdcompress.models.build import names
+from kdcompress.models.names import names
 from kdcompress.pipelines.catalogue import shipped_recipes
 from kdcompress.recipe import Recipe
 from kdcompress.tasks import tasks

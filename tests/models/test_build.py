@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, names, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.counting import count_parameters, macs
+from kdcompress.models.names import names
 
 
 def message(*args, **kwargs):

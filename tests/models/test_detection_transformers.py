@@ -9,8 +9,9 @@ from torch import nn
 
 from kdcompress.errors import RuntimeMissingError, UsageError
 from kdcompress.models.answers import Chosen, answer_of, shipped
-from kdcompress.models.build import build, packages, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.checkpoint import load_weights, save_weights
+from kdcompress.models.names import packages
 from kdcompress.models.taps import Tapped
 from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member

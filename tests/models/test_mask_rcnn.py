@@ -12,10 +12,11 @@ from torchvision.ops import batched_nms
 from kdcompress.errors import UsageError
 from kdcompress.matching import f1, matched
 from kdcompress.models.answers import Chosen, answer_of, described, shipped
-from kdcompress.models.build import build, names, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.detectors.masked import OVERLAP, MaskedAnswer
 from kdcompress.models.detectors.regions import unsuppressed
 from kdcompress.models.detectors.torchvision_two_stage import swap_labels
+from kdcompress.models.names import names
 from kdcompress.models.taps import Tapped
 from kdcompress.pipelines.preflight import settle
 from kdcompress.segments import SHARE, Segments, pasted, segmented

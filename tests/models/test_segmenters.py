@@ -11,9 +11,10 @@ from kdcompress.export.formats import open_runner
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.models.answers import Dense, answer_of, class_logits, shipped
-from kdcompress.models.build import build, names, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.counting import count_parameters
 from kdcompress.models.deployable import Deployable
+from kdcompress.models.names import names
 from kdcompress.models.segmenters import heads
 from kdcompress.models.taps import Tapped
 from kdcompress.parity import parity

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from kdcompress.errors import RuntimeMissingError, UsageError
 from kdcompress.models.answers import Dense, answer_of, class_logits
-from kdcompress.models.build import build, packages, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.checkpoint import load_weights
+from kdcompress.models.names import packages
 from kdcompress.models.taps import Tapped
 
 smp = pytest.importorskip("segmentation_models_pytorch")

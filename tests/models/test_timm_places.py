@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from kdcompress.errors import UsageError
-from kdcompress.models.build import build, form, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
+from kdcompress.models.names import form
 from kdcompress.models.timm_places import folder_hash, without_place
 from kdcompress.own_code import is_own
 from kdcompress.recipe import code_of, validate_recipe

@@ -14,9 +14,10 @@ from kdcompress.boxes import Detections, area, suppressed
 from kdcompress.errors import UsageError
 from kdcompress.matching import f1, matched
 from kdcompress.models.answers import Dense, answer_of, shipped
-from kdcompress.models.build import build, names, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.detectors import torchvision_dense
 from kdcompress.models.detectors.torchvision_dense import TorchvisionDense
+from kdcompress.models.names import names
 from kdcompress.models.taps import Tapped
 from kdcompress.pipelines.preflight import settle
 

@@ -11,10 +11,11 @@ from kdcompress.boxes import Detections, suppressed
 from kdcompress.errors import UsageError
 from kdcompress.matching import f1, matched
 from kdcompress.models.answers import Chosen, Dense, answer_of, class_logits, shipped
-from kdcompress.models.build import build, names, pretrained_facts
+from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.detectors import torchvision_dense
 from kdcompress.models.detectors.regions import pooled, unsuppressed
 from kdcompress.models.detectors.torchvision_two_stage import TorchvisionTwoStage
+from kdcompress.models.names import names
 from kdcompress.models.taps import Tapped
 from kdcompress.pipelines.preflight import settle
 from kdcompress.training.distillation import Distillation

@@ -17,8 +17,9 @@ from kdcompress.data import from_scenes
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.models import detectors as boxes
-from kdcompress.models.build import build, names
+from kdcompress.models.build import build
 from kdcompress.models.counting import count_parameters, largest_layer, macs
+from kdcompress.models.names import names
 from kdcompress.pipelines.plan import measure
 from kdcompress.pipelines.plan.candidates import MOBILE, expand, students
 from kdcompress.pipelines.plan.planning import Planning

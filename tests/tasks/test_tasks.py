@@ -172,12 +172,12 @@ def test_another_order_of_labels_is_put_right(task):
 
 
 def test_average_precision_is_computed_once_for_the_same_answers(monkeypatch):
-    from kdcompress.tasks import detection
+    from kdcompress.tasks import _found
 
     calls = []
-    true = detection.average_precision
-    monkeypatch.setattr(detection, "average_precision", lambda *given: calls.append(1) or true(*given))
-    detection._precision_of.cache_clear()
+    true = _found.average_precision
+    monkeypatch.setattr(_found, "average_precision", lambda *given: calls.append(1) or true(*given))
+    _found._precision_of.cache_clear()
     task, truth = tasks["detection"], TRUTHS["detection"]
     kept = task.kept(right("detection"))
     score, details = task.score(kept, truth), task.details(kept, truth)
