@@ -151,5 +151,7 @@ def _refused(name: str, error: Exception) -> KDCompressError:
     if code in (401, 403, 404):
         hint = f"a token that may write to {name.partition('/')[0]}: {TOKEN}"
         return UsageError("The Hub does not let this token write there.", where=PAGE + name, got=got, hint=hint)
-    what = "The Hub did not take it." if code else "The Hub cannot be reached."
-    return KDCompressError(what, where=PAGE + name, got=got, hint="the same command sends what is missing")
+    if code or isinstance(error, ValueError):  # the latter of what it says of the card
+        return KDCompressError("The Hub did not take it.", where=PAGE + name, got=got)
+    hint = "the same command sends what is missing"
+    return KDCompressError("The Hub cannot be reached.", where=PAGE + name, got=got, hint=hint)

@@ -146,7 +146,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer({"error": "no"}, 403)
         if self.path == "/api/validate-yaml":
             self.server.cards.append(json.loads(content)["content"])
-            return self.answer({"errors": [], "warnings": []})
+            wrong = [{"message": '"license" must be one of these'}] if self.server.refuses else []
+            return self.answer({"errors": wrong, "warnings": []}, 400 if wrong else 200)
         if "/preupload/" in self.path:
             files = [
                 {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
@@ -170,7 +171,11 @@ class Hub(BaseHTTPRequestHandler):
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.url = f"http://127.0.0.1:{server.server_port}"
-    server.private, server.there = True, ["README.md", "fashion-mnist-demo-onnx-fp16/old.txt", "notes.txt"]
+    server.private, server.refuses, server.there = (
+        True,
+        False,
+        ["README.md", "fashion-mnist-demo-onnx-fp16/old.txt", "notes.txt"],
+    )
     server.asked, server.cards, server.commits, server.created = [], [], [], []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
@@ -206,6 +211,13 @@ def test_a_public_repository_does_not_get_what_was_to_be_private(hub, run):
     hub.private = False
     found = invoke("push", run, "my-team/fashion", "--private", "--yes")
     assert found.exit_code == 2 and "is public already" in found.output and not hub.commits
+
+
+def test_a_card_that_the_hub_does_not_take_is_told_with_its_reason(hub, run):
+    hub.refuses = True
+    found = invoke("push", run, "my-team/fashion", "--license", "mine", "--yes")
+    assert found.exit_code == 1 and "did not take it" in found.output and "must be one of these" in found.output
+    assert not hub.commits
 
 
 def test_a_token_that_may_not_write_and_a_hub_that_is_not_there(hub, run, monkeypatch):
