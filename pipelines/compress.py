@@ -24,12 +24,15 @@ from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, che
 from kdcompress.pipelines.steps.onnx import OnnxStep
 from kdcompress.pipelines.steps.target import TargetStep
 from kdcompress.pipelines.steps.train import TrainStep
+from kdcompress.pipelines.steps.tune import TuneStep
+from kdcompress.pipelines.tracking import Tracking
+from kdcompress.pipelines.tuned import save_tuned
 from kdcompress.recipe import Recipe
 
 
 class Compression:
     """One run of a recipe in a folder. What it shares with others, as the candidates of a search do, is handed in: the
-    images, and what was tried before."""
+    images, and what was tried before. ``title``: what trackers call the student's training."""
 
     def __init__(
         self,
@@ -39,9 +42,11 @@ class Compression:
         sources: Sources | None = None,
         tried: checks.Tried | None = None,
         parts: Mapping[Role, Part] | None = None,
+        title: str = "student",
     ):
         self.recipe, self.folder, self.command = recipe, RunFolder(Path(folder)), command
         self.networks = Networks(recipe, parts or parts_of(recipe), sources or Sources(recipe.data, recipe.task))
+        self.tracking = Tracking(recipe.track, recipe.name, self.folder.path, title)
         self.tried = tried or checks.Tried()
         self.done: dict[StepName, Done] = {}
         self.errors: dict[StepName, Exception] = {}
@@ -59,12 +64,12 @@ class Compression:
             checks.check_exports(self.networks, self.folder.path, self.states(), self.tried)
 
     def steps(self, profile: Path | None = None) -> list[Step]:
-        """All but the last, in their order: the trainings, then each file and its check. ``profile``: a folder for
-        where the time of the student's training goes."""
-        networks = self.networks
-        steps: list[Step] = [
-            TrainStep(networks, role, profile if role == "student" else None) for role in networks.parts
-        ]
+        """All but the last, in their order: the trainings, each after the search for its settings where there is one,
+        then each file and its check. ``profile``: a folder for where the time of the student's training goes."""
+        networks, steps = self.networks, list[Step]()
+        for role, part in networks.parts.items():
+            steps += [TuneStep(networks, role)] if part.is_tuned else []
+            steps.append(TrainStep(networks, role, profile if role == "student" else None, self.tracking))
         for role in shipped(networks.parts):
             steps += [OnnxStep(networks, role), CheckStep(networks, role)]
         for target in formats.chosen(self.recipe.export.targets):
@@ -109,6 +114,8 @@ class Compression:
             try:
                 step.check()
                 self._finish(step, force)
+                if step.name.kind == "tune":
+                    self._save_tuned()
             except Exception as error:
                 if not step.may_fail:
                     raise
@@ -125,7 +132,7 @@ class Compression:
     def train(self, force: Collection[str] = (), roles: Collection[Role] | None = None) -> None:
         """The trainings alone, all of them or those of ``roles``: what a further process of several takes part in."""
         for step in self.steps():
-            if step.name.kind == "train" and (roles is None or step.name.role in roles):
+            if step.name.kind in ("tune", "train") and (roles is None or step.name.role in roles):
                 self._finish(step, force)
 
     def make(self, name: StepName) -> None:
@@ -138,6 +145,12 @@ class Compression:
 
     def artifact(self, name: StepName) -> Artifact:
         return artifact_of(self.done, name)
+
+    def _save_tuned(self) -> None:
+        """The recipe with the settings that won so far, once all that are searched are known."""
+        winners = {name.role: done.result["winner"] for name, done in self.done.items() if name.kind == "tune"}
+        if all(role in winners for role, part in self.networks.parts.items() if part.is_tuned):
+            say(f"the recipe that won: {save_tuned(self.recipe, self.networks.parts, winners, self.folder.path)}")
 
     def _finish(self, step: Step, force: Collection[str] = ()) -> None:
         done = self.done[step.name] = self.folder.run(step, self.done, str(step.name) in force)

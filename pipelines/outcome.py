@@ -51,6 +51,7 @@ class Outcome:
                 for role in shipped(networks.parts)
             },
             "training": [self.done[trained(role)].result for role in networks.parts],
+            "tuning": [done.result for name, done in self.done.items() if name.kind == "tune"],
             "confusion": self._confusion(),
             "by_label": self._by_label(rows),
             "curves": self._curves(rows),

@@ -5,11 +5,12 @@ from kdcompress.recipe.networks import Assistant, Network, Student, parse_method
 from kdcompress.recipe.plain import listed, shown
 from kdcompress.recipe.section import Section
 from kdcompress.recipe.shipping import Bench, Candidate, Search
-from kdcompress.recipe.training import Augment, Data, Train
+from kdcompress.recipe.training import Augment, Data, Train, Tune
 from kdcompress.recipe.validation import validate_recipe
-from kdcompress.recipe.whole import Recipe, code_of
+from kdcompress.recipe.whole import TRACKERS, Recipe, code_of
 
 __all__ = [
+    "TRACKERS",
     "Assistant",
     "Augment",
     "Bench",
@@ -21,6 +22,7 @@ __all__ = [
     "Section",
     "Student",
     "Train",
+    "Tune",
     "apply_override",
     "code_of",
     "listed",
