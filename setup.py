@@ -52,12 +52,17 @@ extras = {
     "cluster": ["distributed>=2026.1", "tornado>=6.5.5"],
     "browser": ["segno>=1.6,<2"],  # QR codes
     "huggingface": ["datasets>=4.4,<6"],  # the source of that name
+    # TensorBoard and MLflow; the latter keeps a store of its own through the last two
+    "track": ["tensorboard>=2.20,<3", "mlflow-skinny>=3.7,<4", "sqlalchemy>=2,<3", "alembic>=1.13,<2"],
+    "tune": ["optuna>=4.4,<6"],
 }
 docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.30,<2", "pymdown-extensions>=10"]
 extras = {
     **extras,
     "all": sorted({package for packages in extras.values() for package in packages}),
     "tensorrt": ["tensorrt>=10.12,<12"],  # on machines with an NVIDIA GPU, and not in `all`
+    "wandb": ["wandb>=0.19,<1"],  # nor are trackers that bring servers with them
+    "trackio": ["trackio>=0.9"],
     "docs": docs,
     "dev": [
         *docs,

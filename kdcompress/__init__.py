@@ -5,9 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# ONNX Runtime and huggingface_hub report to their makers unless these are set when they load. A user's value stays.
-for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
-    os.environ.setdefault(_variable, "1")
+# These packages report to their makers unless these are set when they load. A user's value stays.
+for _variable, _value in {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}.items():
+    os.environ.setdefault(_variable, _value)
 
 if TYPE_CHECKING:
     from kdcompress.training.distillation import Distillation, Member

@@ -20,12 +20,23 @@ from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.methods import methods
 from kdcompress.models.opaque import GivenTeacher
+from kdcompress.optional import require_installed
 from kdcompress.ours import Ours
 from kdcompress.own_code import located
 from kdcompress.pipelines import pretraining, publish
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.opaque import check_answers, opaque
-from kdcompress.pipelines.parts import Role, answers_of, described, given, is_opaque, pruned_of, shipped
+from kdcompress.pipelines.parts import (
+    Part,
+    Role,
+    answers_of,
+    described,
+    given,
+    is_opaque,
+    parts_of,
+    pruned_of,
+    shipped,
+)
 from kdcompress.pipelines.preflight import (
     exports_key,
     passed,
@@ -37,6 +48,8 @@ from kdcompress.pipelines.preflight import (
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.provenance import RECIPE, is_recipe
 from kdcompress.pipelines.steps.names import StepName, exported, trained
+from kdcompress.pipelines.trials import EXTRA, WHY
+from kdcompress.pipelines.tuned import TUNED, settings
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Pretrain, Recipe, Teacher, Train, code_of
 from kdcompress.training.moving_average import unreached
@@ -46,6 +59,7 @@ from kdcompress.training.optimizer import check_optimizer
 from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import FILES
 from kdcompress.training.setup import number_of_steps
+from kdcompress.training.trackers import check_tracker
 
 
 @dataclass
@@ -82,8 +96,10 @@ class Problems:
 
 
 def check(networks: Networks, tried: Tried) -> None:
-    """Raises UsageError with everything that is wrong with the recipe, its data and its networks."""
+    """Raises UsageError with everything that is wrong with the recipe, its data and its networks, and before that
+    RuntimeMissingError where a package that it asks for is not installed."""
     problems, recipe = Problems(), networks.recipe
+    _check_packages(networks)
     task = networks.task  # an unknown one is told alone: all else depends on it
     problems.attempt(partial(_check_teachers, networks))
     problems.attempt(check_launch)
@@ -96,6 +112,8 @@ def check(networks: Networks, tried: Tried) -> None:
     if not problems.found:
         problems.attempt(partial(_check_targets, networks))
     for role, part in networks.parts.items():
+        if part.is_tuned:
+            problems.attempt(partial(_check_tuned, part))
         if part.train:
             problems.attempt(partial(choose_precision, part.train.precision))
         for name, options in part.method.items():
@@ -136,6 +154,23 @@ def _check_opaque(networks: Networks, role: Role) -> None:
             assert isinstance(given_teacher, GivenTeacher)
             views = Views(augment, *source.train.images.shape[1:]).count
             check_answers(given_teacher, networks.recipe, source, min(augment.views or views, views))
+
+
+def _check_packages(networks: Networks) -> None:
+    for name in networks.recipe.track:
+        check_tracker(name)
+    if any(part.is_tuned for part in networks.parts.values()):
+        require_installed("optuna", EXTRA, WHY)
+
+
+def _check_tuned(part: Part) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "Settings are searched in one process only.",
+            where="tune",
+            hint=f"run it in one, then train the recipe that it writes, {TUNED}, in several",
+        )
+    settings(part)
 
 
 def _check_targets(networks: Networks) -> None:
@@ -279,6 +314,7 @@ def check_folder(recipe: Recipe, folder: Path, profile: Path | None = None) -> N
     own."""
     names = [f"report.{kind}" for kind in ("json", "md", "html")]
     names += [] if is_recipe(folder / RECIPE, recipe) else [RECIPE]
+    names += [TUNED] if any(part.is_tuned for part in parts_of(recipe).values()) else []
     Ours(folder).check(names)
     if profile:
         Ours(profile).check(FILES)

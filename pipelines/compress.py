@@ -28,12 +28,15 @@ from kdcompress.pipelines.steps.pretrain import PretrainStep
 from kdcompress.pipelines.steps.scored import ScoredStep
 from kdcompress.pipelines.steps.target import TargetStep
 from kdcompress.pipelines.steps.train import TrainStep
+from kdcompress.pipelines.steps.tune import TuneStep
+from kdcompress.pipelines.tracking import Tracking
+from kdcompress.pipelines.tuned import save_tuned
 from kdcompress.recipe import Recipe
 
 
 class Compression:
     """One run of a recipe in a folder. What it shares with others, as the candidates of a search do, is handed in: the
-    images, and what was tried before."""
+    images, and what was tried before. ``title``: what trackers call the student's training."""
 
     def __init__(
         self,
@@ -43,9 +46,11 @@ class Compression:
         sources: Sources | None = None,
         tried: checks.Tried | None = None,
         parts: Mapping[Role, Part] | None = None,
+        title: str = "student",
     ):
         self.recipe, self.folder, self.command = recipe, RunFolder(Path(folder)), command
         self.networks = Networks(recipe, parts or parts_of(recipe), sources or Sources(recipe.data, recipe.task))
+        self.tracking = Tracking(recipe.track, recipe.name, self.folder.path, title)
         self.tried = tried or checks.Tried()
         self.done: dict[StepName, Done] = {}
         self.errors: dict[StepName, Exception] = {}
@@ -63,14 +68,16 @@ class Compression:
             checks.check_exports(self.networks, self.folder.path, self.states(), self.tried)
 
     def steps(self, profile: Path | None = None) -> list[Step]:
-        """All but the last, in their order: the trainings, then each file and its check. ``profile``: a folder for
-        where the time of the student's training goes."""
+        """All but the last, in their order: the trainings, each after what it starts from and the search for its
+        settings where there are such, then each file and its check. ``profile``: a folder for where the time of the
+        student's training goes."""
         networks, parts = self.networks, self.networks.parts
         steps: list[Step] = []
         black = {role for role, part in parts.items() if is_opaque(part.network)}
         for role, part in parts.items():
             steps += [PretrainStep(networks, role)] if part.pretrain else []
-            train = TrainStep(networks, role, profile if role == "student" else None)
+            steps += [TuneStep(networks, role)] if part.is_tuned else []
+            train = TrainStep(networks, role, profile if role == "student" else None, self.tracking)
             steps.append(GivenStep(networks, role) if role in black else train)
         for role in shipped(parts):
             steps.append(PassedStep(networks, role) if role in black else OnnxStep(networks, role))
@@ -117,6 +124,8 @@ class Compression:
             try:
                 step.check()
                 self._finish(step, force)
+                if step.name.kind == "tune":
+                    self._save_tuned()
             except Exception as error:
                 if not step.may_fail:
                     raise
@@ -133,7 +142,7 @@ class Compression:
     def train(self, force: Collection[str] = (), roles: Collection[Role] | None = None) -> None:
         """The trainings alone, all of them or those of ``roles``: what a further process of several takes part in."""
         for step in self.steps():
-            if step.name.kind in ("pretrain", "train") and (roles is None or step.name.role in roles):
+            if step.name.kind in ("pretrain", "tune", "train") and (roles is None or step.name.role in roles):
                 self._finish(step, force)
 
     def make(self, name: StepName) -> None:
@@ -146,6 +155,12 @@ class Compression:
 
     def artifact(self, name: StepName) -> Artifact:
         return artifact_of(self.done, name)
+
+    def _save_tuned(self) -> None:
+        """The recipe with the settings that won so far, once all that are searched are known."""
+        winners = {name.role: done.result["winner"] for name, done in self.done.items() if name.kind == "tune"}
+        if all(role in winners for role, part in self.networks.parts.items() if part.is_tuned):
+            say(f"the recipe that won: {save_tuned(self.recipe, self.networks.parts, winners, self.folder.path)}")
 
     def _finish(self, step: Step, force: Collection[str] = ()) -> None:
         done = self.done[step.name] = self.folder.run(step, self.done, str(step.name) in force)

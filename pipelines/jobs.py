@@ -73,6 +73,7 @@ class RunJob:
                 check_profile(compression.networks, self.folder, state, self.force)
             document = compression.run(self.force, self.profile) | search
             publish(document)
+            compression.tracking.report(document, compression.done[trained("student")].key)
             if self.profile:
                 student = next(each for each in document["training"] if each["role"] == "student")
                 say(f"\nTime of the student's training ({self.profile}):\n\n{table(student['sections'])}")

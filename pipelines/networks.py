@@ -66,6 +66,10 @@ class Networks:
     def source(self) -> Source:
         return self.sources.main
 
+    def with_part(self, role: Role, part: Part) -> Networks:
+        """The same, with another description of this one."""
+        return replace(self, parts={**self.parts, role: part})
+
     def trained_on(self, role: Role) -> Source:
         return self.sources.of(self.parts[role])
 

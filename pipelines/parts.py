@@ -42,6 +42,11 @@ class Part:
         """How the rows of its batches belong together."""
         return pairing({name: methods[name].parse_options(name, each) for name, each in self.method.items()})
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its settings are searched before it is trained."""
+        return self.train is not None and self.train.tune.trials > 0
+
     def taught(self) -> tuple[Role, ...]:
         """Whom it learns from."""
         if not any(kind.needs.teacher for kind in self.kinds):
@@ -79,7 +84,8 @@ def parts_of(recipe: Recipe) -> dict[Role, Part]:
     chain += [(f"generation-{i}", generation) for i in range(1, recipe.generations)]
     for index, (role, link) in enumerate(chain, 1):
         seed = recipe.seed + index if link.seed is None else link.seed
-        train, method = link.train or recipe.train, link.method or recipe.method
+        usual = recipe.train and recipe.train.untuned()  # what is tuned is the student alone
+        train, method = link.train or usual, link.method or recipe.method
         found[role] = Part(
             _whole(link, recipe),
             None if link.weights else train,

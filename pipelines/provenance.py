@@ -24,7 +24,7 @@ PRIVATE = "private"
 def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
     """What every document says of where it comes from: of private images not where they are."""
     if recipe.data.public is not None:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None})})
+        recipe = public(recipe)
         words = [f"data.root={PRIVATE}" if w.startswith("data.root=") else w for w in shlex.split(command)]
         command = shlex.join(words)
     effective = recipe.model_dump(mode="json")
@@ -39,6 +39,13 @@ def provenance(recipe: Recipe, command: str) -> dict[str, Any]:
         "machine": machine(),
         "packages": packages(),
     }
+
+
+def public(recipe: Recipe) -> Recipe:
+    """What others may read of it: not where private images are."""
+    if recipe.data.public is None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": None})})
 
 
 def recipe_yaml(recipe: Recipe) -> str:

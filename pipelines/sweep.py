@@ -8,6 +8,7 @@ split is looked at when a training is over.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from functools import partial
@@ -73,7 +74,8 @@ class Sweep:
         if not any(methods[name].needs.several for name in self.chosen[label]):
             changed["co_teachers"] = ()
             changed["teacher"] = self.recipe.teacher and self.recipe.teacher.model_copy(update={"ensemble": 1})
-        return Compression(self.recipe.model_copy(update=changed), self.folder, self.command, self.sources, self.tried)
+        recipe, title = self.recipe.model_copy(update=changed), re.sub(r"[^\w.-]+", "-", f"{label}-seed-{seed}")
+        return Compression(recipe, self.folder, self.command, self.sources, self.tried, title=title)
 
     @property
     def source(self) -> Source:
@@ -81,6 +83,13 @@ class Sweep:
 
     def check(self) -> None:
         """Raises UsageError with what every method's check finds."""
+        trains = {"train": self.recipe.train, "teacher.train": self.recipe.teacher and self.recipe.teacher.train}
+        if tuned := [where for where, train in trains.items() if train and train.tune.trials]:
+            raise UsageError(
+                "A comparison searches no settings.",
+                where=f"{tuned[0]}.tune",
+                hint=" ".join(f"{where}.tune=0" for where in tuned) + ", or compare with the recipe that a run tuned",
+            )
         problems: dict[str, list[str]] = {}
         for label in self.chosen:
             try:

@@ -77,6 +77,7 @@ class Tournament:
         """A run with that student; of a round, with a shorter training of it alone."""
         changed: dict[str, Any] = {"student": entry.student}
         if number is not None:
+            changed["track"] = ()
             targets = self.recipe.budgets.target
             changed["export"] = self.recipe.export.model_copy(update={**AS_IT_FALLS, "targets": targets})
         recipe = self.recipe.model_copy(update=changed)
@@ -84,7 +85,7 @@ class Tournament:
         if number is not None:
             part = parts["student"]
             assert part.train is not None
-            short = part.train.model_copy(update={"images": self.images(number)})
+            short = part.train.untuned().model_copy(update={"images": self.images(number)})
             parts["student"] = replace(part, train=short)
         return Compression(recipe, self.folder, self.command, self.sources, self.tried, parts)
 

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-VARIABLES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
+OFF = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+VARIABLES = tuple(OFF)
 # ONNX Runtime looks its maker's host up some 10 s after its first session.
 WATCHED_S = 14
 SESSION = """
@@ -67,8 +73,14 @@ def started(environment, code, *arguments, before=()):
 
 def test_it_is_off_unless_the_user_turned_it_on(environment):
     code = f"import os, kdcompress; print(*(os.environ[name] for name in {VARIABLES}))"
-    assert started(environment, code).split() == ["1", "1"]
-    assert started(environment | {VARIABLES[0]: "0"}, code).split() == ["0", "1"]
+    assert started(environment, code).split() == list(OFF.values())
+    for name in OFF:
+        assert started(environment | {name: "mine"}, code).split() == list((OFF | {name: "mine"}).values())
+
+
+def test_mlflow_takes_it_for_off():
+    telemetry = pytest.importorskip("mlflow.telemetry.utils")
+    assert telemetry.MLFLOW_DISABLE_TELEMETRY.get() is True
 
 
 def test_nothing_is_kept_for_reports(environment, model, tmp_path):

@@ -7,11 +7,12 @@ from kdcompress.recipe.plain import listed, shown
 from kdcompress.recipe.pretraining import FeatureTrain, Foundation, Pretrain
 from kdcompress.recipe.section import Section
 from kdcompress.recipe.shipping import Bench, Candidate, Search
-from kdcompress.recipe.training import Data, Train
+from kdcompress.recipe.training import Data, Train, Tune
 from kdcompress.recipe.validation import validate_recipe
-from kdcompress.recipe.whole import Recipe, code_of
+from kdcompress.recipe.whole import TRACKERS, Recipe, code_of
 
 __all__ = [
+    "TRACKERS",
     "Assistant",
     "Augment",
     "Bench",
@@ -27,6 +28,7 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
+    "Tune",
     "apply_override",
     "code_of",
     "listed",

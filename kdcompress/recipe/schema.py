@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kdcompress.recipe.whole import Recipe
+from kdcompress.recipe.whole import TRACKERS, Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TITLE = "kdcompress recipe"
@@ -63,6 +63,8 @@ def recipe_schema(
         parts["Gates"]["properties"][f"{role}_accuracy"] = {**gate, "description": f"Older name of `{role}`."}
     _more(keys, "task", _open(tasks))
     _more(keys, "search", {"$ref": "#/$defs/Search"}, {"type": "integer", "minimum": 0, "maximum": 1000})
+    _more(parts["Train"]["properties"], "tune", {"$ref": "#/$defs/Tune"}, {"type": "integer", "minimum": 0})
+    _more(keys, "track", {"type": "array", "items": {"enum": list(TRACKERS)}}, {"enum": list(TRACKERS)})
     _required(found, parts)
     keys = {"base": {"type": "string", "description": BASE}, **keys}
     return {"$schema": DIALECT, **found, "title": TITLE, "properties": keys}

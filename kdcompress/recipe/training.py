@@ -127,6 +127,35 @@ class Data(Section):
         return self
 
 
+class Tune(Section):
+    """A search for the settings of a training, on short trainings that validation images judge, before the full one."""
+
+    trials: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Number of settings that are tried. The first are those of the recipe. 0: no search.",
+    )
+    share: float = Field(
+        0.1, gt=0, le=1, description="Length of a short training, as a share of the full one. It has a whole schedule."
+    )
+    ranges: dict[Name, tuple[float, float]] = Field(
+        {},
+        max_length=100,
+        description="What is searched, and between which values: {train.lr: [0.01, 0.2], method.kd.temperature: "
+        "[1, 8]}. Default: the learning rate from a fifth of the recipe's to five times it, and the weights and "
+        "temperatures of the method from a quarter to four times.",
+    )
+
+    @model_validator(mode="after")
+    def something_to_compare(self) -> Tune:
+        if self.trials == 1:
+            raise ValueError("`trials` must be 2 or more, for the first are the recipe's own settings; 0: no search")
+        if wrong := [name for name, (low, high) in self.ranges.items() if not low < high]:
+            raise ValueError(f"the first value of a range must be the smaller one: {', '.join(wrong)}")
+        return self
+
+
 class Train(Section):
     """One training. Its length is given by ``epochs``, or by ``images``."""
 
@@ -230,6 +259,12 @@ class Train(Section):
         4.0, gt=0, le=1_000_000, description="Disk space for the answers of all teachers, at most, in GiB."
     )
 
+    tune: Annotated[Tune, BeforeValidator(lambda v: {"trials": v} if type(v) is int else v)] = Field(
+        Tune(),
+        description="A search for good settings before this training, for `train` and `teacher.train`. A number alone "
+        "stands for `trials`. `kdcompress compare` refuses it.",
+    )
+
     @model_validator(mode="after")
     def two_momenta(self) -> Train:
         if self.optimizer == "dot" and not self.dot_delta <= self.momentum < 1 - self.dot_delta:
@@ -254,9 +289,13 @@ class Train(Section):
             )
         return self
 
+    def untuned(self) -> Train:
+        """The same without a search."""
+        return self.model_copy(update={"tune": Tune()})
+
     def deciding(self) -> dict[str, Any]:
         """All that the trained weights depend on, as JSON: an exact cache changes no bit of them."""
         exact = {"teacher_cache_gib"} if self.teacher_cache == "fp16" else {"teacher_cache_gib", "teacher_cache"}
         usual = {name for name, value in USUAL.items() if getattr(self, name) == value}
-        facts = self.model_dump(mode="json", exclude=exact | usual)
+        facts = self.model_dump(mode="json", exclude=exact | usual | {"tune"})
         return facts | {"ema_warms_up": True} if self.ema else facts  # trainings of before it did are other ones

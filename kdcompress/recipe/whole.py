@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -13,6 +13,9 @@ from kdcompress.recipe.pretraining import Pretrain
 from kdcompress.recipe.section import Section, Seed
 from kdcompress.recipe.shipping import Bench, Budgets, Compare, Export, Gates, Search
 from kdcompress.recipe.training import Data, Train
+
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
 
 
 class Recipe(Section):
@@ -76,6 +79,15 @@ class Recipe(Section):
     export: Export = Field(Export(), description="What is built from the student.")
     bench: Bench = Field(Bench(), description="How latency is measured.")
     compare: Compare = Field(Compare(), description="What `kdcompress compare` trains. `kdcompress run` ignores it.")
+    track: Annotated[
+        tuple[Tracker, ...],
+        Field(max_length=len(TRACKERS)),
+        BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
+    ] = Field(
+        (),
+        description="Who is told how the trainings go, and at the end what the report says: tensorboard, mlflow, "
+        "wandb, trackio, or several. It changes no result.",
+    )
     gates: Gates = Field(
         Gates(), description="Limits on scores, size and latency. A run that misses one ends with exit code 1."
     )
@@ -138,6 +150,23 @@ class Recipe(Section):
                         f"`mean` and `std` of {role} are of pixels scaled to 0..1: where these are of 0..255, divide "
                         f"them by 255 (mean {scaled[0]}, std {scaled[1]}); 0 and 1 stand for pixels of 0..1 as they are"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def tuned_where_it_can_be(self) -> Recipe:
+        others = {"export.qat": self.export.qat}
+        others |= {f"assistants.{i}.train": each.train for i, each in enumerate(self.assistants)}
+        others |= {f"co_teachers.{i}.train": each.train for i, each in enumerate(self.co_teachers)}
+        if wrong := [where for where, train in others.items() if train and train.tune.trials]:
+            raise ValueError(f"only `train` and `teacher.train` can be tuned: leave `tune` out of {', '.join(wrong)}")
+        teacher = self.teacher.train if self.teacher else None
+        if self.teacher and self.teacher.ensemble > 1 and teacher and teacher.tune.trials:
+            raise ValueError("`teacher.train.tune` is for one teacher, not for an `ensemble`")
+        if self.generations > 1 and self.train and self.train.tune.trials:
+            raise ValueError("`train.tune` is for one student, not for several `generations`")
+        tuned = [train for train in (self.train, teacher) if train and train.tune.trials]
+        if tuned and self.data.public is not None:
+            raise ValueError("`tune` asks private teachers again for each trial, which `data.public` promises not to")
         return self
 
     @model_validator(mode="after")

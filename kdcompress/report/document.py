@@ -45,6 +45,17 @@ class TrainingRecord(TypedDict, total=False):
     history: list[Epoch]
 
 
+class TuningRecord(TypedDict, total=False):
+    """A search for a training's settings, which have the names of a recipe's overrides."""
+
+    role: str
+    share: float  # length of a trial, of the full training
+    trials: list[dict[str, Any]]  # values, state ("complete", "stopped" or "failed"), score, percent (done), why
+    best: int  # which of them won; the first has the recipe's own settings
+    winner: dict[str, float]  # what is not as the recipe has it
+    noise: float | None  # points by which two equal ones differ once in 20 times
+
+
 class Confusion(TypedDict, total=False):
     labels: list[str]
     teacher: list[list[int]] | None  # test images by true label (row) and predicted label (column)
@@ -119,6 +130,7 @@ class Document(TypedDict, total=False):
     normalisation: dict[str, Any]  # role -> mean and std of pixels in 0..1, inside the files, and where they are from
     training: list[TrainingRecord]
     pretraining: list[TrainingRecord]  # what a training started from; scores are likenesses to the teacher's features
+    tuning: list[TuningRecord]
     confusion: Confusion | None
     by_label: list[LabelRecord] | None
     calibration: CalibrationRecord | None

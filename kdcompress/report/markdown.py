@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdcompress.errors import shown
-from kdcompress.report import classes, deciding, facts, figures, present, sure
+from kdcompress.report import classes, deciding, facts, figures, present, sure, tuning
 from kdcompress.report.gates import in_words
 
 
@@ -40,6 +40,8 @@ def markdown(document: Mapping[str, Any]) -> str:
         parts.append(listed(lines))
     for name, rungs in present.ladders(document):
         parts += [f"## Quantisation ladder of {plain(name)}", table(present.LADDER, rungs, [2, 3, 4, 5])]
+    for what, titles, tried, said in tuning.tables(document, present.metric(document)["name"]):
+        parts += [f"## {plain(what)}", plain(said), table(titles, tried, range(1, len(titles) - 1))]
     if document.get("advice"):
         parts += ["## Worth knowing", listed(document["advice"])]
     metric = present.metric(document)["name"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -51,13 +52,16 @@ def train(
     folder: Path,
     progress: Progress = lambda step, steps, facts: None,
     profile: Path | None = None,
+    looks: int = 1,
 ) -> TrainResult:
     """Train ``distillation`` on ``source.train``; choose by ``source.validation``.
 
     ``folder`` holds the checkpoint: called again after an interruption, the training goes on from
     there and ends with the weights it would have had. ``progress(step, steps, facts)`` is told of
-    the mean loss, images a second and the last validation score. ``profile``: a folder for a trace and a table of
-    where the time goes.
+    the mean loss, its terms ("loss/NAME", of the last iterations), the learning rate, images a second and the
+    validation score, where it is new; after an interruption again of what came after the checkpoint. ``profile``: a
+    folder for a trace and a table of where the time goes. ``looks``: at the validation images, evenly spread, at least
+    so many times; once an epoch and at the end in any case.
 
     Raises KDCompressError when a loss term is not finite, with the step, the images and the term, and UsageError
     for a precision or an optimizer that cannot train this here.
@@ -97,7 +101,7 @@ def train(
                 state.restore(saved)
             figure = _figure(distillation, source.validation, device, options.channels_last)
             made = Training(options, setup, update, losses, caches, state, result, clock, folder, progress, figure)
-            made.run(start)
+            made.run(start, min(setup.loader.steps_per_epoch, math.ceil(setup.steps / looks)))
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     if caches:
@@ -134,9 +138,10 @@ class Training:
     figure: Callable[[], float]
     saved: float = field(default_factory=time.monotonic)  # when it was last
 
-    def run(self, start: int) -> None:
-        """The loop: the steps from that of number ``start`` to the last."""
-        loader, steps, clock = self.setup.loader, self.setup.steps, self.clock
+    def run(self, start: int, epoch: int) -> None:
+        """The loop: the steps from that of number ``start`` to the last. The validation images are looked at after each
+        ``epoch`` steps and at the end."""
+        steps, clock = self.setup.steps, self.clock
         self.setup.module.train()
         with closing(self.setup.feed.batches(start)) as batches:
             for step in range(start, steps):
@@ -149,7 +154,7 @@ class Training:
                 self.losses.add(step, terms)
 
                 finished = step + 1
-                epoch_ends = finished % loader.steps_per_epoch == 0 or finished == steps
+                epoch_ends = finished % epoch == 0 or finished == steps
                 if epoch_ends or len(self.losses.window) == CHECK_EVERY:
                     self._look(finished, epoch_ends)
 
@@ -166,6 +171,8 @@ class Training:
         main = self.setup.accelerator.is_main_process
         self.losses.look()
         facts = {"loss": sum(self.losses.means().values()), "images_per_second": self.losses.rate}
+        facts |= {f"loss/{name}": mean for name, mean in self.losses.recent.items()}
+        facts["lr"] = self.setup.optimizer.param_groups[0]["lr"]
         due = epoch_ends or time.monotonic() - self.saved > CHECKPOINT_SECONDS
         if due:
             with self.clock.section("checkpoints"):

@@ -17,13 +17,14 @@ from kdcompress.training.profile import Clock
 
 class Losses:
     """``add`` the terms of each step; ``look`` at those not looked at yet. ``sums`` are of the ``counted`` steps since
-    the epoch began, by term; ``rate`` is in images a second, of the last window."""
+    the epoch began, by term; ``recent`` are the means and ``rate`` the images a second of the last window."""
 
     def __init__(self, feed: Feed, steps: int, clock: Clock):
         self.feed, self.steps, self.clock = feed, steps, clock
         self.sums: dict[str, float] = {}
         self.counted = 0
         self.rate = 0.0
+        self.recent: dict[str, float] = {}
         self.names: list[str] = []  # of the window's terms
         self.window: list[Tensor] = []  # float32 [terms] of each step, on the device
         self.first = 0  # the window's first step
@@ -52,6 +53,7 @@ class Losses:
         for name, value in zip(self.names, values.double().sum(0).tolist()):
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.counted += len(self.window)
+        self.recent = dict(zip(self.names, values.double().mean(0).tolist()))
         now = time.monotonic()
         self.rate = len(self.window) * self.feed.rows_per_step / max(now - self.since, 1e-9)
         self.since = now

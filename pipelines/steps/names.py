@@ -17,17 +17,21 @@ from kdcompress.pipelines.runs import Inputs
 class StepName:
     """What a step makes, of which network and for which target. As text, its folder's name and what users call it."""
 
-    kind: Literal["pretrain", "train", "export", "check", "latency"]
+    kind: Literal["pretrain", "tune", "train", "export", "check", "latency"]
     role: Role = ""
     target: str | None = None  # None: the fp32 ONNX, which the others are made from
 
     def __str__(self) -> str:
         built = f"{self.role}-{self.target or 'fp32'}"
-        network = {"train": self.role, "pretrain": f"pretrain-{self.role}"}
+        network = {"train": self.role, "pretrain": f"pretrain-{self.role}", "tune": f"tune-{self.role}"}
         return {**network, "export": built, "check": f"check-{built}", "latency": "latency"}[self.kind]
 
 
 LATENCY = StepName("latency")
+
+
+def tuned(role: Role) -> StepName:
+    return StepName("tune", role)
 
 
 def trained(role: Role) -> StepName:

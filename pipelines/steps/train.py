@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,9 @@ from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.runs import Inputs, Key, Step
-from kdcompress.pipelines.steps.names import StepName, pretrained, trained, weights_of
+from kdcompress.pipelines.steps.names import StepName, pretrained, trained, tuned, weights_of
+from kdcompress.pipelines.tracking import Tracking
+from kdcompress.pipelines.tuned import with_values
 from kdcompress.pipelines.user_code import code_hash
 from kdcompress.training.engine import train
 
@@ -30,6 +33,7 @@ class TrainStep(Step):
     networks: Networks
     role: Role
     profile: Path | None = None  # a folder for where the training's time goes
+    tracking: Tracking | None = None
     collective: ClassVar[bool] = True
 
     @property
@@ -39,14 +43,23 @@ class TrainStep(Step):
     @property
     def after(self) -> tuple[StepName, ...]:
         part = self.networks.parts[self.role]
-        return (*map(trained, part.after()), *([pretrained(self.role)] if part.pretrain else ()))
+        begun = [pretrained(self.role)] if part.pretrain else []
+        searched = [tuned(self.role)] if part.is_tuned else []
+        return (*map(trained, part.after()), *begun, *searched)
 
     @property
     def resumes(self) -> bool:
         return True
 
+    def settled(self, winner: Mapping[str, float]) -> TrainStep:
+        """With these settings, and no search for others."""
+        part = with_values(self.networks.parts[self.role], winner)
+        return replace(self, networks=self.networks.with_part(self.role, part))
+
     def key(self, inputs: Inputs) -> Key:
         part = self.networks.parts[self.role]
+        if part.is_tuned:
+            return self.settled(inputs[tuned(self.role)].result["winner"]).key(inputs)
         params = {
             "network": described(part.network),
             "train": part.train and part.train.deciding(),
@@ -77,6 +90,8 @@ class TrainStep(Step):
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``weights.safetensors``; beside it, of a training, the best or the last ones where they are others."""
         networks, role, part = self.networks, self.role, self.networks.parts[self.role]
+        if part.is_tuned:
+            return self.settled(inputs[tuned(role)].result["winner"]).do(folder, inputs)
         weights, facts = weights_of(inputs), {"role": role, "model": named(part.network)}
         if part.train is None:
             net = networks.untrained(role, weights=weights)
@@ -86,9 +101,10 @@ class TrainStep(Step):
         facts["method"] = " + ".join(part.method)
         distillation, augment = networks.distillation(role, weights), networks.recipe.data.augment
         found: dict[str, Any] = {**facts, "auxiliary_parameters": count_parameters(distillation.methods)}
-        with TrainingProgress(role) as progress:
+        tracking = self.tracking or Tracking((), "", folder)
+        with TrainingProgress(role) as progress, tracking.follow(networks, role, folder, progress) as told:
             source = networks.trained_on(role)
-            result = train(distillation, source, part.train, augment, part.seed, folder, progress, self.profile)
+            result = train(distillation, source, part.train, augment, part.seed, folder, told, self.profile)
         if not is_main_process():
             return found
         net = distillation.student.net.cpu()
