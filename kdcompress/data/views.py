@@ -15,6 +15,7 @@ from kdcompress.data.colour import Colour
 from kdcompress.data.erasing import Erasing
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, WIDTH
 from kdcompress.data.policy import Policy, policy
+from kdcompress.data.rows import AT_ONCE
 from kdcompress.data.zoom import Zoom, resized_crops, zooms
 from kdcompress.errors import UsageError
 from kdcompress.recipe.augment import Augment, Second
@@ -79,6 +80,13 @@ class Views:
             raise ValueError(f"view ids are 0 to {self.count - 1}, got {int(view.min())} to {int(view.max())}")
         if self.count == 1:
             return images
+        few = max(1, AT_ONCE // (channels * height * width)) if images.device.type == "cpu" else batch
+        if batch <= few:
+            return self._applied(images, view)
+        return torch.cat([self._applied(*part) for part in zip(images.split(few), view.split(few))])
+
+    def _applied(self, images: Tensor, view: Tensor) -> Tensor:
+        height, width = images.shape[2:]
         dx, dy, flip, hole, zoom, colour, *numbers = self._digits(view)
         if self.colour.count > 1:
             images = self.colour.apply(images, colour)
