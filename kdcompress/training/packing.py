@@ -115,6 +115,8 @@ def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _viewed(packed: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes [N, n] as values. They are copied first: a row of a larger one may begin anywhere."""
+    if not packed.shape[1]:  # of a network without logits: PyTorch views no empty rows
+        return packed.new_empty(packed.shape, dtype=dtype)
     return packed.clone(memory_format=torch.contiguous_format).view(dtype)
 
 
