@@ -192,4 +192,5 @@ def recipe_schema() -> dict[str, Any]:
         targets=[formats.AUTO, *formats.targets()],
         sources=list(sources),
         tasks=list(registry),
+        metrics=[name for task in registry.entries().values() for name in task.metrics],
     )

@@ -23,6 +23,7 @@ def recipe_schema(
     targets: Sequence[str] = (),
     sources: Sequence[str] = (),
     tasks: Sequence[str] = (),
+    metrics: Sequence[str] = (),
 ) -> dict[str, Any]:
     """With the names that editors propose, which refuse no others: ``package.module:NAME`` is always allowed.
     ``methods``: by name, the schema of its options."""
@@ -62,6 +63,7 @@ def recipe_schema(
         gate = parts["Gates"]["properties"][role]
         parts["Gates"]["properties"][f"{role}_accuracy"] = {**gate, "description": f"Older name of `{role}`."}
     _more(keys, "task", _open(tasks))
+    _more(keys, "metric", _open(metrics), {"type": "null"})
     _more(keys, "search", {"$ref": "#/$defs/Search"}, {"type": "integer", "minimum": 0, "maximum": 1000})
     _more(parts["Train"]["properties"], "tune", {"$ref": "#/$defs/Tune"}, {"type": "integer", "minimum": 0})
     _more(keys, "track", {"type": "array", "items": {"enum": list(TRACKERS)}}, {"enum": list(TRACKERS)})
