@@ -93,6 +93,7 @@ def test_the_teacher_is_asked_again_in_first_runs_alone(variant, again, training
     assert found[0] - found[1] == (0 if again else 3)  # the others look at what it answers, before any step
 
 
+@pytest.mark.slow
 def test_both_are_timed_in_turns(training, tmp_path):
     more = ["--workers", "1", "--methods", "kd", "--rounds", "2", "--block", "2"]
     more += ["--variant", "ours: train.precision=fp32", "-o", str(tmp_path)]
@@ -116,6 +117,7 @@ def test_the_ratio_says_how_many_times_faster(training):
     assert rows[1]["times_faster"]["median"] == 2 and rows[1]["epoch_s"] == pytest.approx(0.105)
 
 
+@pytest.mark.slow
 def test_accuracies_of_both_from_the_same_weights(training, tmp_path, fashion_mnist_root):
     more = ["--equal-results", "--methods", "kd", "--train-images", "640", "--steps", "30", "--seeds", "1"]
     more += ["--root", str(fashion_mnist_root), "--variant", "ours: train.precision=fp32", "-o", str(tmp_path)]
