@@ -12,6 +12,8 @@ from forked import Forked
 
 from kdcompress.cli.main import main
 from kdcompress.pipelines import tracking
+from kdcompress.pipelines.catalogue import shipped_recipes
+from kdcompress.pipelines.provenance import save_recipe
 from kdcompress.recipe import TRACKERS, load_recipe
 from kdcompress.training.trackers import EXTRAS, Tracker, trackers
 
@@ -155,8 +157,11 @@ def test_trained_again_it_is_another_run(tracked, fashion_mnist_root):
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 from kdcompress import console
 from kdcompress.pipelines import tracking
+from kdcompress.pipelines.compress import Compression
+from kdcompress.recipe import load_recipe
 from kdcompress.training import engine
 tracking.EVERY_SECONDS, engine.CHECK_EVERY = 0.0, 1
 left = int(sys.argv.pop(1))
@@ -168,15 +173,18 @@ def told(self, step, steps, facts):
         os.kill(os.getpid(), signal.SIGKILL)
 
 console.TrainingProgress.__call__ = told
-from kdcompress.cli.main import main
-main()
+run = Compression(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
+with run.folder.locked():
+    run.train()
 """
 
 
 def test_killed_it_goes_on_in_the_same_run(tmp_path, fashion_mnist_root):
     """The steps after the checkpoint, that of the first epoch's end, were told of and are told again, once."""
     pytest.importorskip("tensorboard")
-    given = arguments(fashion_mnist_root, tmp_path, "track=tensorboard", "teacher=null", "method=none")
+    changed = (*SMALL[1:], f"data.root={fashion_mnist_root}", "track=tensorboard", "teacher=null", "method=none")
+    given = (tmp_path / "recipe.yaml", tmp_path)
+    save_recipe(load_recipe(shipped_recipes()[SMALL[0]], changed), tmp_path)
     status, _, errors = Forked(KILLED, STEPS + 3, *given).ended()
     assert status == -9, errors
     [place] = (tmp_path / "tensorboard").iterdir()
