@@ -39,6 +39,7 @@ class ScoredStep(Step):
 
     def key(self, inputs: Inputs) -> Key:
         params = {"task": self.networks.recipe.task, "black box": given(self.networks.parts[self.role].network)}
+        params |= self.networks.figure_key
         return Key(params, {"artifact": inputs[exported(self.role)].hash, "data": self.networks.source.hash})
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
