@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -272,6 +273,13 @@ def test_a_dense_task_has_no_black_box(tmp_path, levels):
     with pytest.raises(UsageError, match="answers to whole images alone") as told:
         opaque(Teacher(file=tmp_path / "x.onnx"), dense, load(levels.data))
     assert "allowed: classification, multi-label" in str(told.value)
+
+
+@pytest.mark.parametrize(("numbers", "share"), [([0, 1], 0.3), ([1, 0], 0.7)])
+def test_a_files_threshold_is_of_the_datas_second_class(numbers, share):
+    spec = InputSpec(height=4, width=4, channels=1, mean=(0,), std=(1,), labels=("a", "b"), threshold=0.3)
+    assert FileTeacher(None, spec, "", numbers).threshold == pytest.approx(share)
+    assert FileTeacher(None, replace(spec, threshold=None), "", numbers).threshold is None
 
 
 def test_classes_are_matched_by_name(taught, tmp_path, fashion_mnist_root):
