@@ -298,8 +298,12 @@ def _check_qat(networks: Networks, qat: Train) -> None:
     check_balanced(source.train.truth, qat.balance)
     role = guide(networks)
     method: dict[str, dict[str, Any]] = {"quantized": {}}
+    kinds = {name: methods[name] for name in method}
+    if source.unlabelled:
+        batch = min(qat.batch_size, len(source.train)) * qat.unlabelled
+        check_unlabelled(kinds, source.unlabelled.images, source.train, batch)
     if answers_of(network := networks.parts[role].network):
-        check_opaque({name: methods[name] for name in method}, networks.task, False, data.augment)
+        check_opaque(kinds, networks.task, False, data.augment)
         _check_given(networks, network, replace(part, method=method), source)
     members = [networks.member(each, networks.untrained(each)) for each in ("student", role)]
     distillation = Distillation(members[0], members[1:], method, networks.example(), task=networks.task)

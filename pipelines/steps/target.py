@@ -72,6 +72,9 @@ class TargetStep(Step):
             hashes["weights"] = inputs[trained("student")].hash
         if self.learns:
             hashes["guide"] = inputs[trained(guide(self.networks))].hash
+            unlabelled = self.networks.trained_on("student").unlabelled
+            if unlabelled and not self.networks.parts["student"].taught():  # else the student's weights are of them too
+                hashes["unlabelled"] = unlabelled.hash
         packages = ("torch", "onnx", "onnxruntime", *formats.writers[self.target.writer].packages)
         return Key(params, hashes, packages)
 

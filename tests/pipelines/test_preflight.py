@@ -356,6 +356,13 @@ def test_a_training_of_the_ladder_is_looked_at_before_all_others(place, qat, why
         compression(place, method="kd", teacher=teacher, export={"qat": qat}).check(ships=False)
 
 
+def test_images_without_labels_are_looked_at_before_a_training_of_the_ladder(place, tmp_path):
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "one.png")
+    data = {"source": "image-folder", "root": str(place / "images"), "size": 16, "unlabelled": str(tmp_path)}
+    with pytest.raises(UsageError, match=r"fewer images without labels than a batch has(.|\n)*where: export.qat"):
+        compression(place, data=data, export={"qat": {"epochs": 1, "batch_size": 8}}).check(ships=False)
+
+
 def test_images_without_labels_are_looked_at_before_a_training(run, tmp_path):
     teacher = "teacher={model: resnet14, train: {epochs: 1}}"
     (tmp_path / "more").mkdir()
