@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from kdcompress.console import say_once
 from kdcompress.data.balance import check_balanced
 from kdcompress.data.batch import rows_each
 from kdcompress.data.mixing import check_mixable
-from kdcompress.data.views import Views, check_followed
+from kdcompress.data.slots import slots_of
+from kdcompress.data.splits import Source
+from kdcompress.data.views import check_followed
 from kdcompress.distributed import check_launch
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
@@ -33,6 +35,7 @@ from kdcompress.pipelines.parts import (
     described,
     given,
     is_opaque,
+    is_private,
     parts_of,
     pruned_of,
     shipped,
@@ -48,10 +51,12 @@ from kdcompress.pipelines.preflight import (
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.provenance import RECIPE, is_recipe
 from kdcompress.pipelines.steps.names import StepName, exported, trained
+from kdcompress.pipelines.steps.target import guide
 from kdcompress.pipelines.trials import EXTRA, WHY
 from kdcompress.pipelines.tuned import TUNED, settings
 from kdcompress.pipelines.verdict import check_budgets
-from kdcompress.recipe import Pretrain, Recipe, Teacher, Train, code_of
+from kdcompress.recipe import Network, Pretrain, Recipe, Teacher, Train, code_of
+from kdcompress.training.distillation import Distillation
 from kdcompress.training.moving_average import unreached
 from kdcompress.training.needs import check_features, check_mixing, check_opaque, check_unlabelled
 from kdcompress.training.opening import check_cacheable
@@ -130,6 +135,14 @@ def check(networks: Networks, tried: Tried) -> None:
     problems.tell()
 
 
+def _at(where: str, action: Callable[[], Any]) -> None:
+    """Errors name that part of the recipe."""
+    try:
+        action()
+    except UsageError as error:
+        raise error.at(where) from error
+
+
 def _check_teachers(networks: Networks) -> None:
     recipe = networks.recipe
     if "teacher-2" in networks.parts and not any(kind.needs.several for kind in networks.parts["student"].kinds):
@@ -149,11 +162,16 @@ def _check_opaque(networks: Networks, role: Role) -> None:
         check_opaque(kinds, networks.task, answers_of(teacher) is None, augment)
     source = networks.trained_on(role)
     for teacher in taught:
-        if isinstance(teacher, Teacher) and teacher.answers:
-            given_teacher = opaque(teacher, networks.recipe, source)
-            assert isinstance(given_teacher, GivenTeacher)
-            views = Views(augment, *source.train.images.shape[1:]).count
-            check_answers(given_teacher, networks.recipe, source, min(augment.views or views, views))
+        if answers_of(teacher):
+            _check_given(networks, teacher, part, source)
+
+
+def _check_given(networks: Networks, teacher: Network, part: Part, source: Source) -> None:
+    """That a file of answers has those that ``part`` would read."""
+    assert isinstance(teacher, Teacher)
+    found, seen = opaque(teacher, networks.recipe, source), part.seen(networks.recipe.data.augment)
+    assert isinstance(found, GivenTeacher)
+    check_answers(found, seen, source, slots_of(seen, source.train.images).count)
 
 
 def _check_packages(networks: Networks) -> None:
@@ -207,6 +225,7 @@ def _check_images(networks: Networks, role: Role) -> None:
     data, part = networks.recipe.data, networks.parts[role]
     if part.train:
         check_balanced(networks.source.train.truth, part.train.balance)
+        slots_of(part.seen(data.augment), networks.trained_on(role).train.images)
     if not part.train or not (data.augment.mixes or data.augment.moves or data.unlabelled):
         return
     check_followed(data.augment, networks.source.train.truth)
@@ -226,7 +245,9 @@ def _check_pretraining(networks: Networks, pretrain: Pretrain) -> None:
         parse_options(name, options)
     kinds = {name: methods[name] for name in pretrain.method}
     check_features(kinds)
-    check_mixing(kinds, pretrain.views(networks.recipe.data.augment), "pretrain.augment")
+    augment = pretrain.views(networks.recipe.data.augment).seen(two=False)
+    check_mixing(kinds, augment, "pretrain.augment")
+    _at("pretrain.augment", partial(slots_of, augment, networks.sources.without_labels.train.images))
     choose_precision(pretrain.train.precision)
 
 
@@ -255,6 +276,8 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
     for text, roles in broken.items():
         problems.add(UsageError(f"{', '.join(dict.fromkeys(roles))}: {text}"))
     out = {role for roles in broken.values() for role in roles}
+    if networks.recipe.export.qat and not out:
+        problems.attempt(partial(_at, "export.qat", partial(_check_qat, networks, networks.recipe.export.qat)))
     for role, part in networks.parts.items():
         if out.isdisjoint((role, *part.after())):
             problems.attempt(partial(_with_company, networks, role))
@@ -264,6 +287,27 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
         if part.train:
             problems.attempt(partial(check_optimizer, part.train, part.kinds, processes))
             problems.attempt(partial(_tell_unreached, networks, role, part.train))
+
+
+def _check_qat(networks: Networks, qat: Train) -> None:
+    """That the student can be trained further, quantised, in this way, which is long after all else."""
+    part, data, source = networks.parts["student"], networks.recipe.data, networks.trained_on("student")
+    if is_private(networks.parts):  # no teacher teaches further
+        return
+    choose_precision(qat.precision)
+    check_balanced(source.train.truth, qat.balance)
+    role = guide(networks)
+    method: dict[str, dict[str, Any]] = {"quantized": {}}
+    kinds = {name: methods[name] for name in method}
+    if source.unlabelled:
+        batch = min(qat.batch_size, len(source.train)) * qat.unlabelled
+        check_unlabelled(kinds, source.unlabelled.images, source.train, batch)
+    if answers_of(network := networks.parts[role].network):
+        check_opaque(kinds, networks.task, False, data.augment)
+        _check_given(networks, network, replace(part, method=method), source)
+    members = [networks.member(each, networks.untrained(each)) for each in ("student", role)]
+    distillation = Distillation(members[0], members[1:], method, networks.example(), task=networks.task)
+    check_cacheable(distillation, data.augment, qat)
 
 
 def _tell_unreached(networks: Networks, role: Role, options: Train) -> None:

@@ -26,7 +26,7 @@ from kdcompress.export.foreign import any_artifact_of
 from kdcompress.export.formats import open_runner
 from kdcompress.models.opaque import FileTeacher, GivenTeacher, Gives, Opaque
 from kdcompress.pipelines.caches import imported
-from kdcompress.recipe import Data, Recipe, Teacher
+from kdcompress.recipe import Augment, Data, Recipe, Teacher
 from kdcompress.recipe.training import REST
 from kdcompress.tasks import tasks
 from kdcompress.training.given import check_views, rows_of
@@ -218,9 +218,10 @@ def _named(path: str, root: Path) -> str:
     return part.relative_to(root).as_posix() if part.is_relative_to(root) else path
 
 
-def check_answers(teacher: GivenTeacher, recipe: Recipe, source: Source, slots: int) -> None:
-    """Raises UsageError where the answers are not those that a training on ``source`` would read."""
-    check_views(teacher.given, recipe.data.augment, slots)
+def check_answers(teacher: GivenTeacher, augment: Augment, source: Source, slots: int) -> None:
+    """Raises UsageError where the answers are not those that a training on ``source`` would read, in so many ``slots``
+    of views."""
+    check_views(teacher.given, augment, slots)
     rows_of(teacher.given, source.train.images)
     if source.unlabelled:
         rows_of(teacher.given, source.unlabelled.images)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kdcompress.data.batch import Pairing
+from kdcompress.data.batch import STRONG, Pairing
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
-from kdcompress.recipe import Assistant, Network, Pretrain, Recipe, Student, Teacher, Train
+from kdcompress.recipe import Assistant, Augment, Network, Pretrain, Recipe, Student, Teacher, Train
 from kdcompress.training.needs import pairing
 
 Role = str
@@ -41,6 +41,10 @@ class Part:
     def rows(self) -> Pairing:
         """How the rows of its batches belong together."""
         return pairing({name: methods[name].parse_options(name, each) for name, each in self.method.items()})
+
+    def seen(self, augment: Augment) -> Augment:
+        """What its training takes of it: of one view of each image, or of two."""
+        return augment.seen(self.rows == STRONG)
 
     @property
     def is_tuned(self) -> bool:

@@ -96,7 +96,8 @@ class Share:
             return self._write(found, named(networks.parts[teacher].network))
 
     def _write(self, found: list[tuple[Loader, TeacherCache]], teacher: str) -> dict[str, Any]:
-        source, augment = self.compression.networks.source, self.recipe.data.augment
+        networks = self.compression.networks
+        source, augment = networks.source, networks.parts["student"].seen(self.recipe.data.augment)
         errors = [error for _, cache in found for kept in cache.kept if (error := kept.error())]
         about = {"kdcompress": kdcompress.__version__, "teacher": teacher, "data": source.name, "errors": errors}
         parts = [arrays_of(cache.kept[0], loader.slots) for loader, cache in found]

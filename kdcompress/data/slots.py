@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdcompress.data.kept import Images
 from kdcompress.data.views import Views
 from kdcompress.errors import UsageError
+from kdcompress.recipe import Augment
+
+FEW = 64  # views of an image
 
 
 class Slots:
@@ -22,11 +26,12 @@ class Slots:
         self.count = max(self.first, self.begin + self.second)
         some = (self.second or self.first) < views.count  # not all that there are
         if self.count * max(images, views.count * some) >= 2**63:
+            fewer = "set data.augment.views, or " if not each and FEW * views.count < 2**63 else ""
             raise UsageError(
                 "The images have too many views to be counted.",
                 where="data.augment",
                 got=f"{views.count:,} views of {images:,} images",
-                hint="set data.augment.views, or leave cutout or colour out",
+                hint=f"{fewer}leave out cutout, colour or an operation",
             )
         self._first = series(images, views.first) if two and self.first < views.first else None
         self._all = series(images, views.count) if some else None
@@ -44,6 +49,12 @@ class Slots:
         first = in_series(self._first, index, slot, self.views.first)
         second = in_series(self._all, index, slot - self.begin, self.views.count)
         return torch.where(slot < self.begin, first, second)
+
+
+def slots_of(augment: Augment, images: Images) -> Slots:
+    """Of images [N, H, W, C], under views that are ``augment.seen`` once or twice. Raises UsageError where they cannot
+    be."""
+    return Slots(Views(augment, *images.shape[1:]), len(images), augment.views, augment.second is not None)
 
 
 Series = tuple[Tensor, Tensor] | None

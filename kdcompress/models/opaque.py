@@ -62,6 +62,12 @@ class FileTeacher(Opaque):
         self.mean, self.std = mean, std
         self._runner: Runner | None = None
 
+    @property
+    def threshold(self) -> float | None:
+        """The share of the source's second class above which it is the answer, where the file ships one."""
+        share = self.spec.threshold
+        return share if share is None or self.order[0] == 0 else 1 - share
+
     def extra_repr(self) -> str:
         """All that decides its answers: the answers that are kept of it go by this."""
         return f"{self.sha256}, gives {self.gives}, mean {self.mean}, std {self.std}, order {self.order}"

@@ -59,9 +59,12 @@ class FeatureTrain(Train):
 
     @model_validator(mode="after")
     def without_labels(self) -> FeatureTrain:
-        for key in ("label_smoothing", "unlabelled"):
+        labels, answers = "a pre-training has no labels, all of its images are alike", "features are not kept"
+        why = dict.fromkeys(("label_smoothing", "unlabelled", "balance"), labels) | {"teacher_cache_top": answers}
+        why |= {"tune": "only `train` and `teacher.train` can be tuned"}
+        for key, reason in why.items():
             if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"leave `{key}` out: a pre-training has no labels, all of its images are alike")
+                raise ValueError(f"leave `{key}` out: {reason}")
         return self
 
 

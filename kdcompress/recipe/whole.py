@@ -128,6 +128,8 @@ class Recipe(Section):
             raise ValueError(
                 "`pretrain` needs a teacher: give `pretrain.teacher`, or a `teacher` that teaches both times"
             )
+        if self.pretrain.teacher is None and self.teacher and self.teacher.opaque:
+            raise ValueError("`pretrain` needs a teacher's features, and a black box has none: give `pretrain.teacher`")
         return self
 
     @model_validator(mode="after")

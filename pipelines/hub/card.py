@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from kdcompress.errors import UsageError
 from kdcompress.models.build import pretrained_facts
+from kdcompress.pipelines.hub.without_paths import last
 from kdcompress.report import present, sure
 from kdcompress.report.figures import capital, significant, size
 from kdcompress.report.markdown import listed, plain, table
@@ -98,6 +99,12 @@ def evaluated(document: Mapping[str, Any], row: Row) -> EvalResult | None:
     )
 
 
+def named(teacher: Row) -> str:
+    """A network by its name; a model file, or a file of answers, by the file's."""
+    file = teacher.get("file") or teacher.get("answers")
+    return last(file) if file else str(teacher["model"])
+
+
 def text(document: Mapping[str, Any], rows: Mapping[str, Row], repository: str, licence: str | None) -> str:
     task, images, recipe = task_of(document), document["data"]["images"], document["recipe"]
     metric, first = present.metric(document), next(iter(rows))
@@ -114,7 +121,9 @@ def text(document: Mapping[str, Any], rows: Mapping[str, Row], repository: str, 
         for folder, row in rows.items()
     ]
     teacher = recipe.get("teacher")
-    taught = f"{' + '.join(recipe['method'])}, from {teacher['model']}" if teacher else "from the labels alone"
+    taught = f"{' + '.join(recipe['method'])}, from {named(teacher)}" if teacher else "from the labels alone"
+    if pretrain := recipe.get("pretrain"):
+        taught += f", after a pre-training on the features of {named(pretrain.get('teacher') or teacher)}"
     made = [
         f"Data: {document['data']['name']}, {images['train']:,} training, {images['validation']:,} validation and "
         f"{images['test']:,} test images. Licence of the data: {document['data']['licence'] or 'not stated'}",

@@ -12,6 +12,7 @@ from kdcompress.distributed import is_main_process
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
 from kdcompress.models.names import packages
+from kdcompress.models.timm_places import folder_hash
 from kdcompress.own_code import is_own
 from kdcompress.pipelines import pretraining
 from kdcompress.pipelines.networks import Networks
@@ -49,9 +50,10 @@ class PretrainStep(Step):
             "networks": [described(network) for network in members],
             "seen": networks.normalisation(self.role)[:2],  # of the student, whose data count by their images alone
             "train": pretrain.train.deciding(),
-            "augment": pretrain.views(networks.recipe.data.augment).deciding(),
+            "augment": pretrain.views(networks.recipe.data.augment).seen(two=False).deciding(),
             "method": pretrain.method,
             "seed": part.seed,
+            "labels": networks.source.labels,  # of the classifier, which is in the file as it was
         }
         hashes = {"images": networks.sources.without_labels.hash}
         hashes |= {str(name): inputs[name].hash for name in self.after}
@@ -60,6 +62,8 @@ class PretrainStep(Step):
                 hashes[f"weights-{index}"] = file_hash(network.weights)
             if is_own(network.model):
                 hashes[f"code-{index}"] = code_hash(network.model)
+            if found := folder_hash(network.model):
+                hashes[f"folder-{index}"] = found
         hashes |= {f"code-{name}": code_hash(name) for name in pretrain.method if is_own(name)}
         made_by = {package for network in members for package in packages(network.model)}
         return Key(params, hashes, ("torch", "torchvision", "timm", *sorted(made_by)))

@@ -39,18 +39,21 @@ class ScoredStep(Step):
 
     def key(self, inputs: Inputs) -> Key:
         params = {"task": self.networks.recipe.task, "black box": given(self.networks.parts[self.role].network)}
+        params |= self.networks.figure_key
         return Key(params, {"artifact": inputs[exported(self.role)].hash, "data": self.networks.source.hash})
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``ANSWERS``, the task's to the test split, seen as it sees the images that it teaches with."""
         artifact_of(inputs, exported(self.role)).verified()
-        task, split = self.networks.task, self.networks.source.test
-        teacher = self.networks.untrained(self.role)
+        split, teacher = self.networks.source.test, self.networks.untrained(self.role)
         assert isinstance(teacher, FileTeacher)
+        task = self.networks.task.judging(threshold=teacher.threshold)
         with torch.inference_mode():
             found = [teacher(batch.x).numpy() for batch in eval_batches(split, BATCH)]
         outputs = task.kept((np.concatenate(found),))
         np.save(folder / ANSWERS, task.answers(outputs))
         facts = {"score": task.score(outputs, split.truth), "details": task.details(outputs, split.truth)}
+        if calibration := task.calibration(outputs, split.truth):
+            facts["calibration"] = vars(calibration)
         runtime = teacher.runner().details()
         return {**facts, "n": len(split), "answer_ms": None, "parity": None, "runtime": runtime}

@@ -40,7 +40,7 @@ class TargetStep(Step):
 
     @property
     def after(self) -> tuple[StepName, ...]:
-        return (exported("student"), trained(_guide(self.networks))) if self.learns else (exported("student"),)
+        return (exported("student"), trained(guide(self.networks))) if self.learns else (exported("student"),)
 
     @property
     def may_fail(self) -> bool:
@@ -71,7 +71,10 @@ class TargetStep(Step):
             params |= self.networks.figure_key
             hashes["weights"] = inputs[trained("student")].hash
         if self.learns:
-            hashes["guide"] = inputs[trained(_guide(self.networks))].hash
+            hashes["guide"] = inputs[trained(guide(self.networks))].hash
+            unlabelled = self.networks.trained_on("student").unlabelled
+            if unlabelled and not self.networks.parts["student"].taught():  # else the student's weights are of them too
+                hashes["unlabelled"] = unlabelled.hash
         packages = ("torch", "onnx", "onnxruntime", *formats.writers[self.target.writer].packages)
         return Key(params, hashes, packages)
 
@@ -90,7 +93,7 @@ class TargetStep(Step):
         return recorded(artifact)
 
 
-def _guide(networks: Networks) -> Role:
+def guide(networks: Networks) -> Role:
     """Who teaches it to be quantised."""
     return next(iter(networks.parts["student"].teachers), "student")
 
@@ -111,11 +114,11 @@ def learn_quantized(
     it."""
     part, export, folder = networks.parts["student"], networks.recipe.export, job.folder / "learning"
     assert export.qat is not None
-    guide, spec = _guide(networks), networks.spec("student")
+    teacher, spec = guide(networks), networks.spec("student")
     student = networks.deployable("student", networks.network("student", weights)).net
     distillation = Distillation(
         Member(student, spec.mean, spec.std, size=part.network.size),
-        [networks.member(guide, networks.network(guide, weights))],
+        [networks.member(teacher, networks.network(teacher, weights))],
         {"quantized": as_in(scheme)},
         networks.example(),
         task=networks.task,

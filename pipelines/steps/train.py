@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from kdcompress.artifact import sha256
 from kdcompress.console import TrainingProgress
-from kdcompress.data.batch import STRONG
 from kdcompress.distributed import is_main_process
 from kdcompress.errors import UsageError
 from kdcompress.models.checkpoint import save_weights
@@ -63,7 +62,7 @@ class TrainStep(Step):
         params = {
             "network": described(part.network),
             "train": part.train and part.train.deciding(),
-            "augment": self.networks.recipe.data.augment.seen(part.rows == STRONG).deciding(),
+            "augment": part.seen(self.networks.recipe.data.augment).deciding(),
             "method": part.method,
             "seed": part.seed,
             "peers": [described(peer) for peer in part.company()],

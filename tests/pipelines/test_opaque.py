@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -22,8 +23,10 @@ from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.opaque import opaque
 from kdcompress.pipelines.parts import parts_of
+from kdcompress.pipelines.runs import Done
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.names import exported, trained
+from kdcompress.pipelines.steps.scored import ScoredStep
 from kdcompress.recipe import Teacher, validate_recipe
 from kdcompress.runner import infer_all
 from kdcompress.training.compiling import _members
@@ -109,6 +112,17 @@ def test_the_report_has_the_files_row(taught, tmp_path, fashion_mnist_root, late
     assert row["score"] == pytest.approx(100 * (logits.argmax(1) == test.truth).mean())
     assert rows["student-fp32"]["agreement"] > 0 and document["training"][0]["model"] == "teacher.onnx"
     assert (tmp_path / "run/artifacts/teacher.onnx").exists()
+
+
+def test_another_figure_is_counted_again(taught, tmp_path, fashion_mnist_root):
+    def key(metric):
+        made = recipe(fashion_mnist_root, {"file": str(taught[2])}, metric=metric)
+        built = Done("teacher-fp32", "", tmp_path, {}, "", 0.0, True)
+        return (
+            ScoredStep(Networks(*_parts(made)), "teacher").key({exported("teacher"): built}).hash("check-teacher-fp32")
+        )
+
+    assert key(None) == key("accuracy") != key("f1")
 
 
 def test_dry_run_writes_nothing(taught, tmp_path, fashion_mnist_root, monkeypatch):
@@ -261,6 +275,13 @@ def test_a_dense_task_has_no_black_box(tmp_path, levels):
     assert "allowed: classification, multi-label" in str(told.value)
 
 
+@pytest.mark.parametrize(("numbers", "share"), [([0, 1], 0.3), ([1, 0], 0.7)])
+def test_a_files_threshold_is_of_the_datas_second_class(numbers, share):
+    spec = InputSpec(height=4, width=4, channels=1, mean=(0,), std=(1,), labels=("a", "b"), threshold=0.3)
+    assert FileTeacher(None, spec, "", numbers).threshold == pytest.approx(share)
+    assert FileTeacher(None, replace(spec, threshold=None), "", numbers).threshold is None
+
+
 def test_classes_are_matched_by_name(taught, tmp_path, fashion_mnist_root):
     """A file whose outputs and labels are in another order gives the same logits."""
     file = taught[2]
@@ -356,6 +377,12 @@ def test_what_answers_cannot_be_used_for(taught, tmp_path, fashion_mnist_root):
     assert "Mixed images are new at every step" in said(data={"augment": {"mixup": 1.0}}, method="function-matching")
     assert "rkd cannot learn" in said(method="rkd")
     assert "none to 19 of 211; the first is number" in said(data={"train_images": 211})
+    assert "data.augment has second" in said(method="crld")  # which looks at more than the images as they are
+    unused = {"augment": {"second": {"erasing": 0.5}}}
+    Compression(recipe(root, {"answers": str(answers)}, data=unused), tmp_path / "run").check(ships=False)
+    turned = {"augment": {"flip": True}}
+    qat = {"qat": {"epochs": 1}}
+    assert "where: export.qat" in said(data=turned, method="none", export=qat)
     few = plain_answers(tmp_path / "few.npz", networks, teacher, slice(0, 100))
     assert "none to 92 of 192; the first is number 100" in said(few)
     other = np.load(answers)

@@ -335,6 +335,34 @@ def test_keys_know_the_second_view_where_a_method_looks_at_it(place):
         assert (student != teacher) == two and student.get("second", {}).get("trivial") == ("colour" if two else None)
 
 
+def test_views_that_cannot_be_counted_are_told_before_the_training(place):
+    strong = {"randaugment": {"n": 4, "m": None}, "erasing": 0.5, "blur": {}}
+    augment = {**strong, "cutout": 8, "colour": 0.4, "resized_crop": 0.1, "second": strong}
+    data = {"source": "image-folder", "root": str(place / "images"), "size": 16, "augment": augment}
+    teacher = {"model": "resnet14", "train": {"images": 16, "batch_size": 8}}
+    with pytest.raises(UsageError, match=r"too many views to be counted(.|\n)*next: leave out cutout, colour"):
+        compression(place, method="crld", teacher=teacher, data=data).check(ships=False)
+
+
+@pytest.mark.parametrize(
+    ("qat", "why"),
+    [({"teacher_cache_top": 2}, "no more classes than probabilities"), ({"precision": "fp16"}, "fp16 needs a GPU")],
+)
+def test_a_training_of_the_ladder_is_looked_at_before_all_others(place, qat, why):
+    if "precision" in qat and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    teacher = {"model": "resnet14", "train": {"images": 16, "batch_size": 8}}
+    with pytest.raises(UsageError, match=f"{why}(.|\n)*where: export.qat"):
+        compression(place, method="kd", teacher=teacher, export={"qat": qat}).check(ships=False)
+
+
+def test_images_without_labels_are_looked_at_before_a_training_of_the_ladder(place, tmp_path):
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "one.png")
+    data = {"source": "image-folder", "root": str(place / "images"), "size": 16, "unlabelled": str(tmp_path)}
+    with pytest.raises(UsageError, match=r"fewer images without labels than a batch has(.|\n)*where: export.qat"):
+        compression(place, data=data, export={"qat": {"epochs": 1, "batch_size": 8}}).check(ships=False)
+
+
 def test_images_without_labels_are_looked_at_before_a_training(run, tmp_path):
     teacher = "teacher={model: resnet14, train: {epochs: 1}}"
     (tmp_path / "more").mkdir()

@@ -1,5 +1,7 @@
 """A student that learns features before its own training: what a recipe asks for, the step, and what goes wrong."""
 
+from dataclasses import replace
+
 import huggingface_hub
 import numpy as np
 import pytest
@@ -92,6 +94,10 @@ def asked(photos, tower):
         ),
         ({"pretrain": {"teacher": None, "train": {"label_smoothing": 0.1}}}, "leave `label_smoothing` out"),
         ({"pretrain": {"teacher": None, "train": {"optimizer": "dot"}}}, "pretrain.train.optimizer"),
+        ({"pretrain": {"teacher": None, "train": {"balance": "sampling"}}}, "leave `balance` out"),
+        ({"pretrain": {"teacher": None, "train": {"teacher_cache_top": 3}}}, "leave `teacher_cache_top` out"),
+        ({"pretrain": {"teacher": None, "train": {"tune": 3}}}, "leave `tune` out"),
+        ({"teacher": {"file": "a.onnx"}, "pretrain": {"teacher": None}}, "a black box has none"),
         ({"pretrain": {"teachre": 1}}, "did you mean 'teacher'"),
     ],
 )
@@ -194,6 +200,25 @@ def test_the_key_is_of_all_that_it_depends_on(asked, tmp_path, tower):
     assert len({usual, *changed}) == 1 + len(changed)
 
 
+def test_the_key_is_of_the_classes_and_of_a_networks_folder(asked, tmp_path):
+    def key(**more):
+        compression = Compression(asked(**more), tmp_path)
+        return compression, keys(compression)[0]
+
+    compression, usual = key()
+    sources = compression.networks.sources
+    vars(sources)["main"] = replace(sources.main, labels=("others", *sources.main.labels[1:]))
+    assert keys(compression)[0] != usual
+    assert key(data={"augment": {"second": {"erasing": 0.5}}})[1] == usual  # one view of an image is looked at
+    (tmp_path / "net").mkdir()
+    teacher = {"model": f"local-dir:{tmp_path / 'net'}", "pretrained": True}
+    found = []
+    for text in ("{}", "[]"):
+        (tmp_path / "net/config.json").write_text(text)
+        found.append(key(pretrain={"teacher": teacher})[1])
+    assert found[0] != found[1]
+
+
 def test_a_recipe_without_it_keeps_its_keys(asked, tmp_path):
     recipe = asked()
     without = Compression(recipe.model_copy(update={"pretrain": None}), tmp_path)
@@ -243,6 +268,7 @@ def test_a_teacher_of_the_wrong_size_is_told_before_anything_starts(asked, tower
     ("pretrain", "message"),
     [
         ({"method": "kd"}, "kd cannot teach features from images alone"),
+        ({"augment": {"crop": 16}}, "out of sight(.|\n)*where: pretrain.augment"),
         ({"method": {"feature-pretraining": {"queu": 3}}}, "method.feature-pretraining.queu"),
         ({"method": {"ickd": {}, "nothing": {}}}, "no method named 'nothing'"),
         ({"augment": {"mixup": 1.0}, "method": "mlld"}, "cannot teach features"),

@@ -10,7 +10,7 @@ import pytest
 from bundle_files import invoke, rows_of
 from huggingface_hub import ModelCard
 
-from kdcompress.pipelines.hub.card import card
+from kdcompress.pipelines.hub.card import card, named
 from kdcompress.pipelines.hub.without_paths import last, without_paths
 from kdcompress.pipelines.verify import verify
 
@@ -79,6 +79,19 @@ def test_nothing_says_where_it_was_made(written, run, fashion_mnist_root):
     shared, own = (json.loads((place / "report.json").read_text()) for place in (folder, run))
     assert shared["recipe"]["data"]["root"] == fashion_mnist_root.name and "/" in own["data"]["origin"]
     assert shared["rows"] == own["rows"] and shared["recipe_hash"] == own["recipe_hash"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name"),
+    [
+        ({"model": "vgg8", "file": None}, "vgg8"),
+        ({"model": "", "file": "of/mine/teacher.onnx", "answers": None}, "teacher.onnx"),
+        ({"model": "", "file": None, "answers": "theirs"}, "theirs"),
+        ({"model": "vgg8"}, "vgg8"),  # of a report from before there were other teachers
+    ],
+)
+def test_a_card_names_any_teacher(teacher, name):
+    assert named(teacher) == name
 
 
 def test_what_the_report_recommends_is_the_default_and_a_dry_run_only_lists(run, tmp_path, monkeypatch):
