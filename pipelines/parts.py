@@ -155,7 +155,7 @@ def _whole(student: Student, recipe: Recipe) -> Student:
 
 def named(network: Network) -> str:
     if isinstance(network, Student) and network.prune:
-        return f"{network.model} pruned by {network.ratio:g}"
+        return f"{network.model} pruned by {network.ratio:g}".strip()  # of a candidate, the teacher has the model
     path = (network.file or network.answers) if isinstance(network, Teacher) else None
     return path.name if path else network.model
 

@@ -130,7 +130,7 @@ class Teacher(Network):
         taken = {"file", "gives", "mean", "std"} if self.file else {"answers"}
         given = {name for name, field in Teacher.model_fields.items() if getattr(self, name) != field.default}
         if self.opaque and (foreign := sorted(given - taken - {"seed"})):
-            named, kind = ", ".join(f"`{name}`" for name in foreign), "file" if self.file else "answers"
+            named, kind = ", ".join(f"`{name}`" for name in foreign), "a file" if self.file else "answers in a file"
             raise ValueError(f"leave {named} out: a teacher that is {kind} is taken as it is")
         return self
 

@@ -30,7 +30,7 @@ class Counted:
 
     @property
     def name(self) -> str:
-        return f"pruned by {self.student.ratio:g}" if self.student.prune else named(self.student)
+        return named(self.student)
 
     def row(self) -> dict[str, str]:
         """For a table of what is to be built."""
