@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 from click.testing import CliRunner
+from quick_runs import quick_run
 
-from kdcompress.bench import timing
 from kdcompress.cli.main import main
 from kdcompress.data import from_scenes
 
@@ -19,11 +19,10 @@ def scenes_run(folder, recipe, root, count):
     ``root``: where the garments are. Until it ends, the folder is the current one, and scenes stay as few."""
     (folder / RECIPE).write_text(recipe)
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
         for split in ("validation", "test"):
             patch.setitem(from_scenes.COUNTS, split, count)
-        yield CliRunner().invoke(main, ["run", RECIPE, f"data.root={root}", "-o", "run", "--json"])
+        with quick_run(folder, RECIPE, f"data.root={root}") as done:
+            yield done
 
 
 def evaluate_gives_the_same(run, document, root):

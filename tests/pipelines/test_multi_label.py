@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from quick_runs import quick_run
 
-from kdcompress.bench import timing
 from kdcompress.cli.main import main
 
 COLOURS = ("red", "green", "blue")
@@ -48,10 +48,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran(place):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
-        yield CliRunner().invoke(main, ["run", "sets.yaml", "-o", "run", "--json"]), place
+    with quick_run(place, "sets.yaml") as done:
+        yield done, place
 
 
 def test_every_file_is_scored_by_its_figure(ran):

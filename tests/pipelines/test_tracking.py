@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from forked import Forked
+from killed import program
 
 from kdcompress.cli.main import main
 from kdcompress.pipelines import tracking
@@ -155,28 +156,7 @@ def test_trained_again_it_is_another_run(tracked, fashion_mnist_root):
     assert scalars(folder / "tensorboard/student-2")["loss/kd"] == first["loss/kd"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from kdcompress import console
-from kdcompress.pipelines import tracking
-from kdcompress.pipelines.compress import Compression
-from kdcompress.recipe import load_recipe
-from kdcompress.training import engine
-tracking.EVERY_SECONDS, engine.CHECK_EVERY = 0.0, 1
-left = int(sys.argv.pop(1))
-
-def told(self, step, steps, facts):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-console.TrainingProgress.__call__ = told
-run = Compression(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
-with run.folder.locked():
-    run.train()
-"""
+KILLED = program("tracking.EVERY_SECONDS, engine.CHECK_EVERY = 0.0, 1")
 
 
 def test_killed_it_goes_on_in_the_same_run(tmp_path, fashion_mnist_root):

@@ -6,6 +6,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 from forked import Forked
+from killed import program
 
 from kdcompress.cli.main import main
 from kdcompress.errors import UsageError
@@ -251,29 +252,14 @@ def test_every_form_of_the_report_says_what_was_tried(tuned):
     assert "<h2>Settings tried for the student</h2>" in (folder / "report.html").read_text()
 
 
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-from kdcompress import console
-from kdcompress.pipelines.compress import Compression
+KILLED = program(
+    "engine.CHECKPOINT_SECONDS = 0.0",
+    """
+import json
 from kdcompress.pipelines.steps.names import tuned
-from kdcompress.recipe import load_recipe
-from kdcompress.training import engine
-engine.CHECKPOINT_SECONDS = 0.0
-left, folder = int(sys.argv[1]), Path(sys.argv[3])
-
-def told(self, step, steps, facts):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-console.TrainingProgress.__call__ = told
-run = Compression(load_recipe(Path(sys.argv[2])), folder)
-with run.folder.locked():
-    run.train()
 print(json.dumps(run.done[tuned("student")].result["trials"]))
-"""
+""",
+)
 
 
 def test_killed_it_goes_on_with_the_same_trials(tuned, tmp_path):

@@ -12,9 +12,9 @@ import yaml
 from bundle_files import GRAMMARS, check_syntax, ort_stub
 from click.testing import CliRunner
 from PIL import Image
+from quick_runs import quick_run
 from sklearn.metrics import f1_score
 
-from kdcompress.bench import timing
 from kdcompress.cli.main import main
 from kdcompress.data.source import load
 from kdcompress.export.formats import open_runner
@@ -60,10 +60,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran(place):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setitem(timing.EFFORTS, "rapid", (24, 0.1))
-        done = CliRunner().invoke(main, ["run", "inspection.yaml", "-o", "run", "--json"])
+    with quick_run(place, "inspection.yaml") as done:
         assert done.exit_code == 0, done.stderr
         yield json.loads(done.stdout), place
 
