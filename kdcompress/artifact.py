@@ -68,6 +68,11 @@ class Output:
         return cls(**{**data, "shape": tuple(data["shape"])})
 
 
+def margin_at(threshold: float) -> float:
+    """By how much the second of two logits is above the first where its share (softmax) is ``threshold``."""
+    return math.log(threshold / (1 - threshold))
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What a deployed model takes, and what it gives for that.
@@ -308,6 +313,16 @@ def open_private(path: Path, flags: int) -> int:
         raise PermissionError(errno.EPERM, "it is not a file of this user", str(path))
     os.fchmod(descriptor, 0o600)  # whatever the umask is
     return descriptor
+
+
+def open_new(path: Path) -> int:
+    """As ``open_private``, of a file that is made: raises FileExistsError where there is one."""
+    return open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+
+def copy_to(path: Path, to: Path) -> None:
+    """A file or a folder."""
+    (shutil.copytree if path.is_dir() else shutil.copyfile)(path, to)
 
 
 def remove(path: Path) -> None:

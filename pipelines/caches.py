@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kdcompress.artifact import clean_name, open_private, private_folder, replacing, sha256
+from kdcompress.artifact import clean_name, open_new, private_folder, replacing, sha256
 from kdcompress.data import kept
 from kdcompress.data.about import describe, described, forget
 from kdcompress.data.given import GivenAnswers, read_answers
@@ -23,7 +24,6 @@ from kdcompress.untrusted import existing, plain
 KINDS = ("images", "facts", "answers", "imported")
 DAY = 86_400.0  # seconds
 HASH = "[0-9a-f]" * 64
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -147,20 +147,13 @@ def import_answers(path: Path, name: str | None = None) -> tuple[str, GivenAnswe
         raise UsageError("Other answers are kept by this name.", where=copy, hint=hint)
     if not copy.exists():
         ours.expect({copy.name: digest})
-        with replacing(copy) as temporary:
-            _copied(path, temporary)
+        with replacing(copy) as temporary, path.open("rb") as source, os.fdopen(open_new(temporary), "wb") as file:
+            shutil.copyfileobj(source, file)
         if sha256(copy) != digest:
             copy.unlink()
             raise KDCompressError("The file changed while it was read.", where=path, hint="try again")
         describe(copy, {"what": what(given)})
     return name, given
-
-
-def _copied(path: Path, to: Path) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with path.open("rb") as source, os.fdopen(open_private(to, flags), "wb") as file:
-        while block := source.read(BLOCK):
-            file.write(block)
 
 
 def what(given: GivenAnswers) -> str:

@@ -11,16 +11,16 @@ from kdcompress.errors import KDCompressError, UsageError, cause, place
 from kdcompress.models.build import build, pretrained_facts
 from kdcompress.models.checkpoint import facts_of, load_weights
 from kdcompress.models.evaluating import evaluating
-from kdcompress.models.timm_places import whole_name
+from kdcompress.models.timm_places import is_timms
 from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import UNTRAINED, Networks, Weights
 from kdcompress.pipelines.parts import Role
+from kdcompress.pipelines.preflight import SIZE_OPTIONS
 from kdcompress.recipe import Foundation, Pretrain
 from kdcompress.training.distillation import Distillation, Member
 
 TEACHER: Role = "teacher"  # the recipe's own, where the pre-training has none
 WHERE = "pretrain.teacher"
-SIDES = ("img_size", "image_size", "input_size")  # options of functions that make networks
 
 
 def distillation(networks: Networks, role: Role, weights: Weights = UNTRAINED) -> Distillation:
@@ -72,12 +72,12 @@ def foundation(networks: Networks, network: Foundation) -> Member:
     a callable of the user's own without a classifier, any other with its own."""
     said: dict[str, Any] = facts_of(network.weights) if network.weights else {}
     known = pretrained_facts(network.model, network.options) if network.pretrained else None
-    bare = not said.get("labels") and (whole_name(network.model).startswith("timm/") or is_own(network.model))
+    bare = not said.get("labels") and (is_timms(network.model) or is_own(network.model))
     classes = known.classes if known else len(said.get("labels") or networks.source.labels)
     if known or said.get("mean"):
         channels = len(known.mean if known else said["mean"])
     else:  # grey images are shown in three channels
-        channels = 3 if whole_name(network.model).startswith("timm/") else networks.source.train.images.shape[-1]
+        channels = 3 if is_timms(network.model) else networks.source.train.images.shape[-1]
     torch.manual_seed(networks.recipe.seed)
     net = build(network.model, 0 if bare else classes, channels, network.options, network.pretrained)
     if network.weights:
@@ -102,7 +102,7 @@ def normalisation(
         known = pretrained_facts(network.model, network.options)
         return known.mean, known.std
     declared: Any = getattr(net, "default_cfg", None) or {}
-    if whole_name(network.model).startswith("timm/") and declared.get("mean"):
+    if is_timms(network.model) and declared.get("mean"):
         return tuple(declared["mean"]), tuple(declared["std"])
     return networks.source.mean, networks.source.std
 
@@ -112,7 +112,7 @@ def side(network: Foundation, net: nn.Module) -> int | None:
     if network.size:
         return network.size
     declared: Any = getattr(net, "default_cfg", None) or {}
-    for value in (*(network.options.get(name) for name in SIDES), declared.get("input_size")):
+    for value in (*(network.options.get(name) for name in SIZE_OPTIONS), declared.get("input_size")):
         last = value[-1] if isinstance(value, (tuple, list)) else value
         if isinstance(last, int):
             return last
@@ -142,7 +142,7 @@ def _remedy(networks: Networks, network: Foundation, net: nn.Module) -> str:
     own, found = (declared.get("input_size") or (224,))[-1], []
     if _works(networks, network.model_copy(update={"size": own})):
         found.append(f"`{WHERE}.size: {own}`, its own")
-    for option in SIDES if network.size else ():
+    for option in SIZE_OPTIONS if network.size else ():
         if _works(networks, network.model_copy(update={"options": {**network.options, option: network.size}})):
             found.append(f"`{WHERE}.options: {{{option}: {network.size}}}` makes it for this size")
             break

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kdcompress.artifact import remove, replacing, sha256
+from kdcompress.artifact import copy_to, remove, replacing, sha256
 from kdcompress.errors import UsageError
 from kdcompress.ours import Ours
 from kdcompress.pipelines.runs import STEPS
@@ -42,7 +41,7 @@ def publish(folder: Path, wanted: Mapping[str, Path]) -> None:
     for name, path in wanted.items():
         if not (there / name).exists() or sha256(there / name) != hashes[f"{FOLDER}/{name}"]:
             with replacing(there / name) as temporary:
-                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, temporary)
+                copy_to(path, temporary)
 
 
 def _somebodys(folder: Path, copies: Mapping[str, list[Path]]) -> list[str]:

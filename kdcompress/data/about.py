@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kdcompress.artifact import kept_json, open_private, replacing
+from kdcompress.artifact import kept_json, open_new, replacing
 
 SUFFIX = ".about"
 
@@ -20,10 +20,8 @@ def describe(path: Path, facts: Mapping[str, Any]) -> None:
     with suppress(OSError):
         if kept_json(beside) == facts:
             return
-        with replacing(beside) as temporary:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(open_private(temporary, flags), "w", encoding="utf-8") as text:
-                json.dump(facts, text)
+        with replacing(beside) as temporary, os.fdopen(open_new(temporary), "w", encoding="utf-8") as text:
+            json.dump(facts, text)
 
 
 def described(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from typing import Any, overload
 import numpy as np
 from filelock import FileLock, Timeout
 
-from kdcompress.artifact import content_hash, open_private, parsed, private_folder, replacing, user_cache
+from kdcompress.artifact import content_hash, open_new, open_private, parsed, private_folder, replacing, user_cache
 from kdcompress.console import say
 from kdcompress.data.about import describe, forget
 from kdcompress.data.joined import Joined
@@ -39,7 +39,6 @@ from kdcompress.errors import KDCompressError
 
 MONTH = 30 * 86_400.0  # seconds
 SPARE = 2**28  # bytes of a disk that are left free
-NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 NAME = "[0-9a-f]" * 64  # of what is kept: nothing else in the folder is touched
 TAIL = 8 + 32  # bytes: how many checksums there are, and the SHA-256 of the header, of them and of that
 
@@ -225,7 +224,7 @@ def write(path: Path, shape: tuple[int, ...], fill: Fill, how: str = "decoding",
     say(f"images: {how} {shape[0]:,} once, {size / 1e6:,.0f} MB, kept in {path}", style="dim")
     with replacing(path) as temporary:
         make_room(path.parent, size)
-        with os.fdopen(open_private(temporary, NEW), "wb", buffering=0) as file:
+        with os.fdopen(open_new(temporary), "wb", buffering=0) as file:
             beginning = BytesIO()
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(beginning, header)  # type: ignore[arg-type]
@@ -282,7 +281,7 @@ def remembered(name: str, made: Callable[[], Any]) -> Any:
                     return kept[1]
                 say(f"images: {path} is damaged, and is made again", style="yellow")
             found = made()
-            with replacing(path) as temporary, os.fdopen(open_private(temporary, NEW), "w") as text:
+            with replacing(path) as temporary, os.fdopen(open_new(temporary), "w") as text:
                 text.write(json.dumps([content_hash(found), found]))  # faster than dump
             return found
     except OSError as error:

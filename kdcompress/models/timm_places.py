@@ -31,6 +31,11 @@ def whole_name(name: str) -> str:
     return f"timm/{name}" if name.startswith(PLACES) else name
 
 
+def is_timms(name: str) -> bool:
+    """Whether it names one of timm's networks, wherever it is described."""
+    return whole_name(name).startswith("timm/")
+
+
 def placed(name: str) -> Placed | None:
     """What is said of the network ``name``, without ``timm/``; None for one of timm's own. The description is
     downloaded where it is not kept.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
+from kdcompress.artifact import margin_at
 from kdcompress.tasks._figures import Counts
 
 HALF = 0.5  # what the largest of two logits is
 LEAST, DIGITS = 0.001, 6  # of a share: float32 shares closer to 0 or 1 tell little apart
-
-
-def offset(threshold: float) -> float:
-    """By how much the second logit must be above the first."""
-    return math.log(threshold / (1 - threshold))
 
 
 def best(margins: np.ndarray, truth: np.ndarray, figure: Callable[[Counts], np.ndarray]) -> tuple[float, float, float]:
@@ -28,7 +23,7 @@ def best(margins: np.ndarray, truth: np.ndarray, figure: Callable[[Counts], np.n
     shares = 1 / (1 + np.exp(-np.clip(middles, -50, 50)))
     tried = np.unique(np.append(np.clip(shares, LEAST, 1 - LEAST).round(DIGITS), HALF))
     # how many are answered with the first class
-    below = np.searchsorted(values, [offset(share) for share in tried.tolist()], side="right")
+    below = np.searchsorted(values, [margin_at(share) for share in tried.tolist()], side="right")
     negatives = np.append(0, np.cumsum(~ones))[below]
     positives = np.append(0, np.cumsum(ones))[below]
     total = np.array([(~ones).sum(), ones.sum()], np.float64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdcompress.artifact import Output
+from kdcompress.artifact import Output, margin_at
 from kdcompress.data.truth import of_each
 from kdcompress.errors import UsageError, some, unknown_name
 from kdcompress.task import Blind, Calibration, Confusion, Metric, Outputs, Threshold, unanswered
@@ -17,7 +17,7 @@ from kdcompress.tasks import tasks
 from kdcompress.tasks._calibration import reliability
 from kdcompress.tasks._figures import OF_COUNTS, Counts, area, areas, counts, log_odds
 from kdcompress.tasks._of_logits import Decisions, OfLogits, check_logits, logits_in
-from kdcompress.tasks._threshold import HALF, best, offset
+from kdcompress.tasks._threshold import HALF, best
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ class Classification(OfLogits):
         """Logits whose largest is the answer: the second of two is lower by what it must be above the first."""
         if self.threshold is None or logits.shape[1] != 2:
             return logits
-        return logits - np.array([0.0, offset(self.threshold)])
+        return logits - np.array([0.0, margin_at(self.threshold)])
 
     def answers(self, outputs: Outputs) -> np.ndarray:
         logits = self._decisive(outputs[0])

@@ -14,7 +14,7 @@ from kdcompress.export import formats
 from kdcompress.pipelines.runs import STEPS
 from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.report.figures import capital
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of_run
 
 
 def by_class(
@@ -26,12 +26,7 @@ def by_class(
     found = sorted(run.glob(f"{STEPS}/{name}/{keys[name]}*/{ANSWERS}")) if name in keys else []
     if not found or row["score"] is None:
         return None
-    recipe = document["recipe"]
-    return (
-        tasks[recipe.get("task", "classification")]
-        .judging(recipe.get("metric"))
-        .by_label(np.load(found[0]), source.test.truth, source.labels)
-    )
+    return task_of_run(document).by_label(np.load(found[0]), source.test.truth, source.labels)
 
 
 def limits(row: Mapping[str, Any], artifact: Artifact) -> list[str]:

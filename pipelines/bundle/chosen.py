@@ -17,7 +17,7 @@ from kdcompress.pipelines.bundle.kinds import KINDS
 from kdcompress.pipelines.measure import load_artifact
 from kdcompress.recipe import Data, load_recipe
 from kdcompress.report.present import headline
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of_run
 
 
 def ships(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -95,7 +95,7 @@ def source_of(run: Path, document: Mapping[str, Any]) -> Source:
     data = Data.model_validate(document["recipe"]["data"])
     if data.public is not None:  # a report does not say where private images are
         data = load_recipe(run / "recipe.yaml").data
-    source = load(data, tasks[document["recipe"].get("task", "classification")].truth)
+    source = load(data, task_of_run(document).truth)
     if source.hash != document["data"]["hash"]:
         hint = "`kdcompress run` again, or put back the data it ran on"
         raise UsageError("The data are not those of the run.", where=source.origin, hint=hint)

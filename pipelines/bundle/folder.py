@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kdcompress.artifact import Artifact, files_of, sha256
+from kdcompress.artifact import Artifact, copy_to, files_of, sha256
 from kdcompress.bench import onnxruntime_web
 from kdcompress.data.splits import Source
 from kdcompress.export import formats
@@ -39,7 +38,7 @@ def write(
     family = FAMILIES[task.program]
     kind = ENGINE if artifact.provenance.get("engine") else KINDS[artifact.format]
     folder.mkdir()
-    (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, folder / artifact.path.name)
+    copy_to(artifact.path, folder / artifact.path.name)
     threads = document["recipe"]["bench"]["threads"]
     model = model_of(document, row, artifact, kind, threads)
     image, expected = sample(run, document, artifact, source, threads)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.artifact import Artifact, InputSpec, margin_at
 from kdcompress.bench.machine import machine
 from kdcompress.export import formats
 from kdcompress.export.run_ncnn import blobs
@@ -91,7 +90,7 @@ def _threshold(spec: InputSpec) -> dict[str, Any]:
     more than ``margin``."""
     if spec.threshold is None:
         return {}
-    margin = math.log(spec.threshold / (1 - spec.threshold))
+    margin = margin_at(spec.threshold)
     return {"threshold": {"label": spec.labels[1], "share": spec.threshold, "margin": margin}}
 
 

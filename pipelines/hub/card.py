@@ -14,7 +14,7 @@ from kdcompress.pipelines.hub.without_paths import last
 from kdcompress.report import present, sure
 from kdcompress.report.figures import capital, significant, size
 from kdcompress.report.markdown import listed, plain, table
-from kdcompress.tasks import tasks
+from kdcompress.tasks import task_of_run
 
 PAGE = "https://huggingface.co/"
 KNOWN = {  # data sets that are at the Hub too
@@ -32,7 +32,7 @@ def card(document: Mapping[str, Any], rows: Mapping[str, Row], repository: str, 
         model_name=document["name"],
         license=licence,
         library_name="kdcompress",
-        pipeline_tag=task_of(document).hub_tag,
+        pipeline_tag=task_of_run(document).hub_tag,
         tags=tags(document, rows),
         datasets=[found] if (found := dataset(document)) else None,
         base_model=base_model(document),
@@ -42,13 +42,9 @@ def card(document: Mapping[str, Any], rows: Mapping[str, Row], repository: str, 
     return str(ModelCard(f"---\n{said.to_yaml()}\n---\n\n{text(document, rows, repository, licence)}"))
 
 
-def task_of(document: Mapping[str, Any]) -> Any:
-    return tasks[document["recipe"].get("task", "classification")]
-
-
 def tags(document: Mapping[str, Any], rows: Mapping[str, Row]) -> list[str]:
     kinds = {kind for row in rows.values() for kind in (row["format"], row["precision"])}
-    return ["kdcompress", "knowledge-distillation", "model-compression", task_of(document).name, *sorted(kinds)]
+    return ["kdcompress", "knowledge-distillation", "model-compression", task_of_run(document).name, *sorted(kinds)]
 
 
 def dataset(document: Mapping[str, Any]) -> str | None:
@@ -84,7 +80,7 @@ def evaluated(document: Mapping[str, Any], row: Row) -> EvalResult | None:
     """The measured score of a file; None where it was not measured."""
     if row["score"] is None:
         return None
-    task, metric, name = task_of(document), present.metric(document), document["data"]["name"]
+    task, metric, name = task_of_run(document), present.metric(document), document["data"]["name"]
     at_hub, data = dataset(document), document["recipe"]["data"]
     return EvalResult(
         task_type=task.hub_tag,
@@ -106,7 +102,7 @@ def named(teacher: Row) -> str:
 
 
 def text(document: Mapping[str, Any], rows: Mapping[str, Row], repository: str, licence: str | None) -> str:
-    task, images, recipe = task_of(document), document["data"]["images"], document["recipe"]
+    task, images, recipe = task_of_run(document), document["data"]["images"], document["recipe"]
     metric, first = present.metric(document), next(iter(rows))
     titles = ["folder", "runs in", "precision", "size", f"{metric['name']} {metric['unit']}", "median ms"]
     lines = [

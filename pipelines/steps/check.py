@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.data.truth import Truth
 from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.bisect import first_difference, layers, tolerance_of
@@ -26,9 +27,19 @@ from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.steps.names import StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.steps.target import QAT_WEIGHTS
 from kdcompress.runner import infer_all
+from kdcompress.task import Outputs, Task
 
 PARITY_IMAGES = 256
 ANSWERS = "answers.npy"
+
+
+def judged(folder: Path, task: Task, outputs: Outputs, truth: Truth) -> dict[str, Any]:
+    """What is told of a file's ``outputs`` to a split. The task's answers by them are in ``folder`` / ``ANSWERS``
+    then."""
+    np.save(folder / ANSWERS, task.answers(outputs))
+    facts = {"score": task.score(outputs, truth), "details": task.details(outputs, truth), "n": len(truth)}
+    calibration = task.calibration(outputs, truth)
+    return facts | ({"calibration": vars(calibration)} if calibration else {})
 
 
 @dataclass(frozen=True)
@@ -83,17 +94,13 @@ class CheckStep(Step):
             outputs = infer_all(runner, source.test.images, spec, keep=task.kept)
             details = runner.details()
             few = infer_all(runner, source.test.images[:TIMED_IMAGES], spec) if outside(spec) else ()
-        np.save(folder / ANSWERS, task.answers(outputs))
+        facts = judged(folder, task, outputs, source.test.truth)
         compared: dict[str, Any] = agreement.to_json()
         parent = artifact_of(inputs, exported(self.role))
         if not agreement and artifact.format == "onnx" and artifact.provenance.get("parent") == parent.sha256:
             found = layers(parent.path, artifact.path, images)
             first = first_difference(found, tolerance_of(artifact.precision))
             compared["first_difference"] = str(first) if first else None
-        truth = source.test.truth
-        facts = {"score": task.score(outputs, truth), "details": task.details(outputs, truth), "n": len(truth)}
-        if calibration := task.calibration(outputs, truth):
-            facts["calibration"] = vars(calibration)
         facts["answer_ms"] = answer_ms(task, few, (spec.height, spec.width)) if few else None
         return {**facts, "parity": compared, "runtime": details}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kdcompress.artifact import copy_to
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.opaque import artifact_of_file
 from kdcompress.pipelines.parts import Role
@@ -40,5 +40,5 @@ class PassedStep(Step):
         assert isinstance(network, Teacher)
         artifact = artifact_of_file(network)
         path = folder / f"{self.role}{artifact.path.suffix}"
-        (shutil.copytree if artifact.path.is_dir() else shutil.copyfile)(artifact.path, path)
+        copy_to(artifact.path, path)
         return recorded(replace(artifact, path=path).verified())

@@ -11,16 +11,12 @@ from kdcompress.console import TrainingProgress
 from kdcompress.distributed import is_main_process
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
-from kdcompress.models.names import packages
-from kdcompress.models.timm_places import folder_hash
-from kdcompress.own_code import is_own
 from kdcompress.pipelines import pretraining
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named
 from kdcompress.pipelines.runs import Inputs, Key, Step
+from kdcompress.pipelines.steps.made_of import contents, made_by
 from kdcompress.pipelines.steps.names import StepName, pretrained, trained, weights_of
-from kdcompress.pipelines.steps.train import file_hash
-from kdcompress.pipelines.user_code import code_hash
 from kdcompress.training.engine import train
 
 
@@ -57,16 +53,8 @@ class PretrainStep(Step):
         }
         hashes = {"images": networks.sources.without_labels.hash}
         hashes |= {str(name): inputs[name].hash for name in self.after}
-        for index, network in enumerate(members):
-            if network.weights:
-                hashes[f"weights-{index}"] = file_hash(network.weights)
-            if is_own(network.model):
-                hashes[f"code-{index}"] = code_hash(network.model)
-            if found := folder_hash(network.model):
-                hashes[f"folder-{index}"] = found
-        hashes |= {f"code-{name}": code_hash(name) for name in pretrain.method if is_own(name)}
-        made_by = {package for network in members for package in packages(network.model)}
-        return Key(params, hashes, ("torch", "torchvision", "timm", *sorted(made_by)))
+        hashes |= contents(members, pretrain.method)
+        return Key(params, hashes, ("torch", "torchvision", "timm", *sorted(made_by(members))))
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``weights.safetensors``, of the whole network: what no feature depends on is as it was."""

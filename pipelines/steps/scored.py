@@ -14,7 +14,7 @@ from kdcompress.models.opaque import FileTeacher
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, given
 from kdcompress.pipelines.runs import Inputs, Key, Step
-from kdcompress.pipelines.steps.check import ANSWERS
+from kdcompress.pipelines.steps.check import judged
 from kdcompress.pipelines.steps.names import StepName, artifact_of, checked, exported
 
 BATCH = 256
@@ -43,17 +43,12 @@ class ScoredStep(Step):
         return Key(params, {"artifact": inputs[exported(self.role)].hash, "data": self.networks.source.hash})
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
-        """``ANSWERS``, the task's to the test split, seen as it sees the images that it teaches with."""
+        """``check.ANSWERS``, the task's to the test split, seen as it sees the images that it teaches with."""
         artifact_of(inputs, exported(self.role)).verified()
         split, teacher = self.networks.source.test, self.networks.untrained(self.role)
         assert isinstance(teacher, FileTeacher)
         task = self.networks.task.judging(threshold=teacher.threshold)
         with torch.inference_mode():
             found = [teacher(batch.x).numpy() for batch in eval_batches(split, BATCH)]
-        outputs = task.kept((np.concatenate(found),))
-        np.save(folder / ANSWERS, task.answers(outputs))
-        facts = {"score": task.score(outputs, split.truth), "details": task.details(outputs, split.truth)}
-        if calibration := task.calibration(outputs, split.truth):
-            facts["calibration"] = vars(calibration)
-        runtime = teacher.runner().details()
-        return {**facts, "n": len(split), "answer_ms": None, "parity": None, "runtime": runtime}
+        facts = judged(folder, task, task.kept((np.concatenate(found),)), split.truth)
+        return {**facts, "answer_ms": None, "parity": None, "runtime": teacher.runner().details()}

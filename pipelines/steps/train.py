@@ -8,22 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kdcompress.artifact import sha256
 from kdcompress.console import TrainingProgress
 from kdcompress.distributed import is_main_process
-from kdcompress.errors import UsageError
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
-from kdcompress.models.names import packages
-from kdcompress.models.timm_places import folder_hash
-from kdcompress.own_code import is_own
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.runs import Inputs, Key, Step
+from kdcompress.pipelines.steps.made_of import contents, made_by
 from kdcompress.pipelines.steps.names import StepName, pretrained, trained, tuned, weights_of
 from kdcompress.pipelines.tracking import Tracking
 from kdcompress.pipelines.tuned import with_values
-from kdcompress.pipelines.user_code import code_hash
 from kdcompress.training.engine import train
 
 
@@ -74,17 +69,10 @@ class TrainStep(Step):
         if source.unlabelled and any(kind.needs.teacher for kind in part.kinds):
             hashes["unlabelled"] = source.unlabelled.hash
         hashes |= {str(name): inputs[name].hash for name in self.after}
-        for index, network in enumerate([part.network, *part.company()]):
-            if network.weights:
-                hashes[f"weights-{index}"] = file_hash(network.weights)
-            if is_own(network.model):
-                hashes[f"code-{index}"] = code_hash(network.model)
-            if found := folder_hash(network.model):
-                hashes[f"folder-{index}"] = found
-        hashes |= {f"code-{name}": code_hash(name) for name in part.method if is_own(name)}
-        made_by = {package for network in [part.network, *part.company()] for package in packages(network.model)}
-        made_by |= {"torch-pruning"} if pruned_of(part.network) else set()
-        return Key(params, hashes, ("torch", "torchvision", "timm", *sorted(made_by)))
+        members = [part.network, *part.company()]
+        hashes |= contents(members, part.method)
+        makers = made_by(members) | ({"torch-pruning"} if pruned_of(part.network) else set())
+        return Key(params, hashes, ("torch", "torchvision", "timm", *sorted(makers)))
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``weights.safetensors``; beside it, of a training, the best or the last ones where they are others."""
@@ -127,10 +115,3 @@ def in_and_out(networks: Networks, role: Role) -> dict[str, str]:
     """What a file of weights says of what goes into its network and comes out."""
     spec = networks.spec(role)
     return {key: json.dumps(getattr(spec, key), ensure_ascii=False) for key in ("labels", "mean", "std")}
-
-
-def file_hash(path: Path) -> str:
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise UsageError("The weights cannot be read.", where=path, got=error.strerror) from error
