@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     {"child", "errors", "optional", "console", "own_code", "strict_yaml", "registry"},
     {"boxes", "segments", "class_maps", "drawing", "picking"},
-    {"untrusted", "recipe", "artifact", "ours", "runner", "distributed", "task", "matching", "intervals"},
+    {"untrusted", "recipe", "artifact", "ours", "runner", "layers", "distributed", "task", "matching", "intervals"},
     {
         "data",
         "average_precision",
