@@ -181,8 +181,12 @@ def _check_packages(networks: Networks) -> None:
         require_installed("optuna", EXTRA, WHY)
 
 
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _check_tuned(part: Part) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _processes() > 1:
         raise UsageError(
             "Settings are searched in one process only.",
             where="tune",
@@ -235,8 +239,7 @@ def _check_images(networks: Networks, role: Role) -> None:
     if data.unlabelled and any(kind.needs.teacher for kind in kinds.values()):
         source = networks.trained_on(role)
         if source.unlabelled:
-            batch = min(part.train.batch_size, len(source.train)) * part.train.unlabelled
-            check_unlabelled(kinds, source.unlabelled.images, source.train, batch)
+            check_unlabelled(kinds, source.unlabelled.images, source.train, part.train.accumulate * _processes())
 
 
 def _check_pretraining(networks: Networks, pretrain: Pretrain) -> None:
@@ -258,7 +261,6 @@ def parse_options(name: str, options: dict[str, Any]) -> None:
 
 def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> None:
     """Each is tried alone, and then with those that it learns from."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     broken: dict[str, list[Role]] = {}  # what is wrong, with whom
     for role, part in networks.parts.items():
         for seed, network in enumerate([part.network, *part.company()]):
@@ -285,7 +287,7 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
         if part.pretrain and out.isdisjoint(needed):
             problems.attempt(partial(pretraining.distillation, networks, role))
         if part.train:
-            problems.attempt(partial(check_optimizer, part.train, part.kinds, processes))
+            problems.attempt(partial(check_optimizer, part.train, part.kinds, _processes()))
             problems.attempt(partial(_tell_unreached, networks, role, part.train))
 
 
@@ -300,8 +302,7 @@ def _check_qat(networks: Networks, qat: Train) -> None:
     method: dict[str, dict[str, Any]] = {"quantized": {}}
     kinds = {name: methods[name] for name in method}
     if source.unlabelled:
-        batch = min(qat.batch_size, len(source.train)) * qat.unlabelled
-        check_unlabelled(kinds, source.unlabelled.images, source.train, batch)
+        check_unlabelled(kinds, source.unlabelled.images, source.train, qat.accumulate * _processes())
     if answers_of(network := networks.parts[role].network):
         check_opaque(kinds, networks.task, False, data.augment)
         _check_given(networks, network, replace(part, method=method), source)

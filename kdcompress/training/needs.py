@@ -166,8 +166,9 @@ def check_opaque(kinds: Mapping[str, type[Method]], task: Task, runs: bool, augm
         )
 
 
-def check_unlabelled(kinds: Mapping[str, type[Method]], unlabelled: Images, split: Split, batch: int) -> None:
-    """Raises UsageError where images without labels cannot be beside those of a split, ``batch`` of them in a batch."""
+def check_unlabelled(kinds: Mapping[str, type[Method]], unlabelled: Images, split: Split, parts: int) -> None:
+    """Raises UsageError where images without labels cannot be beside those of a split, in batches of which each process
+    and each accumulated step has its part: ``parts`` of them."""
     where = "data.unlabelled"
     if split.truth.ndim > 2:
         got, hint = "a truth of places in the image", "leave unlabelled out"
@@ -180,13 +181,13 @@ def check_unlabelled(kinds: Mapping[str, type[Method]], unlabelled: Images, spli
             where=where,
             hint="leave unlabelled out, or take another method",
         )
-    if len(unlabelled) < batch:
+    if len(unlabelled) < parts:
         raise UsageError(
-            "There are fewer images without labels than a batch has.",
+            "There are fewer images without labels than parts of a batch.",
             where=where,
             got=f"{len(unlabelled):,}",
-            allowed=f"{batch:,} or more: train.batch_size times train.unlabelled",
-            hint="give more images, or a smaller train.batch_size",
+            allowed=f"{parts:,} or more: train.accumulate times the processes",
+            hint="give more images, or a smaller train.accumulate",
         )
 
 

@@ -91,9 +91,11 @@ def set_up(
 
     main, beside = loader(split, options.batch_size, seed, options.balance == "sampling"), None
     if unlabelled is not None and distillation.teachers:
-        check_unlabelled(kinds, unlabelled, split, main.batch_size * options.unlabelled)
+        parts = options.accumulate * accelerator.num_processes
+        check_unlabelled(kinds, unlabelled, split, parts)
         nobody = Split(unlabelled, np.zeros(len(unlabelled), np.int64))
-        beside = loader(nobody, main.batch_size * options.unlabelled, seed + OTHER)
+        most = len(unlabelled) // parts * parts
+        beside = loader(nobody, min(main.batch_size * options.unlabelled, most), seed + OTHER)
     ranks = accelerator.process_index, accelerator.num_processes
     classes = distillation.student.tapped.shapes.classes
     mixing = Mixing(augment, classes, seed, *ranks, distillation.rows) if augment.mixes else None

@@ -355,8 +355,12 @@ def test_two_views_of_all_images_mixed_and_without_labels(tmp_path):
 
 def test_images_without_labels_have_to_fit(tmp_path):
     train = Train(epochs=1, batch_size=128, precision="fp32")
-    with pytest.raises(UsageError, match="fewer images without labels than a batch has"):
-        run(beside(source()), tmp_path, train, method={"kd": {}})
+    few = run(beside(source(), 9), tmp_path / "few", train, method={"kd": {}})
+    parts = train.model_copy(update={"accumulate": 4})
+    parted = run(beside(source(), 9), tmp_path / "parted", parts, method={"kd": {}})
+    assert (few.images_seen, parted.images_seen) == (2 * (128 + 9), 2 * (128 + 8))
+    with pytest.raises(UsageError, match="fewer images without labels than parts of a batch"):
+        run(beside(source(), 3), tmp_path, parts, method={"kd": {}})
     with pytest.raises(UsageError, match="pairs images in its own way"):
         run(beside(source()), tmp_path, train, method={"sskd": {}, "cs-kd": {}})
     alone = run(beside(source()), tmp_path / "alone", train)
