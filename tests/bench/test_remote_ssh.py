@@ -12,13 +12,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save
 
-from kdcompress.artifact import Artifact
-from kdcompress.bench.devices import parse_device
+from kdcompress.artifact import Artifact, InputSpec
+from kdcompress.bench.devices import Request, parse_device
 from kdcompress.bench.remote import commands, conversation
 from kdcompress.bench.remote.sent import COMPARED
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
+from kdcompress.export.formats import open_runner
+from kdcompress.tasks import tasks
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system, or makes a network namespace")
 
@@ -86,6 +90,43 @@ def test_it_measures_there_and_leaves_nothing_behind(sshd, request_of, python, b
     assert session.parity["model 0"]["max_abs"] < 1e-2
     assert "sending" in told and "measuring" in told and told[-1][0] == 1
     json.dumps([record.to_json() for record in session.records.values()])
+
+
+def detector(path):
+    """An ONNX file with boxes and scores of four places, the scores first."""
+    rng, labels = np.random.default_rng(0), ("a", "b", "c")
+    weight = numpy_helper.from_array(rng.normal(size=(768, 28)).astype(np.float32) / 768, "weight")
+    shapes = {"boxes": [0, 4, 4], "scores": [0, 4, 3]}
+    constants = [numpy_helper.from_array(np.array(shape), f"{name} shape") for name, shape in shapes.items()]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["all"]),
+        helper.make_node("Split", ["all", "sizes"], ["flat boxes", "logits"], axis=1),
+        helper.make_node("Reshape", ["flat boxes", "boxes shape"], ["boxes"]),
+        helper.make_node("Reshape", ["logits", "scores shape"], ["raw"]),
+        helper.make_node("Sigmoid", ["raw"], ["scores"]),
+    ]
+    given = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 16, 16, 3])
+    made = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shapes[name][1:]]) for name in ("scores", "boxes")
+    ]
+    sizes = numpy_helper.from_array(np.array([16, 12]), "sizes")
+    graph = helper.make_graph(nodes, "detector", [given], made, [weight, sizes, *constants])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    outputs = tasks["detection"].outputs(labels, [tuple(shape[1:]) for shape in shapes.values()])
+    spec = InputSpec(16, 16, 3, (0.5,) * 3, (0.5,) * 3, labels, task="detection", outputs=outputs)
+    return Artifact.of(path, "onnx", "fp32", spec)
+
+
+def test_a_detector_is_measured_there(sshd, python, brief, there, tmp_path):
+    brief(0.2)
+    images = np.random.default_rng(0).integers(0, 256, (COMPARED, 16, 16, 3), np.uint8)
+    request = Request({"detector": detector(tmp_path / "detector.onnx")}, images, open_runner, effort="rapid")
+    session = run(sshd.port, request, python=python, folder=there)
+    assert session.records["detector"].failed is None and session.records["detector"].n >= 64 and session.notes == []
+    assert session.parity["detector"]["passed"] and session.parity["detector"]["n"] == COMPARED
+    assert nothing_left(there)
 
 
 def test_a_scenario_of_processes(sshd, request_of, python, there):
