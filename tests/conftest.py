@@ -120,7 +120,7 @@ def pytest_collection_modifyitems(items):
     import torch
 
     for item in items:
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-        if "tensorrt" in item.keywords and importlib.util.find_spec("tensorrt") is None:
+        if item.get_closest_marker("tensorrt") and importlib.util.find_spec("tensorrt") is None:
             item.add_marker(pytest.mark.skip(reason="the package tensorrt is not installed"))
