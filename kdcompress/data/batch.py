@@ -51,6 +51,14 @@ class Batch:
         return Batch(*moved)  # type: ignore[arg-type]
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``. A GPU gets what is in host memory after all that it was asked for before, and is not
+    waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def rows_each(pairing: Pairing) -> int:
     """Rows of a batch that one image of ``batch_size`` makes: itself, and the one that belongs to it."""
     return 1 if pairing == "single" else 2

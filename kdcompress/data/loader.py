@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.data.balance import balanced_order
-from kdcompress.data.batch import STRONG, Batch, Pairing, rows_each
+from kdcompress.data.batch import STRONG, Batch, Pairing, rows_each, sent
 from kdcompress.data.outlined import Outlined, drawn, with_masks
 from kdcompress.data.slots import Slots
 from kdcompress.data.splits import Split
@@ -119,10 +119,13 @@ class Loader:
         mine = self._mine(place)
         index = order[:, mine].flatten()
         read = self._fetch(index), self.truth.index_select(0, index), index, views[:, mine].flatten()
-        return read if self.outlined is None else (*read, torch.from_numpy(drawn(self.outlined[index.cpu().numpy()])))
+        if self.outlined is None:
+            return read
+        rows = self.keys(step) // self.slots  # known on the host, too
+        return *read, torch.from_numpy(drawn(self.outlined[rows]))
 
     def _made(self, x: Tensor, *rest: Tensor) -> Batch:
-        y, index, view, *masks = (tensor.to(self.device, non_blocking=True) for tensor in rest)
+        y, index, view, *masks = (sent(tensor, self.device) for tensor in rest)
         if masks:
             y = with_masks(y, self.views.shown(masks[0], view))
         if y.ndim == 3:  # maps, or objects
@@ -139,8 +142,9 @@ class Loader:
 
     def make(self, keys: np.ndarray) -> Tensor:
         """The images of ``keys`` as in a batch, uint8 [len(keys), C, H, W] on the device."""
-        index, slot = (torch.from_numpy(t).to(self.home) for t in np.divmod(keys, self.slots))
-        return self._augmented(self._fetch(index), self._slots.view(index, slot).to(self.device, non_blocking=True))
+        index, slot = (torch.from_numpy(t) for t in np.divmod(keys, self.slots))
+        view = self._slots.view(index, slot)  # on the host, where the table of each image's own views is
+        return self._augmented(self._fetch(sent(index, self.home)), sent(view, self.device))
 
     def _mine(self, place: int) -> slice:
         """Where in an epoch's plan this rank's part of a batch is."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from kdcompress.data.batch import Batch, Pairing, rows_each
+from kdcompress.data.batch import Batch, Pairing, rows_each, sent
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Augment
 
@@ -45,7 +45,7 @@ class Mixing:
 
     def _mixed(self, batch: Batch, step: int) -> Batch:
         half, (height, width) = len(batch) // 2, batch.x.shape[2:]
-        own = torch.from_numpy(self.drawn(step, len(batch), height, width)).to(batch.x.device, non_blocking=True)
+        own = sent(torch.from_numpy(self.drawn(step, len(batch), height, width)), batch.x.device)
         other = batch.x.roll(-half, 0).int()
         mixed = (own * batch.x + (PARTS - own) * other + PARTS // 2) >> 8
         share = own.float().mean((1, 2, 3))[:, None] / PARTS

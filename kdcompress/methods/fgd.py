@@ -64,8 +64,9 @@ def masks(y: Tensor, image: tuple[int, int], cells: tuple[int, int]) -> tuple[Te
 
     ``y`` float [N, M, 6] as in ``data.objects``, ``image`` and ``cells`` height and width, in pixels and of the map.
     """
-    scale = torch.tensor([cells[1] / image[1], cells[0] / image[0]] * 2, device=y.device)
-    boxes, kind = y[..., BOX] * scale, y[..., KIND]
+    scales = (cells[1] / image[1], cells[0] / image[0]) * 2  # numbers: a tensor would have to be sent to the device
+    boxes = torch.stack([side * scale for side, scale in zip(y[..., BOX].unbind(-1), scales)], -1)
+    kind = y[..., KIND]
     low, high = boxes[..., :2].floor(), boxes[..., 2:].ceil()
     row, column = (torch.arange(n, device=y.device) for n in cells)
     across = (column >= low[..., :1]) & (column < high[..., :1])  # [N, M, W]

@@ -96,6 +96,15 @@ def class_costs(kernels: Tensor, sharpness: float) -> Tensor:
     return cost.clamp(min=0) * (1 - torch.eye(len(cost), device=cost.device))
 
 
+def add_rows(sums: Tensor, index: Tensor, rows: Tensor) -> None:
+    """sums[index[i]] += rows[i] for all i, the same to the bit each time: on a GPU, where ``index_add_`` adds in
+    whatever order comes, rows of one index are sorted first."""
+    if sums.device.type == "cpu":
+        sums.index_add_(0, index, rows)
+    else:
+        sums.index_put_((index,), rows, accumulate=True)
+
+
 def falling(progress: float, since: float) -> float:
     """The share of a weight that is left when it falls to 0 with the cosine, from ``since`` to the end."""
     return 1.0 if progress <= since else (1 + math.cos(math.pi * (progress - since) / (1 - since))) / 2
@@ -190,5 +199,5 @@ class WKDL(Method):
         with in_float32(features):
             centred = features.float() - features.float().mean(1, keepdim=True)
             for x, label in zip((centred @ self.projection.T).split(ROWS), y.split(ROWS)):
-                self.kernels.index_add_(0, label, x[:, :, None] * x[:, None])
+                add_rows(self.kernels, label, x[:, :, None] * x[:, None])
             self.cost.copy_(class_costs(self.kernels, self.options.sharpness))

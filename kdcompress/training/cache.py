@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdcompress.data.batch import sent
 from kdcompress.data.loader import Loader
 from kdcompress.models.taps import Taps
 from kdcompress.training.answers import Answers
@@ -112,8 +113,7 @@ class TeacherCache:
         return np.resize(pool[first], len(keys))
 
     def _on_device(self, values: np.ndarray) -> Tensor:
-        tensor, device = torch.from_numpy(values), self.loader.device
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+        return sent(torch.from_numpy(values), self.loader.device)
 
     def told(self) -> list[str]:
         """What keeping a part of the probabilities changes, of each teacher."""

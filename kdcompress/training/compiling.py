@@ -13,6 +13,8 @@ from kdcompress.console import say
 from kdcompress.models.opaque import Opaque
 from kdcompress.training.distillation import Distillation, Member
 
+GRAPHS = ("reduce-overhead", "max-autotune")  # the modes in which what a network gives lies in a CUDA graph's memory
+
 
 def compile_members(
     distillation: Distillation, x: Tensor, mode: str, autocast: Callable[[], AbstractContextManager[Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.answers import SUFFIX, folder, make_room
 from kdcompress.training.cache import TeacherCache, known_share
+from kdcompress.training.compiling import GRAPHS
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.given import Given
 from kdcompress.training.identity import identity, probe
@@ -129,6 +131,9 @@ def _opened(
     def teach(member: Member, x: Tensor, counts: bool = True) -> Taps:
         with torch.no_grad(), autocast():
             taps = member(x)
+        if options.compile in GRAPHS:  # the next call writes over what this one gave
+            pooled = None if taps.pooled is None else taps.pooled.clone()
+            taps = replace(taps, logits=taps.logits.clone(), pooled=pooled)
         distillation.teacher_passes += len(x) * counts
         return taps
 

@@ -209,6 +209,35 @@ def test_a_teacher_whose_answers_depend_on_the_batch_is_not_cached(kept, by):
     assert found is None and "depend on the rest of the batch" in record["why"]
 
 
+class Overwriting(torch.nn.Module):
+    """Gives its answers in one place, as a network that runs in a CUDA graph does."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.place = net, None
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.place = self.net(x) if self.place is None else self.place.resize_(len(x), 4).copy_(self.net(x))
+        return self.place
+
+
+def test_answers_that_the_next_call_writes_over_are_copied(kept):
+    data = source(96)
+    made = distillation(data)
+    wrapped = Member(Overwriting(made.teachers[0].net), data.mean, data.std)
+    made = Distillation(made.student.net, wrapped, "kd", made.student.normalize(torch.zeros(2, 1, 28, 28)))
+    loader = Loader(data.train, FLIP, 32, 0)
+    found = [
+        opening.open_cache(made, loader, data.hash, FLIP, Train(**TRAIN, compile=mode), "fp32")[0]
+        for mode in ("off", "reduce-overhead")
+    ]
+    assert found[0] is None and found[1] is not None
+    with torch.no_grad():
+        expected = wrapped.net.net(wrapped.input(loader.batch_at(0).x))
+    assert torch.equal(found[1].answers(0, loader.batch_at(0).x)[0].logits, expected)
+
+
 def opened(data=None, augment=FLIP, precision="fp32", change=lambda made: None, method="kd", loader=None, **options):
     data = data or source(96)
     made = distillation(data, method)
