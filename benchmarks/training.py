@@ -39,6 +39,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tables import interval, table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -478,20 +479,6 @@ def measured(names: Sequence[str], options: argparse.Namespace, memory: bool = T
             beside = peak_memory(method, row["variant"], options) if memory else {}
             rows.append({"method": method, **row, **beside})
     return rows
-
-
-def interval(ratio: dict[str, Any] | None) -> str:
-    if ratio is None:
-        return "1"
-    if ratio["low"] is None:
-        return "–"
-    return f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-
-
-def table(rows: Sequence[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], str]]) -> str:
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines += [f"| {' | '.join(show(row) for show in columns.values())} |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 TIMES: dict[str, Callable[[dict[str, Any]], str]] = {

@@ -58,6 +58,8 @@ def benchmark_script():
     def load(name):
         spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
         made = importlib.util.module_from_spec(spec)
+        if str(BENCHMARKS) not in sys.path:  # as where it is run
+            sys.path.append(str(BENCHMARKS))
         spec.loader.exec_module(made)
         return made
 
