@@ -39,6 +39,7 @@ from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of
 from kdcompress.pipelines.user_code import code_hash
 from kdcompress.recipe import Network
+from kdcompress.training.precision import on_gpu
 
 T = TypeVar("T")
 RECORD = "preflight.json"  # in a run's folder: what has passed
@@ -60,11 +61,7 @@ def random_states_kept() -> Iterator[None]:
 
 def _device() -> torch.device:
     """That of this process's trainings."""
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu() else torch.device("cpu")
 
 
 # Every network

@@ -64,5 +64,5 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 def set_random_state(saved: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(saved["rng"])
-    if device.type == "cuda":
+    if device.type == "cuda" and saved["cuda_rng"] is not None:  # None: until now it was trained on a CPU
         torch.cuda.set_rng_state(saved["cuda_rng"], device)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kdcompress.data.splits import Split
+from kdcompress.errors import UsageError
 from kdcompress.models.taps import Taps
 from kdcompress.recipe import Augment, Train
 from kdcompress.tasks import tasks
@@ -16,10 +17,11 @@ from kdcompress.training.dot import DOT
 from kdcompress.training.evaluation import score, validate
 from kdcompress.training.losses import Losses
 from kdcompress.training.optimizer import make_optimizer
+from kdcompress.training.precision import choose_precision
 from kdcompress.training.profile import Clock
 from kdcompress.training.result import TrainResult
 from kdcompress.training.setup import accelerated, number_of_steps, set_up
-from kdcompress.training.state import State
+from kdcompress.training.state import State, random_state, set_random_state
 from kdcompress.training.update import Update, parts
 
 
@@ -50,6 +52,27 @@ OPTIONS = Train(epochs=2, batch_size=8, lr=0.1, precision="fp32")
 
 
 # Set-up
+
+
+def test_on_a_cpu_beside_a_gpu_the_precision_is_the_cpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    assert choose_precision("auto") == "bf16" and choose_precision("fp16") == "fp16"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert choose_precision("auto") == "fp32"
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        choose_precision("fp16")
+
+
+def test_a_training_begun_on_a_cpu_goes_on_on_a_gpu(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append(state))
+    saved = random_state(torch.device("cpu"))
+    set_random_state(saved, torch.device("cuda"))
+    assert given == []
+    set_random_state({**saved, "cuda_rng": saved["rng"]}, torch.device("cuda"))
+    assert len(given) == 1
 
 
 def test_the_number_of_steps():
