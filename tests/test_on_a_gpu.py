@@ -69,7 +69,7 @@ def test_what_is_to_be_found_is_found():
 
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_the_loss_of_a_method_stays_on_the_device_and_waits_for_nothing(name):
-    made = distillation(name, ("resnet14", "resnet8"))
+    made = distillation(name, ("resnet8", "resnet8"))
     with gpu() as watched:
         made.to("cuda")
         batch = images(6, made.rows, "cuda")

@@ -147,12 +147,12 @@ def test_networks_are_compiled_in_both_loops(gpu, small, monkeypatch):
     monkeypatch.setattr(Member, "compile", eagerly)
     source = synthetic(8, 32, 10)
     for steps in (small.plain_steps, small.our_steps):
-        made = distillation("kd", ("resnet14", "resnet8"), source)
+        made = distillation("none", ("resnet8", "resnet8"), source)
         setting = small.SETTINGS["bf16, channels_last, CUDA graphs"]
         with steps(made, source, setting, 4, torch.device("cpu")) as (block, said):
             assert block(1) > 0 and said == "reduce-overhead"
         assert made.student._compiled_call_impl is None
-    assert asked == ["reduce-overhead"] * 4
+    assert asked == ["reduce-overhead"] * 2
 
 
 def test_enough_rounds_give_the_ratio_an_interval(gpu, small):
@@ -170,7 +170,8 @@ def test_both_loops_move_the_student_by_the_same_losses(gpu, small, method):
     from training import distillation, synthetic
 
     source, moved = synthetic(4, 32, 10), []
-    source.train.images[:] = source.train.images[:1]  # so that the order is no matter
+    source.train.images[:] = source.train.images[:1]  # so that the order is no matter, and mirrored, so that no flip is
+    source.train.images[:, :, 16:] = source.train.images[:, :, 15::-1]
     source.train.truth[:] = 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(small, "AUGMENT", small.AUGMENT.model_copy(update={"crop": 0, "flip": False}))
