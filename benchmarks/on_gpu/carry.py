@@ -18,16 +18,19 @@ ROOT = Path(__file__).parents[2]
 PLATFORM, PYTHON = "manylinux_2_28_x86_64", "3.11"
 ALSO = ("pytest>=8", "tensorrt>=10.12,<12", "tensorrt-rtx>=1.7,<2", "onnxruntime-gpu>=1.20")
 RUN = """#!/bin/sh
-# Makes an environment beside this file from the wheels beside it, and runs the day in it. No network is used.
+# Runs the day; no network is used.
 set -e
 cd "$(dirname "$0")"
 tar xzf source.tar.gz
-${PYTHON:-python3} -m venv venv
-venv/bin/pip install --quiet --no-index --find-links wheels -r wheels/asked.txt
+@PYTHON@
 cd source
-exec env PYTHONPATH="$PWD" ../venv/bin/python benchmarks/gpu.py --files ../files@DATA@ --output ../results \\
+exec env PYTHONPATH="$PWD" "$python" benchmarks/gpu.py --files ../files@DATA@ --output ../results \\
     --page ../results/gpu.md "$@"
 """
+INSTALLED = "python=${PYTHON:-python3}"
+WHEELS = """${PYTHON:-python3} -m venv venv
+venv/bin/pip install --quiet --no-index --find-links wheels -r wheels/asked.txt
+python=../venv/bin/python"""
 READ_ME = """# The GPU day of kdcompress, carried
 
 On a machine with an NVIDIA GPU, its driver (no CUDA toolkit) and Python {python}, without a network:
@@ -39,7 +42,7 @@ interruption: `sh run.sh --resume`. Bring `results` back.
 
 | what | is |
 |---|---|
-| `source.tar.gz` | kdcompress as it is committed, with its benchmarks and tests |
+| `source.tar.gz` | kdcompress as it was when this was gathered, with its benchmarks and tests |
 | `wheels` | packages for {platform}, Python {python}: {wheels} |
 | `files` | a trained network, its ONNX file and TensorRT-RTX engines: {files} |
 | `data` | {data} |
@@ -81,7 +84,8 @@ def carry(
         "data": f"the files of {SOURCE}" if data is not None else "none: images are made there",
     }
     write_text(folder / "README.md", READ_ME.format(**facts))
-    write_text(folder / "run.sh", RUN.replace("@DATA@", " --data ../data" if data is not None else ""))
+    script = RUN.replace("@PYTHON@", WHEELS if wheels else INSTALLED)
+    write_text(folder / "run.sh", script.replace("@DATA@", " --data ../data" if data is not None else ""))
 
 
 def pack(path: Path) -> None:

@@ -342,6 +342,9 @@ def test_what_is_carried_is_whole(gpu, tmp_path, monkeypatch):
     assert "sh run.sh" in (bag / "README.md").read_text() and "manylinux_2_28_x86_64" in (bag / "README.md").read_text()
     assert "--data ../data" in (bag / "run.sh").read_text() and (bag / "data/fashion-mnist/a.npy").is_file()
     assert subprocess.run(["sh", "-n", bag / "run.sh"]).returncode == 0
+    gpu.main(["--tiny", "--no-wheels", "--carry", str(tmp_path / "light")])
+    done = subprocess.run(["sh", tmp_path / "light/run.sh", "--help"], env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0 and "venv/bin/python" in (bag / "run.sh").read_text()
     with tarfile.open(bag / "source.tar.gz") as tar:
         names = tar.getnames()
         assert {"source/benchmarks/training.py", "source/setup.py", "source/tests/conftest.py"} <= set(names)
