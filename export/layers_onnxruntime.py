@@ -33,7 +33,9 @@ MOVES = (
 )  # fmt: skip
 HALF_MS = 0.0005  # a time is cut to whole microseconds: half of one is what that loses on average
 NESTED = "Operators inside If, Loop or Scan are not told apart: their time is that of the operator around them."
-OWN = "The file's fp32 parent was not given: layers are named after the file's own nodes, and their errors are not told."
+OWN = (
+    "The file's fp32 parent was not given: layers are named after the file's own nodes, and their errors are not told."
+)
 
 
 @dataclass
@@ -168,8 +170,8 @@ def _add(found: dict[tuple[str, str, int], Kernel], events: list[dict[str, Any]]
         key = (*of, again[of])
         again[of] += 1
         if key not in found:
-            types = [said.get(f"{which}_type_shape") or [] for which in ("input", "output")]
-            found[key] = Kernel(*of, *types, [0.0] * counted)
+            inputs, outputs = (said.get(f"{which}_type_shape") or [] for which in ("input", "output"))
+            found[key] = Kernel(*of, inputs, outputs, [0.0] * counted)
         found[key].ms.append(event["dur"] / 1e3 + HALF_MS)
     for kernel in found.values():
         kernel.ms += [0.0] * (counted + 1 - len(kernel.ms))  # that did not run for this query

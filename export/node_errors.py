@@ -33,7 +33,7 @@ def snr_db(file: Any, spec: InputSpec, parent: Any, above: Artifact, images: np.
             noise[name] += add[1]
     found = {}
     for node in parent.graph.node:
-        name = next((each for each in node.output if each in signal), None)
+        name = next((each for each in node.output if each in signal), "")
         if node.name and name and signal[name] > 0 and not math.isnan(noise[name]):
             found[node.name] = 10 * math.log10(signal[name] / noise[name]) if noise[name] else math.inf
     return found

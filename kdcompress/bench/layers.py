@@ -15,6 +15,7 @@ from kdcompress.layers import Layer, Profile
 
 MULTIPLIES = ("conv", "gemm", "matmul", "fullyconnected", "fully_connected", "innerproduct", "linear", "dense")
 FLOATS = ("fp32", "fp16", "bf16")
+ROUNDING_DB = 40.0  # about what values keep that are rounded to 8 bits
 LOSES_DB = 3.0  # half the power: a smaller fall from one layer to the next is not told
 
 
@@ -102,30 +103,29 @@ class Group:
     """Layers of two files that share nodes of the parent, however each file cut it."""
 
     name: str
-    mine: tuple[Layer, ...]
-    other: tuple[Layer, ...]
+    mine: Sequence[Layer]
+    other: Sequence[Layer]
 
 
 def groups(mine: Profile, other: Profile, main: Collection[str] = ()) -> list[Group]:
     """In the order of the first file; what was made of no node that the other has is in none."""
-    found: list[tuple[list[Layer], list[Layer], set[str]]] = []
+    found: list[tuple[set[str], tuple[list[Layer], list[Layer]]]] = []
     for side, profile in enumerate((mine, other)):
         for layer in profile.layers:
-            if not layer.made_of:
-                continue
             nodes = set(layer.made_of)
-            merged = [entry for entry in found if entry[2] & nodes]
-            rest = [entry for entry in found if not entry[2] & nodes]
-            entry: tuple[list[Layer], list[Layer], set[str]] = ([], [], nodes)
-            for old in merged:
-                entry[0].extend(old[0])
-                entry[1].extend(old[1])
-                entry[2].update(old[2])
-            entry[side].append(layer)
-            at = min((found.index(old) for old in merged), default=len(rest))
-            found = [*rest[:at], entry, *rest[at:]]
-    shared = [(a, b) for a, b, _ in found if a and b]
-    return [Group(_group_name(a, b, main), tuple(a), tuple(b)) for a, b in shared]
+            same = [entry for entry in found if entry[0] & nodes]
+            if not same:
+                found += [(nodes, ([], []))] if nodes else []
+                same = found[-1:] if nodes else []
+            for first in same[:1]:
+                first[1][side].append(layer)
+                first[0].update(nodes)
+                for entry in same[1:]:
+                    first[0].update(entry[0])
+                    for kept, more in zip(first[1], entry[1], strict=True):
+                        kept.extend(more)
+                    found.remove(entry)
+    return [Group(_group_name(*sides, main), *map(tuple, sides)) for _, sides in found if all(sides)]
 
 
 def changes(mine: Profile, other: Profile, main: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -171,16 +171,15 @@ def alone(profile: Profile, other: Profile) -> dict[str, Any]:
 
 def falls(profile: Profile, main: Collection[str] = ()) -> list[dict[str, Any]]:
     """Where the values part from the parent's: layers at which the error's power grows to twice what it was in any
-    layer before them, the worst first."""
-    found, least = [], math.inf
+    layer before them, the worst first. Before the first it is that of rounding to 8 bits."""
+    found, least = [], ROUNDING_DB
     for layer in profile.layers:
         if layer.snr_db is None:
             continue
-        if layer.snr_db <= least - LOSES_DB and not math.isinf(layer.snr_db):
-            before = None if math.isinf(least) else least
-            found.append({"name": called(layer, main) or layer.name, "before_db": before, "snr_db": layer.snr_db})
+        if layer.snr_db <= least - LOSES_DB:
+            found.append({"name": called(layer, main) or layer.name, "before_db": least, "snr_db": layer.snr_db})
         least = min(least, layer.snr_db)
-    return sorted(found, key=lambda fall: fall["snr_db"] - (fall["before_db"] or math.inf))
+    return sorted(found, key=lambda fall: fall["snr_db"] - fall["before_db"])
 
 
 def _by_precision(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -60,8 +60,8 @@ def variation(samples: Samples) -> float | None:
 
 
 def bootstrap(samples: Samples, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """(median, low, high) of a sample, with the 95 % interval of its median: blocks are resampled, and slow changes widen
-    it, as in ``paired_bootstrap``."""
+    """(median, low, high) of a sample, with the 95 % interval of its median: blocks are resampled, and slow changes
+    widen it, as in ``paired_bootstrap``."""
     values = np.asarray(samples, float)
     median, error = float(np.median(values)), T_SEGMENTS * _segment_error(values)
     low, high = np.quantile(_resampled_medians(values, resamples, np.random.default_rng(seed)), [0.025, 0.975])
