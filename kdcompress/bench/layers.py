@@ -109,23 +109,21 @@ class Group:
 
 def groups(mine: Profile, other: Profile, main: Collection[str] = ()) -> list[Group]:
     """In the order of the first file; what was made of no node that the other has is in none."""
-    found: list[tuple[set[str], tuple[list[Layer], list[Layer]]]] = []
-    for side, profile in enumerate((mine, other)):
-        for layer in profile.layers:
-            nodes = set(layer.made_of)
-            same = [entry for entry in found if entry[0] & nodes]
-            if not same:
-                found += [(nodes, ([], []))] if nodes else []
-                same = found[-1:] if nodes else []
-            for first in same[:1]:
-                first[1][side].append(layer)
-                first[0].update(nodes)
-                for entry in same[1:]:
-                    first[0].update(entry[0])
-                    for kept, more in zip(first[1], entry[1], strict=True):
-                        kept.extend(more)
-                    found.remove(entry)
-    return [Group(_group_name(*sides, main), *map(tuple, sides)) for _, sides in found if all(sides)]
+    parts: list[tuple[set[str], list[tuple[int, Layer]]]] = []  # nodes, and (which file, layer) of those made of them
+    for which, profile in enumerate((mine, other)):
+        for layer in [layer for layer in profile.layers if layer.made_of]:
+            apart = [part[0].isdisjoint(layer.made_of) for part in parts]
+            same = [part for part, none in zip(parts, apart, strict=True) if not none]
+            nodes = set(layer.made_of).union(*(each for each, _ in same))
+            entry = nodes, [*(each for _, those in same for each in those), (which, layer)]
+            at = apart.index(False) if same else len(parts)
+            parts = [*parts[:at], entry, *(parts[i] for i in range(at, len(parts)) if apart[i])]
+    found = []
+    for _, those in parts:
+        sides = [[layer for side, layer in those if side == which] for which in (0, 1)]
+        if all(sides):
+            found.append(Group(_group_name(*sides, main), *sides))
+    return found
 
 
 def changes(mine: Profile, other: Profile, main: Collection[str] = ()) -> list[dict[str, Any]]:

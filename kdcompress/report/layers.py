@@ -40,7 +40,6 @@ WIDE = ("shape", "macs", "rate", "interval", "of_peak")  # left out first where 
 STYLES = {"faster": "green", "slower": "yellow"}
 TAGS = {"faster": "met", "slower": "skipped"}  # classes of report.css
 MOVES = "no arithmetic"
-SHORT = 0.001  # share of a sum below which a layer is not named in a sentence
 
 
 def cells(layer: Mapping[str, Any]) -> dict[str, str]:
@@ -50,14 +49,19 @@ def cells(layer: Mapping[str, Any]) -> dict[str, str]:
         "kind": layer["kind"],
         "precision": layer["precision"] or figures.NONE,
         "shape": "x".join(map(str, layer["shape"])) or figures.NONE,
-        "ms": figures.significant(layer["median_ms"]),
-        "interval": f"{figures.significant(layer['low_ms'])} to {figures.significant(layer['high_ms'])}",
+        "ms": milliseconds(layer["median_ms"]),
+        "interval": f"{milliseconds(layer['low_ms'])} to {milliseconds(layer['high_ms'])}",
         "share": f"{100 * layer['share']:.1f}",
         "macs": figures.count(layer["macs"]),
         "rate": figures.significant(layer["gmacs_per_s"]),
         "of_peak": figures.NONE if layer["of_peak"] is None else f"{100 * layer['of_peak']:.0f}",
         "snr": decibels(layer["snr_db"]),
     }
+
+
+def milliseconds(value: float) -> str:
+    """To a tenth of a microsecond, or three digits."""
+    return f"{value:.4f}" if value < 0.1 else figures.significant(value)
 
 
 def decibels(value: float | None) -> str:
@@ -69,8 +73,8 @@ def change_cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "name": row["name"],
         "precision": types[0] if types[0] == types[1] else " / ".join(types),
-        "ms": figures.significant(row["ms"]),
-        "other_ms": figures.significant(row["other_ms"]),
+        "ms": milliseconds(row["ms"]),
+        "other_ms": milliseconds(row["other_ms"]),
         "ratio": f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]",
         "verdict": row["verdict"],
     }
@@ -87,7 +91,7 @@ def of_file(file: Mapping[str, Any]) -> list[str]:
     whole, ratio, count = file["whole"], file["sum_over_whole"], len(file["layers"])
     said = [
         f"{PurePath(file['file']).name}: {figures.significant(whole['median_ms'])} ms by {file['runtime']} "
-        f"{file['version']}, {file['threads']} thread(s), n = {file['queries']:,}.",
+        f"{file['version']}, {_threads(file)}, n = {file['queries']:,}.",
         f"Its {count} layers take {figures.significant(file['sum']['median_ms'])} ms with the profiler, "
         f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] times that. {_gap(file)}",
         _by_precision(file),
@@ -100,18 +104,22 @@ def of_file(file: Mapping[str, Any]) -> list[str]:
     if converted:
         share = sum(layer["share"] for layer in converted)
         kinds = some(list(dict.fromkeys(layer["kind"] for layer in converted)))
-        said.append(f"{len(converted)} layers are the runtime's own ({100 * share:.0f} % of the sum): {kinds}.")
+        said.append(f"The runtime added {counted(converted)} ({100 * share:.0f} % of the sum): {kinds}.")
     if file["peak"]:
         named = [
             f"{key} {figures.significant(top['gmacs_per_s'])} GMAC/s (by {top['by']})"
             for key, top in file["peak"].items()
         ]
-        said.append(f"This machine's peak at {file['threads']} thread(s): {', '.join(named)}.")
+        said.append(f"This machine's peak, {_threads(file)}: {', '.join(named)}.")
     for fall in file["falls"][:3]:
         said.append(
             f"{fall['name']} parts from the parent: {fall['snr_db']:.1f} dB, and {fall['before_db']:.1f} dB before it."
         )
     return [*said, *file["notes"]]
+
+
+def _threads(file: Mapping[str, Any]) -> str:
+    return f"{file['threads']} thread" + ("" if file["threads"] == 1 else "s")
 
 
 def _gap(file: Mapping[str, Any]) -> str:
@@ -124,12 +132,16 @@ def _gap(file: Mapping[str, Any]) -> str:
     return ""
 
 
+def counted(layers: Sequence[Any]) -> str:
+    return f"{len(layers)} layer" + ("" if len(layers) == 1 else "s")
+
+
 def _by_precision(file: Mapping[str, Any]) -> str:
     parts = []
     for total in file["by_precision"]:
         name = total["precision"] or MOVES
         macs = f", {100 * total['macs_share']:.0f} % of the multiply-accumulates" if total["macs_share"] else ""
-        parts.append(f"{name} {100 * total['share']:.0f} % of the sum in {total['layers']} layers{macs}")
+        parts.append(f"{name} {100 * total['share']:.0f} % of the sum{macs}")
     return "By type: " + "; ".join(parts) + "."
 
 
@@ -148,13 +160,13 @@ def of_comparison(document: Mapping[str, Any]) -> list[str]:
         those = [group for group in found["groups"] if group["verdict"] == word]
         if those:
             saved = sum(group["saved_ms"] for group in those)
-            change = "" if word == "no difference shown" else f", {figures.significant(abs(saved))} ms in all"
+            change = "" if word == "no difference shown" else f", {milliseconds(abs(saved))} ms in all"
             listed = some([group["name"] for group in sorted(those, key=lambda each: -abs(each["saved_ms"]))])
             said.append(f"{figures.capital(word)}: {len(those)} of {len(found['groups'])} layers{change}: {listed}.")
     for name, alone in zip(names, found["alone"], strict=True):
         if alone["layers"]:
-            took = figures.significant(alone["ms"])
-            said.append(f"Only in {name}: {len(alone['layers'])} layers, {took} ms: {some(alone['layers'])}.")
+            took = milliseconds(alone["ms"])
+            said.append(f"Only in {name}: {counted(alone['layers'])}, {took} ms: {some(alone['layers'])}.")
     if not found["groups"]:
         said.append("No layer of the two is known to be made of the same nodes: give the --parent of both.")
     return said
@@ -206,7 +218,7 @@ def as_html(document: Mapping[str, Any]) -> str:
             }
             for file in files
         ],
-        columns=shown_columns(files),
+        columns={key: title for key, title in shown_columns(files).items() if key != "interval"},  # it is beside ms
         left=("kind", "precision"),
         none=figures.NONE,
         changed=CHANGED,

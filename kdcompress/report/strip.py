@@ -18,11 +18,11 @@ GOOD_DB, BAD_DB = 40.0, 10.0  # colours are full at either end
 def rows(file: Mapping[str, Any], longest: float) -> list[tuple[str, Markup]]:
     """The strips of a file that have something to show, each with its title: by type, by the share of the peak and by
     error. ``longest``: milliseconds that are as wide as the page, for two files on one scale."""
-    found = [("type", _strip(file, longest, _by_type))]
+    found = [("Type", _strip(file, longest, _by_type))]
     if any(layer["of_peak"] is not None for layer in file["layers"]):
-        found.append(("share of the machine's peak", _strip(file, longest, _by_use)))
+        found.append(("Share of the machine's peak: the more, the darker", _strip(file, longest, _by_use)))
     if any(layer["snr_db"] is not None for layer in file["layers"]):
-        found.append(("error", _strip(file, longest, _by_error)))
+        found.append(("Error against the parent: the more, the darker", _strip(file, longest, _by_error)))
     return found
 
 
@@ -40,7 +40,7 @@ def _strip(file: Mapping[str, Any], longest: float, look: Any) -> Markup:
         name = str(layer["of"] or layer["name"])
         tip = f"{name} ({layer['kind']}): {figures.significant(layer['median_ms'])} ms, {value}"
         strong = " strong" if strength > 0.6 and css != "moves" else ""
-        short = ".".join(name.rsplit(".", 2)[-2:])
+        short = name if wide > 2 * LABELLED else ".".join(name.rsplit(".", 2)[-2:])
         label = f"<span>{escape(short)}</span>" if wide > LABELLED else ""
         parts.append(
             f'<div class="block {css}{strong}" style="width: {wide:.3f}%" title="{escape(tip)}">'
