@@ -13,7 +13,7 @@ import numpy as np
 from kdcompress.bench.statistics import bootstrap, paired_bootstrap, reproducible, unpaired_bootstrap, verdict
 from kdcompress.layers import Layer, Profile
 
-MULTIPLIES = ("conv", "gemm", "matmul", "fullyconnected", "fully_connected", "innerproduct", "linear", "dense")
+MULTIPLIES = ("conv", "gemm", "matmul", "fullyconnected", "fully_connected", "innerproduct", "dense")
 FLOATS = ("fp32", "fp16", "bf16")
 ROUNDING_DB = 40.0  # about what values keep that are rounded to 8 bits
 LOSES_DB = 3.0  # half the power: a smaller fall from one layer to the next is not told
@@ -135,11 +135,11 @@ def changes(mine: Profile, other: Profile, main: Collection[str] = ()) -> list[d
         times = _sum(group.mine), _sum(group.other)
         medians = [float(np.median(each)) for each in times]
         ratio, low, high = unpaired_bootstrap(*times)
-        hidden = sum(
-            len(part) * resolution(profile) / 2 / ms
+        a, b = (
+            min(1.0, len(part) * resolution(profile) / 2 / ms)
             for part, profile, ms in zip((group.mine, group.other), (mine, other), medians, strict=True)
         )
-        low, high = low * max(0.0, 1 - hidden), high * (1 + hidden)
+        low, high = low * (1 - a) / (1 + b), high * (1 + a) / (1 - b) if b < 1 else math.inf
         rows.append(
             {
                 "name": group.name,

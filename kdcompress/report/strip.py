@@ -20,9 +20,9 @@ def rows(file: Mapping[str, Any], longest: float) -> list[tuple[str, Markup]]:
     error. ``longest``: milliseconds that are as wide as the page, for two files on one scale."""
     found = [("Type", _strip(file, longest, _by_type))]
     if any(layer["of_peak"] is not None for layer in file["layers"]):
-        found.append(("Share of the machine's peak: the more, the darker", _strip(file, longest, _by_use)))
+        found.append(("Share of the machine's peak: the more, the stronger", _strip(file, longest, _by_use)))
     if any(layer["snr_db"] is not None for layer in file["layers"]):
-        found.append(("Error against the parent: the more, the darker", _strip(file, longest, _by_error)))
+        found.append(("Error against the parent: the more, the stronger", _strip(file, longest, _by_error)))
     return found
 
 
