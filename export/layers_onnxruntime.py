@@ -59,34 +59,35 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     import onnx
     import onnxruntime
 
-    spec, file = artifact.input, graph.load(artifact.path)
+    spec, file = artifact.input, graph.name_nodes(graph.load(artifact.path))
     with tempfile.TemporaryDirectory() as folder:
         whole, lines = _turns(artifact, queries, threads, Path(folder))
         kernels, nested = _kernels(lines, len(queries))
         optimised = onnx.load(Path(folder, "optimised.onnx"), load_external_data=False)
-    above = graph.load(parent.path) if parent is not None else file
+    above = graph.name_nodes(graph.load(parent.path)) if parent is not None else file
     images = _images(spec, queries)
     over = parent.input if parent is not None else spec
-    parts = dict(zip(_named(optimised), made_of(optimised, file, above), strict=True))
-    nodes = dict(zip(parts, optimised.graph.node, strict=True))
+    parts = made_of(optimised, file, above)
+    at = _places(optimised, kernels)
     counted = macs(above, over.name, over.prepare(_whole_batches(images, over)[: over.batch or spec.batch or 1]))
     errors: dict[str, float] = {}
     if parent is not None and parent.sha256 != artifact.sha256:
         errors = snr_db(file, spec, above, parent, images)
-    layers = [_layer(key, kernel, nodes.get(key), parts.get(key, ()), counted, errors) for key, kernel in kernels]
+    nodes = [optimised.graph.node[i] if i is not None else None for i in at]
+    made = [parts[i] if i is not None else () for i in at]
+    layers = [_layer(*each, counted, errors) for each in zip(kernels, nodes, made, strict=True)]
     notes = [OWN] * (parent is None) + [NESTED] * nested
     return Profile(RUNTIME, onnxruntime.__version__, threads, tuple(layers), whole, tuple(notes))
 
 
 def _layer(
-    key: tuple[str, str, int],
-    kernel: Kernel,
+    found: tuple[tuple[str, str, int], Kernel],
     node: Any,
     parts: tuple[str, ...],
     counted: dict[str, int],
     errors: dict[str, float],
 ) -> Layer:
-    name, _, again = key
+    (name, _, again), kernel = found
     multiplied = [counted[part] for part in parts if part in counted]
     return Layer(
         name=f"{name}.{again + 1}" if again else name,
@@ -177,15 +178,23 @@ def _add(found: dict[tuple[str, str, int], Kernel], events: list[dict[str, Any]]
         kernel.ms += [0.0] * (counted + 1 - len(kernel.ms))  # that did not run for this query
 
 
-def _named(optimised: Any) -> list[tuple[str, str, int]]:
-    """Each node's key among the operators."""
+def _places(optimised: Any, kernels: list[tuple[tuple[str, str, int], Kernel]]) -> list[int | None]:
+    """The place of each operator in the graph, by its name; of those that have none there, in their order."""
     again: Counter[tuple[str, str]] = Counter()
-    keys = []
-    for node in optimised.graph.node:
+    places: dict[tuple[str, str, int], int] = {}
+    nameless: dict[str, list[int]] = {}
+    for i, node in enumerate(optimised.graph.node):
+        if not node.name:
+            nameless.setdefault(node.op_type, []).append(i)
+            continue
         of = node.name, node.op_type
-        keys.append((*of, again[of]))
+        places[(*of, again[of])] = i
         again[of] += 1
-    return keys
+    found = []
+    for key, kernel in kernels:
+        left = nameless.get(kernel.kind, [])
+        found.append(places[key] if key in places else left.pop(0) if left else None)
+    return found
 
 
 def _kind(kind: str, node: Any) -> str:

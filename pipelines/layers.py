@@ -199,7 +199,7 @@ def _joined(parts: Sequence[Profile]) -> Profile:
 def _main(onnx: Artifact) -> list[str]:
     if onnx.format != "onnx":
         return []
-    return [node.name for node in graph.load(onnx.path).graph.node if node.op_type in MULTIPLY]
+    return [node.name for node in graph.name_nodes(graph.load(onnx.path)).graph.node if node.op_type in MULTIPLY]
 
 
 def _lacks_parent(read: Read) -> bool:

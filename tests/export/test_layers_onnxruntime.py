@@ -211,15 +211,18 @@ def test_operators_inside_others_are_not_counted_twice(tmp_path):
     assert all(layer.times.shape == (12,) for layer in found.layers)
 
 
-def test_nodes_without_names_and_of_one_name(trained, tmp_path):
+def test_nodes_without_names_are_known_by_what_they_give(trained, tmp_path):
     model = onnx.load(trained.artifact.path)
-    for i, node in enumerate(model.graph.node):
-        node.name = "" if i % 2 else "same"
-    onnx.save(model, tmp_path / "named.onnx")
-    artifact = artifact_of(tmp_path / "named.onnx")
+    gives = {node.output[0] for node in model.graph.node}
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, tmp_path / "nameless.onnx")
+    artifact = artifact_of(tmp_path / "nameless.onnx")
     found = read(artifact, queries(artifact.input, problem(8, seed=3)[0], 12), 1, None)
     names = [layer.name for layer in found.layers]
     assert len(set(names)) == len(names) and all(names)
+    assert {part for layer in found.layers for part in layer.made_of} == gives
+    assert sum(layer.macs or 0 for layer in found.layers) == sum(BY_HAND.values())
 
 
 def test_files_that_are_none(trained, tmp_path):
