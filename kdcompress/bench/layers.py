@@ -120,9 +120,9 @@ def groups(mine: Profile, other: Profile, main: Collection[str] = ()) -> list[Gr
             parts = [*parts[:at], entry, *(parts[i] for i in range(at, len(parts)) if apart[i])]
     found = []
     for _, those in parts:
-        sides = [[layer for side, layer in those if side == which] for which in (0, 1)]
-        if all(sides):
-            found.append(Group(_group_name(*sides, main), *sides))
+        first, second = ([layer for side, layer in those if side == which] for which in (0, 1))
+        if first and second:
+            found.append(Group(_group_name(first, second, main), first, second))
     return found
 
 
