@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
     int8 = build(ExportJob(net, parent, images, folder, "student"), target("x86-vnni"))
     (folder / f"{int8.path.name}.json").write_text(json.dumps(int8.to_json()))
     larger = replace(spec, height=20)
-    export_onnx(Deployable(network("resnet8", 4, 1).eval(), larger).eval(), larger, folder / "other.onnx")
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(20 * 16, 4))
+    export_onnx(Deployable(plain, larger).eval(), larger, folder / "other.onnx")
     return folder
 
 
@@ -194,3 +195,28 @@ def test_layers_that_differ_from_session_to_session(folder):
 def test_a_folder_that_is_no_model_file(tmp_path):
     done = CliRunner().invoke(main, ["inspect", str(tmp_path), "--layers"])
     assert done.exit_code == 2 and "does not say what its input is" in done.stderr
+
+
+def renamed(folder, to):
+    """A copy of student.onnx in which the last layer has another name."""
+    import onnx
+
+    model = onnx.load(folder / "student.onnx")
+    next(node for node in model.graph.node if node.name == "net.fc").name = to
+    onnx.save(model, folder / "renamed.onnx")
+    return "renamed.onnx"
+
+
+def test_names_are_shown_and_never_followed(folder, tmp_path):
+    name = renamed(folder, "<img src=x onerror=y>\x1b]0;z\x07")
+    done = inspect(folder, name, "--layers", "--queries", 12, "--html", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text() if done.exit_code == 0 else ""
+    assert done.exit_code in (0, 1) and "<img" not in text and "\x1b]" not in done.output
+    assert done.exit_code == 0 or "cannot be read layer by layer" in done.stderr
+
+
+@pytest.mark.parametrize("to", ['a", "dur": 1, "name": "b', "a\nmodel_run", "x" * 5000])
+def test_names_that_break_the_profilers_file(to, folder):
+    done = inspect(folder, renamed(folder, to), "--layers", "--queries", 12)
+    assert done.exit_code in (0, 1) and isinstance(done.exception, SystemExit | None), done.output
+    assert done.exit_code == 0 or "Traceback" not in done.stderr
