@@ -50,7 +50,13 @@ class Kernel:
 
 
 @readers.register(RUNTIME)
-def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent: Artifact | None) -> Profile:
+def read(
+    artifact: Artifact,
+    queries: Sequence[np.ndarray],
+    threads: int,
+    parent: Artifact | None,
+    runtime: str = RUNTIME,
+) -> Profile:
     """Each query runs with the profiler and without it, in turns.
 
     Raises UsageError where the file cannot be loaded, KDCompressError where the profiler lost queries.
@@ -59,11 +65,13 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     import onnx
     import onnxruntime
 
-    spec, file = artifact.input, graph.name_nodes(graph.load(artifact.path))
+    spec = artifact.input
+    file = graph.name_nodes(graph.load(artifact.path)) if artifact.format == "onnx" else None
     with tempfile.TemporaryDirectory() as folder:
         whole, lines = _turns(artifact, queries, threads, Path(folder))
         kernels, nested = _kernels(lines, len(queries))
         optimised = onnx.load(Path(folder, "optimised.onnx"), load_external_data=False)
+    file = file or optimised  # an .ort file is the graph as it was optimised
     above = graph.name_nodes(graph.load(parent.path)) if parent is not None else file
     images = _images(spec, queries)
     over = parent.input if parent is not None else spec
@@ -77,7 +85,7 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     made = [parts[i] if i is not None else () for i in at]
     layers = [_layer(*each, counted, errors) for each in zip(kernels, nodes, made, strict=True)]
     notes = [OWN] * (parent is None) + [NESTED] * nested
-    return Profile(RUNTIME, onnxruntime.__version__, threads, tuple(layers), whole, tuple(notes))
+    return Profile(runtime, onnxruntime.__version__, threads, tuple(layers), whole, tuple(notes))
 
 
 def _layer(

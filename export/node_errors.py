@@ -28,15 +28,22 @@ def snr_db(file: Any, spec: InputSpec, parent: Any, above: Artifact, images: np.
         _in_parts(parent, above.input, common, images, size), _in_parts(file, spec, common, images, size), strict=True
     ):
         for name in common:
-            add = _powers(reference[name], values[name])
+            add = powers(reference[name], values[name])
             signal[name] += add[0]
             noise[name] += add[1]
     found = {}
     for node in parent.graph.node:
         name = next((each for each in node.output if each in signal), "")
-        if node.name and name and signal[name] > 0 and not math.isnan(noise[name]):
-            found[node.name] = 10 * math.log10(signal[name] / noise[name]) if noise[name] else math.inf
+        if node.name and name and not math.isnan(error := decibels(signal[name], noise[name])):
+            found[node.name] = error
     return found
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Infinite where the two are the same, NaN where there is no signal or they are of no results."""
+    if not signal > 0 or math.isnan(noise):
+        return math.nan
+    return 10 * math.log10(signal / noise) if noise else math.inf
 
 
 def _in_parts(model: Any, spec: InputSpec, names: list[str], images: np.ndarray, size: int) -> Any:
@@ -50,7 +57,7 @@ def _in_parts(model: Any, spec: InputSpec, names: list[str], images: np.ndarray,
             found = []
 
 
-def _powers(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
+def powers(expected: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     """Those of the reference and of the difference. NaN where the two are no results of the images: other shapes, or
     whole numbers."""
     if expected.shape != got.shape or not all(np.issubdtype(a.dtype, np.floating) for a in (expected, got)):
