@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ def layers(reference: Path, other: Path, images: np.ndarray | None = None) -> li
     if images is None:
         images = np.random.default_rng(0).integers(0, 256, (IMAGES, *sizes[0]), dtype=np.uint8)
     models = [graph.load(path) for path in (reference, other)]
-    made = [{name for node in model.graph.node for name in node.output if name} for model in models]
-    common = [name for node in models[0].graph.node for name in node.output if name in made[0] & made[1]]
+    common = in_common(*models)
     values = [_tensors(model, spec, common, images) for model, spec in zip(models, specs, strict=True)]
     compared = {name: _error(values[0][name], values[1][name]) for name in common}
     errors = {name: error for name, error in compared.items() if error is not None}
@@ -105,16 +104,28 @@ def _walk(model: Any, errors: dict[str, float]) -> Iterator[Layer]:
                 yield Layer(node.name, node.op_type, name, before, errors[name])
 
 
-def _tensors(model: Any, spec: InputSpec, names: list[str], images: np.ndarray) -> dict[str, np.ndarray]:
-    if not names:
-        return {}
+def in_common(reference: Any, other: Any) -> list[str]:
+    """The tensors that both graphs compute under the same name, in the order of the reference."""
+    made = {name for node in other.graph.node for name in node.output if name}
+    return [name for node in reference.graph.node for name in node.output if name in made]
+
+
+def computed(
+    model: Any, spec: InputSpec, names: Sequence[str], images: np.ndarray, size: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """These tensors of a graph, by name, for the images, ``size`` at a time or the batch that the graph has: whole
+    batches only."""
     as_read = _as_read(model)
     read = [as_read.get(name, name) for name in names]
     session = open_session_of(model, read)
-    size = spec.batch or len(images)
-    parts = [images[at : at + size] for at in range(0, len(images) - size + 1, size)]
-    found = [session.run(read, {spec.name: spec.prepare(part)}) for part in parts]
-    return {name: np.concatenate([np.atleast_1d(part[i]) for part in found]) for i, name in enumerate(names)}
+    size = spec.batch or size or len(images)
+    for at in range(0, len(images) - size + 1, size):
+        yield dict(zip(names, session.run(read, {spec.name: spec.prepare(images[at : at + size])}), strict=True))
+
+
+def _tensors(model: Any, spec: InputSpec, names: list[str], images: np.ndarray) -> dict[str, np.ndarray]:
+    parts = list(computed(model, spec, names, images)) if names else []
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in names if parts}
 
 
 def _as_read(model: Any) -> dict[str, str]:

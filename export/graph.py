@@ -95,6 +95,17 @@ def name_layers(model: Any, modules: Iterable[str]) -> None:
             node.name = path if taken[path] == 1 else f"{path}.{taken[path]}"
 
 
+def name_nodes(model: Any) -> Any:
+    """The model, whose nodes without a name now have that of the tensor they give."""
+    taken = {node.name for node in model.graph.node}
+    for node in model.graph.node:
+        name = next(filter(None, node.output), "")
+        if not node.name and name not in taken:
+            node.name = name
+            taken.add(name)
+    return model
+
+
 def named_nodes(model: Any, wanted: Iterable[str]) -> list[str]:
     """The names of the nodes that have these names, or are layers of the modules with these paths.
 

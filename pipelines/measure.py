@@ -187,7 +187,9 @@ def bench_files(
             "The files take images of different sizes.", got=sorted(shapes), hint="bench them one at a time"
         )
     if source:
-        images, said = _queries(artifacts, load_images(source, root, None, None, next(iter(artifacts.values())).input))
+        images, said = real_images(
+            artifacts, load_images(source, root, None, None, next(iter(artifacts.values())).input)
+        )
         notes += said
     else:
         images = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (256, *shapes.pop()), dtype=np.uint8)
@@ -257,7 +259,7 @@ def _beside(artifacts: Mapping[str, Artifact], answers: Mapping[str, float], sou
     return found
 
 
-def _queries(artifacts: Mapping[str, Artifact], source: Scored) -> tuple[np.ndarray, list[str]]:
+def real_images(artifacts: Mapping[str, Artifact], source: Scored) -> tuple[np.ndarray, list[str]]:
     """Up to 1024 images for files that all take the same, and what is to be said of them. What a class is called is
     of no matter to a latency, nor to parity, which compares a file with itself: other classes are only told."""
     notes = [*source.notes]

@@ -72,7 +72,8 @@ def judge(row: Row, max_drop: float) -> None:
     elif row.precision == "int8" and row.ratio and row.ratio["verdict"] == "slower":
         slower = f"slower than its fp32 parent on this machine: {times(row.ratio['median'])} times the latency"
         row.status, row.why = "failed", slower
-        row.next = "use a target whose quantisation scheme fits this processor: see `kdcompress list targets`"
+        row.next = "use a target whose quantisation scheme fits this processor: see `kdcompress list targets`; "
+        row.next += "`kdcompress inspect FILE --layers --against PARENT` shows which layers are slower"
 
 
 def margin(rows: list[Row]) -> dict[str, Any] | None:
