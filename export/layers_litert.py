@@ -96,7 +96,7 @@ def _macs(kind: str, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...])
 
 
 def _node(tensor: str, names: Sequence[str]) -> str:
-    """The node of the parent that is called after the module which a tensor is: net.0 of .../Sequential_net/Conv2d_0;1"""
+    """The node of the parent that is called after the module which a tensor is of: net.0 of Sequential_net/Conv2d_0"""
     scope = tensor.rsplit(".Named/", 1)[-1].partition(";")[0].split("/")[1:]  # the first is the module as a whole
     for name in names:
         path = name.split(".")

@@ -52,7 +52,8 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     with OpenVinoRunner(artifact, threads) as runner:
         (whole, _), (_, places) = in_turns([runner.infer, counted.run], queries)
     nodes = counted.nodes()
-    tensors, made, errors = [""] * len(nodes), [()] * len(nodes), dict[int, float]()
+    made: list[tuple[str, ...]] = [()] * len(nodes)
+    errors: dict[int, float] = {}
     if parent is not None:
         model = graph.load(parent.path)
         tensors = _tensors(model, nodes)

@@ -112,7 +112,7 @@ class Profiled:
             got = f"{written} bytes for {count.value} events"
             raise KDCompressError("This LiteRT's profiler is not known.", got=got, allowed=ctypes.sizeof(Record))
         self._kept[:] = [memory]
-        return [Record.from_buffer(memory, i * ctypes.sizeof(Record)) for i in range(count.value)]
+        return [Record.from_buffer(memory.data, i * ctypes.sizeof(Record)) for i in range(count.value)]
 
     def _buffers(self, kind: str, environment: Any, signature: Any) -> Any:
         count = ctypes.c_size_t()
