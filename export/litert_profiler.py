@@ -82,10 +82,18 @@ class Profiled:
         self._model = self._made("CompiledModel", environment, model, options)
         signature = self._given("LiteRtGetModelSignature", model, ctypes.c_size_t(0))
         self._inputs, self._outputs = (self._buffers(kind, environment, signature) for kind in ("Input", "Output"))
+        size = ctypes.c_size_t()
+        self._call("LiteRtGetTensorBufferPackedSize", ctypes.c_void_p(self._inputs[0]), ctypes.byref(size))
+        self._bytes = size.value
         self._profiler = self._given("LiteRtCompiledModelGetProfiler", self._model)
 
     def run(self, x: np.ndarray) -> list[Told]:
-        """The operators that ran for ``x``, the file's one input, in their order."""
+        """The operators that ran for ``x``, the file's one input, in their order.
+
+        Raises UsageError where that is not the input's size.
+        """
+        if x.nbytes != self._bytes:
+            raise UsageError("The file takes another input.", where=self._path, got=x.nbytes, allowed=self._bytes)
         self._call("LiteRtResetProfiler", self._profiler)
         self._call("LiteRtStartProfiler", self._profiler)
         address = self._given("LiteRtGetTensorBufferHostMemory", ctypes.c_void_p(self._inputs[0]))
@@ -146,6 +154,8 @@ class Profiled:
         """What a function gives through its last argument."""
         found = ctypes.c_void_p()
         self._call(function, *arguments, ctypes.byref(found))
+        if not found.value:
+            raise UsageError("LiteRT cannot profile this file.", where=self._path, got=f"{function}: nothing")
         return found
 
     def _call(self, function: str, *arguments: Any) -> None:

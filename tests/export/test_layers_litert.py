@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from layer_checks import WRONG, built, by_node, check_layers, check_wrong, profiled, sums_are_apart
 
@@ -64,6 +65,11 @@ def test_a_profiler_that_is_not_known_is_refused(fp32, monkeypatch):
     monkeypatch.setattr(litert_profiler, "VERSIONS", ((9, 0), (10, 0)))
     with pytest.raises(KDCompressError, match=r"profiler is not known(.|\n)*from 9\.0 on"):
         profiled(fp32, None)
+
+
+def test_an_input_of_another_size_is_refused(fp32):
+    with litert_profiler.Profiled(fp32.path, 1) as profiled, pytest.raises(UsageError, match="another input"):
+        profiled.run(np.zeros((2, 16, 16, 1), np.uint8))
 
 
 def test_a_file_that_is_none(fp32, tmp_path):
