@@ -41,9 +41,9 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     Raises UsageError where the file cannot be loaded, KDCompressError where ExecuTorch was built without its tracer.
     """
     check()
-    of_file = operators(artifact.path.read_bytes())
-    above = known(of_file, parent, queries[0], of_file[0].reads[0]) if parent is not None else None
     with ExecuTorchRunner(artifact, threads) as runner:
+        of_file = operators(artifact.path.read_bytes())
+        above = known(of_file, parent, queries[0], of_file[0].reads[0]) if parent is not None else None
         traced = Traced(artifact.path)
         (whole, _), (_, runs) = in_turns([runner.infer, traced.run], queries)
         errors = _errors(above, parent, runner, queries) if above is not None and parent is not None else {}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from layer_checks import WRONG, built, by_node, check_layers, check_wrong, profiled
+from layer_checks import WRONG, built, by_node, check_layers, made_wrong, profiled
 
 from kdcompress.errors import UsageError
 
@@ -37,9 +37,9 @@ def test_a_layer_that_is_wrong_is_found(files, trained, tmp_path):
     folder = tmp_path / "wrong.openvino"
     shutil.copytree(files["fp32"].path, folder)
     content = (folder / "model.bin").read_bytes()
-    (folder / "model.bin").write_bytes(check_wrong(files["fp32"], trained, content))
+    (folder / "model.bin").write_bytes(made_wrong(trained, content))
     found = by_node(profiled(replace(files["fp32"], path=folder), trained.artifact, count=12))
-    assert found[WRONG].snr_db < 10 and found["net.body.1.conv2"].snr_db < 30
+    assert found[WRONG].snr_db < 15 and found["net.fc"].snr_db < 40
     assert all(found[name].snr_db > 90 for name in found if ".0." in name)
 
 
