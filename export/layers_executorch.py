@@ -21,7 +21,7 @@ from kdcompress.export.quiet import native_errors, quiet
 from kdcompress.export.run_executorch import ExecuTorchRunner, check, library
 from kdcompress.export.turns import in_turns
 from kdcompress.export.value_errors import value_errors
-from kdcompress.export.xnnpack_layers import CUT, OWN, Event, Operator, Parent, known, layers
+from kdcompress.export.xnnpack_layers import Event, Operator, Parent, known, layers, told
 from kdcompress.layers import Profile
 
 RUNTIME, DELEGATE = "executorch", "XnnpackBackend"
@@ -48,7 +48,7 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
         (whole, _), (_, runs) = in_turns([runner.infer, traced.run], queries)
         errors = _errors(above, parent, runner, queries) if above is not None and parent is not None else {}
         found = layers(list(traced.events(runs)), of_file, above, errors)
-    notes = [CUT, *([OWN] if above is None else [INSIDE, *filter(None, [above.note])])]
+    notes = [*told(found, above), *([INSIDE] if above is not None else [])]
     return Profile(RUNTIME, version("executorch"), threads, found, whole, tuple(notes))
 
 

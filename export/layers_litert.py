@@ -19,7 +19,7 @@ from kdcompress.export.quiet import native_errors
 from kdcompress.export.run_litert import LiteRTRunner, check, library
 from kdcompress.export.turns import in_turns
 from kdcompress.export.value_errors import value_errors
-from kdcompress.export.xnnpack_layers import CUT, OWN, Event, Operator, Parent, known, layers
+from kdcompress.export.xnnpack_layers import Event, Operator, Parent, known, layers
 from kdcompress.layers import Profile
 from kdcompress.optional import require
 
@@ -42,21 +42,20 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     """
     check()
     with LiteRTRunner(artifact, threads) as runner, native_errors(), Profiled(artifact.path, threads) as profiled:
-        (whole, _), (_, told) = in_turns([runner.infer, profiled.run], queries)
-    names = [[(name, delegated) for name, delegated, _ in each] for each in told]
+        (whole, _), (_, ran) = in_turns([runner.infer, profiled.run], queries)
+    names = [[(name, delegated) for name, delegated, _ in each] for each in ran]
     if any(each != names[0] for each in names):
         raise KDCompressError("LiteRT ran other operators for one query than for another.", where=artifact.path)
-    ms = np.array([[us / 1e3 for _, _, us in each] for each in told]).T
+    ms = np.array([[us / 1e3 for _, _, us in each] for each in ran]).T
     of_file, entry = operators(artifact.path.read_bytes(), parent)
     model, errors = None, dict[int, float]()
     if parent is not None:
         model = known(of_file, parent, queries[0], entry)
         errors = _errors(artifact, of_file, model, parent, queries)
     events = [Event(name, ms[i]) for i, (name, _) in enumerate(names[0])]
-    notes = [THROUGH_C, CUT, *([OWN] if model is None else [VALUES, *filter(None, [model.note])])]
-    return Profile(
-        RUNTIME, version("ai-edge-litert"), threads, layers(events, of_file, model, errors), whole, tuple(notes)
-    )
+    found = layers(events, of_file, model, errors)
+    notes = (THROUGH_C, *told(found, model), *([VALUES] if errors else []))
+    return Profile(RUNTIME, version("ai-edge-litert"), threads, found, whole, notes)
 
 
 def operators(content: bytes, parent: Artifact | None = None) -> tuple[list[Operator], int]:

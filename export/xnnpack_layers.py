@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ HALF_MS = 0.0005  # a time is cut to whole microseconds: half of one is what tha
 CUT = "XNNPACK tells times in whole microseconds: layers of less than one are all told as half of one."
 OWN = "The file's fp32 parent was not given: errors are not told, nor which of its nodes a layer was made of."
 UNKNOWN = "The convolutions and matrix products of the file are not those of the parent in its order: {}."
+OTHERS = (
+    "XNNPACK runs other convolutions and matrix products than the file has: shapes, multiply-accumulates and what a "
+    "layer was made of are not told."
+)
 FUSED = ("Relu", "Clip")  # what XNNPACK does within the layer before
 MULTIPLY = ("convolution", "deconvolution", "fullyconnected", "batchmatrixmultiply")
 MOVES = (
@@ -70,7 +74,12 @@ ONNX = {
     "concatenate": ("Concat",),
     "resizebilinear": ("Resize",),
 }
-UNARY = ("hardswish", "sigmoid", "tanh", "elu", "leakyrelu", "gelu", "exp")  # "Invalid Unary Op" in int8
+# What XNNPACK runs -> operators that it runs so, besides those of the name: a convolution of 1x1 is a matrix product
+ALSO = {
+    "fullyconnected": ("convolution", "batchmatrixmultiply"),
+    "copy": ("concatenate", "staticreshape"),
+    "invalidunaryop": ("hardswish", "sigmoid", "tanh", "elu", "leakyrelu", "gelu", "exp"),  # in int8
+}
 MOVING = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Identity")  # operators of ONNX
 
 
@@ -104,6 +113,17 @@ class Parent:
     model: Any
     tensors: Sequence[str]
     note: str = ""
+
+
+def told(found: Sequence[Layer], parent: Parent | None) -> Iterator[str]:
+    """What to note of the layers."""
+    yield CUT
+    if not any(layer.shape for layer in found):
+        yield OTHERS
+    if parent is None:
+        yield OWN
+    elif parent.note:
+        yield parent.note
 
 
 def layers(
@@ -226,7 +246,7 @@ def matched(events: Sequence[str], kinds: Sequence[str]) -> list[int | None]:
 
 
 def _same(event: str, kind: str) -> bool:
-    return event == kind or (event == "invalidunaryop" and kind in UNARY)
+    return event == kind or kind in ALSO.get(event, ())
 
 
 def _base(name: str) -> str:

@@ -24,6 +24,12 @@ def test_the_names_of_both_runtimes_are_the_same_operators():
         assert matched(events, [each[which] for each in names]) == [0, 1, 2, 3, 4]
 
 
+def test_a_convolution_of_one_pixel_is_a_matrix_product():
+    assert matched([CONV, FC, "Copy (NC, X32)", FC], ["CONV_2D", "CONV_2D", "CONCATENATION", "FULLY_CONNECTED"]) == [
+        0, 1, 2, 3,
+    ]  # fmt: skip
+
+
 def test_nothing_is_sure_where_one_that_multiplies_is_missing():
     assert matched([CONV, "Add (ND)", FC], ["CONV_2D", "CONV_2D", "ADD", "FULLY_CONNECTED"]) == [None] * 3
     assert matched([CONV, CONV, "Add (ND)"], ["CONV_2D", "ADD"]) == [None] * 3
