@@ -19,7 +19,7 @@ from kdcompress.export.quiet import native_errors
 from kdcompress.export.run_litert import LiteRTRunner, check, library
 from kdcompress.export.turns import in_turns
 from kdcompress.export.value_errors import value_errors
-from kdcompress.export.xnnpack_layers import Event, Operator, Parent, known, layers
+from kdcompress.export.xnnpack_layers import Event, Operator, Parent, known, layers, told
 from kdcompress.layers import Profile
 from kdcompress.optional import require
 
