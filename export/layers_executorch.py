@@ -57,7 +57,7 @@ def _errors(
 ) -> dict[int, float]:
     """Of the operators that make an output."""
     places = {output.name: at for at, output in enumerate(parent.input.outputs)}
-    wanted = {i: tensor for i, tensor in enumerate(above.tensors) if tensor in places}
+    wanted = {i: tensor for i, tensor in enumerate(above.tensors) if i in above.same and tensor in places}
 
     def values(query: np.ndarray) -> Mapping[int, np.ndarray]:
         given = runner.infer(query)

@@ -29,7 +29,8 @@ THROUGH_C = (
     "XNNPACK's kernels."
 )
 VALUES = (
-    "Errors are of values that LiteRT's own kernels compute, without XNNPACK: that gives no values between its layers."
+    "Errors are of values that LiteRT's own kernels compute, without XNNPACK: that gives no values between its layers. "
+    "There is none where the converter may have folded what is behind a layer into it."
 )
 
 
@@ -118,7 +119,7 @@ def _errors(
         interpreter.allocate_tensors()
     (image,) = interpreter.get_input_details()
     details = {each["index"]: each for each in interpreter.get_tensor_details()}
-    wanted = {i: tensor for i, tensor in enumerate(model.tensors) if tensor}
+    wanted = {i: model.tensors[i] for i in model.same}
 
     def values(query: np.ndarray) -> Mapping[int, np.ndarray]:
         interpreter.set_tensor(image["index"], query)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,10 +108,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Parent:
-    """What is known of the fp32 file. ``tensors``: the one that each operator of the file gives, or "" """
+    """What is known of the fp32 file. ``tensors``: the one that each operator of the file gives, or "". ``same``: the
+    operators whose values are those of the tensor: where a node that reads it is nowhere in the file, it may have been
+    folded into the operator's weights."""
 
     model: Any
     tensors: Sequence[str]
+    same: Collection[int] = ()
     note: str = ""
 
 
@@ -181,12 +184,23 @@ def known(operators: Sequence[Operator], parent: Artifact, query: np.ndarray, en
             name = next((each for each in alike if read_by[each] == read), "")
         if name:
             taken.add(name)
-            tensor = _given(model, name, alone=operator.gives in clamped)
+            tensor, inside = _given(model, name, alone=operator.gives in clamped)
+            taken |= inside
             of[operator.gives] = tensor
         elif len(read) == 1 and base in (*MOVES, "cast"):
             of[operator.gives] = next(iter(read))
         tensors.append(tensor)
-    return Parent(model, tensors, note)
+    same = [i for i, tensor in enumerate(tensors) if tensor and _users(model, tensor) <= taken]
+    return Parent(model, tensors, same, note)
+
+
+def _users(model: Any, tensor: str) -> set[str]:
+    """The names of the nodes that read a tensor, moved or not."""
+    found = set[str]()
+    for node in model.graph.node:
+        if tensor in node.input:
+            found |= _users(model, node.output[0]) if node.op_type in MOVING else {node.name}
+    return found
 
 
 def _reads(model: Any, entry: str) -> dict[str, set[str]]:
@@ -211,11 +225,14 @@ def _multiplied(operators: Sequence[Operator], counted: Mapping[str, int]) -> tu
     return nodes, UNKNOWN.format(f"{len(left)} in the file and {len(rest)} in the parent are left")
 
 
-def _given(model: Any, name: str, alone: bool) -> str:
-    """What is given by an operator made of this node, and of the activation behind it where it is not ``alone``."""
+def _given(model: Any, name: str, alone: bool) -> tuple[str, set[str]]:
+    """What is given by an operator made of this node, and of the activation behind it where it is not ``alone``: the
+    tensor, and the activation's name."""
     tensor = next(str(node.output[0]) for node in model.graph.node if node.name == name)
     users = [node for node in model.graph.node if tensor in node.input]
-    return str(users[0].output[0]) if not alone and len(users) == 1 and users[0].op_type in FUSED else tensor
+    if not alone and len(users) == 1 and users[0].op_type in FUSED:
+        return str(users[0].output[0]), {users[0].name}
+    return tensor, set()
 
 
 def matched(events: Sequence[str], kinds: Sequence[str]) -> list[int | None]:
