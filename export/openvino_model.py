@@ -86,25 +86,29 @@ def _number_names(model: Any) -> None:
             node.set_friendly_name(f"{kind}_{index}")
 
 
-def compile_model(folder: Path, threads: int = 1) -> Any:
-    """The model in a folder, compiled for this CPU: what is not int8 computes in fp32, where OpenVINO would choose
-    bf16 or fp16 by itself. Raises UsageError where a file is missing or damaged."""
+def compile_model(folder: Path, threads: int = 1, **more: Any) -> Any:
+    """The model in a folder, compiled for this CPU with ``options`` and ``more`` of them. Raises UsageError where a
+    file is missing or damaged."""
     ov = library()
     hint = "export it again, or copy both files"
     for name in FILES:
         if not (folder / name).is_file():
             raise UsageError("The OpenVINO model is not whole.", where=folder, got=f"no {name}", hint=hint)
-    options = {
+    try:
+        return ov.Core().compile_model(folder / FILES[0], "CPU", options(threads) | more)
+    except RuntimeError as error:
+        raise UsageError("OpenVINO cannot load this model.", where=folder, got=first_lines(error), hint=hint) from error
+
+
+def options(threads: int) -> dict[str, Any]:
+    """What is not int8 computes in fp32, where OpenVINO would choose bf16 or fp16 by itself."""
+    return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }
-    try:
-        return ov.Core().compile_model(folder / FILES[0], "CPU", options)
-    except RuntimeError as error:
-        raise UsageError("OpenVINO cannot load this model.", where=folder, got=first_lines(error), hint=hint) from error
 
 
 def coverage(folder: Path) -> dict[str, Any]:
