@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Forked
-from test_engine import source
+from test_engine import SIDE, source
 from torch import nn
 
 from kdcompress.data.loader import Loader
@@ -203,7 +203,7 @@ def test_a_teacher_whose_answers_depend_on_the_batch_is_not_cached(kept, by):
     data = source(96)
     made = distillation(data)
     wrapped = Member(Swayed(made.teachers[0].net, by), data.mean, data.std)
-    made = Distillation(made.student.net, wrapped, "kd", made.student.normalize(torch.zeros(2, 1, 28, 28)))
+    made = Distillation(made.student.net, wrapped, "kd", made.student.normalize(torch.zeros(2, 1, SIDE, SIDE)))
     loader = Loader(data.train, FLIP, 32, 0)
     found, record = opening.open_cache(made, loader, data.hash, FLIP, Train(**TRAIN), "fp32")
     assert found is None and "depend on the rest of the batch" in record["why"]

@@ -18,6 +18,8 @@ from kdcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from kdcompress.training.distillation import Distillation, Member
 from kdcompress.training.schedule import lr_scale
 
+SIDE = 16  # of an image
+
 
 def source(n=256, classes=4):
     """Images whose quadrant with a bright square is their class."""
@@ -25,10 +27,11 @@ def source(n=256, classes=4):
 
     def split(count):
         labels = np.arange(count) % classes
-        images = rng.integers(0, 80, (count, 28, 28, 1), dtype=np.uint8)
+        images = rng.integers(0, 80, (count, SIDE, SIDE, 1), dtype=np.uint8)
+        half = SIDE // 2
         for image, label in zip(images, labels):
-            y, x = 14 * (label // 2), 14 * (label % 2)
-            image[y : y + 14, x : x + 14] = 200
+            y, x = half * (label // 2), half * (label % 2)
+            image[y : y + half, x : x + half] = 200
         return Split(images, labels.astype(np.int64))
 
     return Source("squares", tuple("abcd"), split(n), split(64), split(64), (0.3,), (0.3,), "hash", "made", None)
