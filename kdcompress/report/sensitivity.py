@@ -14,7 +14,7 @@ from kdcompress.errors import UsageError, some
 from kdcompress.report import charts, figures, sure, terminal
 from kdcompress.report.html import render
 
-LAYERS = {"layer": "in int8 alone", "kind": "kind", "macs": "MACs %", "lost": "points lost", "snr": "SNR dB"}
+LAYERS = {"layer": "in int8 alone", "lost": "points lost", "snr": "SNR dB", "macs": "MACs %", "kind": "kind"}
 CURVE = {"int8": "layers in int8", "share": "of layers %", "macs": "of MACs %", "score": "", "lost": "points lost"}
 POINTS = {
     "label": "layers in float",
@@ -27,6 +27,7 @@ POINTS = {
     "front": "front",
 }
 WORDS = ("layer", "kind", "label", "verdict", "front")
+WITH_INTERVALS = ("score", "lost", "time")
 NOTE = (
     "All figures are of the first {images:,} validation images. Brackets hold 95 % intervals. SNR: power of the fp32 "
     "file's outputs to that of the difference; the more, the better."
@@ -146,16 +147,15 @@ def html(document: Mapping[str, Any]) -> str:
                 "front": _front(found, metric),
             }
         )
-    return render("sensitivity.html", document=document, parts=parts, words=WORDS)
+    return render("sensitivity.html", document=document, parts=parts, words=WORDS, intervals=WITH_INTERVALS)
 
 
 def _curve(found: Mapping[str, Any], metric: str) -> Any:
-    """The score against the share in int8."""
+    """The score against the share in int8; the intervals are drawn once."""
     points = [row for row in found["curve"] if row.get("why") is None]
-    series = [
-        (label, [(100 * row[key],) * 3 + _heights(row) for row in points], css)
-        for label, key, css in (("of layers", "share", "s0"), ("of multiply-accumulates", "macs_share", "s1"))
-    ]
+    by_layers = [(100 * row["share"],) * 3 + _heights(row) for row in points]
+    by_macs = [(100 * row["macs_share"],) * 3 + (row["score"],) * 3 for row in points]
+    series = [("of layers", by_layers, "s0"), ("of multiply-accumulates", by_macs, "s1")]
     return charts.measured(series, "share in int8, %", metric, f"{metric} with more and more in int8")
 
 
