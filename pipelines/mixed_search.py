@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import load_target
 from kdcompress.ours import Ours
 from kdcompress.pipelines.runs import RunFolder
@@ -61,10 +62,14 @@ class Search:
         self.judged, self.folder, self.tried, self.ranked, self.counts = judged, folder, tried, ranked, counts
         self.allowed, self.minutes, self.bench, self.progress = allowed, minutes, bench, progress
         self.points: dict[Floating, Point] = {}
+        self.busy = 0.0  # per cent of the processors' time that other programs took, at most
 
     def run(self, run: Path) -> dict[str, Any]:
-        """Measures; the document. The target's file is written into ``run`` where some layers in float are worth it."""
-        begun = time.monotonic()
+        """Measures; the document. The target's file is written into ``run`` where some layers in float are worth it.
+        Raises KDCompressError where the target's own file cannot be built."""
+        begun, own = time.monotonic(), self.tried(NONE)
+        if own.get("why"):
+            raise KDCompressError("The target has no file to begin with.", where="--search", got=own["why"])
         whole = frozenset(self.ranked)
         enough = next((each for count in reversed(self.counts) if self._loses_little(each := self._top(count))), whole)
         self._time({INT8: NONE, **({FEWEST: enough} if enough not in (NONE, whole) else {}), **self._kinds(enough)})
@@ -81,7 +86,7 @@ class Search:
         rows = self._rows(chosen)
         return {
             "max_drop": self.allowed, "seconds": round(time.monotonic() - begun, 1), "moves": len(moves),
-            "walked": walked, "points": rows, "said": said, "against_int8": pair,
+            "walked": walked, "points": rows, "other_cpu_percent": self.busy, "said": said, "against_int8": pair,
             "float": sorted(chosen) if chosen else [], "file": str(path) if path else None,
         }  # fmt: skip
 
@@ -131,6 +136,7 @@ class Search:
         bench = self.bench.model_copy(update={"effort": effort}) if effort else self.bench
         asked = {PARENT: frozenset(self.ranked), **points}
         found = self.folder.run(TimedStep(self.judged, asked, bench, against)).result
+        self.busy = max(self.busy, found["other_cpu_percent"] or 0.0)
         for label, floating in asked.items():
             ratio = found["ratios"].get(label) or {"median": 1.0, "low": 1.0, "high": 1.0, "verdict": "the parent"}
             self.points[floating] = Point(label, floating, self.tried(floating), ratio, found["ms"][label])

@@ -27,6 +27,7 @@ POINTS = {
     "front": "front",
 }
 WORDS = ("layer", "kind", "label", "verdict", "front")
+BUSY = 10  # per cent
 WITH_INTERVALS = ("score", "lost", "time")
 NOTE = (
     "All figures are of the first {images:,} validation images. Brackets hold 95 % intervals. SNR: power of the fp32 "
@@ -77,6 +78,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     said = [NOTE.format(images=found["images"])]
     if search := found.get("search"):
         said.append(FRONT)
+        if search["other_cpu_percent"] >= BUSY:
+            share = f"{search['other_cpu_percent']:.0f} %"
+            said.append(f"While files were timed, other programs took up to {share} of the processors' time.")
         if search["walked"] < search["moves"]:
             said.append(
                 f"{search['walked']} of {search['moves']} parts of the network were tried in the time that was given; "
