@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdcompress.artifact import InputSpec
+from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, target
 from kdcompress.export.mixed import layers_of
 from kdcompress.export.quantize import write_int8
@@ -30,14 +31,17 @@ def job(request, tmp_path_factory):
 
 
 def quantised(job, floating):
-    """The nodes that a file with these layers in float quantises the outputs of, or None where there is none."""
+    """Of a file with these layers in float: the layers that are in int8, and the nodes whose outputs are quantised."""
     found = target("x86-vnni")
     scheme = found.options.scheme.model_copy(update={"exclude": layers_of(job, found).excluded(floating)})
     path = job.folder / "mixed.onnx"
     write_int8(job, scheme, path, job.ranges)
     model = onnx.load(path)
-    maker = {output: node.name for node in model.graph.node for output in node.output}
-    return {maker.get(node.input[0]) for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    maker = {output: node for node in model.graph.node for output in node.output}
+    back = {output for output, node in maker.items() if node.op_type == "DequantizeLinear"}
+    int8 = {node.name for node in model.graph.node if node.op_type in graph.LAYERS and back.issuperset(node.input[:2])}
+    read = [maker.get(node.input[0]) for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    return int8, {node.name for node in read if node is not None}
 
 
 def test_macs_are_those_of_the_network(job):
@@ -48,14 +52,14 @@ def test_macs_are_those_of_the_network(job):
 
 
 def test_nothing_is_int8_where_all_layers_are_in_float(job):
-    assert not quantised(job, layers_of(job, target("x86-vnni")).names)
+    assert quantised(job, layers_of(job, target("x86-vnni")).names) == (set(), set())
 
 
 def test_one_layer_alone_is_int8_with_what_computes_from_it_alone(job):
     layers = layers_of(job, target("x86-vnni"))
     last = layers.names[-2]  # before the classifier: what it feeds may be pooled
-    nodes = quantised(job, set(layers.names) - {last})
-    assert nodes and not {name for name in nodes if name in layers.names} - {last}
+    int8, nodes = quantised(job, set(layers.names) - {last})
+    assert int8 == {last}
     both = {name for name, sources in layers.between.items() if len(sources) > 1}
     assert both and not nodes & both  # an addition of it and of another layer
 
