@@ -191,13 +191,15 @@ class Target(Section):
 
 @dataclass
 class ExportJob:
-    """What a writer works from; every artefact of a run has the same parent."""
+    """What a writer works from; every artefact of a run has the same parent. ``ranges``: a file that keeps what
+    calibration found, for jobs whose schemes differ in nothing but what they leave in float."""
 
     module: nn.Module
     parent: Artifact  # fp32 ONNX
     calibration: np.ndarray  # uint8 [N, H, W, C] training images
     folder: Path
     stem: str  # of the file names
+    ranges: Path | None = None
 
     def path(self, target: Target, suffix: str) -> Path:
         return self.folder / f"{self.stem}-{target.name}{suffix}"
@@ -220,12 +222,12 @@ def nothing_missing() -> None:
 class Writer:
     """``write`` makes the artefact; ``check`` raises RuntimeMissingError where it cannot do so here; the versions of
     ``packages`` shape the artefact, beyond those that make the ONNX it starts from. Every int8 writer takes paths of
-    modules in a scheme's ``exclude``; with ``nodes``, those of any ONNX node too."""
+    modules in a scheme's ``exclude``; one with ``nodes`` also the names of nodes, ONNX's, that this gives."""
 
     write: Callable[[ExportJob, Target], Artifact]
     check: Callable[[], None] = nothing_missing
     packages: tuple[str, ...] = ()
-    nodes: bool = False
+    nodes: Callable[[ExportJob, Scheme], Collection[str]] | None = None
 
 
 # A writer is filed under "<format>-<precision>".

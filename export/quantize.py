@@ -38,7 +38,7 @@ def quantize(job: ExportJob, scheme: Scheme, path: Path, platform: Platform = No
     Raises KDCompressError where nothing of it runs in int8, UsageError for a name in the scheme that no node has.
     """
     with replacing(path) as temporary:
-        write_int8(job, scheme, temporary)
+        write_int8(job, scheme, temporary, job.ranges)
         found = coverage(temporary, platform)
         if not any(found[family]["int8"] for family in FAMILIES):
             raise KDCompressError(
@@ -66,14 +66,10 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         extra["CalibPercentile"] = scheme.percentile
     if not scheme.outputs:
         extra["OpTypesToExcludeOutputQuantization"] = list(graph.LAYERS)
-    spec = job.parent.input
-    parent = graph.load(job.parent.path)
+    spec, ranged = job.parent.input, _ranged(scheme)
+    parent = as_quantised(job, scheme)
     with tempfile.TemporaryDirectory() as folder:
         source, prepared = Path(folder, "source.onnx"), Path(folder, "prepared.onnx")
-        graph.mean_to_pool(parent)
-        ranged = scheme.activation == "uint8" and not scheme.symmetric
-        if ranged and _differ(spec) and scheme.per_channel and (not scheme.op_types or "Conv" in scheme.op_types):
-            graph.normalisation_to_conv(parent)
         graph.save(parent, source)
         layer = graph.first_layer(parent)
         if layer is None:
@@ -121,6 +117,26 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         if scheme.bias_correction:
             correct_biases(graph.load(prepared), model, list(islice(job.batches(scheme), CORRECTION_BATCHES)), spec)
         graph.save(model, path)
+
+
+def as_quantised(job: ExportJob, scheme: Scheme) -> Any:
+    """The job's parent with an operator that has an int8 kernel in place of each that has none, where there is one."""
+    parent, spec = graph.load(job.parent.path), job.parent.input
+    graph.mean_to_pool(parent)
+    convolved = scheme.per_channel and (not scheme.op_types or "Conv" in scheme.op_types)
+    if _ranged(scheme) and _differ(spec) and convolved:
+        graph.normalisation_to_conv(parent)
+    return parent
+
+
+def nodes(job: ExportJob, scheme: Scheme) -> set[str]:
+    """The names that a scheme's ``exclude`` may have."""
+    return {node.name for node in as_quantised(job, scheme).graph.node}
+
+
+def _ranged(scheme: Scheme) -> bool:
+    """Whether the range of the pixels can be given as it is."""
+    return scheme.activation == "uint8" and not scheme.symmetric
 
 
 def _differ(spec: InputSpec) -> bool:

@@ -9,14 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
+from kdcompress.artifact import InputSpec
 from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, Scheme
+from kdcompress.export.mixed import layer_names
 from kdcompress.export.quantize import write_int8
 from kdcompress.export.run_onnxruntime import open_session
 from kdcompress.parity import of_sets
 from kdcompress.runner import joined
+from kdcompress.task import Outputs
 
 BATCHES = 4
+
+
+def output_error(spec: InputSpec, expected: Outputs, got: Outputs) -> float:
+    """The squared error of a file's outputs [N, ...] as a share of what its parent's, ``expected``, have: each output
+    counts the same, whatever its unit. Their sum."""
+    apart = of_sets(expected, got) if spec.chosen else [a - b for a, b in zip(got, expected, strict=True)]
+    sizes = [float(np.square(output).mean()) or 1.0 for output in expected]
+    errors = [float(np.square(each).mean()) for each in apart]
+    return sum(lost / size for lost, size in zip(errors, sizes, strict=True))
 
 
 def ranking(
@@ -34,21 +46,14 @@ def ranking(
         return joined([tuple(session.run(wanted, {spec.name: batch})) for batch in batches])
 
     parent = graph.load(job.parent.path)
-    names = [node.name for node in parent.graph.node if node.op_type in graph.LAYERS]
-    left_out = graph.named_nodes(parent, scheme.exclude)
-    names = [name for name in names if name not in left_out and name.rpartition(".")[0] not in names]
-    expected = outputs(job.parent.path)
-    sizes = [float(np.square(output).mean()) or 1.0 for output in expected]
+    names, expected = layer_names(parent, scheme), outputs(job.parent.path)
     with tempfile.TemporaryDirectory() as folder:
         path, ranges = Path(folder, "quantised.onnx"), Path(folder, "ranges.json")
 
         def error(*floating: str) -> float:
             kept = scheme.model_copy(update={"exclude": (*scheme.exclude, *floating)})
             write_int8(job, kept, path, ranges)
-            got = outputs(path)
-            apart = of_sets(expected, got) if spec.chosen else [a - b for a, b in zip(got, expected, strict=True)]
-            errors = [float(np.square(each).mean()) for each in apart]
-            return sum(lost / size for lost, size in zip(errors, sizes, strict=True))
+            return output_error(spec, expected, outputs(path))
 
         whole = error()
         found = {}

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from kdcompress.artifact import Artifact
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
-from kdcompress.export.quantize import quantize
+from kdcompress.export.quantize import nodes, quantize
 
 
 def write(job: ExportJob, target: Target) -> Artifact:
@@ -23,4 +23,4 @@ def write(job: ExportJob, target: Target) -> Artifact:
     return Artifact.of(path, "onnx", "int8", job.parent.input, target=target.name, provenance=provenance)
 
 
-writers.register("onnx-int8")(Writer(write, nodes=True))
+writers.register("onnx-int8")(Writer(write, nodes=nodes))

@@ -144,4 +144,9 @@ def _named(model: Any, wanted: tuple[str, ...]) -> list[str]:
     return sorted({node for became in found.values() for node in became})
 
 
-writers.register("openvino-int8")(Writer(write, check, ("openvino", "nncf"), nodes=True))
+def _nodes(job: ExportJob, scheme: Scheme) -> set[str]:
+    """Those of the parent's that the model still has under their names."""
+    return {node.get_friendly_name() for node in convert(job).get_ops()}
+
+
+writers.register("openvino-int8")(Writer(write, check, ("openvino", "nncf"), nodes=_nodes))

@@ -10,7 +10,7 @@ from typing import Any
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import UsageError
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
-from kdcompress.export.quantize import coverage, quantize, save_optimised
+from kdcompress.export.quantize import coverage, nodes, quantize, save_optimised
 from kdcompress.export.quiet import quiet
 
 
@@ -54,4 +54,4 @@ def operators(path: Path) -> list[str]:
 
 
 for precision in ("fp32", "int8"):
-    writers.register(f"ort-{precision}")(Writer(write, nodes=True))
+    writers.register(f"ort-{precision}")(Writer(write, nodes=nodes))

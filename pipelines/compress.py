@@ -17,6 +17,7 @@ from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.outcome import Outcome
 from kdcompress.pipelines.parts import Part, Role, is_opaque, is_private, parts_of, shipped
 from kdcompress.pipelines.runs import Done, RunFolder, Step
+from kdcompress.pipelines.sensitivity_table import TABLES
 from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.check import CheckStep
 from kdcompress.pipelines.steps.given import GivenStep
@@ -83,7 +84,8 @@ class Compression:
             steps.append(PassedStep(networks, role) if role in black else OnnxStep(networks, role))
             steps.append(ScoredStep(networks, role) if role in black else CheckStep(networks, role))
         for target in formats.chosen(self.recipe.export.targets):
-            steps += [TargetStep(networks, target, is_private(parts)), CheckStep(networks, "student", target)]
+            steps.append(TargetStep(networks, target, is_private(parts), self.folder.path / TABLES))
+            steps.append(CheckStep(networks, "student", target))
         return steps
 
     def latency_step(self, done: Mapping[StepName, Done]) -> LatencyStep:

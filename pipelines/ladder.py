@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -52,6 +52,7 @@ class Climb:
     target: Target
     score: Score
     allowed: float
+    ranked: Sequence[str] | None = None  # layers as they were measured, those that cost most first
 
     def __post_init__(self) -> None:
         self.parent = self.score(self.job.parent)
@@ -98,14 +99,21 @@ class Climb:
             say(f"{self.target.name}: {rung}, {what}: {drop}")
 
 
-def climb(job: ExportJob, target: Target, score: Score, allowed: float, distil: Distil | None) -> Artifact:
+def climb(
+    job: ExportJob,
+    target: Target,
+    score: Score,
+    allowed: float,
+    distil: Distil | None,
+    ranked: Sequence[str] | None = None,
+) -> Artifact:
     """The target's artefact in ``job.folder``: of the first rung that loses ``allowed`` points or fewer, else of the
     one that loses least. ``score`` gives an artefact's answers, judged; ``distil`` a job whose network has learnt
-    to be quantised by a scheme.
+    to be quantised by a scheme; ``ranked`` has the layers as they were measured, where they were.
 
     Raises KDCompressError where the target's own scheme cannot be built here.
     """
-    state = Climb(job, target, score, allowed)
+    state = Climb(job, target, score, allowed, ranked)
     for rung, tries in RUNGS.items():
         begun = time.monotonic()  # a ranking, or a training, is part of what the first of its tries costs
         for what, scheme, start in tries(state, distil):
@@ -141,19 +149,26 @@ def _bias(state: Climb, _: Any) -> Tries:
 
 
 def _floats(state: Climb, _: Any) -> Tries:
-    """The layers whose error counts most, twice as many each time."""
-    from kdcompress.export.sensitivity import ranking
-
+    """The layers that cost most, by `kdcompress sensitivity` where it has measured them, else by their errors; twice as
+    many each time."""
     scheme = state.scheme
-    ranked = [name for name, share in ranking(state.job, scheme) if share > 0]
-    if not formats.writers[state.target.writer].nodes:
-        modules = {name for name, _ in state.job.module.named_modules()}
-        ranked = [name for name in ranked if name in modules]
+    ranked, how = (_by_error(state), "") if state.ranked is None else (state.ranked, " by their measured cost")
     count = 1
     while count <= max(1, MOST_IN_FLOAT * len(ranked)):
         left = (*scheme.exclude, *ranked[:count])
-        yield f"{count} layers", scheme.model_copy(update={"exclude": left}), None
+        yield f"{count} layers{how}", scheme.model_copy(update={"exclude": left}), None
         count *= 2
+
+
+def _by_error(state: Climb) -> list[str]:
+    """The layers whose error counts, as the format can name them, the largest first."""
+    from kdcompress.export.sensitivity import ranking
+
+    ranked = [name for name, share in ranking(state.job, state.scheme) if share > 0]
+    if not formats.writers[state.target.writer].nodes:
+        modules = {name for name, _ in state.job.module.named_modules()}
+        ranked = [name for name in ranked if name in modules]
+    return ranked
 
 
 def _distillation(state: Climb, distil: Distil | None) -> Tries:

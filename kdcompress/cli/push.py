@@ -30,7 +30,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Send the run in FOLDER to a repository of the Hugging Face Hub.
+    """Send the run in FOLDER to the Hugging Face Hub.
 
     It has a bundle for each target, the report without paths of this machine, and a model card. Nothing is sent without
     a token (`hf auth login`) and a yes.

@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 Point = tuple[float, float]
+Bar = tuple[float, float, float, float, float, float]  # x and the ends of its interval, y and those of its own
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 468, 14, 252
 LARGEST_CELL = 64
@@ -109,6 +110,30 @@ def curves(series: Sequence[tuple[str, Sequence[Point], str]], x_label: str, y_l
     for name, points, css in series:
         path = " ".join(f"{x(a)},{y(b)}" for a, b in points)
         parts.append(f'<g class="line {css}"><polyline points="{path}"/><title>{escape(name)}</title></g>')
+    legend, height = _legend([(name, css) for name, _, css in series])
+    return _svg("".join(parts) + legend, title, HEIGHT + height)
+
+
+def measured(
+    series: Sequence[tuple[str, Sequence[Bar], str]], x_label: str, y_label: str, title: str, joined: bool = True
+) -> Markup | None:
+    """Points with their intervals (label, points, class), a line through them where they are ``joined``, and a legend
+    below where there is more than one series."""
+    series = [line for line in series if line[1]]
+    every = [bar for _, bars, _ in series for bar in bars]
+    if not every:
+        return None
+    x = Axis([value for bar in every for value in bar[:3]], LEFT, RIGHT, pad=0.03)
+    y = Axis([value for bar in every for value in bar[3:]], BOTTOM, TOP)
+    parts = [_axes(x, y, x_label, y_label)]
+    for name, bars, css in series:
+        path = " ".join(f"{x(bar[0])},{y(bar[3])}" for bar in bars)
+        parts.append(f'<g class="line {css}"><polyline points="{path}"/></g>' if joined else "")
+        for a, left, right, b, low, high in bars:
+            across = f"M{x(left)} {y(b)}H{x(right)}M{x(a)} {y(low)}V{y(high)}"
+            tip = escape(f"{name}: {y_label} {b:.4g} ({low:.4g} to {high:.4g}), {x_label} {a:.4g}")
+            parts.append(f'<g class="line {css}"><path style="stroke-width: 1.2" d="{across}"/></g>')
+            parts.append(f'<g class="mark {css}"><circle cx="{x(a)}" cy="{y(b)}" r="4"/><title>{tip}</title></g>')
     legend, height = _legend([(name, css) for name, _, css in series])
     return _svg("".join(parts) + legend, title, HEIGHT + height)
 

@@ -19,6 +19,7 @@ from kdcompress.pipelines.ladder import as_in, climb
 from kdcompress.pipelines.networks import Networks, Weights
 from kdcompress.pipelines.parts import Role
 from kdcompress.pipelines.runs import Inputs, Key, Step
+from kdcompress.pipelines.sensitivity_table import measured_ranking
 from kdcompress.pipelines.steps.names import StepName, artifact_of, exported, recorded, trained, weights_of
 from kdcompress.pipelines.steps.train import in_and_out
 from kdcompress.runner import infer_all
@@ -33,6 +34,7 @@ class TargetStep(Step):
     networks: Networks
     target: formats.Target
     private: bool = False  # the teachers know private images, and teach no further
+    tables: Path | None = None  # the folder of `kdcompress sensitivity`, whose ranking of layers the ladder takes
 
     @property
     def name(self) -> StepName:
@@ -86,7 +88,8 @@ class TargetStep(Step):
         if not self.climbs:
             return recorded(formats.build(job, self.target))
         distil = partial(learn_quantized, networks, weights, job) if self.learns else None
-        artifact = climb(job, self.target, partial(validation_score, networks), export.max_drop, distil)
+        ranked = measured_ranking(self.tables, self.target, parent.sha256) if self.tables else None
+        artifact = climb(job, self.target, partial(validation_score, networks), export.max_drop, distil, ranked)
         remove(folder / "learning")
         if artifact.provenance["parent"] == parent.sha256:  # not of a student that learnt to be quantised
             remove(folder / QAT_WEIGHTS)
@@ -98,12 +101,13 @@ def guide(networks: Networks) -> Role:
     return next(iter(networks.parts["student"].teachers), "student")
 
 
-def validation_score(networks: Networks, artifact: Artifact) -> Sample:
-    """The answers to the validation images, by the file in its own runtime, judged."""
+def validation_score(networks: Networks, artifact: Artifact, count: int | None = None) -> Sample:
+    """The answers to the validation images, or the first ``count``, by the file in its own runtime, judged."""
     split, task = networks.source.validation, networks.judge(artifact.input)
+    images, truth = (split.images, split.truth) if count is None else (split.images[:count], split.truth[:count])
     with formats.open_runner(artifact, threads=torch.get_num_threads()) as runner:
-        outputs = infer_all(runner, split.images, artifact.input, keep=task.kept)
-    return sample(task, task.answers(outputs), split.truth, task.score(outputs, split.truth))
+        outputs = infer_all(runner, images, artifact.input, keep=task.kept)
+    return sample(task, task.answers(outputs), truth, task.score(outputs, truth))
 
 
 def learn_quantized(
