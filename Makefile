@@ -7,7 +7,7 @@ RUN := $(VENV)/bin
 TESTED := $(shell $(PYTHON) -c "import sys; print('--constraint constraints.txt' * (sys.version_info >= (3, 11)))")
 export KDCOMPRESS_DATA ?= $(DATA)
 
-.PHONY: demo full test slow lint docs install runtimes hashes data clean
+.PHONY: demo full test slow reference lint docs install runtimes hashes data clean
 
 demo: install
 	$(RUN)/python -m kdcompress.demo
@@ -20,6 +20,11 @@ test: runtimes data lint
 
 slow: runtimes data
 	$(RUN)/python -m pytest -q -m slow
+
+# The records of all formats in tests/reference, by the versions that are installed; what changed is printed.
+# With SPEED=--speed also how fast each file is on this kind of machine.
+reference: runtimes data
+	OMP_NUM_THREADS=1 $(RUN)/python tests/reference/renew.py $(SPEED)
 
 lint: runtimes
 	$(RUN)/ruff check .

@@ -1,0 +1,52 @@
+"""Every format's file of every reference network is as its record says, whatever versions are installed."""
+
+from __future__ import annotations
+
+import pytest
+from reference_bounds import bounds_of, differences, message, why_not_built
+from reference_files import NAMES, PARENT, QUICK, RECORDED, SLOW, read, weights_path
+from reference_record import record_of
+
+from kdcompress.errors import KDCompressError
+from kdcompress.export.formats import target, targets, writers
+
+SLOW_ON = {"android-xnnpack": "residual", "android-litert": "residual"}  # a slow format each, on one network
+PAIRS = [
+    pytest.param(name, each, marks=[pytest.mark.slow] * (each in SLOW and SLOW_ON.get(each) != name))
+    for name in NAMES
+    for each in RECORDED
+]
+
+
+@pytest.mark.parametrize(("name", "asked"), PAIRS)
+def test_a_file_is_as_recorded(name, asked, reference_of):
+    found = None if asked == PARENT else target(asked)
+    record = read(name)
+    old = record["files"].get(asked)
+    if found and (why := why_not_built(found, old)):
+        pytest.skip(why)
+    assert old, f"{name}, {asked}: there is no record. next: make reference"
+    its = reference_of(name)
+    assert its.fixed.hash == record["images"], f"{name}: the images are not those of the record. next: make reference"
+    try:
+        new = record_of(its, found)
+    except KDCompressError as error:
+        pytest.fail(f"{name}, {asked} cannot be made any more:\n{error}", pytrace=False)
+    if worse := differences(old, new, bounds_of(found), dense=its.dense):
+        pytest.fail(message(name, asked, old, new, worse), pytrace=False)
+
+
+def test_each_kind_of_file_has_a_record():
+    """But full TensorRT's, which only a GPU builds."""
+    known = {name.rpartition("-")[0] for name in writers.entries()}
+    assert known - {target(name).format for name in (*QUICK, *SLOW)} == {"tensorrt"}
+
+
+def test_a_record_is_of_a_target_that_there_is():
+    for name in NAMES:
+        assert set(read(name)["files"]) <= {PARENT, *targets()}, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_small(name):
+    assert 10_000 < weights_path(name).stat().st_size < 60_000
