@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from kdcompress.data.from_scenes import class_map
 from kdcompress.data.from_torchvision import read_idx
 from kdcompress.data.objects import packed
 from kdcompress.data.scenes import Garments, Scene, scene
@@ -37,12 +35,12 @@ class Fixed:
 
 
 def fixed(kind: str, folder: Path) -> Fixed:
-    """``kind``: garments, boxes or maps; ``folder`` is that of Fashion-MNIST."""
+    """``kind``: garments, or boxes; ``folder`` is that of Fashion-MNIST."""
     if kind == "garments":
         (images, truth), (calibration, _) = _first("test", 500, folder), _first("train", 128, folder)
         return Fixed(images[..., None], truth, calibration[..., None])
     its, others = _scenes("test", 100, folder), _scenes("train", 64, folder)
-    return Fixed(_pixels(its), TRUTHS[kind](its), _pixels(others))
+    return Fixed(_pixels(its), packed([each.objects for each in its]), _pixels(others))
 
 
 def _first(split: str, count: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -60,9 +58,3 @@ def _scenes(split: str, count: int, folder: Path) -> list[Scene]:
 
 def _pixels(scenes: list[Scene]) -> np.ndarray:
     return np.stack([each.pixels for each in scenes])
-
-
-TRUTHS: dict[str, Callable[[list[Scene]], np.ndarray]] = {
-    "boxes": lambda scenes: packed([each.objects for each in scenes]),
-    "maps": lambda scenes: np.stack([class_map(each) for each in scenes]),
-}

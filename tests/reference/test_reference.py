@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 from reference_bounds import bounds_of, differences, message, why_not_built
-from reference_files import NAMES, PARENT, QUICK, RECORDED, SLOW, read, weights_path
+from reference_files import NAMES, PARENT, RECORDED, SLOW, read, weights_path
 from reference_record import record_of
 
 from kdcompress.errors import KDCompressError
@@ -15,6 +17,7 @@ PAIRS = [
     pytest.param(name, each, marks=[pytest.mark.slow] * (each in SLOW and SLOW_ON.get(each) != name))
     for name in NAMES
     for each in RECORDED
+    if each not in SLOW or each in read(name).get("files", {})
 ]
 
 
@@ -22,12 +25,14 @@ PAIRS = [
 def test_a_file_is_as_recorded(name, asked, reference_of):
     found = None if asked == PARENT else target(asked)
     record = read(name)
-    old = record["files"].get(asked)
+    old = record.get("files", {}).get(asked)
     if found and (why := why_not_built(found, old)):
         pytest.skip(why)
     assert old, f"{name}, {asked}: there is no record. next: make reference"
     its = reference_of(name)
     assert its.fixed.hash == record["images"], f"{name}: the images are not those of the record. next: make reference"
+    if platform.machine() != record["machine"]["architecture"]:
+        old = {**old, "coverage": {}}  # runtimes count in a graph that they have made for their processor
     try:
         new = record_of(its, found)
     except KDCompressError as error:
@@ -36,15 +41,16 @@ def test_a_file_is_as_recorded(name, asked, reference_of):
         pytest.fail(message(name, asked, old, new, worse), pytrace=False)
 
 
-def test_each_kind_of_file_has_a_record():
-    """But full TensorRT's, which only a GPU builds."""
+def test_each_format_has_a_record():
+    """Of one network at least. But full TensorRT, which only a GPU builds."""
     known = {name.rpartition("-")[0] for name in writers.entries()}
-    assert known - {target(name).format for name in (*QUICK, *SLOW)} == {"tensorrt"}
+    recorded = {record["format"] for name in NAMES for record in read(name).get("files", {}).values()}
+    assert known - recorded == {"tensorrt"}
 
 
 def test_a_record_is_of_a_target_that_there_is():
     for name in NAMES:
-        assert set(read(name)["files"]) <= {PARENT, *targets()}, name
+        assert set(read(name).get("files", {})) <= {PARENT, *targets()}, name
 
 
 @pytest.mark.parametrize("name", NAMES)
