@@ -6,15 +6,17 @@ import platform
 
 import pytest
 from reference_bounds import bounds_of, differences, message, why_not_built
-from reference_files import NAMES, PARENT, RECORDED, SLOW, read, weights_path
+from reference_files import NAMES, PARENT, QUICK, RECORDED, SLOW, read, weights_path
 from reference_record import record_of
 
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import target, targets, writers
 
-SLOW_ON = {"android-xnnpack": "residual", "android-litert": "residual"}  # a slow format each, on one network
+EACH = (PARENT, "x86-vnni", "openvino-fp32", "mnn-fp32", "ncnn-fp32")  # looked at in each network by `make test`
+ONE = "residual"  # the network in which the other quick ones are, and the slow formats in int8
+OFTEN = {(ONE, each) for each in (*QUICK, "android-xnnpack", "android-litert")} | {("detector", "x86-openvino")}
 PAIRS = [
-    pytest.param(name, each, marks=[pytest.mark.slow] * (each in SLOW and SLOW_ON.get(each) != name))
+    pytest.param(name, each, marks=[pytest.mark.slow] * (each not in EACH and (name, each) not in OFTEN))
     for name in NAMES
     for each in RECORDED
     if each not in SLOW or each in read(name).get("files", {})
