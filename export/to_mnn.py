@@ -76,6 +76,16 @@ def convert(format: str, source: Path, *options: str | Path) -> None:
         )
 
 
+def contents(path: Path) -> dict[str, Any]:
+    """The file as MNN writes it as text, without its weights: ``oplists``, ``tensorName`` and so on."""
+    with tempfile.TemporaryDirectory() as folder:
+        bare, text = Path(folder, "bare.mnn"), Path(folder, "model.json")
+        convert("MNN", path, "--bizCode", "kdcompress", "--saveExternalData", "--MNNModel", bare)  # weights are apart
+        convert("MNN", bare, "--JsonFile", text)  # which are slow to write and read as text
+        found: dict[str, Any] = json.loads(text.read_text(encoding="utf-8"))
+    return found
+
+
 def inspect(path: Path) -> tuple[dict[str, Any], str]:
     """(coverage, the file's uuid). Coverage is how many layers have weights of which type, and the operators by kind::
 
@@ -83,11 +93,7 @@ def inspect(path: Path) -> tuple[dict[str, Any], str]:
 
     A matrix product that MNN has made a 1x1 convolution counts under gemm and, as an operator, as what it now is.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        bare, text = Path(folder, "bare.mnn"), Path(folder, "model.json")
-        convert("MNN", path, "--bizCode", "kdcompress", "--saveExternalData", "--MNNModel", bare)  # weights are apart
-        convert("MNN", bare, "--JsonFile", text)  # which are slow to write and read as text
-        model = json.loads(text.read_text(encoding="utf-8"))
+    model = contents(path)
     operators = model["oplists"]
     found: dict[str, Counter[str]] = {family: Counter(fp16=0, fp32=0) for family in ("conv", "gemm")}
     for operator in operators:
