@@ -71,6 +71,7 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
 
     pnnx = require("pnnx", "ncnn", "An ncnn model")
     net, example = planar(job.module, job.parent.input)
+    _plain(net.graph)
     _cut_heads(net.graph)
     net.recompile()
     with warnings.catch_warnings(), torch.inference_mode():
@@ -96,6 +97,50 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
         said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         got = f"{ended(done.returncode)}: {' | '.join(said[-3:])[:300]}"
         raise KDCompressError("pnnx cannot convert this model.", where=type(job.module).__name__, got=got)
+
+
+def _plain(graph: Any) -> None:
+    """Without operators that pnnx passes on as they are: an alias is what it is of, addcmul a product and a sum, and a
+    slice with steps one of what is reshaped to have them as a dimension."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target == aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+        elif node.target == aten.addcmul.default:
+            first, left, right = node.args
+            with graph.inserting_before(node):
+                product = graph.call_function(aten.mul.Tensor, (left, right))
+                if (value := node.kwargs.get("value", 1)) != 1:
+                    product = graph.call_function(aten.mul.Tensor, (product, value))
+                total = graph.call_function(aten.add.Tensor, (first, product))
+            node.replace_all_uses_with(total)
+        elif node.target == aten.slice.Tensor and len(node.args) > 4 and node.args[4] > 1:
+            _step(graph, node)
+    graph.eliminate_dead_code()
+
+
+def _step(graph: Any, node: Any) -> None:
+    """Only where the steps divide what they go through from end to end."""
+    import torch
+
+    aten = torch.ops.aten
+    source, axis, start, end, step = node.args
+    shape = list(source.meta["val"].shape)
+    axis, start = axis % len(shape), start or 0
+    if shape[axis] % step or not 0 <= start < step or (end is not None and end < shape[axis]):
+        return
+    apart = [*shape[:axis], shape[axis] // step, step, *shape[axis + 1 :]]
+    with graph.inserting_before(node):
+        if shape[axis] == step:
+            cut = graph.call_function(aten.slice.Tensor, (source, axis, start, start + 1))
+        else:
+            cut = graph.call_function(aten.reshape.default, (source, apart))
+            cut = graph.call_function(aten.slice.Tensor, (cut, axis + 1, start, start + 1))
+            cut = graph.call_function(aten.reshape.default, (cut, [*apart[: axis + 1], *apart[axis + 2 :]]))
+    cut.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(cut)
 
 
 def _cut_heads(graph: Any) -> None:
