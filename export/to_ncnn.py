@@ -101,7 +101,8 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
 
 def _plain(graph: Any) -> None:
     """Without operators that pnnx passes on as they are: an alias is what it is of, addcmul a product and a sum, and a
-    slice with steps one of what is reshaped to have them as a dimension."""
+    slice with steps one of what is reshaped to have them as a dimension; and without normalisations of [N, C], whose
+    rows ncnn takes for channels."""
     import torch
 
     aten = torch.ops.aten
@@ -118,7 +119,27 @@ def _plain(graph: Any) -> None:
             node.replace_all_uses_with(total)
         elif node.target == aten.slice.Tensor and len(node.args) > 4 and node.args[4] > 1:
             _step(graph, node)
+        elif node.target == aten.batch_norm.default and node.args[0].meta["val"].ndim == 2:
+            _scale(graph, node)
     graph.eliminate_dead_code()
+
+
+def _scale(graph: Any, node: Any) -> None:
+    import torch
+
+    aten = torch.ops.aten
+    source, weight, bias, mean, variance, _, _, epsilon, *_ = node.args
+    with graph.inserting_before(node):
+        scale = graph.call_function(aten.rsqrt.default, (graph.call_function(aten.add.Tensor, (variance, epsilon)),))
+        if weight is not None:
+            scale = graph.call_function(aten.mul.Tensor, (scale, weight))
+        shift = graph.call_function(aten.neg.default, (graph.call_function(aten.mul.Tensor, (mean, scale)),))
+        if bias is not None:
+            shift = graph.call_function(aten.add.Tensor, (shift, bias))
+        scaled = graph.call_function(aten.mul.Tensor, (source, scale))
+        total = graph.call_function(aten.add.Tensor, (scaled, shift))
+    total.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(total)
 
 
 def _step(graph: Any, node: Any) -> None:
