@@ -102,7 +102,7 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
 def _plain(graph: Any) -> None:
     """Without operators that pnnx passes on as they are: an alias is what it is of, addcmul a product and a sum, and a
     slice with steps one of what is reshaped to have them as a dimension; and without normalisations of [N, C], whose
-    rows ncnn takes for channels."""
+    rows ncnn takes for channels, and norms of vectors, which become layers that divide along channels, whatever was asked for."""
     import torch
 
     aten = torch.ops.aten
@@ -121,7 +121,33 @@ def _plain(graph: Any) -> None:
             _step(graph, node)
         elif node.target == aten.batch_norm.default and node.args[0].meta["val"].ndim == 2:
             _scale(graph, node)
+        elif node.target == aten.linalg_vector_norm.default and list(node.args[1:2]) in ([], [2], [2.0]):
+            _root_of_squares(graph, node)
     graph.eliminate_dead_code()
+
+
+def _root_of_squares(graph: Any, node: Any) -> None:
+    """A norm with a least value becomes the root of the squares and of that value's, which is the same but for norms as
+    small as that; ncnn has no such clamp."""
+    import torch
+
+    aten = torch.ops.aten
+    source, _, axes, keep = (*node.args, *(2, None, False)[len(node.args) - 1 :])[:4]
+    if axes is None:
+        return
+    clamps = [user for user in node.users if user.target == aten.clamp_min.default]
+    with graph.inserting_before(node):
+        square = graph.call_function(aten.mul.Tensor, (source, source))
+        total = graph.call_function(aten.sum.dim_IntList, (square, list(axes), keep))
+        for clamp in clamps:
+            more = graph.call_function(aten.add.Tensor, (total, clamp.args[1] ** 2))
+            root = graph.call_function(aten.sqrt.default, (more,))
+            for user in list(clamp.users):
+                if user.target == aten.expand_as.default:
+                    user.replace_all_uses_with(root)
+            clamp.replace_all_uses_with(root)
+        root = graph.call_function(aten.sqrt.default, (total,))
+    node.replace_all_uses_with(root)
 
 
 def _scale(graph: Any, node: Any) -> None:
