@@ -123,7 +123,27 @@ def _plain(graph: Any) -> None:
             _scale(graph, node)
         elif node.target == aten.linalg_vector_norm.default and list(node.args[1:2]) in ([], [2], [2.0]):
             _root_of_squares(graph, node)
+        elif node.target == aten.chunk.default:
+            _unequal(graph, node)
     graph.eliminate_dead_code()
+
+
+def _unequal(graph: Any, node: Any) -> None:
+    """Chunks of unequal sizes as slices: pnnx would make all as equal as can be, where PyTorch's last is smaller."""
+    import torch
+
+    source, count, axis = (*node.args, 0)[:3]
+    size = source.meta["val"].shape[axis]
+    if size % count == 0:
+        return
+    width = -(-size // count)
+    for user in list(node.users):
+        start = user.args[1] * width
+        with graph.inserting_before(user):
+            bounds = (source, axis, start, min(start + width, size))
+            cut = graph.call_function(torch.ops.aten.slice.Tensor, bounds)
+        cut.meta["val"] = user.meta["val"]
+        user.replace_all_uses_with(cut)
 
 
 def _root_of_squares(graph: Any, node: Any) -> None:
