@@ -100,9 +100,9 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
 
 
 def _plain(graph: Any) -> None:
-    """Without operators that pnnx passes on as they are: an alias is what it is of, addcmul a product and a sum, and a
-    slice with steps one of what is reshaped to have them as a dimension; and without normalisations of [N, C], whose
-    rows ncnn takes for channels, and norms of vectors, which become layers that divide along channels, whatever was asked for."""
+    """Without what pnnx passes on as it is, or ncnn computes otherwise. An alias is what it is of; addcmul, slices
+    with steps, normalisations of [N, C], whose rows ncnn takes for channels, norms of vectors, which it
+    divides by along channels alone, and chunks of unequal sizes are written out."""
     import torch
 
     aten = torch.ops.aten
