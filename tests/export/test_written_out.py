@@ -24,7 +24,7 @@ class Tokens(nn.Module):
 
     def __init__(self, what):
         super().__init__()
-        self.what, self.patches, self.norm, self.head = what, nn.Conv2d(1, 8, 4, 4), nn.BatchNorm1d(8), nn.LazyLinear(4)
+        self.what, self.patches, self.norm, self.head = what, nn.Conv2d(1, 8, 4, 4), nn.BatchNorm1d(8), nn.Linear(8, 4)
         self.mix = nn.Linear(8, 8, bias=False)
         self.register_buffer("order", torch.linspace(0.5, 2.0, 16).view(1, 16, 1))
 
