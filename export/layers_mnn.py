@@ -56,7 +56,7 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     parts: list[tuple[str, ...]] = [()] * len(steps)
     errors: dict[int, float] = {}
     if parent is not None:
-        model = graph.load(parent.path)
+        model = graph.name_nodes(graph.load(parent.path))
         tensors = _last_of_each(steps, of)
         parts = made_of(model, [tensors.get(i, "") for i in range(len(steps))])
         made = {name for node in model.graph.node for name in node.output}
