@@ -18,5 +18,5 @@ RENAMED = "An .ort file keeps few of its parent's tensors under their names: err
 
 @readers.register(RUNTIME)
 def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent: Artifact | None) -> Profile:
-    found = layers_onnxruntime.read(artifact, queries, threads, parent, RUNTIME)
-    return found if parent is None else replace(found, notes=(*found.notes, RENAMED))
+    found = layers_onnxruntime.read(artifact, queries, threads, parent)
+    return replace(found, runtime=RUNTIME, notes=(*found.notes, *[RENAMED] * (parent is not None)))

@@ -39,8 +39,8 @@ class Operator:
             source, sums = (inputs[0], output[1]) if turned else (output, inputs[0][1])
             return math.prod(source) * sums * kernel // _groups(self.kind, common)
         if self.kind in PRODUCTS and len(inputs) > 1:
-            turned = self.main.get("transposeA") or self.main.get("adjX")
-            return math.prod(output) * inputs[0][-2 if turned else -1]
+            columns = self.main.get("transposeA") or self.main.get("adjX")
+            return math.prod(output) * inputs[0][-2 if columns else -1]
         return None
 
 
