@@ -61,13 +61,18 @@ class NcnnRunner:
         self._net = net
         return self
 
-    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+    def extractor(self, image: np.ndarray) -> Any:
+        """ncnn's, of one of the images that ``infer`` takes."""
         spec, Mat = self.artifact.input, self._ncnn.Mat
-        outputs = tuple(np.empty((len(x), *output.shape), np.float32) for output in spec.outputs)
+        planes = Mat(image) if self._type is None else Mat.from_pixels(image, self._type, spec.width, spec.height)
+        extractor = self._net.create_extractor()
+        extractor.input("in0", planes)
+        return extractor
+
+    def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        outputs = tuple(np.empty((len(x), *output.shape), np.float32) for output in self.artifact.input.outputs)
         for i, image in enumerate(x):
-            planes = Mat(image) if self._type is None else Mat.from_pixels(image, self._type, spec.width, spec.height)
-            extractor = self._net.create_extractor()
-            extractor.input("in0", planes)
+            extractor = self.extractor(image)
             for blob, output in zip(self._blobs, outputs, strict=True):
                 failed, found = extractor.extract(blob)
                 if failed:

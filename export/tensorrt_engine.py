@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,15 +37,17 @@ def load_engine(trt: ModuleType, blob: bytes, log: Any, where: Path | str, versi
     return engine
 
 
-def information(trt: ModuleType, engine: Any) -> dict[str, Any]:
+def information(trt: ModuleType, engine: Any, batch: int | None = None) -> dict[str, Any]:
     """The engine inspector's JSON: ``Layers``, each with its name, type, tensors and tactic where the engine was built
-    with detailed verbosity. Of dynamic shapes, as at the profile's optimum: without a shape there are no formats."""
+    with detailed verbosity. Of dynamic shapes, for ``batch`` images or as at the profile's optimum: without a shape
+    there are no formats."""
     inspector = engine.create_engine_inspector()
     context = engine.create_execution_context() if engine.num_optimization_profiles else None
     if context is not None:
         for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
             if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-                context.set_input_shape(name, engine.get_tensor_profile_shape(name, 0)[1])
+                usual = tuple(engine.get_tensor_profile_shape(name, 0)[1])
+                context.set_input_shape(name, (batch or usual[0], *usual[1:]))
         inspector.execution_context = context
     found: dict[str, Any] = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     return found
@@ -61,22 +64,27 @@ def as_built(found: dict[str, Any]) -> dict[str, int]:
     for layer in found.get("Layers", []):
         if not isinstance(layer, dict) or layer.get("LayerType") in MOVES:
             continue
-        tensors = [*(layer.get("Inputs") or []), *(layer.get("Outputs") or [])]
-        said = [
-            str(value)
-            for tensor in tensors
-            if isinstance(tensor, dict)
-            for key, value in tensor.items()
-            if re.search("format|datatype", key, re.IGNORECASE)  # TensorRT 10 has one key, 11 splits it
-        ]
-        weights = layer.get("Weights")
-        if isinstance(weights, dict):
-            said.append(str(weights.get("Type")))
-        text = " ".join(said)
-        kind = next((name for name, pattern in TYPES.items() if re.search(pattern, text, re.IGNORECASE)), None)
+        kind = type_of(layer)
         if kind:
             counts[kind] += 1
     return dict(counts)
+
+
+def type_of(layer: Mapping[str, Any]) -> str | None:
+    """The narrowest type that one of the inspector's layers reads, writes or holds; None where it says none."""
+    tensors = [*(layer.get("Inputs") or []), *(layer.get("Outputs") or [])]
+    said = [
+        str(value)
+        for tensor in tensors
+        if isinstance(tensor, dict)
+        for key, value in tensor.items()
+        if re.search("format|datatype", key, re.IGNORECASE)  # TensorRT 10 has one key, 11 splits it
+    ]
+    weights = layer.get("Weights")
+    if isinstance(weights, dict):
+        said.append(str(weights.get("Type")))
+    text = " ".join(said)
+    return next((name for name, pattern in TYPES.items() if re.search(pattern, text, re.IGNORECASE)), None)
 
 
 def hold_to(precision: str, counts: dict[str, int]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.errors import KDCompressError, RuntimeMissingError
 from kdcompress.export.tensorrt_builder import kept_log
-from kdcompress.export.tensorrt_engine import load_engine
+from kdcompress.export.tensorrt_engine import information, load_engine
 from kdcompress.runner import by_name, joined
 
 
@@ -87,6 +87,14 @@ class EngineRunner(ABC):
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise KDCompressError("The engine failed to run.", where=self.artifact.path, got=f"batch {len(x)}")
             return tuple(buffer.cpu().numpy()[:n] for buffer in outputs)
+
+    def report_to(self, profiler: Any) -> None:
+        """Have each call report the times of its layers to an IProfiler; it then waits for them."""
+        self._context.profiler = profiler
+
+    def information(self, images: int) -> dict[str, Any]:
+        """What the engine inspector says, for a query of so many images, or of as many as run at once."""
+        return information(self.library(), self._engine, min(max(images, self._least), self._most))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,6 +9,7 @@ gives wrong answers, and every int8 file gives wrong answers to batches of more 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -18,8 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kdcompress.artifact import Artifact, replacing
 from kdcompress.errors import KDCompressError, ended
+from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, Target, Writer, writers
 from kdcompress.optional import require_installed
 
@@ -44,8 +48,14 @@ def check() -> None:
 def write(job: ExportJob, target: Target) -> Artifact:
     path = job.path(target, ".mnn")
     half = ["--fp16"] if target.precision == "fp16" else []
-    with replacing(path) as temporary:
-        convert("ONNX", job.parent.path, "--bizCode", "kdcompress", *half, "--MNNModel", temporary)
+    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary:
+        source = job.parent.path
+        if target.precision == "fp32":
+            source = Path(folder, "source.onnx")
+            model = graph.load(job.parent.path)
+            write_out_gelus(model)
+            graph.save(model, source)
+        convert("ONNX", source, "--bizCode", "kdcompress", *half, "--MNNModel", temporary)
         found, identity = inspect(temporary)
         # A random identity is all that differs between two conversions of a model.
         steady = str(uuid.uuid5(uuid.NAMESPACE_OID, job.parent.sha256 + target.precision))
@@ -55,6 +65,37 @@ def write(job: ExportJob, target: Target) -> Artifact:
             raise KDCompressError(f"Not every layer's weights are {target.precision}.", where=path.name, got=found)
     provenance = {"coverage": found, "versions": {"MNN": version("MNN")}}
     return Artifact.of(path, "mnn", target.precision, job.parent.input, target=target.name, provenance=provenance)
+
+
+def write_out_gelus(model: Any) -> None:
+    """Each exact GELU as x * (0.5 + 0.5 * erf(x / sqrt(2))), in an order in which MNN does not find it again: its own
+    operator computes the approximation by tanh, which is up to 5e-4 away."""
+    import onnx
+
+    nodes, factors = [], {"gelu_scale": math.sqrt(0.5), "gelu_half": 0.5}
+    for node in model.graph.node:
+        approximate = next((a.s for a in node.attribute if a.name == "approximate"), b"none")
+        if node.op_type != "Gelu" or approximate != b"none":
+            nodes.append(node)
+            continue
+        value, result = node.input[0], node.output[0]
+        steps = [
+            ("Mul", [value, "gelu_scale"]),
+            ("Erf", [f"{result}/Mul"]),
+            ("Mul", [f"{result}/Erf", "gelu_half"]),
+            ("Add", [f"{result}/Mul.2", "gelu_half"]),
+            ("Mul", [f"{result}/Add", value]),
+        ]
+        gives = [f"{result}/Mul", f"{result}/Erf", f"{result}/Mul.2", f"{result}/Add", result]
+        nodes += [
+            onnx.helper.make_node(kind, reads, [name], name=f"{node.name}/{name}")
+            for (kind, reads), name in zip(steps, gives, strict=True)
+        ]
+    if len(nodes) > len(model.graph.node):
+        for name, factor in factors.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(factor, np.float32), name))
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
 
 
 def convert(format: str, source: Path, *options: str | Path) -> None:
@@ -76,6 +117,16 @@ def convert(format: str, source: Path, *options: str | Path) -> None:
         )
 
 
+def contents(path: Path) -> dict[str, Any]:
+    """The file as MNN writes it as text, without its weights: ``oplists``, ``tensorName`` and so on."""
+    with tempfile.TemporaryDirectory() as folder:
+        bare, text = Path(folder, "bare.mnn"), Path(folder, "model.json")
+        convert("MNN", path, "--bizCode", "kdcompress", "--saveExternalData", "--MNNModel", bare)  # weights are apart
+        convert("MNN", bare, "--JsonFile", text)  # which are slow to write and read as text
+        found: dict[str, Any] = json.loads(text.read_text(encoding="utf-8"))
+    return found
+
+
 def inspect(path: Path) -> tuple[dict[str, Any], str]:
     """(coverage, the file's uuid). Coverage is how many layers have weights of which type, and the operators by kind::
 
@@ -83,11 +134,7 @@ def inspect(path: Path) -> tuple[dict[str, Any], str]:
 
     A matrix product that MNN has made a 1x1 convolution counts under gemm and, as an operator, as what it now is.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        bare, text = Path(folder, "bare.mnn"), Path(folder, "model.json")
-        convert("MNN", path, "--bizCode", "kdcompress", "--saveExternalData", "--MNNModel", bare)  # weights are apart
-        convert("MNN", bare, "--JsonFile", text)  # which are slow to write and read as text
-        model = json.loads(text.read_text(encoding="utf-8"))
+    model = contents(path)
     operators = model["oplists"]
     found: dict[str, Counter[str]] = {family: Counter(fp16=0, fp32=0) for family in ("conv", "gemm")}
     for operator in operators:

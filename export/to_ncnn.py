@@ -71,6 +71,7 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
 
     pnnx = require("pnnx", "ncnn", "An ncnn model")
     net, example = planar(job.module, job.parent.input)
+    _plain(net.graph)
     _cut_heads(net.graph)
     net.recompile()
     with warnings.catch_warnings(), torch.inference_mode():
@@ -96,6 +97,117 @@ def convert(job: ExportJob, folder: Path, *, half: bool) -> None:
         said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         got = f"{ended(done.returncode)}: {' | '.join(said[-3:])[:300]}"
         raise KDCompressError("pnnx cannot convert this model.", where=type(job.module).__name__, got=got)
+
+
+def _plain(graph: Any) -> None:
+    """Without what pnnx passes on as it is, or ncnn computes otherwise. An alias is what it is of; addcmul, slices
+    with steps, normalisations of [N, C], whose rows ncnn takes for channels, norms of vectors, which it
+    divides by along channels alone, and chunks of unequal sizes are written out."""
+    import torch
+
+    aten = torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target == aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+        elif node.target == aten.addcmul.default:
+            first, left, right = node.args
+            with graph.inserting_before(node):
+                product = graph.call_function(aten.mul.Tensor, (left, right))
+                if (value := node.kwargs.get("value", 1)) != 1:
+                    product = graph.call_function(aten.mul.Tensor, (product, value))
+                total = graph.call_function(aten.add.Tensor, (first, product))
+            node.replace_all_uses_with(total)
+        elif node.target == aten.slice.Tensor and len(node.args) > 4 and node.args[4] > 1:
+            _step(graph, node)
+        elif node.target == aten.batch_norm.default and node.args[0].meta["val"].ndim == 2:
+            _scale(graph, node)
+        elif node.target == aten.linalg_vector_norm.default and list(node.args[1:2]) in ([], [2], [2.0]):
+            _root_of_squares(graph, node)
+        elif node.target == aten.chunk.default:
+            _unequal(graph, node)
+    graph.eliminate_dead_code()
+
+
+def _unequal(graph: Any, node: Any) -> None:
+    """Chunks of unequal sizes as slices: pnnx would make all as equal as can be, where PyTorch's last is smaller."""
+    import torch
+
+    source, count, axis = (*node.args, 0)[:3]
+    size = source.meta["val"].shape[axis]
+    if size % count == 0:
+        return
+    width = -(-size // count)
+    for user in list(node.users):
+        start = user.args[1] * width
+        with graph.inserting_before(user):
+            bounds = (source, axis, start, min(start + width, size))
+            cut = graph.call_function(torch.ops.aten.slice.Tensor, bounds)
+        cut.meta["val"] = user.meta["val"]
+        user.replace_all_uses_with(cut)
+
+
+def _root_of_squares(graph: Any, node: Any) -> None:
+    """A norm with a least value becomes the root of the squares and of that value's, which is the same but for norms as
+    small as that; ncnn has no such clamp."""
+    import torch
+
+    aten = torch.ops.aten
+    source, _, axes, keep = (*node.args, *(2, None, False)[len(node.args) - 1 :])[:4]
+    if axes is None:
+        return
+    clamps = [user for user in node.users if user.target == aten.clamp_min.default]
+    with graph.inserting_before(node):
+        square = graph.call_function(aten.mul.Tensor, (source, source))
+        total = graph.call_function(aten.sum.dim_IntList, (square, list(axes), keep))
+        for clamp in clamps:
+            more = graph.call_function(aten.add.Tensor, (total, clamp.args[1] ** 2))
+            root = graph.call_function(aten.sqrt.default, (more,))
+            for user in list(clamp.users):
+                if user.target == aten.expand_as.default:
+                    user.replace_all_uses_with(root)
+            clamp.replace_all_uses_with(root)
+        root = graph.call_function(aten.sqrt.default, (total,))
+    node.replace_all_uses_with(root)
+
+
+def _scale(graph: Any, node: Any) -> None:
+    import torch
+
+    aten = torch.ops.aten
+    source, weight, bias, mean, variance, _, _, epsilon, *_ = node.args
+    with graph.inserting_before(node):
+        scale = graph.call_function(aten.rsqrt.default, (graph.call_function(aten.add.Tensor, (variance, epsilon)),))
+        if weight is not None:
+            scale = graph.call_function(aten.mul.Tensor, (scale, weight))
+        shift = graph.call_function(aten.neg.default, (graph.call_function(aten.mul.Tensor, (mean, scale)),))
+        if bias is not None:
+            shift = graph.call_function(aten.add.Tensor, (shift, bias))
+        scaled = graph.call_function(aten.mul.Tensor, (source, scale))
+        total = graph.call_function(aten.add.Tensor, (scaled, shift))
+    total.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(total)
+
+
+def _step(graph: Any, node: Any) -> None:
+    """Only where the steps divide what they go through from end to end."""
+    import torch
+
+    aten = torch.ops.aten
+    source, axis, start, end, step = node.args
+    shape = list(source.meta["val"].shape)
+    axis, start = axis % len(shape), start or 0
+    if shape[axis] % step or not 0 <= start < step or (end is not None and end < shape[axis]):
+        return
+    apart = [*shape[:axis], shape[axis] // step, step, *shape[axis + 1 :]]
+    with graph.inserting_before(node):
+        if shape[axis] == step:
+            cut = graph.call_function(aten.slice.Tensor, (source, axis, start, start + 1))
+        else:
+            cut = graph.call_function(aten.reshape.default, (source, apart))
+            cut = graph.call_function(aten.slice.Tensor, (cut, axis + 1, start, start + 1))
+            cut = graph.call_function(aten.reshape.default, (cut, [*apart[: axis + 1], *apart[axis + 2 :]]))
+    cut.meta["val"] = node.meta["val"]
+    node.replace_all_uses_with(cut)
 
 
 def _cut_heads(graph: Any) -> None:
