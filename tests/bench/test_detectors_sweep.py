@@ -38,6 +38,7 @@ def test_a_detector_is_made_ready(sweep, name):
     assert min(map(len, sweep.detections(found, 0.3))) > 5
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_ended_and_a_process_that_dies_is_one_failure(sweep, tmp_path, monkeypatch):
     def dies(job, target):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -26,6 +26,7 @@ def exported(tmp_path_factory):
     return job_of(net, TASK.name, spreads, tmp_path_factory.mktemp("mask-rcnn"))
 
 
+@pytest.mark.slow
 def test_the_graph_is_static_and_runs_at_any_batch(exported):
     job, expected = exported
     spec, model = job.parent.input, onnx.load(job.parent.path)

@@ -85,9 +85,7 @@ def test_a_fixed_batch_of_floats_for_core_ml(fixed, tmp_path):
     assert image.name == "image" and list(image.type.multiArrayType.shape) == [1, 3, 16, 20]
 
 
-@pytest.fixture(
-    scope="module", params=["resnet8", pytest.param("timm/mobilenetv3_small_050", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=["resnet8", pytest.param("timm/mobilenetv3_small_050", marks=pytest.mark.slow)])
 def real(request, tmp_path_factory) -> ExportJob:
     torch.manual_seed(0)
     channels = 1 if request.param == "resnet8" else 3
