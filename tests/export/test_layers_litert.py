@@ -37,6 +37,7 @@ def test_layers_of_fp32(fp32, trained):
     check(profiled(fp32, trained.artifact), "fp32", trained)
 
 
+@pytest.mark.slow
 def test_layers_of_int8(int8, trained):
     check(profiled(int8, trained.artifact), "int8", trained)
 

@@ -25,7 +25,12 @@ def of(reader):
     return found.values()
 
 
-CASES = [pytest.param(reader, name, id=f"{reader}-{name}") for reader in readers for name in of(reader)]
+SLOW = ("executorch", "litert")  # to write: each reader's own tests have one precision of theirs
+CASES = [
+    pytest.param(reader, name, id=f"{reader}-{name}", marks=[pytest.mark.slow] * (reader in SLOW))
+    for reader in readers
+    for name in of(reader)
+]
 
 
 def test_readers_are_named_as_runtimes():
