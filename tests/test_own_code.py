@@ -203,10 +203,10 @@ def test_every_place_of_a_recipe_that_names_code_is_known():
     ]
 
 
-def test_a_module_of_ones_own_may_have_a_librarys_name(tmp_path, monkeypatch):
-    (tmp_path / "wandb.py").write_text("from torch import nn\ndef net(classes, channels): return nn.Identity()\n")
-    monkeypatch.chdir(tmp_path)
-    assert imported("model", "wandb:net").__name__ == "net"  # no such library is installed
-    (tmp_path / "torch.py").write_text("def net(classes, channels): ...")
+def test_a_module_of_ones_own_may_have_a_librarys_name(folders):
+    here, _ = folders
+    (here / "cupy.py").write_text("from torch import nn\ndef net(classes, channels): return nn.Identity()\n")
+    assert imported("model", "cupy:net").__name__ == "net"  # no such library is installed
+    (here / "torch.py").write_text("def net(classes, channels): ...")
     with pytest.raises(UsageError, match="Recipes may not name code of torch"):  # this one is, and it is found first
         imported("model", "torch:net")
