@@ -57,7 +57,7 @@ def folders(tmp_path, monkeypatch):
     before = set(sys.modules)
     yield here, there
     for name in set(sys.modules) - before:
-        if name.startswith("kd_nets"):
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")) or name.startswith("kd_nets"):
             del sys.modules[name]
 
 
@@ -207,6 +207,7 @@ def test_a_module_of_ones_own_may_have_a_librarys_name(folders):
     here, _ = folders
     (here / "cupy.py").write_text("from torch import nn\ndef net(classes, channels): return nn.Identity()\n")
     assert imported("model", "cupy:net").__name__ == "net"  # no such library is installed
+    assert sys.modules["cupy"].__file__ == str(here / "cupy.py")
     (here / "torch.py").write_text("def net(classes, channels): ...")
     with pytest.raises(UsageError, match="Recipes may not name code of torch"):  # this one is, and it is found first
         imported("model", "torch:net")
