@@ -43,6 +43,7 @@ def plan(folder, fashion_mnist_root):
     return invoke
 
 
+@pytest.mark.slow
 def test_the_student_that_fits_there_is_found_and_held_to_it(plan, device, there, folder):
     found = plan(*BUDGETS, "--device", device, "--json")
     assert found.exit_code == 0, found.stderr

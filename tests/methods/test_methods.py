@@ -59,8 +59,16 @@ def make(name, pair, classes=5, **options):
     )
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("name", CLASSIFYING)
+def pairs(name):
+    """All; of a method that reads no feature, which pair it is makes no difference."""
+    needs = methods[name].needs
+    alone = (
+        needs.of("student") | needs.of("teacher") | needs.of("peers") <= {"logits"} and methods[name].deploy == "drop"
+    )
+    return [pytest.param(name, pair, marks=[pytest.mark.slow] * (alone and at > 0)) for at, pair in enumerate(PAIRS)]
+
+
+@pytest.mark.parametrize(("name", "pair"), [case for name in CLASSIFYING for case in pairs(name)])
 def test_method_trains_the_student_and_its_own_modules_and_leaves_the_teacher_alone(name, pair):
     distillation = make(name, pair).train()
     teacher = distillation.teacher

@@ -316,7 +316,7 @@ def test_the_page_is_javascript(bundled, tmp_path):
         assert subprocess.run(["node", "--check", path], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("target", ["student-fp32", "amd64-ort"])
+@pytest.mark.parametrize("target", ["student-fp32", pytest.param("amd64-ort", marks=pytest.mark.slow)])
 def test_the_page_classifies_in_a_browser(target, bundled):
     """With this machine's onnxruntime-web in place of the one that the page gets from the network."""
     folder = bundled(target)

@@ -190,6 +190,7 @@ def test_the_least_squared_error_by_hand():
     assert low == 0.0 and error(high) <= 1.02 * min(map(error, tops))
 
 
+@pytest.mark.slow
 def test_a_student_learns_to_be_quantised_when_all_else_loses_too_much(tmp_path, fashion_mnist_root, monkeypatch):
     """A student that is hardly trained gains by learning more, so that the last rung is the one that is kept."""
     train = {"images": 64, "batch_size": 32, "precision": "fp32"}

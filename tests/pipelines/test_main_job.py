@@ -167,6 +167,7 @@ def weights(folder):
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path, fashion_mnist_root):
     status, _, errors = start(tmp_path / "whole", fashion_mnist_root).ended()
     assert status == 0, errors

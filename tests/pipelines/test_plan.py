@@ -255,6 +255,7 @@ def test_candidates_for_a_detector_are_detectors(detectors):
     assert options["retinanet/timm/lcnet_050"] == {"width": 16, "levels": 3, "depth": 1}  # reach is fcos's alone
 
 
+@pytest.mark.slow
 def test_a_pattern_names_networks_for_the_task_alone(detectors):
     own = {"fcos/small-resnet10x1"}
     assert names_of(detectors("torchvision/ssd*")) - own == {
