@@ -86,10 +86,8 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         batches = job.batches(scheme)
         reader = _Reader(spec.name, batches if scheme.calibration == "minmax" else _of_one_size(batches))
         with quiet():
-            try:
-                quantization.shape_inference.quant_pre_process(str(source), str(prepared))
-            except Exception:  # of any kind: its symbolic inference does not take every graph, and is not needed
-                quantization.shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            # Its symbolic inference does not take every graph, leaves files behind where it fails, and changes no file.
+            quantization.shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             if ours and not ranges.exists():
                 write_ranges(prepared, reader, scheme.calibration, Path(folder, "augmented.onnx"), ranges)
             quantization.quantize_static(
