@@ -121,6 +121,12 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
+    def ignore_of_masks(self) -> Data:
+        if self.ignore != 255 and self.source != "mask-folder" and ":" not in self.source:
+            raise ValueError("`ignore` is for `source: mask-folder`: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def fit_of_a_size(self) -> Data:
         if self.fit is not None and self.size is None:
             raise ValueError("`fit` says how images get the `size`: give that too")

@@ -408,3 +408,9 @@ def test_cityscapes(tmp_path):
     expected = np.array(numbers, np.uint8)[scene_of(1)[1]]
     expected[0] = IGNORED
     assert np.array_equal(found.validation.truth[1], expected)
+
+
+def test_a_value_to_ignore_is_of_masks_in_a_folder():
+    with pytest.raises(ValueError, match="`ignore` is for `source: mask-folder`"):
+        Data(source="coco", root="x", ignore=0)
+    assert Data(source="mask-folder", root="x", ignore=0).ignore == Data(source="mine:scenes", ignore=0).ignore == 0
