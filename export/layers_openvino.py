@@ -15,7 +15,7 @@ from kdcompress.export import graph
 from kdcompress.export.layers import readers
 from kdcompress.export.openvino_model import FAMILIES, FILES, TYPES, check, compile_model, library, options
 from kdcompress.export.parts import parts
-from kdcompress.export.run_openvino import OpenVinoRunner
+from kdcompress.export.run_openvino import OpenVinoRunner, shareable
 from kdcompress.export.turns import in_turns
 from kdcompress.export.value_errors import value_errors
 from kdcompress.layers import Layer, Profile
@@ -97,7 +97,7 @@ class Counted:
         return len(self._averages) - 1, len(self._averages[-1]) - 1
 
     def _infer(self, x: np.ndarray) -> None:
-        self._request.set_input_tensor(library().Tensor(x, shared_memory=True))
+        self._request.set_input_tensor(library().Tensor(shareable(x), shared_memory=True))
         self._request.infer()
         us = timedelta(microseconds=1)
         self._averages[-1].append({each.node_name: each.real_time / us for each in self._request.profiling_info})
@@ -181,16 +181,16 @@ def _errors(
     made |= {node.get_friendly_name(): node.output(0) for node in copy.get_ops() if node.get_output_size()} | made
     wanted = {i: tensor for i, tensor in enumerate(tensors) if tensor in made}
     given_anyway = {name for value in copy.outputs for name in value.get_names()}
-    names = {i: tensor if tensor in given_anyway else f"kdcompress.layer.{i}" for i, tensor in wanted.items()}
-    for i in wanted.keys() - {i for i, name in names.items() if name in given_anyway}:
-        value = _rounded(made[wanted[i]])
-        value.get_tensor().add_names({names[i]})
+    names = {tensor: f"kdcompress.{tensor}" for tensor in wanted.values() if tensor not in given_anyway}
+    for tensor, name in names.items():  # each once, although several layers may give it
+        value = _rounded(made[tensor])
+        value.get_tensor().add_names({name})
         copy.add_outputs([value])
     compiled = core.compile_model(copy, "CPU", options(threads))
 
     def values(query: np.ndarray) -> Mapping[int, np.ndarray]:
-        given = compiled([query])
-        return {i: given[name] for i, name in names.items()}
+        given = compiled([shareable(query)])
+        return {i: given[names.get(tensor, tensor)] for i, tensor in wanted.items()}
 
     return value_errors(model, parent, wanted, queries, values)
 

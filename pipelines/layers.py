@@ -26,6 +26,7 @@ from kdcompress.pipelines.measure import any_artifact, load_images, real_images
 
 POOL = 64  # different queries
 POOL_BYTES = 256 * 2**20  # fewer, where they would take more
+LONGEST = 300  # characters of a runtime's message
 ON_CPU = ("fp32", "int8")  # precisions whose peak is measured
 NO_PARENT = "The fp32 file that {} was made from is not beside it, so errors are not told: --parent names it."
 
@@ -108,8 +109,9 @@ def parent_of(artifact: Artifact) -> Artifact | None:
 
 def _named_parent(path: Path, spec: InputSpec) -> Artifact:
     found = any_artifact(path)
-    if found.format != "onnx":
-        raise UsageError("A parent is an ONNX file.", where="--parent", got=path, allowed="the fp32 ONNX file")
+    if found.format != "onnx" or found.precision != "fp32":
+        got = f"{path}: {found.precision} {found.format}"
+        raise UsageError("A parent is an fp32 ONNX file.", where="--parent", got=got, allowed="the fp32 ONNX file")
     _alike(spec, found)
     return found
 
@@ -176,7 +178,7 @@ def _profile(artifact: Artifact, queries: list[np.ndarray], threads: int, parent
     except (KDCompressError, OSError, MemoryError):
         raise
     except Exception as error:
-        got = f"{type(error).__name__}: {error}"
+        got = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
         raise KDCompressError("The file cannot be read layer by layer.", where=artifact.path, got=got) from error
     if not found.layers:
         raise KDCompressError("The runtime's profiler gave no layer.", where=artifact.path, got=found.runtime)

@@ -151,6 +151,11 @@ WRONG = {
     "a page nowhere": (["student.onnx", "--layers", "--html", "none/page.html"], "no such folder", 2),
     "other images": (["student.onnx", "--layers", "--against", "other.onnx"], "different sizes", 2),
     "a parent of other images": (["student.onnx", "--layers", "--parent", "other.onnx"], "different sizes", 2),
+    "a parent of another precision": (
+        ["student.onnx", "--layers", "--parent", "student-x86-vnni.onnx"],
+        "int8 onnx",
+        2,
+    ),
     "a parent that is not there": (["student.onnx", "--layers", "--parent", "none.onnx"], "no such file", 2),
     "a file that is not there": (["none.onnx", "--layers"], "no such file", 2),
     "a file that is none": (["text.onnx", "--layers"], "not a valid ONNX model", 2),
