@@ -83,7 +83,8 @@ class Counted:
         self._artifact, self._threads = artifact, threads
         self._compiled: Any = None
         self._request: Any = None
-        self._averages: list[list[dict[str, float]]] = []  # of each block, after each run: node -> microseconds
+        self._names: list[str] = []  # of the nodes; some have another name each time the model is compiled
+        self._averages: list[list[list[float]]] = []  # of each block, after each run: microseconds of each node
 
     def run(self, x: np.ndarray) -> tuple[int, int]:
         """The place of this run: its block, and how many were before it there."""
@@ -100,17 +101,21 @@ class Counted:
         self._request.set_input_tensor(library().Tensor(shareable(x), shared_memory=True))
         self._request.infer()
         us = timedelta(microseconds=1)
-        self._averages[-1].append({each.node_name: each.real_time / us for each in self._request.profiling_info})
+        told = self._request.profiling_info
+        self._names = [each.node_name for each in told]
+        self._averages[-1].append([each.real_time / us for each in told])
 
     def nodes(self) -> list[Any]:
         """Those of the runtime graph that took time, in the order in which they run."""
-        ran = {name for block in self._averages for run in block for name, us in run.items() if us}
+        took = np.array([run for block in self._averages for run in block]).any(axis=0)
+        ran = {name for name, some in zip(self._names, took, strict=True) if some}
         ops = sorted(self._compiled.get_runtime_model().get_ops(), key=lambda node: int(_said(node, "execOrder")))
         return [op for op in ops if op.get_friendly_name() in ran and _said(op, "layerType") not in NO_LAYERS]
 
     def times(self, name: str, places: Sequence[tuple[int, int]]) -> np.ndarray:
         """Milliseconds of a node in the runs at these places."""
-        spent = [durations([run.get(name, 0.0) for run in block]) for block in self._averages]
+        at = self._names.index(name)
+        spent = [durations([run[at] for run in block]) for block in self._averages]
         return np.array([(spent[block][run] + HALF_US) / 1e3 for block, run in places])
 
 

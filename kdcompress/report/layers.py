@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -241,6 +242,8 @@ def page_path(path: Path | None) -> Path | None:
 def writable(path: Path | None, where: str) -> Path | None:
     if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
         raise UsageError("There is no such folder to write to.", where=where, got=path)
+    if path is not None and not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise UsageError("This cannot be written to.", where=where, got=path)
     return path
 
 

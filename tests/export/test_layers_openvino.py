@@ -16,7 +16,7 @@ from kdcompress.export import graph
 
 pytest.importorskip("openvino")
 
-from kdcompress.export.layers_openvino import _errors, durations  # noqa: E402
+from kdcompress.export.layers_openvino import Counted, _errors, durations  # noqa: E402
 from kdcompress.export.run_openvino import OpenVinoRunner  # noqa: E402
 
 
@@ -70,6 +70,12 @@ def test_without_a_parent_and_with_two_threads(files):
     assert found.threads == 2 and "was not given" in found.notes[-1]
     assert {layer.made_of for layer in found.layers} == {()} and {layer.snr_db for layer in found.layers} == {None}
     assert sum(bool(layer.macs) for layer in found.layers) == 8
+
+
+def test_nodes_that_have_another_name_each_time_keep_their_times():
+    counted = Counted(None, 1)
+    counted._names, counted._averages = ["conv", "MVN_9"], [[[1.0, 5.0], [1.0, 5.0]]] * 2  # MVN_9 was MVN_4 before
+    assert counted.times("MVN_9", [(0, 1), (1, 1)]).tolist() == pytest.approx([0.0055] * 2, abs=0.0011)
 
 
 def test_durations_by_hand():

@@ -195,11 +195,26 @@ def test_layers_that_differ_from_session_to_session(folder):
     ]
     assert flow._joined(parts[:2]).whole.tolist() == [1, 1, 1, 2, 2, 2]
     assert flow._joined(parts[1:]).notes and len(flow._joined(parts[1:]).whole) == 3
+    numbered = [replace(parts[0], layers=(Layer(f"a_{i}", "Conv", np.ones(3)),)) for i in (1, 20)]
+    assert len(flow._joined(numbered).whole) == 6 and not flow._joined(numbered).notes
 
 
 def test_a_folder_that_is_no_model_file(tmp_path):
     done = CliRunner().invoke(main, ["inspect", str(tmp_path), "--layers"])
     assert done.exit_code == 2 and "does not say what its input is" in done.stderr
+
+
+def test_a_parent_of_another_network_is_told(folder):
+    name = renamed(folder, "another")
+    done = inspect(folder, "student-x86-vnni.onnx", "--layers", "--parent", name, "--queries", 12, "--json")
+    assert done.exit_code == 0, done.output
+    assert "was not made from --parent" in json.loads(done.stdout)["notes"][0]
+
+
+def test_a_page_that_cannot_be_written_is_told_first(folder, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *given: False)
+    done = inspect(folder, "none.onnx", "--layers", "--html", "page.html")
+    assert done.exit_code == 2 and "cannot be written" in done.stderr
 
 
 def renamed(folder, to):
