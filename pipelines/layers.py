@@ -28,7 +28,7 @@ from kdcompress.pipelines.measure import any_artifact, load_images, real_images
 POOL = 64  # different queries
 POOL_BYTES = 256 * 2**20  # fewer, where they would take more
 LONGEST = 300  # characters of a runtime's message
-NUMBER = re.compile(r"_\d+")  # in a name
+NUMBER = re.compile(r"(_token)?_\d+")  # in a name
 ON_CPU = ("fp32", "int8")  # precisions whose peak is measured
 OTHER_PARENT = "By its record {} was not made from --parent: where that is another network, names and errors are wrong."
 NO_PARENT = "The fp32 file that {} was made from is not beside it, so errors are not told: --parent names it."

@@ -222,7 +222,7 @@ def as_html(document: Mapping[str, Any]) -> str:
         ],
         columns={key: title for key, title in shown_columns(files).items() if key != "interval"},  # it is beside ms
         left=("kind", "precision"),
-        none=figures.NONE,
+        nothing=figures.NONE,
         changed=CHANGED,
         changes=[change_cells(group) for group in (document["comparison"] or {"groups": []})["groups"]],
         tags=TAGS,

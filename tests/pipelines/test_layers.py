@@ -108,6 +108,9 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(folder, both):
     layers = [len(file["layers"]) for file in both["files"]]
     firsts = sum(widths[: layers[0]]), sum(widths[3 * layers[0] : 3 * layers[0] + layers[1]])
     assert max(firsts) == pytest.approx(100, rel=0.2)  # one scale: the longest file is as wide as the page
+    empty = re.findall(r'<td [^>]*class="[^"]*empty[^"]*">([^<]*)</td>', text)
+    assert "–" in empty and set(empty) == {"–"}
+    assert all(("thin" in given["class"]) == (width < 1) for given, width in zip(blocks, widths, strict=True))
     assert "Side by side" in text and "net.layer2.0.conv1" in text
 
 
