@@ -107,8 +107,8 @@ class Counted:
 
     def nodes(self) -> list[Any]:
         """Those of the runtime graph that took time, in the order in which they run."""
-        took = np.array([run for block in self._averages for run in block]).any(axis=0)
-        ran = {name for name, some in zip(self._names, took, strict=True) if some}
+        rows = np.array([run for block in self._averages for run in block])
+        ran = {name for name, spent in zip(self._names, rows.T, strict=True) if spent.any()}
         ops = sorted(self._compiled.get_runtime_model().get_ops(), key=lambda node: int(_said(node, "execOrder")))
         return [op for op in ops if op.get_friendly_name() in ran and _said(op, "layerType") not in NO_LAYERS]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -215,8 +216,8 @@ def test_a_parent_of_another_network_is_told(folder):
 
 
 def test_a_page_that_cannot_be_written_is_told_first(folder, monkeypatch):
-    monkeypatch.setattr("os.access", lambda *given: False)
-    done = inspect(folder, "none.onnx", "--layers", "--html", "page.html")
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    done = inspect(folder, "none.onnx", "--layers", "--html", "new.html")
     assert done.exit_code == 2 and "cannot be written" in done.stderr
 
 
