@@ -12,7 +12,8 @@ import numpy as np
 from kdcompress.artifact import Artifact
 from kdcompress.export import graph
 from kdcompress.export.layers import readers
-from kdcompress.export.mnn_operators import Operator, Shape, made_of, operators, owner
+from kdcompress.export.mnn_operators import Operator, Shape, operators, owner
+from kdcompress.export.parts import parts
 from kdcompress.export.quiet import native_output
 from kdcompress.export.run_mnn import PRECISIONS, MnnRunner, check, library
 from kdcompress.export.to_mnn import contents
@@ -53,14 +54,14 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     times = np.array(rows).T  # [steps, queries]
     known = operators(contents(artifact.path))
     of = [known.get(owner(step.name, known)) for step in steps]
-    parts: list[tuple[str, ...]] = [()] * len(steps)
+    made: list[tuple[str, ...]] = [()] * len(steps)
     errors: dict[int, float] = {}
     if parent is not None:
         model = graph.name_nodes(graph.load(parent.path))
         tensors = _last_of_each(steps, of)
-        parts = made_of(model, [tensors.get(i, "") for i in range(len(steps))])
-        made = {name for node in model.graph.node for name in node.output}
-        tensors = {i: tensor for i, tensor in tensors.items() if tensor in made}
+        made = parts(model, [tensors.get(i, "") for i in range(len(steps))])
+        there = {name for node in model.graph.node for name in node.output}
+        tensors = {i: tensor for i, tensor in tensors.items() if tensor in there}
         with native_output():
             errors = value_errors(model, parent, tensors, queries, session.values)
     layers = tuple(
@@ -71,7 +72,7 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
             precision="" if step.kind in MOVES else "int8" if "Int8" in step.kind else precision,
             shape=step.output,
             macs=operator.macs(step.inputs, step.output) if operator and step.name in known else None,
-            made_of=parts[i],
+            made_of=made[i],
             snr_db=errors.get(i),
         )
         for i, (name, step, operator) in enumerate(zip(unlike(step.name for step in steps), steps, of, strict=True))

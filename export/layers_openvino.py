@@ -15,7 +15,7 @@ from kdcompress.export import graph
 from kdcompress.export.layers import readers
 from kdcompress.export.openvino_model import FAMILIES, FILES, TYPES, check, compile_model, library, options
 from kdcompress.export.parts import parts
-from kdcompress.export.run_openvino import OpenVinoRunner
+from kdcompress.export.run_openvino import OpenVinoRunner, shareable
 from kdcompress.export.turns import in_turns
 from kdcompress.export.value_errors import value_errors
 from kdcompress.layers import Layer, Profile
@@ -83,7 +83,8 @@ class Counted:
         self._artifact, self._threads = artifact, threads
         self._compiled: Any = None
         self._request: Any = None
-        self._averages: list[list[dict[str, float]]] = []  # of each block, after each run: node -> microseconds
+        self._names: list[str] = []  # of the nodes; some have another name each time the model is compiled
+        self._averages: list[list[list[float]]] = []  # of each block, after each run: microseconds of each node
 
     def run(self, x: np.ndarray) -> tuple[int, int]:
         """The place of this run: its block, and how many were before it there."""
@@ -97,20 +98,24 @@ class Counted:
         return len(self._averages) - 1, len(self._averages[-1]) - 1
 
     def _infer(self, x: np.ndarray) -> None:
-        self._request.set_input_tensor(library().Tensor(x, shared_memory=True))
+        self._request.set_input_tensor(library().Tensor(shareable(x), shared_memory=True))
         self._request.infer()
         us = timedelta(microseconds=1)
-        self._averages[-1].append({each.node_name: each.real_time / us for each in self._request.profiling_info})
+        told = self._request.profiling_info
+        self._names = [each.node_name for each in told]
+        self._averages[-1].append([each.real_time / us for each in told])
 
     def nodes(self) -> list[Any]:
         """Those of the runtime graph that took time, in the order in which they run."""
-        ran = {name for block in self._averages for run in block for name, us in run.items() if us}
+        rows = np.array([run for block in self._averages for run in block])
+        ran = {name for name, spent in zip(self._names, rows.T, strict=True) if spent.any()}
         ops = sorted(self._compiled.get_runtime_model().get_ops(), key=lambda node: int(_said(node, "execOrder")))
         return [op for op in ops if op.get_friendly_name() in ran and _said(op, "layerType") not in NO_LAYERS]
 
     def times(self, name: str, places: Sequence[tuple[int, int]]) -> np.ndarray:
         """Milliseconds of a node in the runs at these places."""
-        spent = [durations([run.get(name, 0.0) for run in block]) for block in self._averages]
+        at = self._names.index(name)
+        spent = [durations([run[at] for run in block]) for block in self._averages]
         return np.array([(spent[block][run] + HALF_US) / 1e3 for block, run in places])
 
 
@@ -181,16 +186,16 @@ def _errors(
     made |= {node.get_friendly_name(): node.output(0) for node in copy.get_ops() if node.get_output_size()} | made
     wanted = {i: tensor for i, tensor in enumerate(tensors) if tensor in made}
     given_anyway = {name for value in copy.outputs for name in value.get_names()}
-    names = {i: tensor if tensor in given_anyway else f"kdcompress.layer.{i}" for i, tensor in wanted.items()}
-    for i in wanted.keys() - {i for i, name in names.items() if name in given_anyway}:
-        value = _rounded(made[wanted[i]])
-        value.get_tensor().add_names({names[i]})
+    names = {tensor: f"kdcompress.{tensor}" for tensor in wanted.values() if tensor not in given_anyway}
+    for tensor, name in names.items():  # each once, although several layers may give it
+        value = _rounded(made[tensor])
+        value.get_tensor().add_names({name})
         copy.add_outputs([value])
     compiled = core.compile_model(copy, "CPU", options(threads))
 
     def values(query: np.ndarray) -> Mapping[int, np.ndarray]:
-        given = compiled([query])
-        return {i: given[name] for i, name in names.items()}
+        given = compiled([shareable(query)])
+        return {i: given[names.get(tensor, tensor)] for i, tensor in wanted.items()}
 
     return value_errors(model, parent, wanted, queries, values)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,29 +63,3 @@ def operators(contents: Mapping[str, Any]) -> dict[str, Operator]:
 def owner(name: str, known: Mapping[str, Operator]) -> str:
     """The file's operator that one which runs was made of; "" where it is none of the file's."""
     return next((each for each in (name, PART.sub("", name)) if each in known), "")
-
-
-def made_of(model: Any, tensors: Sequence[str]) -> list[tuple[str, ...]]:
-    """For layers in the order in which they run, each of which gives the tensor of that name (or ""), the names of the
-    ModelProto's nodes that went into it: those that its tensor is computed by, back to the tensors of other layers."""
-    makers = {name: node for node in model.graph.node for name in node.output if name}
-    given, taken = set(tensors), set[str]()
-    found = []
-    for tensor in tensors:
-        nodes = {node.output[0]: node for node in _back(makers, tensor, given) if node.output[0] not in taken}
-        taken.update(nodes)
-        found.append(tuple(node.name for node in model.graph.node if node.output[0] in nodes and node.name))
-    return found
-
-
-def _back(makers: Mapping[str, Any], tensor: str, given: set[str]) -> Iterator[Any]:
-    waiting, seen = [tensor], {tensor}
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is None:
-            continue
-        yield node
-        for name in node.input:
-            if name not in seen and name not in given:
-                seen.add(name)
-                waiting.append(name)

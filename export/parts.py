@@ -10,27 +10,27 @@ def parts(model: Any, tensors: Sequence[str]) -> list[tuple[str, ...]]:
     """For layers in the order in which they run, each of which gives the tensor of that name (or ""), the names of the
     ModelProto's nodes that its tensor is computed by, back to the tensors of other layers. No node is in two; what is
     behind all of these tensors is in the last of them."""
-    makers = {name: node for node in model.graph.node for name in node.output if name}
-    given, taken = set(tensors), set[str]()
+    nodes = list(model.graph.node)
+    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
+    given, taken = set(tensors), set[int]()
     found = []
     for tensor in tensors:
-        nodes = {node.output[0] for node in _back(makers, tensor, given)} - taken
-        taken |= nodes
-        found.append([node for node in model.graph.node if node.output[0] in nodes])
-    last = max((i for i, nodes in enumerate(found) if nodes), default=None)
+        found.append(set(_back(nodes, makers, tensor, given)) - taken)
+        taken |= found[-1]
+    last = max((i for i, those in enumerate(found) if those), default=None)
     if last is not None:
-        found[last] += [node for node in model.graph.node if node.output[0] not in taken]
-    return [tuple(node.name for node in nodes if node.name) for nodes in found]
+        found[last] |= set(range(len(nodes))) - taken
+    return [tuple(nodes[i].name for i in sorted(those) if nodes[i].name) for those in found]
 
 
-def _back(makers: Mapping[str, Any], tensor: str, given: set[str]) -> Iterator[Any]:
+def _back(nodes: Sequence[Any], makers: Mapping[str, int], tensor: str, given: set[str]) -> Iterator[int]:
     waiting, seen = [tensor], {tensor}
     while waiting:
-        node = makers.get(waiting.pop())
-        if node is None:
+        place = makers.get(waiting.pop())
+        if place is None:
             continue
-        yield node
-        for name in node.input:
+        yield place
+        for name in nodes[place].input:
             if name not in seen and name not in given:
                 seen.add(name)
                 waiting.append(name)

@@ -47,7 +47,7 @@ class OpenVinoRunner:
 
     def infer(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         # With the tensor set beforehand, the call costs some 0.04 ms less than infer([x]) with everything shared.
-        self._request.set_input_tensor(self._tensor(x, shared_memory=True))
+        self._request.set_input_tensor(self._tensor(shareable(x), shared_memory=True))
         self._request.infer()
         return tuple(self._request.get_output_tensor(place).data.copy() for place in self._outputs)
 
@@ -65,6 +65,11 @@ class OpenVinoRunner:
             "threads": told.get("INFERENCE_NUM_THREADS", self.threads),
             "options": told,
         }
+
+
+def shareable(x: np.ndarray) -> np.ndarray:
+    """As OpenVINO takes it without a copy: it refuses arrays that are read-only or not contiguous."""
+    return np.require(x, requirements=("C", "W"))
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -21,12 +22,15 @@ from kdcompress.export.layers import readers
 from kdcompress.export.made_of import MULTIPLY
 from kdcompress.export.peak import peak
 from kdcompress.export.runtimes import runner_class
-from kdcompress.layers import Profile
+from kdcompress.layers import Layer, Profile
 from kdcompress.pipelines.measure import any_artifact, load_images, real_images
 
 POOL = 64  # different queries
 POOL_BYTES = 256 * 2**20  # fewer, where they would take more
+LONGEST = 300  # characters of a runtime's message
+NUMBER = re.compile(r"(_token)?_\d+")  # in a name
 ON_CPU = ("fp32", "int8")  # precisions whose peak is measured
+OTHER_PARENT = "By its record {} was not made from --parent: where that is another network, names and errors are wrong."
 NO_PARENT = "The fp32 file that {} was made from is not beside it, so errors are not told: --parent names it."
 
 
@@ -81,6 +85,7 @@ def inspect_layers(
         for artifact, above, each in zip(artifacts, parents, parts, strict=True)
     ]
     best = peak(threads) if any(_on_cpu(artifact) for artifact in artifacts) else {}
+    notes += [OTHER_PARENT.format(read.artifact.path.name) for read in reads if named and _of_another(read)]
     notes += [NO_PARENT.format(read.artifact.path.name) for read in reads if _lacks_parent(read)]
     return {
         "kdcompress": kdcompress.__version__,
@@ -108,8 +113,9 @@ def parent_of(artifact: Artifact) -> Artifact | None:
 
 def _named_parent(path: Path, spec: InputSpec) -> Artifact:
     found = any_artifact(path)
-    if found.format != "onnx":
-        raise UsageError("A parent is an ONNX file.", where="--parent", got=path, allowed="the fp32 ONNX file")
+    if found.format != "onnx" or found.precision != "fp32":
+        got = f"{path}: {found.precision} {found.format}"
+        raise UsageError("A parent is an fp32 ONNX file.", where="--parent", got=got, allowed="the fp32 ONNX file")
     _alike(spec, found)
     return found
 
@@ -176,7 +182,7 @@ def _profile(artifact: Artifact, queries: list[np.ndarray], threads: int, parent
     except (KDCompressError, OSError, MemoryError):
         raise
     except Exception as error:
-        got = f"{type(error).__name__}: {error}"
+        got = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
         raise KDCompressError("The file cannot be read layer by layer.", where=artifact.path, got=got) from error
     if not found.layers:
         raise KDCompressError("The runtime's profiler gave no layer.", where=artifact.path, got=found.runtime)
@@ -184,9 +190,11 @@ def _profile(artifact: Artifact, queries: list[np.ndarray], threads: int, parent
 
 
 def _joined(parts: Sequence[Profile]) -> Profile:
-    """Two sessions of a file as one; the first alone where the runtime made other layers of it the second time."""
-    first, *rest = parts
-    if any([layer.name for layer in part.layers] != [layer.name for layer in first.layers] for part in rest):
+    """Two sessions of a file as one; the first alone where the runtime made other layers of it the second time.
+    Some runtimes number layers anew each time."""
+    first = parts[0]
+    alike = [list(map(_unnumbered, part.layers)) for part in parts]
+    if any(each != alike[0] for each in alike):
         note = "The runtime made other layers of the file when it was loaded again: one session is shown."
         return replace(first, notes=(*first.notes, note))
     layers = [
@@ -194,6 +202,10 @@ def _joined(parts: Sequence[Profile]) -> Profile:
         for i, layer in enumerate(first.layers)
     ]
     return replace(first, layers=tuple(layers), whole=np.concatenate([part.whole for part in parts]))
+
+
+def _unnumbered(layer: Layer) -> tuple[str, str, tuple[str, ...]]:
+    return NUMBER.sub("", layer.name), layer.kind, layer.made_of
 
 
 def _main(onnx: Artifact) -> list[str]:
@@ -204,6 +216,11 @@ def _main(onnx: Artifact) -> list[str]:
 
 def _lacks_parent(read: Read) -> bool:
     return read.parent is None and read.artifact.provenance.get("parent") is not None
+
+
+def _of_another(read: Read) -> bool:
+    made_from = read.artifact.provenance.get("parent", read.artifact.sha256)
+    return read.parent is not None and made_from != read.parent.sha256
 
 
 def _document(read: Read, best: dict[str, float]) -> dict[str, Any]:

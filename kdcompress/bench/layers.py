@@ -4,6 +4,7 @@ faster or slower."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from kdcompress.bench.statistics import bootstrap, paired_bootstrap, reproducible, unpaired_bootstrap, verdict
 from kdcompress.layers import Layer, Profile
 
-MULTIPLIES = ("conv", "gemm", "matmul", "fullyconnected", "fully_connected", "innerproduct", "dense")
+MULTIPLIES = re.compile(r"conv(?!ert)|gemm|matmul|fully[ _]?connected|innerproduct|dense|attention")
 FLOATS = ("fp32", "fp16", "bf16")
 ROUNDING_DB = 40.0  # about what values keep that are rounded to 8 bits
 LOSES_DB = 3.0  # half the power: a smaller fall from one layer to the next is not told
@@ -80,7 +81,7 @@ def called(layer: Layer, main: Collection[str] = ()) -> str:
 
 def multiplies(layer: Layer) -> bool:
     """Whether it is a convolution or a matrix product: it has multiply-accumulates, or else its kind says so."""
-    return bool(layer.macs) if layer.macs is not None else any(part in layer.kind.lower() for part in MULTIPLIES)
+    return bool(layer.macs) if layer.macs is not None else bool(MULTIPLIES.search(layer.kind.lower()))
 
 
 def stayed_float(profile: Profile, main: Collection[str] = ()) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -89,10 +90,11 @@ def shown_columns(files: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def of_file(file: Mapping[str, Any]) -> list[str]:
     """What it comes to, in sentences."""
     whole, ratio, count = file["whole"], file["sum_over_whole"], len(file["layers"])
+    verb = "takes" if count == 1 else "take"
     said = [
         f"{PurePath(file['file']).name}: {figures.significant(whole['median_ms'])} ms by {file['runtime']} "
         f"{file['version']}, {_threads(file)}, n = {file['queries']:,}.",
-        f"Its {count} layers take {figures.significant(file['sum']['median_ms'])} ms with the profiler, "
+        f"Its {counted(file['layers'])} {verb} {figures.significant(file['sum']['median_ms'])} ms with the profiler, "
         f"{ratio['ratio']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}] times that. {_gap(file)}",
         _by_precision(file),
     ]
@@ -101,10 +103,10 @@ def of_file(file: Mapping[str, Any]) -> list[str]:
         noun = "convolution or matrix product" if len(names) == 1 else "convolutions or matrix products"
         said.append(f"{len(names)} {noun} stayed float ({100 * share:.0f} % of the sum): {some(names)}.")
     converted = [layer for layer in file["layers"] if not layer["made_of"]]
-    if converted:
+    if 0 < len(converted) < count:
         share = sum(layer["share"] for layer in converted)
         kinds = some(list(dict.fromkeys(layer["kind"] for layer in converted)))
-        said.append(f"The runtime added {counted(converted)} ({100 * share:.0f} % of the sum): {kinds}.")
+        said.append(f"{counted(converted)} ({100 * share:.0f} % of the sum) of no node that is known: {kinds}.")
     if file["peak"]:
         named = [
             f"{key} {figures.significant(top['gmacs_per_s'])} GMAC/s (by {top['by']})"
@@ -125,7 +127,7 @@ def _threads(file: Mapping[str, Any]) -> str:
 def _gap(file: Mapping[str, Any]) -> str:
     ratio = file["sum_over_whole"]
     apart = (file["sum"]["median_ms"] - file["whole"]["median_ms"]) / len(file["layers"])
-    if ratio["low"] > 1:
+    if ratio["low"] > 1 and apart > 0:
         return f"The profiler adds at least {1e3 * apart:.1f} microseconds to a layer, which the times hold."
     if ratio["high"] < 1:
         return "The rest is the runtime's work between layers."
@@ -220,7 +222,7 @@ def as_html(document: Mapping[str, Any]) -> str:
         ],
         columns={key: title for key, title in shown_columns(files).items() if key != "interval"},  # it is beside ms
         left=("kind", "precision"),
-        none=figures.NONE,
+        nothing=figures.NONE,
         changed=CHANGED,
         changes=[change_cells(group) for group in (document["comparison"] or {"groups": []})["groups"]],
         tags=TAGS,
@@ -240,6 +242,8 @@ def page_path(path: Path | None) -> Path | None:
 def writable(path: Path | None, where: str) -> Path | None:
     if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
         raise UsageError("There is no such folder to write to.", where=where, got=path)
+    if path is not None and not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise UsageError("This cannot be written to.", where=where, got=path)
     return path
 
 

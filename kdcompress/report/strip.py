@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from kdcompress.report import figures
 
+THIN = 1.0  # per cent up to which a layer has no gap behind it: that would hide it
 LABELLED = 5.0  # per cent of the page's width from which on a layer's name is in its block
 PRECISIONS = {"int8": "s2", "fp32": "s0", "fp16": "s3", "bf16": "s5", "": "moves"}  # classes of report.css
 GOOD_DB, BAD_DB = 40.0, 10.0  # colours are full at either end
@@ -40,10 +41,11 @@ def _strip(file: Mapping[str, Any], longest: float, look: Any) -> Markup:
         name = str(layer["of"] or layer["name"])
         tip = f"{name} ({layer['kind']}): {figures.significant(layer['median_ms'])} ms, {value}"
         strong = " strong" if strength > 0.6 and css != "moves" else ""
+        thin = " thin" if wide < THIN else ""
         short = name if wide > 2 * LABELLED else ".".join(name.rsplit(".", 2)[-2:])
         label = f"<span>{escape(short)}</span>" if wide > LABELLED else ""
         parts.append(
-            f'<div class="block {css}{strong}" style="width: {wide:.3f}%" title="{escape(tip)}">'
+            f'<div class="block {css}{strong}{thin}" style="width: {wide:.3f}%" title="{escape(tip)}">'
             f'<i style="opacity: {strength:.2f}"></i>{label}</div>'
         )
     label = f"Layers of {file['file']}"

@@ -101,3 +101,17 @@ def test_what_stayed_float_and_where_errors_begin():
     assert told.falls(bad) == [{"name": "a", "before_db": told.ROUNDING_DB, "snr_db": 3.0}]
     nameless = profile(Layer("a", "Convolution", times(1.0), "int8"), Layer("b", "InnerProduct", times(1.0), "fp32"))
     assert told.stayed_float(nameless) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "does"),
+    [
+        ("QLinearConv", True),
+        ("CONV_2D", True),
+        ("Fully Connected (NC, F32) GEMM", True),
+        ("Convert (NC, F32, QS8)", False),
+        ("ConvertTensor", False),
+    ],
+)
+def test_what_multiplies_where_no_multiply_accumulates_are_known(kind, does):
+    assert told.multiplies(Layer("a", kind, times(1.0))) == does

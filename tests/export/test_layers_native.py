@@ -17,9 +17,9 @@ from kdcompress.errors import UsageError
 from kdcompress.export import graph, to_mnn
 from kdcompress.export.formats import ExportJob, availability, build, target
 from kdcompress.export.layers import readers
-from kdcompress.export.mnn_operators import made_of
 from kdcompress.export.ncnn_layers import Entry, entries, matched
 from kdcompress.export.node_macs import macs
+from kdcompress.export.parts import parts
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.export.turns import in_turns, unlike
 from kdcompress.models.deployable import Deployable
@@ -164,13 +164,13 @@ def test_nodes_between_the_tensors_of_layers():
         node("Add", ["d", "e"], "f"),
     ]
     model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "net", [], []))
-    assert made_of(model, ["b", "", "d", "f"]) == [
+    assert parts(model, ["b", "", "d", "f"]) == [
         ("node a", "node b"),
         (),
         ("node c", "node d"),
         ("node e", "node f"),
     ]
-    assert made_of(model, ["f", "f"])[1] == ()  # no node is in two
+    assert parts(model, ["f", "f"])[1] == ()  # no node is in two
 
 
 def test_an_ncnn_file_is_read_by_hand(tmp_path):

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from export_nets import problem
 from layer_checks import WRONG, built, by_node, check_layers, made_wrong, profiled
+from test_layers_onnxruntime import queries
 
 from kdcompress.errors import UsageError
+from kdcompress.export import graph
 
 pytest.importorskip("openvino")
 
-from kdcompress.export.layers_openvino import durations  # noqa: E402
+from kdcompress.export.layers_openvino import Counted, _errors, durations  # noqa: E402
+from kdcompress.export.run_openvino import OpenVinoRunner  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +47,35 @@ def test_a_layer_that_is_wrong_is_found(files, trained, tmp_path):
     assert all(found[name].snr_db > 90 for name in found if ".0." in name)
 
 
+def test_two_layers_that_give_one_tensor_have_one_error(files, trained):
+    """As a sum that one layer reads rounded and the next one as it is."""
+    model = graph.name_nodes(graph.load(trained.artifact.path))
+    asked = queries(files["int8"].input, problem(64, seed=3)[0], 4)
+    relu = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
+    found = _errors(files["int8"], 1, model, trained.artifact, [relu, "", relu], asked)
+    assert set(found) == {0, 2} and found[0] == found[2] and 12 < found[0] < 60
+
+
+def test_images_that_are_read_only_or_not_contiguous(files):
+    image = files["fp32"].input.prepare(problem(1, seed=3)[0])
+    fixed, turned = image.copy(), np.asfortranarray(image.repeat(2, axis=1).repeat(2, axis=2))[:, ::2, ::2]
+    fixed.flags.writeable = False
+    with OpenVinoRunner(files["fp32"]) as runner:
+        (expected,), *given = [runner.infer(each) for each in (image, fixed, turned)]
+    assert not turned.flags.c_contiguous and all(np.array_equal(each, expected) for (each,) in given)
+
+
 def test_without_a_parent_and_with_two_threads(files):
     found = profiled(files["int8"], None, threads=2, count=11)
     assert found.threads == 2 and "was not given" in found.notes[-1]
     assert {layer.made_of for layer in found.layers} == {()} and {layer.snr_db for layer in found.layers} == {None}
     assert sum(bool(layer.macs) for layer in found.layers) == 8
+
+
+def test_nodes_that_have_another_name_each_time_keep_their_times():
+    counted = Counted(None, 1)
+    counted._names, counted._averages = ["conv", "MVN_9"], [[[1.0, 5.0], [1.0, 5.0]]] * 2  # MVN_9 was MVN_4 before
+    assert counted.times("MVN_9", [(0, 1), (1, 1)]).tolist() == pytest.approx([0.0055] * 2, abs=0.0011)
 
 
 def test_durations_by_hand():

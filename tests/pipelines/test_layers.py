@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -108,6 +109,9 @@ def test_the_page_is_whole_and_asks_nothing_of_a_network(folder, both):
     layers = [len(file["layers"]) for file in both["files"]]
     firsts = sum(widths[: layers[0]]), sum(widths[3 * layers[0] : 3 * layers[0] + layers[1]])
     assert max(firsts) == pytest.approx(100, rel=0.2)  # one scale: the longest file is as wide as the page
+    empty = re.findall(r'<td [^>]*class="[^"]*empty[^"]*">([^<]*)</td>', text)
+    assert "–" in empty and set(empty) == {"–"}
+    assert all(("thin" in given["class"]) == (width < 1) for given, width in zip(blocks, widths, strict=True))
     assert "Side by side" in text and "net.layer2.0.conv1" in text
 
 
@@ -151,6 +155,11 @@ WRONG = {
     "a page nowhere": (["student.onnx", "--layers", "--html", "none/page.html"], "no such folder", 2),
     "other images": (["student.onnx", "--layers", "--against", "other.onnx"], "different sizes", 2),
     "a parent of other images": (["student.onnx", "--layers", "--parent", "other.onnx"], "different sizes", 2),
+    "a parent of another precision": (
+        ["student.onnx", "--layers", "--parent", "student-x86-vnni.onnx"],
+        "int8 onnx",
+        2,
+    ),
     "a parent that is not there": (["student.onnx", "--layers", "--parent", "none.onnx"], "no such file", 2),
     "a file that is not there": (["none.onnx", "--layers"], "no such file", 2),
     "a file that is none": (["text.onnx", "--layers"], "not a valid ONNX model", 2),
@@ -190,11 +199,26 @@ def test_layers_that_differ_from_session_to_session(folder):
     ]
     assert flow._joined(parts[:2]).whole.tolist() == [1, 1, 1, 2, 2, 2]
     assert flow._joined(parts[1:]).notes and len(flow._joined(parts[1:]).whole) == 3
+    numbered = [replace(parts[0], layers=(Layer(f"a_{i}", "Conv", np.ones(3)),)) for i in (1, 20)]
+    assert len(flow._joined(numbered).whole) == 6 and not flow._joined(numbered).notes
 
 
 def test_a_folder_that_is_no_model_file(tmp_path):
     done = CliRunner().invoke(main, ["inspect", str(tmp_path), "--layers"])
     assert done.exit_code == 2 and "does not say what its input is" in done.stderr
+
+
+def test_a_parent_of_another_network_is_told(folder):
+    name = renamed(folder, "another")
+    done = inspect(folder, "student-x86-vnni.onnx", "--layers", "--parent", name, "--queries", 12, "--json")
+    assert done.exit_code == 0, done.output
+    assert "was not made from --parent" in json.loads(done.stdout)["notes"][0]
+
+
+def test_a_page_that_cannot_be_written_is_told_first(folder, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    done = inspect(folder, "none.onnx", "--layers", "--html", "new.html")
+    assert done.exit_code == 2 and "cannot be written" in done.stderr
 
 
 def renamed(folder, to):
