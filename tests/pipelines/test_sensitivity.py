@@ -343,7 +343,7 @@ def test_the_page_has_tables_and_charts(table):
     document = {"kdcompress": "0", "name": "n", "command": "c", "metric": metric, "targets": [table]}
     text = report.html(document)
     assert text.count("<svg") == 1 and PLANTED in text and "None" not in text and "accuracy &lt;b&gt;" in text
-    assert "<b>" not in text and text.count("<tr>") == 2 + 10 + 11
+    assert "<b>" not in text and text.count("<tr role") == 2 + 10 + 11
 
 
 @pytest.mark.parametrize(
