@@ -27,6 +27,7 @@ MOST_IN_FLOAT = 0.25  # of the layers: what is left in float is not faster
 
 Score = Callable[[Artifact], Sample]
 Distil = Callable[[Scheme], ExportJob]
+Ranked = Callable[[], Sequence[str] | None]
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Climb:
     target: Target
     score: Score
     allowed: float
-    ranked: Sequence[str] | None = None  # layers as they were measured, those that cost most first
+    ranked: Ranked = lambda: None
 
     def __post_init__(self) -> None:
         self.parent = self.score(self.job.parent)
@@ -105,11 +106,11 @@ def climb(
     score: Score,
     allowed: float,
     distil: Distil | None,
-    ranked: Sequence[str] | None = None,
+    ranked: Ranked = lambda: None,
 ) -> Artifact:
     """The target's artefact in ``job.folder``: of the first rung that loses ``allowed`` points or fewer, else of the
     one that loses least. ``score`` gives an artefact's answers, judged; ``distil`` a job whose network has learnt
-    to be quantised by a scheme; ``ranked`` has the layers as they were measured, where they were.
+    to be quantised by a scheme; ``ranked`` the layers as they were measured, those that cost most first, or None.
 
     Raises KDCompressError where the target's own scheme cannot be built here.
     """
@@ -152,7 +153,8 @@ def _floats(state: Climb, _: Any) -> Tries:
     """The layers that cost most, by `kdcompress sensitivity` where it has measured them, else by their errors; twice as
     many each time."""
     scheme = state.scheme
-    ranked, how = (_by_error(state), "") if state.ranked is None else (state.ranked, " by their measured cost")
+    measured = state.ranked()
+    ranked, how = (_by_error(state), "") if measured is None else (measured, " by their measured cost")
     count = 1
     while count <= max(1, MOST_IN_FLOAT * len(ranked)):
         left = (*scheme.exclude, *ranked[:count])

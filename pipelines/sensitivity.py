@@ -3,7 +3,6 @@ answers, on validation images. Each file that was tried is kept in the run's fol
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import kdcompress
-from kdcompress.artifact import write_text
 from kdcompress.bench.machine import machine
 from kdcompress.console import say
 from kdcompress.errors import RuntimeMissingError, UsageError
@@ -24,12 +22,12 @@ from kdcompress.pipelines.mixed_search import Search, file_name
 from kdcompress.pipelines.parts import named
 from kdcompress.pipelines.provenance import RECIPE
 from kdcompress.pipelines.runs import RunFolder
-from kdcompress.pipelines.sensitivity_table import TABLES, cost, described
+from kdcompress.pipelines.sensitivity_table import TABLES, cost, described, keep
 from kdcompress.pipelines.steps.names import StepName, artifact_of, exported, trained, weights_of
 from kdcompress.pipelines.steps.tried import Judged, TriedStep
 from kdcompress.pipelines.tournament import Tournament
 from kdcompress.recipe import load_recipe
-from kdcompress.report.write import finite, load_report
+from kdcompress.report.write import load_report
 
 LAST, EVEN = 8, 16  # points of the curve: each of the last layers, and so many parts of all
 EVERY_S = 30.0  # a line of progress where stderr is no terminal
@@ -106,13 +104,14 @@ class Sensitivity:
             document: dict[str, Any] = {
                 "target": described(target),
                 "parent": judged.job.parent.sha256,
+                "data": judged.hashes["data"],
                 "images": judged.count,
+                "validation_images": len(judged.networks.source.validation),
                 "fp32": {key: parent[key] for key in ("score", "low", "high", "bytes")},
                 "layers": table,
                 "curve": curve,
             }
-            path = self.run_folder / TABLES / f"{target.name}.json"
-            write_text(path, json.dumps(finite(document), indent=1) + "\n")
+            keep(self.run_folder / TABLES, target, document)
             document["seconds"] = round(tried.seconds, 1)
             if self.search:
                 drop, minutes = self.search

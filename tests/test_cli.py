@@ -182,6 +182,23 @@ def test_an_empty_path_is_not_the_current_folder(words):
     assert found.exit_code == 2 and "path is empty" in found.stderr and found.stdout == ""
 
 
+def options_of(command, words=()):
+    for parameter in command.params:
+        yield [*words, parameter.opts[-1]], parameter
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from options_of(inner, [*words, name])
+
+
+def test_no_option_takes_nan_or_infinity():
+    found = [each for name in COMMANDS for each in options_of(main.get_command(click.Context(main), name), [name])]
+    asked = [words for words, option in found if isinstance(option.type, click.types.FloatParamType)]
+    assert {"plan", "sensitivity", "verify", "cache", "init"} <= {words[0] for words in asked}
+    for words in asked:
+        for value in ("nan", "inf"):
+            answer = invoke(*words, value)
+            assert answer.exit_code == 2 and f"{value} is not " in answer.stderr, (words, answer.stderr)
+
+
 # Bad input: (how to make it, exit code, what the message says)
 
 

@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from kdcompress.cli.options import AS_PATH, as_typed, json_option, no_code_option, output_option, recipe_arguments
+from kdcompress.cli.options import (
+    AS_PATH,
+    Number,
+    as_typed,
+    json_option,
+    no_code_option,
+    output_option,
+    recipe_arguments,
+)
 from kdcompress.errors import UsageError
 
 KINDS = click.Choice(["images", "facts", "answers", "imported"])
@@ -112,8 +120,8 @@ def import_command(file: Path, name: str | None, as_json: bool) -> None:
 
 @command.command("prune")
 @kind_option()
-@click.option("--older-than", type=click.FloatRange(0), metavar="DAYS", help="What was not used for so many days.")
-@click.option("--keep", type=click.FloatRange(0), metavar="GIB", help="The longest unused, until so much is left.")
+@click.option("--older-than", type=Number(0), metavar="DAYS", help="What was not used for so many days.")
+@click.option("--keep", type=Number(0), metavar="GIB", help="The longest unused, until so much is left.")
 @click.option("--name", help="What has this name, or begins so.")
 @click.option("--all", "everything", is_flag=True, help="All that is kept.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from kdcompress.cli.options import AS_PATH, as_typed, data_option, into, json_option, root_option, threads_option
+from kdcompress.cli.options import (
+    AS_PATH,
+    Number,
+    as_typed,
+    data_option,
+    into,
+    json_option,
+    root_option,
+    threads_option,
+)
 from kdcompress.errors import UsageError
 
 OF_LAYERS = into("layers")  # options of --layers
@@ -20,7 +29,7 @@ OF_LAYERS = into("layers")  # options of --layers
     help="Find the first layer that differs from this ONNX file, such as the fp32 parent.",
 )
 @click.option(
-    "--tolerance", type=float, help="With --bisect: relative difference to allow.  [default: by FILE's precision]"
+    "--tolerance", type=Number(0), help="With --bisect: relative difference to allow.  [default: by FILE's precision]"
 )
 @click.option(
     "--taps", is_flag=True, help="FILE is the name of a model: show its modules and which of them are its stages."

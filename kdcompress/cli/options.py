@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -25,11 +26,13 @@ class Given(click.Path):
 AS_PATH = Given(path_type=Path)
 
 
-class Minutes(click.FloatRange):
+class Number(click.FloatRange):
+    """A finite one: nan is in every range, and inf in those without an end."""
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = super().convert(value, param, ctx)
-        if found != found:  # nan is in every range
-            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return found
 
 
@@ -73,7 +76,7 @@ def size_option(**more: Any) -> Decorator:
 
 
 def minutes_option(help: str) -> Decorator:
-    return click.option("--minutes", type=Minutes(0.5, 100_000), help=help)
+    return click.option("--minutes", type=Number(0.5, 100_000), help=help)
 
 
 def target_option(name: str, **more: Any) -> Decorator:

@@ -7,6 +7,7 @@ import click
 
 from kdcompress.cli.options import (
     AS_PATH,
+    Number,
     as_typed,
     comma_separated,
     dry_run_option,
@@ -42,7 +43,7 @@ from kdcompress.cli.options import (
 @click.option(
     "--max-drop",
     "drop",
-    type=click.FloatRange(0),
+    type=Number(0),
     metavar="POINTS",
     help="Most points that a file may score below the teacher. The run checks this.",
     **into("budgets"),

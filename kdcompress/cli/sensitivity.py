@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdcompress.cli.options import AS_PATH, as_typed, json_option, minutes_option, target_option
+from kdcompress.cli.options import AS_PATH, Number, as_typed, json_option, minutes_option, target_option
 from kdcompress.errors import UsageError
 
 
@@ -15,7 +15,7 @@ from kdcompress.errors import UsageError
 @click.option("--search", is_flag=True, help="Also choose which layers stay in float, by loss and by time.")
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     metavar="POINTS",
     help="Of --search: what the file may lose to fp32.  [default: the recipe's export.max_drop]",
 )

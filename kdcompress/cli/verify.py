@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from kdcompress.cli.options import AS_PATH
+from kdcompress.cli.options import AS_PATH, Number
 
 
 @click.command("verify")
@@ -15,7 +15,7 @@ from kdcompress.cli.options import AS_PATH
     help="Check that this key signed the bundle: a public key, several, or a file of allowed signers.",
 )
 @click.option("--no-run", is_flag=True, help="Check only the files and the signature. No code of the bundle runs.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600, help="Seconds for the self-check.")
+@click.option("--timeout", type=Number(0, min_open=True), default=600, help="Seconds for the self-check.")
 def command(bundle: Path, signer: Path | None, no_run: bool, timeout: float) -> None:
     """Check that a BUNDLE is whole and that its model runs here.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,13 @@ WORDS = ("layer", "kind", "label", "verdict", "front")
 BUSY = 10  # per cent
 WITH_INTERVALS = ("score", "lost", "time")
 NOTE = (
-    "All figures are of the first {images:,} validation images. Brackets hold 95 % intervals. SNR: power of the fp32 "
+    "All figures are of {images} validation images. Brackets hold 95 % intervals. SNR: power of the fp32 "
     "file's outputs to that of the difference; the more, the better."
 )
-FRONT = "front: no other file is faster and scores as high. Times are those of pairs measured in turns on this machine."
+FRONT = (
+    "front: no other file is faster and scores as high. Times are those of pairs measured in turns on this machine; of "
+    "files that were not timed together they may differ by more than their intervals."
+)
 
 
 def check_page(path: Path | None) -> None:
@@ -42,8 +46,12 @@ def check_page(path: Path | None) -> None:
         return
     if path.suffix != ".html":
         raise UsageError("A page is written into an .html file.", where="--html", got=path)
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise UsageError("There is no such folder to write to.", where="--html", got=path)
+    folder = path.resolve().parent
+    if path.is_dir() or not folder.is_dir():
+        what = "It is a folder." if path.is_dir() else "There is no such folder to write to."
+        raise UsageError(what, where="--html", got=path)
+    if not os.access(folder, os.W_OK):
+        raise UsageError("Its folder cannot be written to.", where="--html", got=path)
 
 
 def written(document: Mapping[str, Any], page: Path | None) -> Iterator[Path]:
@@ -75,7 +83,10 @@ def title(document: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """What stands below the tables."""
-    said = [NOTE.format(images=found["images"])]
+    images, whole = found["images"], found["validation_images"]
+    said = [NOTE.format(images=f"the first {images:,} of {whole:,}" if images < whole else f"{whole:,}")]
+    if images < whole:
+        said.append("A run's ladder takes no ranking of so few. For one that it takes, leave out --images.")
     if search := found.get("search"):
         said.append(FRONT)
         if search["other_cpu_percent"] >= BUSY:

@@ -88,12 +88,18 @@ class TargetStep(Step):
         if not self.climbs:
             return recorded(formats.build(job, self.target))
         distil = partial(learn_quantized, networks, weights, job) if self.learns else None
-        ranked = measured_ranking(self.tables, self.target, parent.sha256) if self.tables else None
-        artifact = climb(job, self.target, partial(validation_score, networks), export.max_drop, distil, ranked)
+        score = partial(validation_score, networks)
+        artifact = climb(job, self.target, score, export.max_drop, distil, partial(self.ranked, parent))
         remove(folder / "learning")
         if artifact.provenance["parent"] == parent.sha256:  # not of a student that learnt to be quantised
             remove(folder / QAT_WEIGHTS)
         return recorded(artifact)
+
+    def ranked(self, parent: Artifact) -> list[str] | None:
+        """The layers by what int8 costs them, as `kdcompress sensitivity` measured it, where it has."""
+        source = self.networks.source
+        facts = (parent.sha256, source.hash, len(source.validation))
+        return measured_ranking(self.tables, self.target, *facts) if self.tables else None
 
 
 def guide(networks: Networks) -> Role:

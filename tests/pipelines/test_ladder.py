@@ -214,7 +214,7 @@ def test_a_student_learns_to_be_quantised_when_all_else_loses_too_much(tmp_path,
     }
     monkeypatch.setattr(ladder, "RUNGS", rungs)
     monkeypatch.setattr(
-        target_step, "climb", lambda job, target, score, _, distil: climb(job, target, score, -99.0, distil)
+        target_step, "climb", lambda job, target, score, _, distil, ranked: climb(job, target, score, -99.0, distil)
     )
     run = Compression(validate_recipe(recipe), tmp_path / "run")
     with run.folder.locked():

@@ -14,6 +14,7 @@ from test_detection import RECIPE as DETECTION
 
 from kdcompress.cli.main import main
 from kdcompress.data.from_torchvision import read_idx
+from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.formats import ExportJob
 from kdcompress.export.mixed import Layers
@@ -25,7 +26,7 @@ from kdcompress.pipelines.ladder import climb
 from kdcompress.pipelines.mixed_search import Search
 from kdcompress.pipelines.provenance import save_recipe
 from kdcompress.pipelines.sensitivity import Sensitivity, counts, find_done
-from kdcompress.pipelines.sensitivity_table import measured_ranking
+from kdcompress.pipelines.sensitivity_table import keep, measured_ranking
 from kdcompress.pipelines.steps.names import exported
 from kdcompress.pipelines.steps.target import TargetStep, validation_score
 from kdcompress.recipe import validate_recipe
@@ -80,7 +81,7 @@ def place(tmp_path_factory, fashion_mnist_root):
     recipe = validate_recipe(
         {
             "name": "planted",
-            "data": {"source": "fashion-mnist", "root": str(fashion_mnist_root)},
+            "data": {"source": "fashion-mnist", "root": str(fashion_mnist_root), "validation": IMAGES / 8000},
             "student": {
                 "model": "resnet8",
                 "weights": str(folder / "student.safetensors"),
@@ -101,7 +102,7 @@ def place(tmp_path_factory, fashion_mnist_root):
 
 
 def measured(*arguments):
-    done = CliRunner().invoke(main, ["sensitivity", "run", "--images", str(IMAGES), "--json", *arguments])
+    done = CliRunner().invoke(main, ["sensitivity", "run", "--json", *arguments])
     assert done.exit_code == 0, done.stderr
     (found,) = json.loads(done.stdout)["targets"]
     return found
@@ -172,12 +173,14 @@ def test_a_command_that_was_interrupted_goes_on(place, monkeypatch):
 
 def test_the_ladder_takes_the_ranking_that_was_measured(table, place):
     target, folder = formats.target("any.yaml"), place / "run/sensitivity"
-    ranked = measured_ranking(folder, target, table["parent"])
+    facts = (table["parent"], table["data"], IMAGES)
+    ranked = measured_ranking(folder, target, *facts)
     assert ranked == [row["layer"] for row in table["layers"]] and ranked[0] == PLANTED
-    assert measured_ranking(folder, target, "another") is None
+    assert measured_ranking(folder, target, "another", *facts[1:]) is None
+    assert measured_ranking(folder, target, facts[0], "others", IMAGES) is None
     changed = target.options.scheme.model_copy(update={"calibration": "mse"})
     options = target.options.model_copy(update={"scheme": changed})
-    assert measured_ranking(folder, target.model_copy(update={"options": options}), table["parent"]) is None
+    assert measured_ranking(folder, target.model_copy(update={"options": options}), *facts) is None
     run = Compression(validate_recipe(yaml.safe_load((place / "run/recipe.yaml").read_text())), place / "run")
     find_done(run, exported("student"), place / "run")
     (step,) = [step for step in run.steps() if isinstance(step, TargetStep)]
@@ -187,6 +190,47 @@ def test_the_ladder_takes_the_ranking_that_was_measured(table, place):
     assert kept["what"] == "1 layers by their measured cost" and made["scheme"]["exclude"] == [PLANTED]
 
 
+def test_a_table_of_few_images_is_not_for_the_ladder(table, place, capfd):
+    """Nor does it replace one of more."""
+    target, folder = formats.target("any.yaml"), place / "few"
+    of = (table["parent"], table["data"])
+    keep(folder, target, {**table, "images": 100})
+    assert measured_ranking(folder, target, *of, 100) and measured_ranking(folder, target, *of, IMAGES) is None
+    assert "ranked on 100 of 300 validation images" in capfd.readouterr().err
+    keep(folder, target, table)
+    keep(folder, target, {**table, "images": 100})
+    assert measured_ranking(folder, target, *of, IMAGES)
+    keep(folder, target, {**table, "images": 100, "parent": "another"})  # of a student that is trained anew
+    assert measured_ranking(folder, target, *of, IMAGES) is None
+    few = report.lines({**table, "images": 100})
+    assert "the first 100 of 300 validation images" in few[0] and "leave out --images" in few[1]
+    assert "are of 300 validation images" in report.lines(table)[0] and len(report.lines(table)) == 1
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "null", "[]", "NaN", "[" * 50_000, *({"images": each} for each in (None, "300", [300])),
+     *({"layers": each} for each in (None, {}, [None], [{}], [{"layer": 3}], [{"layer": "a", "why": "no"}], []))],
+)  # fmt: skip
+def test_a_damaged_table_is_none(table, place, damaged):
+    target, folder = formats.target("any.yaml"), place / "damaged"
+    folder.mkdir(exist_ok=True)
+    text = damaged if isinstance(damaged, str) else json.dumps({**table, **damaged})
+    (folder / "any.json").write_text(text)
+    facts = (table["parent"], table["data"], IMAGES)
+    assert measured_ranking(folder, target, *facts) is None
+    keep(folder, target, table)
+    assert measured_ranking(folder, target, *facts)
+
+
+def test_a_table_that_cannot_be_kept_is_told(table, place):
+    (place / "file").write_text("")
+    (place / "folders/any.json").mkdir(parents=True)
+    for folder in ("file", "folders"):
+        with pytest.raises(KDCompressError, match=r"cannot be kept(.|\n)*what was measured is kept"):
+            keep(place / folder, formats.target("any.yaml"), table)
+
+
 def test_without_a_table_the_ladder_ranks_by_itself(place, monkeypatch):
     asked = []
     monkeypatch.setattr("kdcompress.export.sensitivity.ranking", lambda job, scheme: asked.append(job) or [("a.b", 1)])
@@ -194,7 +238,7 @@ def test_without_a_table_the_ladder_ranks_by_itself(place, monkeypatch):
     job = SimpleNamespace(module=module)
     from kdcompress.pipelines import ladder
 
-    state = SimpleNamespace(scheme=formats.target("any.yaml").options.scheme, ranked=None, job=job)
+    state = SimpleNamespace(scheme=formats.target("any.yaml").options.scheme, ranked=lambda: None, job=job)
     state.target = formats.target("x86-vnni")
     ((what, scheme, _),) = ladder._floats(state, None)
     assert asked == [job] and what == "1 layers" and scheme.exclude == ("a.b",) and climb is ladder.climb
@@ -299,7 +343,7 @@ def test_the_page_has_tables_and_charts(table):
     document = {"kdcompress": "0", "name": "n", "command": "c", "metric": metric, "targets": [table]}
     text = report.html(document)
     assert text.count("<svg") == 1 and PLANTED in text and "None" not in text and "accuracy &lt;b&gt;" in text
-    assert "<b>" not in text and text.count("<tr>") == 2 + 10 + 11
+    assert "<b>" not in text and text.count("<tr role") == 2 + 10 + 11
 
 
 @pytest.mark.parametrize(
@@ -312,6 +356,7 @@ def test_the_page_has_tables_and_charts(table):
         (["run", "--max-drop", "1"], 2, "are for --search"),
         (["run", "--html", "page.pdf"], 2, "an .html file"),
         (["run", "--html", "nowhere/page.html"], 2, "no such folder"),
+        (["run", "--html", "folder.html"], 2, "It is a folder"),
         (["run", "--images", "0"], 2, "--images"),
         (["run", "--search", "--target", "arm64-dotprod"], 3, "another processor"),
         (["untrained"], 2, "step student is to do"),
@@ -326,6 +371,7 @@ def test_what_cannot_be_measured_is_told(arguments, code, said, place, monkeypat
     ):
         (place / name).mkdir(exist_ok=True)
         (place / name / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **changed}))
+    (place / "folder.html").mkdir(exist_ok=True)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     done = CliRunner().invoke(main, ["sensitivity", *arguments])
     assert done.exit_code == code and said in done.stderr, done.stderr

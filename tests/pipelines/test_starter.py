@@ -480,7 +480,7 @@ def test_a_dry_run_writes_nothing(folder, tmp_path, monkeypatch, unmeasured):
         (["run", "."], "would lie among the photos"),
         (["init", "a\0b"], "There is no recipe"),
         (["run", "a\0b"], "There is no recipe"),
-        (["init", "photos", "--minutes", "nan"], "nan is not in the range"),
+        (["init", "photos", "--minutes", "nan"], "nan is not a finite number"),
         (["init", "fashion-mnist-demo", "--minutes", "5"], "--minutes goes with a folder of photos"),
         (["run", "fashion-mnist-demo", "--target", "x86-vnni"], "--target goes with a folder of photos"),
         (["init", "photos", "-o", "no/such/x.yaml"], "the folder is not there"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -24,7 +24,7 @@ class Bounds:
     agreement: float  # points by which the agreement with the parent may be lower
     error: tuple[float, float]  # times the recorded error
     least: float  # an error that is let pass in any case
-    gain: float  # by which the slope may be another
+    gain: float  # by which the slope of an output may be another
 
 
 # fp32: kernels add in another order, by processor and by version; that is 2e-7 to 1e-6 here. bf16 or fp16 in its place
@@ -76,7 +76,7 @@ def differences(old: Record, new: Record, bounds: Bounds, dense: bool = False) -
             ("score", new["score"] >= least, f"{least:.2f} or more"),
             ("agreement", new["agreement"] >= agree, f"{agree:.2f} or more"),
             ("error", low <= new["error"] <= high, f"{low:.3g} to {high:.3g}"),
-            ("gain", abs(new["gain"] - old["gain"]) <= bounds.gain, f"{old['gain']:.4g} +- {bounds.gain:g}"),
+            ("gain", _near(old["gain"], new["gain"], bounds.gain), f"+- {bounds.gain:g}"),
         ]
         found += [_said(what, old[what], new[what], allowed) for what, good, allowed in checks if not good]
     if abs(new["bytes"] / old["bytes"] - 1) > SIZE:
@@ -84,6 +84,11 @@ def differences(old: Record, new: Record, bounds: Bounds, dense: bool = False) -
     if "rounding" in old and not new.get("rounding", np.inf) <= old["rounding"] + STEPS:
         found.append(_said("rounding", old["rounding"], new.get("rounding"), f"{old['rounding'] + STEPS:.3g} or less"))
     return found + _less_covered(old["coverage"], new["coverage"], new["precision"])
+
+
+def _near(old: Sequence[float], new: Sequence[float], bound: float) -> bool:
+    """Of each output."""
+    return len(old) == len(new) and all(abs(a - b) <= bound for a, b in zip(old, new, strict=True))
 
 
 def _less_covered(old: Record, new: Record, precision: str) -> list[str]:

@@ -111,8 +111,9 @@ def record_of(its: Reference, target: Target | None, artifact: Artifact | None =
     return {**found, **judged(its, expected, got)}
 
 
-def judged(its: Reference, expected: Outputs, got: Outputs) -> dict[str, float]:
-    """Score and agreement in per cent; of the outputs, where there are several the one that differs most:
+def judged(its: Reference, expected: Outputs, got: Outputs) -> dict[str, Any]:
+    """Score and agreement in per cent; of the outputs, where there are several the one that differs most, but the gain
+    of each:
 
     - ``worst``: the largest difference as a share of the largest value;
     - ``error``: the root of the mean squared difference, as a share of that of the values about their mean;
@@ -122,13 +123,12 @@ def judged(its: Reference, expected: Outputs, got: Outputs) -> dict[str, float]:
     task, size = its.task, (its.spec.height, its.spec.width)
     kept = [task.kept(outputs, size) for outputs in (expected, got)]
     pairs = [(e.astype(np.float64), g.astype(np.float64)) for e, g in zip(expected, got, strict=True)]
-    gains = [slope(*pair) for pair in pairs]
     return {
         "score": round(float(task.score(kept[1], its.fixed.truth)), 3),
         "agreement": round(float(task.agreement(task.answers(kept[0]), task.answers(kept[1]))), 3),
         "worst": rounded(max(np.abs(e - g).max() / np.abs(e).max() for e, g in pairs)),
         "error": rounded(max(np.sqrt(((e - g) ** 2).mean() / e.var()) for e, g in pairs)),
-        "gain": round(max(gains, key=lambda gain: abs(gain - 1)), 5),
+        "gain": [round(slope(*pair), 5) for pair in pairs],
     }
 
 

@@ -128,6 +128,16 @@ def test_a_figure_that_is_worse(change, words):
     assert differences(old, old, BOUNDS["int8"]) == []
 
 
+def test_the_gain_of_each_output_is_looked_at():
+    old = recorded("detector", "x86-openvino")
+    assert len(old["gain"]) > 1
+    for place in range(len(old["gain"])):
+        new = copy.deepcopy(old)
+        new["gain"][place] *= 0.99
+        (said,) = differences(old, new, BOUNDS["int8"], dense=True)
+        assert said.startswith("gain")
+
+
 def test_a_format_that_is_not_installed_is_left_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)  # it cannot be imported
     monkeypatch.setattr(reference_bounds, "installed", lambda package: None)
