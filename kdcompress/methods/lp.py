@@ -31,7 +31,7 @@ class LP(Method):
     """Images that are near each other in the teacher's features learn to be near in the student's."""
 
     class Options(MethodOptions):
-        weight: float = loss_weight(1.0)
+        weight: float = loss_weight(10.0)
         neighbours: int = Field(5, ge=1, le=65_536, description="Nearest images of the batch that each is drawn to.")
         sigma: float = Field(
             1.0,

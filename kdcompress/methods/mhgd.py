@@ -80,7 +80,11 @@ class MHGD(Method):
     tells the end of a stage from its start."""
 
     class Options(MethodOptions):
-        weight: float = loss_weight(10.0, "It is summed over the pairs of neighbouring stages.")
+        weight: float = loss_weight(
+            1.0,
+            "It is summed over the pairs of neighbouring stages. At 1 its gradient began about as large as that of the "
+            "labels, to which the authors limit it.",
+        )
         heads: int = Field(8, ge=1, le=1024, description="Heads of the attention. The official code uses 8.")
         width: int = Field(
             32,
