@@ -1,7 +1,8 @@
-"""What the methods on relations share: the widths of pooled features, products and cosines in float32."""
+"""What the methods on relations share: the widths of pooled features, products, cosines, neighbours in float32."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,3 +36,14 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 def cosines(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarities of the rows of a [N, D] and b [M, D]: float32 [N, M]. Rows of zeros give 0."""
     return products(F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1))
+
+
+@torch.no_grad()
+def neighbours(x: Tensor, count: int) -> Tensor:
+    """Which rows of x [N, D] are the ``count`` nearest to which by their cosine, a row itself left out: float32 [N, N],
+    1 / k where row j is one of the k nearest to row i, else 0. There are k = N - 1 where there are fewer than ``count``
+    others."""
+    near = cosines(x, x)
+    k = min(count, len(x) - 1)
+    near.fill_diagonal_(-torch.inf)
+    return torch.zeros_like(near).scatter_(1, near.topk(k, 1).indices, 1 / max(1, k))
