@@ -10,7 +10,8 @@ a loss of its own whose gradient reaches nothing but its own parameters (the oth
 is what both turns are to first order in the learning rate; what each plays against is at most one step older. The
 student raises the log-odds of being the teacher rather than lowers those of being itself: the fixed point is the same,
 and the gradient does not vanish where the discriminator is sure. The discriminator has layer norms, so rows do not
-depend on each other. The L1 distance is averaged over the classes. Weights and widths are ours.
+depend on each other. The L1 distance is averaged over the classes. Weights and widths are ours. Without the L1 distance
+a student may stay where the discriminator is sure and flat; that distance leads it out.
 """
 
 from __future__ import annotations
