@@ -1,10 +1,12 @@
-"""What several methods connect networks with: adapters, heads, frozen copies, reversed gradients, maps of a size."""
+"""What several methods connect networks with: adapters, heads, frozen copies, constants, reversed
+gradients, maps of a size."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from kdcompress.models.copying import copied
 from kdcompress.models.taps import Stage
@@ -41,6 +43,12 @@ def as_buffers(module: nn.Module) -> nn.Module:
             delattr(part, name)
             part.register_buffer(name, value.detach())
     return module
+
+
+def as_constant(module: nn.Module, x: Tensor) -> Tensor:
+    """What a module gives for ``x``, its parameters constants: the gradient goes to ``x`` alone."""
+    found: Tensor = functional_call(module, {name: value.detach() for name, value in module.named_parameters()}, (x,))
+    return found
 
 
 def in_float32(like: Tensor) -> torch.autocast:

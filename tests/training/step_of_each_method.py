@@ -22,7 +22,10 @@ CASES = {name: (name, {}) for name in CLASSIFYING} | {
     "kdcl general": ("kdcl", {"target": "general"}),
     "quantized activations": ("quantized", {"activations": 8}),
     "kd standardized": ("kd", {"standardize": True}),
-    **{f"{name} unlabelled": (name, {}) for name in ("kd", "dist", "dkd", "sp", "reviewkd", "crld")},
+    **{
+        f"{name} unlabelled": (name, {})
+        for name in ("kd", "dist", "dkd", "sp", "reviewkd", "crld", "adversarial-logits")
+    },
     "mlld strong": ("mlld", {"strong_view": True}),
     "mlld strong unlabelled": ("mlld", {"strong_view": True}),
 }
