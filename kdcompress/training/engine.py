@@ -57,7 +57,8 @@ def train(
     """Train ``distillation`` on ``source.train``; choose by ``source.validation``.
 
     ``folder`` holds the checkpoint: called again after an interruption, the training goes on from
-    there and ends with the weights it would have had. ``progress(step, steps, facts)`` is told of
+    there and ends with the weights it would have had (on a GPU but for rounding: some of its kernels add in any order).
+    ``progress(step, steps, facts)`` is told of
     the mean loss, its terms ("loss/NAME", of the last iterations), the learning rate, images a second and the
     validation score, where it is new; after an interruption again of what came after the checkpoint. ``profile``: a
     folder for a trace and a table of where the time goes. ``looks``: at the validation images, evenly spread, at least
