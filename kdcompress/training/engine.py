@@ -56,13 +56,12 @@ def train(
 ) -> TrainResult:
     """Train ``distillation`` on ``source.train``; choose by ``source.validation``.
 
-    ``folder`` holds the checkpoint: called again after an interruption, the training goes on from
-    there and ends with the weights it would have had (on a GPU but for rounding: some of its kernels add in any order).
-    ``progress(step, steps, facts)`` is told of
-    the mean loss, its terms ("loss/NAME", of the last iterations), the learning rate, images a second and the
-    validation score, where it is new; after an interruption again of what came after the checkpoint. ``profile``: a
-    folder for a trace and a table of where the time goes. ``looks``: at the validation images, evenly spread, at least
-    so many times; once an epoch and at the end in any case.
+    ``folder`` holds the checkpoint: called again after an interruption, the training goes on from there and ends with
+    the weights it would have had (on a GPU but for rounding: some of its kernels add in any order). ``progress(step,
+    steps, facts)`` is told of the mean loss, its terms ("loss/NAME", of the last iterations), the learning rate, images
+    a second and the validation score, where it is new; after an interruption again of what came after the checkpoint.
+    ``profile``: a folder for a trace and a table of where the time goes. ``looks``: at the validation images, evenly
+    spread, at least so many times; once an epoch and at the end in any case.
 
     Raises KDCompressError when a loss term is not finite, with the step, the images and the term, and UsageError
     for a precision or an optimizer that cannot train this here.
