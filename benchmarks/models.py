@@ -400,8 +400,10 @@ Every failure has its reason [below](#reasons); {unexplained}.
 
 ## How it is done
 
-    OMP_NUM_THREADS=1 python benchmarks/models.py {arguments} \\
-        --output docs/results/models.json --page docs/models.md
+```console
+$ OMP_NUM_THREADS=1 python benchmarks/models.py {arguments} \\
+    --output docs/results/models.json --page docs/models.md
+```
 
 Every network has a process of its own, each format's result is kept in `runs/models`, and a second start does what is
 missing there (`--again NAME` does one over, `--only` a few). It takes {minutes} minutes of one core. The
