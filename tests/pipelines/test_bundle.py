@@ -85,7 +85,10 @@ def test_every_format_has_a_bundle():
     assert set(KINDS) == {*TARGETS.values(), *ELSEWHERE.values(), "tensorrt"}
 
 
-@pytest.mark.parametrize("target", TARGETS)
+SLOW = {"android-xnnpack-fp32": pytest.mark.slow}  # it imports PyTorch
+
+
+@pytest.mark.parametrize("target", [pytest.param(each, marks=SLOW.get(each, ())) for each in TARGETS])
 def test_it_checks_itself_and_classifies_without_kdcompress(target, bundled, bare):
     folder = bundled(target)
     # ExecuTorch's own Python package imports PyTorch.

@@ -49,10 +49,11 @@ NODES = 0.10  # share
 STEPS = 0.1  # of a weight's scale, by which a weight may be farther from the parent's
 
 
-def bounds_of(target: Target | None) -> Bounds:
+def bounds_of(target: Target | None, elsewhere: bool = False) -> Bounds:
+    """``elsewhere``: the record is of a processor with other instructions, where int8 was compared on few networks."""
     if target is None:
         return BOUNDS["fp32"]
-    if target.precision == "int8" and not suited(target):
+    if target.precision == "int8" and (elsewhere or not suited(target)):
         return SATURATES
     return HALF if target.precision == "fp16" and target.format in ("mnn", "ncnn") else BOUNDS[target.precision]
 
