@@ -73,7 +73,7 @@ class HKD(Method):
             1,
             ge=1,
             le=10,
-            description="How far images are joined. 1: with their neighbours, as the official code. 2: with theirs too.",
+            description="How far images are joined. 1: to their neighbours, as the official code. 2: with theirs too.",
         )
         dim: int = Field(
             128, ge=1, le=65_536, description="Width of the embeddings that are compared. The official code uses 128."
