@@ -21,9 +21,9 @@ from kdcompress.export.node_errors import snr_db
 from kdcompress.export.node_macs import macs
 from kdcompress.export.quantize import INT8
 from kdcompress.export.run_onnxruntime import check, open_session, session_options
+from kdcompress.export.turns import WARM_UP, Run, in_turns
 from kdcompress.layers import Layer, Profile
 
-WARM_UP = 5  # queries
 IMAGES = 16  # that the errors are of
 KERNEL, RUN = "_kernel_time", "model_run"  # names of the profiler's events
 RUNTIME = "onnxruntime-cpu"
@@ -50,13 +50,7 @@ class Kernel:
 
 
 @readers.register(RUNTIME)
-def read(
-    artifact: Artifact,
-    queries: Sequence[np.ndarray],
-    threads: int,
-    parent: Artifact | None,
-    runtime: str = RUNTIME,
-) -> Profile:
+def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent: Artifact | None) -> Profile:
     """Each query runs with the profiler and without it, in turns.
 
     Raises UsageError where the file cannot be loaded, KDCompressError where the profiler lost queries.
@@ -85,7 +79,7 @@ def read(
     made = [parts[i] if i is not None else () for i in at]
     layers = [_layer(*each, counted, errors) for each in zip(kernels, nodes, made, strict=True)]
     notes = [OWN] * (parent is None) + [NESTED] * nested
-    return Profile(runtime, onnxruntime.__version__, threads, tuple(layers), whole, tuple(notes))
+    return Profile(RUNTIME, onnxruntime.__version__, threads, tuple(layers), whole, tuple(notes))
 
 
 def _layer(
@@ -112,29 +106,23 @@ def _layer(
 def _turns(
     artifact: Artifact, queries: Sequence[np.ndarray], threads: int, folder: Path
 ) -> tuple[np.ndarray, Iterator[str]]:
-    """Milliseconds of the plain session, and the lines of the profiler's file. Each turn is a query twice, as it is in
-    a benchmark, and the second counts."""
-    from time import perf_counter_ns
-
+    """Milliseconds of the plain session, and the lines of the profiler's file."""
     options = session_options(threads)
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 4  # it warns that the graph it saves is for this machine
     sessions = [open_session(artifact.path, threads), open_session(artifact.path, options=options)]
-    rng, whole = np.random.default_rng(0), []
-    for session in sessions:
-        for i in range(WARM_UP):
-            session.run(None, {artifact.input.name: queries[i % len(queries)]})
-    for query in queries:
-        for i in rng.permutation(2):
-            sessions[i].run(None, {artifact.input.name: query})
-            start = perf_counter_ns()
-            sessions[i].run(None, {artifact.input.name: query})
-            if i == 0:
-                whole.append((perf_counter_ns() - start) / 1e6)
+
+    def run_of(session: Any) -> Run:
+        def run(query: np.ndarray) -> None:
+            session.run(None, {artifact.input.name: query})
+
+        return run
+
+    (whole, _), _ = in_turns([run_of(session) for session in sessions], queries)
     path = Path(sessions[1].end_profiling())
-    return np.array(whole), iter(path.read_text(errors="replace").splitlines())
+    return whole, iter(path.read_text(errors="replace").splitlines())
 
 
 def _kernels(lines: Iterable[str], queries: int) -> tuple[list[tuple[tuple[str, str, int], Kernel]], bool]:

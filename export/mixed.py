@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kdcompress.export import graph
 from kdcompress.export.formats import ExportJob, Scheme, Target, writers
+from kdcompress.export.node_macs import macs
 from kdcompress.export.quantize import as_quantised
 
 # These take the precision of what they read: quantisers put nothing around them alone.
@@ -55,14 +57,16 @@ def layers_of(job: ExportJob, target: Target) -> Layers:
     if writer.nodes is None:
         modules = {name for name, _ in job.module.named_modules()}
         names = [name for name in names if name in modules]
-    counted, nodes = macs(parent), {node.name: node for node in parent.graph.node}
+    spec, nodes = job.parent.input, {node.name: node for node in parent.graph.node}
+    images = np.zeros((spec.batch or 1, spec.height, spec.width, spec.channels), np.uint8)
+    counted = macs(parent, spec.name, spec.prepare(images))
     found = {
-        name: sum(counted[each] for each in graph.named_nodes(parent, [name]) if each in counted) for name in names
+        name: sum(counted.get(each, 0) for each in graph.named_nodes(parent, [name])) // len(images) for name in names
     }
     between: dict[str, frozenset[str]] = {}
     if writer.nodes is not None:
         known = writer.nodes(job, scheme)
-        for name, sources in _between(as_quantised(job, scheme), names, job.parent.input.decodes).items():
+        for name, sources in _between(as_quantised(job, scheme), names, spec.decodes).items():
             before = name.removesuffix("_pool")  # mean_to_pool may have made it
             if own := next((each for each in (name, before) if each in known), None):
                 between[own] = sources
@@ -75,27 +79,6 @@ def layer_names(parent: Any, scheme: Scheme) -> list[str]:
     names = [node.name for node in parent.graph.node if node.op_type in graph.LAYERS]
     left_out = graph.named_nodes(parent, scheme.exclude)
     return [name for name in names if name not in left_out and name.rpartition(".")[0] not in names]
-
-
-def macs(model: Any) -> dict[str, int]:
-    """Multiply-accumulates of one image, by the name of each layer; 0 where a shape is not known."""
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {initializer.name: tuple(initializer.dims) for initializer in model.graph.initializer}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-
-    def count(node: Any) -> int:
-        read, weight, made = (shapes.get(name, ()) for name in (*node.input[:2], node.output[0]))
-        if not (read and weight and made):
-            return 0
-        if node.op_type == "ConvTranspose":
-            return math.prod(read[1:]) * math.prod(weight[1:])
-        inner = math.prod(weight[1:]) if node.op_type == "Conv" else read[-1]
-        return math.prod(made[1:]) * inner  # the first dimension is that of the images
-
-    return {node.name: count(node) for node in model.graph.node if node.op_type in graph.LAYERS}
 
 
 def _kind(model: Any, node: Any) -> str:

@@ -6,7 +6,7 @@ from time import perf_counter
 
 import numpy as np
 
-from kdcompress.export.run_onnxruntime import session_options
+from kdcompress.export.run_onnxruntime import open_session_of
 
 SIDE = 512  # of two square matrices: both fit a core's second-level cache in int8, and nearly in fp32
 SECONDS = 0.3
@@ -27,7 +27,6 @@ def peak(threads: int) -> dict[str, float]:
 
 def _fastest(kind: str, left: np.ndarray, right: np.ndarray, gives: type, threads: int) -> float:
     import onnx
-    import onnxruntime
 
     helper, numbers = onnx.helper, onnx.helper.np_dtype_to_tensor_dtype
     graph = helper.make_graph(
@@ -38,9 +37,7 @@ def _fastest(kind: str, left: np.ndarray, right: np.ndarray, gives: type, thread
         [onnx.numpy_helper.from_array(right, "right")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
-    )
+    session = open_session_of(model, ["product"], threads)
     took: list[float] = []
     begun = perf_counter()
     while len(took) < LEAST or perf_counter() - begun < SECONDS:

@@ -117,7 +117,7 @@ def session_options(threads: int = 1) -> Any:
     return options
 
 
-def open_session_of(model: Any, outputs: Iterable[str]) -> Any:
+def open_session_of(model: Any, outputs: Iterable[str], threads: int = 1) -> Any:
     """A CPU session that gives these tensors of a ModelProto, each once; the model stays as it is."""
     import onnx
     import onnxruntime as ort
@@ -126,7 +126,7 @@ def open_session_of(model: Any, outputs: Iterable[str]) -> Any:
     part.CopyFrom(model)
     del part.graph.output[:]
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs))
-    return ort.InferenceSession(part.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(part.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"])
 
 
 def open_session(

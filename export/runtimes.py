@@ -28,13 +28,18 @@ def open_runner(artifact: Artifact, threads: int = 1, **options: Any) -> Runner:
 
     Raises RuntimeMissingError where it cannot run here.
     """
+    runner: Runner = runner_of(artifact)(artifact, threads=threads, **options)
+    return runner
+
+
+def runner_of(artifact: Artifact) -> Any:
+    """The class of the runner that loads this artefact, which can run here: the errors are ``open_runner``'s."""
     chosen = runner_class(artifact.format, artifact.provenance.get("runtime"))
     if chosen is None:
         known = ", ".join(sorted({runner.format for runner in runners.entries().values()}))
         raise UsageError("No runtime here loads this format.", where=artifact.path, got=artifact.format, allowed=known)
     chosen.check()
-    runner: Runner = chosen(artifact, threads=threads, **options)
-    return runner
+    return chosen
 
 
 def runner_class(format: str, named: str | None = None) -> Any | None:

@@ -24,6 +24,11 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def launched() -> int:
+    """How many processes the launcher started, also before they have met."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_main_process() -> bool:
     """False in the further processes that torchrun or `accelerate launch` starts."""
     return int(os.environ.get("RANK", "0")) == 0

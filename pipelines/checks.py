@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +16,7 @@ from kdcompress.data.mixing import check_mixable
 from kdcompress.data.slots import slots_of
 from kdcompress.data.splits import Source
 from kdcompress.data.views import check_followed
-from kdcompress.distributed import check_launch
+from kdcompress.distributed import check_launch, launched
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.methods import methods
@@ -181,12 +180,8 @@ def _check_packages(networks: Networks) -> None:
         require_installed("optuna", EXTRA, WHY)
 
 
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def _check_tuned(part: Part) -> None:
-    if _processes() > 1:
+    if launched() > 1:
         raise UsageError(
             "Settings are searched in one process only.",
             where="tune",
@@ -239,7 +234,7 @@ def _check_images(networks: Networks, role: Role) -> None:
     if data.unlabelled and any(kind.needs.teacher for kind in kinds.values()):
         source = networks.trained_on(role)
         if source.unlabelled:
-            check_unlabelled(kinds, source.unlabelled.images, source.train, part.train.accumulate * _processes())
+            check_unlabelled(kinds, source.unlabelled.images, source.train, part.train.accumulate * launched())
 
 
 def _check_pretraining(networks: Networks, pretrain: Pretrain) -> None:
@@ -287,7 +282,7 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
         if part.pretrain and out.isdisjoint(needed):
             problems.attempt(partial(pretraining.distillation, networks, role))
         if part.train:
-            problems.attempt(partial(check_optimizer, part.train, part.kinds, _processes()))
+            problems.attempt(partial(check_optimizer, part.train, part.kinds, launched()))
             problems.attempt(partial(_tell_unreached, networks, role, part.train))
 
 
@@ -302,7 +297,7 @@ def _check_qat(networks: Networks, qat: Train) -> None:
     method: dict[str, dict[str, Any]] = {"quantized": {}}
     kinds = {name: methods[name] for name in method}
     if source.unlabelled:
-        check_unlabelled(kinds, source.unlabelled.images, source.train, qat.accumulate * _processes())
+        check_unlabelled(kinds, source.unlabelled.images, source.train, qat.accumulate * launched())
     if answers_of(network := networks.parts[role].network):
         check_opaque(kinds, networks.task, False, data.augment)
         _check_given(networks, network, replace(part, method=method), source)

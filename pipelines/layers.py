@@ -16,17 +16,16 @@ from kdcompress.artifact import Artifact, InputSpec, sha256
 from kdcompress.bench import layers as told
 from kdcompress.bench.machine import machine
 from kdcompress.bench.statistics import reproducible, unpaired_bootstrap, verdict
+from kdcompress.bench.timing import POOL, pool_of
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import graph
 from kdcompress.export.layers import readers
 from kdcompress.export.made_of import MULTIPLY
 from kdcompress.export.peak import peak
-from kdcompress.export.runtimes import runner_class
+from kdcompress.export.runtimes import runner_of
 from kdcompress.layers import Layer, Profile
-from kdcompress.pipelines.measure import any_artifact, load_images, real_images
+from kdcompress.pipelines.measure import any_artifact, facts_of, load_images, real_images
 
-POOL = 64  # different queries
-POOL_BYTES = 256 * 2**20  # fewer, where they would take more
 LONGEST = 300  # characters of a runtime's message
 NUMBER = re.compile(r"(_token)?_\d+")  # in a name
 ON_CPU = ("fp32", "int8")  # precisions whose peak is measured
@@ -128,17 +127,8 @@ def _alike(spec: InputSpec, other: Artifact) -> None:
         )
 
 
-def _runtime(artifact: Artifact) -> Any:
-    """The runner of the file's runtime, which runs here."""
-    found = runner_class(artifact.format, artifact.provenance.get("runtime"))
-    if found is None:
-        raise UsageError("No runtime here loads this format.", where=artifact.path, got=artifact.format)
-    found.check()
-    return found
-
-
 def _reader(artifact: Artifact) -> Any:
-    name = _runtime(artifact).name
+    name = runner_of(artifact).name
     if name not in readers:
         raise UsageError(
             "This runtime does not say what its layers take.",
@@ -151,7 +141,7 @@ def _reader(artifact: Artifact) -> Any:
 
 
 def _on_cpu(artifact: Artifact) -> bool:
-    return not getattr(_runtime(artifact), "accelerator", "") and not artifact.format.startswith("tensorrt")
+    return not getattr(runner_of(artifact), "accelerator", "") and not artifact.format.startswith("tensorrt")
 
 
 def _images(artifacts: Sequence[Artifact], source: str | None, root: Path | None) -> tuple[np.ndarray, list[str]]:
@@ -166,12 +156,8 @@ def _images(artifacts: Sequence[Artifact], source: str | None, root: Path | None
 
 
 def _queries(spec: InputSpec, images: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """So many queries as the file takes them, of images drawn with replacement; the same draw for every file of a
-    batch size."""
-    drawn = np.random.default_rng(seed).integers(len(images), size=(POOL, spec.batch or 1))
-    first = spec.prepare(images[drawn[0]])
-    most = max(1, POOL_BYTES // first.nbytes)
-    pool = [first, *(spec.prepare(images[rows]) for rows in drawn[1:most])]
+    """So many queries as the file takes them, drawn as `kdcompress bench` draws them."""
+    pool = pool_of(spec, images, seed, spec.batch or 1)
     return [pool[i % len(pool)] for i in range(count)]
 
 
@@ -226,12 +212,7 @@ def _of_another(read: Read) -> bool:
 def _document(read: Read, best: dict[str, float]) -> dict[str, Any]:
     artifact, profile = read.artifact, read.profile
     return {
-        "file": str(artifact.path),
-        "sha256": artifact.sha256,
-        "bytes": artifact.bytes,
-        "format": artifact.format,
-        "precision": artifact.precision,
-        "target": artifact.target,
+        **facts_of(artifact),
         "parent": str(read.parent.path) if read.parent is not None else None,
         "graph": _graph_name(read),
         **told.summary(profile, best, read.main),

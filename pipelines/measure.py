@@ -219,7 +219,7 @@ def bench_files(
         "inputs": source or "random pixels",
         "baseline": first,
         "interrupted": session.interrupted,
-        "artifacts": {label: _facts(artifact) for label, artifact in artifacts.items()},
+        "artifacts": {label: facts_of(artifact) for label, artifact in artifacts.items()},
         "answer_ms": answers,
         "records": {label: record.to_json() for label, record in records.items()},
         "ratios": {label: record.ratio for label, record in records.items() if record.ratio},
@@ -361,7 +361,8 @@ def _elsewhere(artifacts: Mapping[str, Artifact]) -> list[str]:
     return said
 
 
-def _facts(artifact: Artifact) -> dict[str, Any]:
+def facts_of(artifact: Artifact) -> dict[str, Any]:
+    """What a document says of a file."""
     return {
         "file": str(artifact.path),
         "sha256": artifact.sha256,

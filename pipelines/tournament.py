@@ -9,7 +9,6 @@ stopped and the outcome hangs on their order, while the candidates here are few 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from kdcompress.artifact import Artifact
 from kdcompress.console import say
 from kdcompress.data.splits import Source
+from kdcompress.distributed import launched
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.export import formats
 from kdcompress.pipelines.checks import Tried
@@ -91,7 +91,7 @@ class Tournament:
 
     def check(self) -> None:
         """Raises UsageError with what the check of each candidate finds."""
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched() > 1:
             raise UsageError(
                 "A search runs in one process only.",
                 where="search",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from accelerate import PartialState
 from kdcompress import __version__
 from kdcompress.artifact import content_hash, kept_json, write_text
 from kdcompress.console import say
-from kdcompress.distributed import is_main_process, processes
+from kdcompress.distributed import is_main_process, launched, processes
 from kdcompress.errors import KDCompressError, cause
 from kdcompress.methods import methods
 from kdcompress.pipelines.networks import Networks
@@ -63,7 +62,7 @@ class Tracking:
     def report(self, document: Mapping[str, Any], key: str) -> None:
         """The report that was written into the run's folder, told once in the runs of the student's training, whose
         step has this ``key``."""
-        together = int(os.environ.get("WORLD_SIZE", "1"))
+        together = launched()
         if not self.names or together != processes():  # accelerate's trackers would wait for the others
             return
         kept, figures = self.kept("student", key), finals(document)

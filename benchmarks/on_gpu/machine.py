@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kdcompress.bench.machine import device_memory_mib, machine
+from kdcompress.bench.machine import device_memory_mib, machine, versions_of
 from kdcompress.errors import KDCompressError
 from on_gpu.kept import Section
 
@@ -39,12 +38,7 @@ def versions() -> dict[str, str]:
     found = {"torch": torch.__version__, "cuda of torch": str(torch.version.cuda)}
     if torch.backends.cudnn.is_available():
         found["cudnn of torch"] = str(torch.backends.cudnn.version())
-    for name in RUNTIMES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | versions_of(RUNTIMES)
 
 
 def settings() -> dict[str, Any]:

@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -64,8 +65,13 @@ def machine() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Versions of the installed packages that shape a result; a package that is not installed is not there."""
-    found = {"kdcompress": kdcompress.__version__}
-    for name in PACKAGES:
+    return {"kdcompress": kdcompress.__version__, **versions_of(PACKAGES)}
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """Of those of these packages that are installed."""
+    found = {}
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

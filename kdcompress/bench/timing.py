@@ -208,7 +208,7 @@ def _load(live: _Live, images: np.ndarray, seed: int, seconds: float, stack: Exi
     """Enters the runner, makes its first call and warms it up until two blocks of queries agree."""
     subject, record, process = live.subject, live.record, psutil.Process()
     infer = subject.runner.infer
-    live.pool, live.ask = _pool(subject.spec, images, seed, record.batch), infer
+    live.pool, live.ask = pool_of(subject.spec, images, seed, record.batch), infer
     if subject.spec.batch not in (None, record.batch):  # a query is several calls
         live.pool, live.ask = _in_parts(live.pool, subject.spec.batch or 1), lambda parts: [infer(x) for x in parts]
     before, device = process.memory_info().rss, device_memory_mib()
@@ -224,7 +224,7 @@ def _load(live: _Live, images: np.ndarray, seed: int, seconds: float, stack: Exi
             record.batches = _throughputs(subject, images, seconds / 8)
             best = max(record.batches.values())
             record.batch = min(size for size, rate in record.batches.items() if rate > 0.98 * best)
-            live.pool = _pool(subject.spec, images, seed, record.batch)
+            live.pool = pool_of(subject.spec, images, seed, record.batch)
         record.warmup, record.warmup_stable, record.cores_used = _warm_up(live, seconds / 4)
     except Exception as error:  # a runtime's own errors have no common type
         record.failed = _reason(error, "loading" if record.load_ms is None else "first call")
@@ -282,7 +282,7 @@ def _batch(spec: InputSpec, scenario: str) -> int:
     return MULTI_STREAM if scenario == "multi-stream" else spec.batch or 1
 
 
-def _pool(spec: InputSpec, images: np.ndarray, seed: int, batch: int) -> list[np.ndarray]:
+def pool_of(spec: InputSpec, images: np.ndarray, seed: int, batch: int) -> list[np.ndarray]:
     """POOL queries as the model takes them, of images drawn with replacement; the same draw for every spec."""
     drawn = np.random.default_rng(seed).integers(len(images), size=(POOL, batch))
     first = spec.prepare(images[drawn[0]])

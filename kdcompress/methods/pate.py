@@ -12,7 +12,6 @@ the training as a whole only where the rest of it is, too: ``docs/private.md``.
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from kdcompress.data.batch import Batch
+from kdcompress.distributed import launched
 from kdcompress.errors import UsageError
 from kdcompress.methods import methods, privacy
 from kdcompress.methods.base import Method, MethodOptions, Needs
@@ -89,7 +89,7 @@ class PATE(Method):
             raise UsageError("pate remembers every answer and does not know how many images there are.", hint=hint)
         if len(teacher) < 2:
             raise UsageError("pate needs the votes of several teachers.", got=1, hint="teacher.ensemble: 10")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched() > 1:
             raise UsageError(
                 "pate trains in one process only: with several, the questions to the teachers would not all be counted."
             )

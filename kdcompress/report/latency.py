@@ -172,7 +172,7 @@ def as_html(document: Mapping[str, Any]) -> str:
         document=document,
         columns=shown,
         rows=body,
-        none=figures.NONE,
+        nothing=figures.NONE,
         tags=TAGS,
         sentences=sentences(document),
         distribution=charts.ridges(samples, "Distribution of latencies"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import torch
 from kdcompress.artifact import clean_name
 from kdcompress.bench.machine import machine
 from kdcompress.console import say
+from kdcompress.distributed import launched
 from kdcompress.errors import UsageError
 from kdcompress.pipelines import checks
 from kdcompress.pipelines.starter import files
@@ -78,7 +78,7 @@ class PhotosRun:
     def recipe(self, overrides: tuple[str, ...], dry_run: bool) -> Recipe:
         if self.path.exists():
             return self._known(overrides)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched() > 1:
             hint = f"kdcompress init {shlex.quote(str(self.photos))} in one process, then run that recipe in several"
             raise UsageError("One process makes a recipe for photos, and this is one of several.", hint=hint)
         photos, folder = self.photos.expanduser().resolve(), self.folder.expanduser().resolve()
