@@ -24,6 +24,7 @@ from kdcompress.recipe import validate_recipe
 ROOT = Path(__file__).parents[2]
 PAGES = [read(path) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
 EXTRAS = set(re.findall(r'^    "([\w-]+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
+TRAINING = {"training.md", "detection.md", "instances.md", "segmentation.md", "choosing.md"}  # whole runs, several
 RECIPES = {path.name for path in (ROOT / "pipelines/recipes").glob("*.yaml")}
 TAKES_OVERRIDES = {
     name for name, command in main.commands.items() if any(p.name == "overrides" for p in command.params)
@@ -138,7 +139,14 @@ def recipe(text):
     return "read"
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES if page.blocks])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in TRAINING))
+        for page in PAGES
+        if page.blocks
+    ],
+)
 def test_blocks(page: Page, request, tmp_path, monkeypatch, fashion_mnist_root):
     monkeypatch.setenv("KDCOMPRESS_DATA", str(fashion_mnist_root))  # a part of what a reader downloads
     if "run" in page.needs:

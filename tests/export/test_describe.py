@@ -97,6 +97,10 @@ FORMATS = {  # target -> (packages, format, what shows that it was read)
 }
 
 
+SLOW = ("ios-coreml", "android-xnnpack-fp32")  # to write and to read
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FORMATS]
+
+
 @pytest.fixture(scope="module")
 def built(trained, tmp_path_factory):
     """An artefact of a format, built when first asked for."""
@@ -114,7 +118,7 @@ def built(trained, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", EACH)
 def test_every_format_is_shown(name, built):
     artifact, (_, format, shown) = built(name), FORMATS[name]
     found = describe(artifact.path)
@@ -126,7 +130,7 @@ def test_every_format_is_shown(name, built):
     json.dumps(found)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_damaged_file_is_refused(name, built, tmp_path):
     source = built(name).path
     path = tmp_path / source.name
@@ -139,7 +143,7 @@ def test_a_damaged_file_is_refused(name, built, tmp_path):
     assert path.name in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [name for name, (packages, *_) in FORMATS.items() if packages])
+@pytest.mark.parametrize("name", [each for each in EACH if each != "android-ort"])
 def test_without_the_package_that_reads_it(name, built, monkeypatch):
     path = built(name).path
     monkeypatch.setattr(optional, "is_installed", lambda module: False)

@@ -47,9 +47,10 @@ SSDLITE = ("the parent", "openvino-fp32", "tensorrt-rtx")
 LARGE = {head: ("the parent", "openvino-fp32", "x86-vnni") for head in ("torchvision-fcos", "torchvision-retinanet")}
 ASKED = {"fcos": ("the parent", *targets()), "retinanet": RETINANET, "gfl": GFL, "ssdlite": SSDLITE, **LARGE}
 SLOW = ("executorch", "litert", "coreml")  # formats whose writers take ten seconds and more
+SLOW_HEADS = ("retinanet", "ssdlite", *LARGE)
 PAIRS = [
     pytest.param(head, name, marks=pytest.mark.slow)
-    if head in (*LARGE, "ssdlite") or (name in targets() and target(name).format in SLOW)
+    if head in SLOW_HEADS or (name in targets() and target(name).format in SLOW)
     else (head, name)
     for head, names in ASKED.items()
     for name in names
@@ -178,7 +179,9 @@ def file_of(detector: Detector, name: str) -> Artifact:
     return build(detector.job, target(name))
 
 
-@pytest.mark.parametrize("head", ["fcos", "retinanet", "gfl", pytest.param("ssdlite", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "head", ["fcos", "gfl", *(pytest.param(head, marks=pytest.mark.slow) for head in ("retinanet", "ssdlite"))]
+)
 def test_there_is_something_to_find(detector, head):
     """Else nothing is tested below."""
     each = list(detections(detector(head).expected, 0.3))

@@ -79,6 +79,7 @@ def test_int8_runs_in_int8_from_the_first_layer_to_the_last(int8, fp32):
     assert accuracy(fp32) > 95 and accuracy(fp32) - accuracy(int8) <= 0.5
 
 
+@pytest.mark.slow
 def test_the_same_bytes_every_time(module_job, int8, tmp_path):
     assert build(replace(module_job, folder=tmp_path), INT8).sha256 == int8.sha256
 
@@ -118,7 +119,7 @@ def test_float_pixels_and_a_fixed_batch(fixed, tmp_path):
     assert found["conv"] == {"int8": 2, "fp32": 0} and found["gemm"] == {"int8": 1, "fp32": 0}
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_threads(threads, fp32):
     code = """
 import os, sys, json

@@ -25,13 +25,17 @@ def expected(job):
         return infer_all(runner, pixels(spec, 5, seed=1), spec)
 
 
+SLOW = [name for name in targets() if target(name).format in ("executorch", "coreml")]  # to write
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in targets()]
+
+
 def test_the_outputs_of_one_shape_differ(heads):
     """Else nothing is tested below."""
     scores, _, areas = expected(heads)
     assert np.abs(scores - areas).max() > 0.3 * np.abs(areas).max()
 
 
-@pytest.mark.parametrize("name", ["the parent", *targets()])
+@pytest.mark.parametrize("name", ["the parent", *EACH])
 def test_each_output_is_that_of_its_name(heads, name):
     artifact = heads.parent
     if name in targets():

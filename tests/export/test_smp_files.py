@@ -28,12 +28,11 @@ NETWORKS = {
     "deeplabv3plus": ("deeplabv3plus/tu-test_resnet", {"decoder_channels": 32}),
     "segformer": (f"segformer/{SMALL}", {"decoder_segmentation_channels": 32}),
 }
-FAST = [
-    *((name, "the parent") for name in NETWORKS),
-    *(("unet", name) for name in ("x86-vnni", "openvino-fp32", "ncnn-fp32", "mnn-fp32")),
-    ("fpn", "ncnn-fp32"),
-]
+FAST = [("unet", name) for name in ("the parent", "x86-vnni", "mnn-fp32")] + [("segformer", "the parent")]
 SLOW = [
+    *((name, "the parent") for name in ("fpn", "deeplabv3plus")),
+    *((name, "ncnn-fp32") for name in ("unet", "fpn")),
+    ("unet", "openvino-fp32"),
     *(("unet", name) for name in ("onnx-fp16", "x86-openvino", "tensorrt-rtx", "litert-fp32", "android-litert")),
     *(("unet", name) for name in ("android-xnnpack-fp32", "ios-coreml")),
     *((name, "openvino-fp32") for name in NETWORKS if name != "unet"),

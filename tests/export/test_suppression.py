@@ -101,7 +101,12 @@ def test_each_image_has_its_best_and_zeros_behind_them(parent, tmp_path):
     assert not list(tmp_path.glob(".suppression*"))
 
 
-@pytest.mark.parametrize("name", ["onnx-fp16", "x86-vnni", "openvino-fp32", "openvino-fp16", "x86-openvino"])
+OTHERS = ("onnx-fp16", "openvino-fp16", "x86-openvino")
+
+
+@pytest.mark.parametrize(
+    "name", ["x86-vnni", "openvino-fp32", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)]
+)
 def test_a_target_suppresses_inside_and_is_judged(parent, tmp_path, name):
     if not all(availability(target(name))[:2]):
         pytest.skip(availability(target(name))[2])

@@ -92,7 +92,7 @@ def test_the_graph_is_static_and_runs_at_any_batch(exported):
         np.testing.assert_allclose(one[0], two[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["onnx-fp16", "openvino-fp32"])
+@pytest.mark.parametrize("name", ["onnx-fp16", pytest.param("openvino-fp32", marks=pytest.mark.slow)])
 def test_files_find_the_same(exported, name):
     job, expected = exported
     builds, _, why, _ = availability(target(name))

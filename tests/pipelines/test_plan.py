@@ -136,6 +136,7 @@ def test_again_measures_nothing_and_what_is_gone_is_made_anew(planned):
     assert [step["name"] for step in once_more["steps"] if not step["reused"]][:1] == ["build-resnet8x0.5"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_plan_keeps_what_it_built(asked, monkeypatch):
     invoke, folder = asked
     more = ("--max-size", "120kB", "-o", "other.yaml", "--folder", "other")
@@ -350,6 +351,7 @@ def searched(planned):
     return run, folder, found
 
 
+@pytest.mark.slow
 def test_a_search_trains_the_best_of_the_plan_and_holds_the_budgets(searched):
     run, folder, found = searched
     assert found.exit_code == 0, found.stderr

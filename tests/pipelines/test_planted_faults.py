@@ -355,7 +355,10 @@ def test_a_file_that_is_damaged_once_it_is_checked(again, monkeypatch, tmp_path)
     assert row["status"] == "measured" and row["latency"]["median_ms"] > 0
 
 
-@pytest.mark.parametrize(("target", "kind"), FILES)
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [pytest.param(*each, marks=[pytest.mark.slow] * (each in FILES[3:])) for each in FILES],
+)
 def test_a_file_that_is_not_the_one_that_was_built(target, kind, again, monkeypatch, tmp_path):
     """Damaged before it is checked, after the run, and where it is published."""
     if target.startswith("openvino"):

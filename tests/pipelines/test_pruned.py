@@ -175,6 +175,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_the_shipped_recipe_makes_files_that_are_measured(tmp_path, fashion_mnist_root):
     arguments = ["run", "fashion-mnist-pruned", *SMALL, f"data.root={fashion_mnist_root}", "-o", str(tmp_path)]
     plan = CliRunner().invoke(main, [*arguments, "--dry-run", "--json"])

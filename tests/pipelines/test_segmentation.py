@@ -206,6 +206,7 @@ def test_the_program_in_javascript_enlarges_logits_as_ours_does(bundled, tmp_pat
     assert (found == classes_of(logits, (64, 64))[0]).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_a_file_may_give_classes(ran, document, bundled, fashion_mnist_root):
     """The same run, whose networks are trained already: other files are made of them. The last of this module's."""
     _, folder = ran

@@ -110,6 +110,7 @@ def test_workers_do_not_outlive_a_killed_parent(ended):
     assert gone
 
 
+@pytest.mark.slow
 def test_workers_of_a_dask_scheduler_share_the_trainings(tmp_path, fashion_mnist_root):
     from distributed import LocalCluster
 

@@ -11,9 +11,9 @@ from kdcompress.bench.machine import machine
 from kdcompress.errors import KDCompressError
 from kdcompress.export.formats import target, targets, writers
 
-EACH = (PARENT, "x86-vnni", "openvino-fp32", "mnn-fp32", "ncnn-fp32")  # looked at in each network by `make test`
+EACH = (PARENT, "x86-vnni", "mnn-fp32", "ncnn-fp32")  # looked at in each network by `make test`
 ONE = "residual"  # the network in which the other quick ones are
-OFTEN = {(ONE, each) for each in QUICK} | {("detector", "x86-openvino")}
+OFTEN = {(ONE, each) for each in QUICK} | {("detector", "openvino-fp32")}
 PAIRS = [
     pytest.param(name, each, marks=[pytest.mark.slow] * (each not in EACH and (name, each) not in OFTEN))
     for name in NAMES

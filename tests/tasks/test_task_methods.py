@@ -36,8 +36,14 @@ NETWORKS = {  # task -> student, teacher and the images' side
     "semantic-segmentation": (("lraspp/small-resnet10x1", {"width": 8}), ("fcn/small-resnet10x1", {"width": 12}), 64),
 }
 LIKE_THE_TEACHER = {"crosskd": "fcos", "ld": "gfl"}  # methods for heads of one family and width, and their heads
+OFTEN = ("none", "kd", "reviewkd", "bckd", "mgd", "fgd")  # of instances: the others see what they see of a detector
 # The default of a training with one label an image is tested with every method elsewhere.
-OTHERS = [(task, name) for task in tasks if task != "classification" for name in methods]
+OTHERS = [
+    pytest.param(task, name, marks=[pytest.mark.slow] * (task == "instance-segmentation" and name not in OFTEN))
+    for task in tasks
+    if task != "classification"
+    for name in methods
+]
 
 
 def network(of):

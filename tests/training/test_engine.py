@@ -157,6 +157,7 @@ class Normed(Plain):
         self.conv1 = torch.nn.Sequential(self.conv1, torch.nn.BatchNorm2d(8))
 
 
+@pytest.mark.slow
 def test_compiled_it_trains_as_it_does_otherwise(tmp_path):
     data = source(64)
     example = torch.from_numpy(data.train.images[:2]).permute(0, 3, 1, 2)

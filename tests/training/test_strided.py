@@ -96,7 +96,7 @@ def test_networks_without_such_a_layer_are_left_alone():
     assert len(subsample_first(build("resnet8x0.5", 10, 3))) == 2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_training_with_such_a_layer_ends_well(tmp_path, precision):
     """In a process of its own: where the fault is, it takes the process with it."""
     command = [sys.executable, "-c", TRAINING, str(tmp_path), precision]
