@@ -116,7 +116,7 @@ def codes(masks: np.ndarray) -> list[bytes]:
     """Of masks bool or uint8 [m, H, W] of 0 and 1."""
     if not len(masks):
         return []
-    columns = np.asfortranarray(masks.transpose(1, 2, 0), np.uint8)
+    columns = np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0))
     return [each["counts"] for each in code().encode(columns)]
 
 
