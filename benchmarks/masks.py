@@ -76,7 +76,15 @@ def learnt(options: argparse.Namespace) -> tuple[list[Outputs], float]:
     net = build(MODEL[0], len(source.labels), source.train.images.shape[-1], MODEL[1])
     example = torch.from_numpy(np.asarray(source.train.images[:2])).permute(0, 3, 1, 2).contiguous()
     student = Member(net, source.mean, source.std)
-    asked = Train(epochs=options.epochs, batch_size=32, optimizer="adamw", lr=0.004, weight_decay=0.05, clip_norm=10)
+    asked = Train(
+        epochs=options.epochs,
+        batch_size=32,
+        optimizer="adamw",
+        lr=0.004,
+        weight_decay=0.05,
+        clip_norm=10,
+        schedule="one-cycle",
+    )
     distillation = Distillation(student, [], "none", example, task=TASK.name)
     train(distillation, source, asked, Augment(flip=True, crop=12), 0, options.output)
     student.eval()

@@ -30,8 +30,8 @@ each cell, float32 [pixels, cells]."""
 
 @dataclass(frozen=True, eq=False)
 class Segments(Detections):
-    """Detections whose ``masks`` are bool [D, H, W], each in its box, or a pixel or two beyond. Those that are made here
-    lie column by column in memory, as COCO's codes do."""
+    """Detections whose ``masks`` are bool [D, H, W], each in its box, or a pixel or two beyond. Those made here lie
+    column by column in memory, as COCO's codes do."""
 
     masks: np.ndarray
 

@@ -4,6 +4,7 @@ mask begins or ends. No mask is in memory as pixels but those of the images that
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,11 +114,40 @@ def code() -> Any:
 
 
 def codes(masks: np.ndarray) -> list[bytes]:
-    """Of masks bool or uint8 [m, H, W] of 0 and 1."""
-    if not len(masks):
+    """Of masks bool or uint8 [m, H, W] of 0 and 1. COCO's code has the lengths of what is outside and inside in turns,
+    column by column; from the fourth on what they are more than the last but one. The package's own encoder looks at
+    one pixel after the other, which took longer than all else that makes answers of a segmenter's outputs."""
+    if not masks.size:
         return []
-    columns = np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0))
-    return [each["counts"] for each in code().encode(columns)]
+    lines = masks.swapaxes(1, 2).reshape(len(masks), -1)
+    count, size = lines.shape
+    changes = np.empty(lines.size, bool)
+    np.not_equal(lines.reshape(-1)[1:], lines.reshape(-1)[:-1], out=changes[1:])
+    changes[::size] = lines[:, 0]
+    edges, ends = np.flatnonzero(changes), size * np.arange(1, count + 1)
+    starts = np.append(0, np.searchsorted(edges, ends) + np.arange(1, count + 1))
+    lengths = np.diff(np.sort(np.concatenate([edges, ends]), kind="stable"), prepend=0)
+    values = lengths.copy()
+    values[2:] -= lengths[:-2]
+    whole = np.minimum(starts[:-1, None] + np.arange(3), len(lengths) - 1)  # of a mask, or else of the next one
+    values[whole] = lengths[whole]
+    text = characters(values)
+    there = np.flatnonzero(text)
+    line = text.reshape(-1)[there].tobytes()
+    cuts = np.searchsorted(there, text.shape[1] * starts).tolist()
+    return [line[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+def characters(values: np.ndarray) -> np.ndarray:
+    """Of integers [n] below 2 ** 31 what COCO's code has for each, uint8 [n, most]: five bits a character, the lowest
+    first, as many as tell the number and its sign; 0 behind them."""
+    left, going, made = values.astype(np.int32), np.ones(len(values), bool), []
+    while going.any():
+        bits, left = left & 31, left >> 5
+        more = left != -(bits >> 4)
+        made.append(np.where(going, 48 + bits + 32 * more, 0).astype(np.uint8))
+        going = going & more
+    return np.stack(made, 1)
 
 
 def pixels(codes: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
