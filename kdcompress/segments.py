@@ -135,7 +135,10 @@ def drawn(boxes: np.ndarray, coefficients: np.ndarray, prototypes: np.ndarray) -
     in the mask, as far as the pixel's middle is in the box."""
     count, height, width = prototypes.shape
     sums = (coefficients.astype(np.float32) @ prototypes.reshape(count, -1)).reshape(-1, height, width)
-    shares = 1 / (1 + np.exp(-np.clip(sums, -60, 60)))
+    shares = np.clip(sums, -60, 60, out=sums)  # in place: maps of many boxes are large
+    np.exp(np.negative(shares, out=shares), out=shares)
+    shares += 1
+    np.divide(1, shares, out=shares)
     columns, rows = cut(boxes[:, 0], boxes[:, 2], width), cut(boxes[:, 1], boxes[:, 3], height)
     return inside(shares, rows, columns, (SHARE * height, SHARE * width))
 

@@ -18,6 +18,8 @@ from kdcompress.segments import SHARE
 if TYPE_CHECKING:
     from torch import Tensor
 
+BLOCK = 1 << 17  # pixels that are looked at together
+
 
 @dataclass(frozen=True, eq=False)
 class Masks:
@@ -121,10 +123,7 @@ def codes(masks: np.ndarray) -> list[bytes]:
         return []
     lines = masks.swapaxes(1, 2).reshape(len(masks), -1)
     count, size = lines.shape
-    changes = np.empty(lines.size, bool)
-    np.not_equal(lines.reshape(-1)[1:], lines.reshape(-1)[:-1], out=changes[1:])
-    changes[::size] = lines[:, 0]
-    edges, ends = np.flatnonzero(changes), size * np.arange(1, count + 1)
+    edges, ends = changes(lines), size * np.arange(1, count + 1)
     starts = np.append(0, np.searchsorted(edges, ends) + np.arange(1, count + 1))
     lengths = np.diff(np.sort(np.concatenate([edges, ends]), kind="stable"), prepend=0)
     values = lengths.copy()
@@ -136,6 +135,21 @@ def codes(masks: np.ndarray) -> list[bytes]:
     line = text.reshape(-1)[there].tobytes()
     cuts = np.searchsorted(there, text.shape[1] * starts).tolist()
     return [line[start:end] for start, end in itertools.pairwise(cuts)]
+
+
+def changes(lines: np.ndarray) -> np.ndarray:
+    """Where pixels differ from those before them, int64, counted through lines bool or uint8 [m, n]; a line begins
+    outside. A few lines at a time, which stay in a processor's cache."""
+    count, size = lines.shape
+    few = max(BLOCK // size, 1)
+    found, differs = [], np.empty(min(few, count) * size, bool)
+    for start in range(0, count, few):
+        part = lines[start : start + few].reshape(-1)
+        here = differs[: len(part)]
+        np.not_equal(part[1:], part[:-1], out=here[1:])
+        here[::size] = part[::size]
+        found.append(np.flatnonzero(here) + start * size)
+    return np.concatenate(found)
 
 
 def characters(values: np.ndarray) -> np.ndarray:
