@@ -5,9 +5,10 @@
 A small YOLACT learns garments in scenes for some minutes, and answers test scenes. Of each image the code at hand and
 that of the other revision take turns, in one process, in an order drawn anew each time: suppression alone, masks of
 prototypes, masks of cells that fill their boxes (Mask R-CNN's; they are cut here out of YOLACT's), and all that a
-file's answer takes, COCO's codes with it. "least" is the score from which on a box is found: 0.05 in measurements, 0.3
-in what a bundle shows. Times are the processor's, of all threads: they are the same on a busy machine. Whether both
-find the same, bit for bit, is counted. Writes masks.json (every sample) and masks.md.
+file's answer takes, COCO's codes with it; and class maps of random logits, 11 of 16 x 16 places for 128 x 128 pixels.
+"least" is the score from which on a box is found: 0.05 in measurements, 0.3 in what a bundle shows. Times are the
+processor's, of all threads: those of a busy machine are longer, the ratios are about the same. Whether both find the
+same, bit for bit, is counted. Writes masks.json (every sample) and masks.md.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from torchvision.ops import roi_align
 
-from kdcompress import boxes, segments
+from kdcompress import boxes, class_maps, segments
 from kdcompress.bench.machine import cpu_seconds, cpu_use, machine
 from kdcompress.bench.record import Record, paired_ratio, summarise
 from kdcompress.data import outlined
@@ -44,11 +45,13 @@ from kdcompress.training.evaluation import score
 TASK = tasks["instance-segmentation"]
 MODEL = "yolact/small-resnet10x2", {"width": 48, "levels": 3, "depth": 1, "prototypes": 12}
 LEAST = 0.05, 0.3
+LOGITS = 11, 16, 16  # of a segmenter of class maps
 CELLS = 28  # of a side, in masks that fill their boxes
 MODULES = {
     "boxes": "kdcompress/boxes.py",
     "segments": "kdcompress/segments.py",
     "outlined": "kdcompress/data/outlined.py",
+    "class_maps": "kdcompress/class_maps.py",
 }
 Outputs = tuple[np.ndarray, ...]
 
@@ -136,6 +139,13 @@ def works(least: float) -> list[Work]:
     ]
 
 
+def upsampling() -> Work:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, *LOGITS)).astype(np.float32)
+    size = tuple(8 * side for side in LOGITS[1:])
+    return Work("class maps", lambda _: (logits, size), lambda code, *given: code.class_maps.classes_of(*given))
+
+
 def cells_of(found: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """What masks bool [D, H, W] have in each cell of their boxes [D, 4], float32 [D, CELLS, CELLS]."""
     if not len(found):
@@ -209,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     options.output.mkdir(parents=True, exist_ok=True)
     code = {
-        "now": SimpleNamespace(boxes=boxes, segments=segments, outlined=outlined),
+        "now": SimpleNamespace(boxes=boxes, segments=segments, outlined=outlined, class_maps=class_maps),
         "before": code_at(options.before),
     }
     given, reached = learnt(options)
@@ -219,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for work in works(least):
             row = timed(work, code, given, options.rounds)
             results.append({"what": work.name, "least": least, "boxes": float(count), **row})
+    results.append({"what": "class maps", "least": 0, "boxes": 0, **timed(upsampling(), code, given, options.rounds)})
     document = {
         "options": {key: value for key, value in vars(options).items() if key != "output"},
         "mask_ap": reached,
