@@ -118,7 +118,7 @@ def code() -> Any:
 def codes(masks: np.ndarray) -> list[bytes]:
     """Of masks bool or uint8 [m, H, W] of 0 and 1. COCO's code has the lengths of what is outside and inside in turns,
     column by column; from the fourth on what they are more than the last but one. Made of all masks at once: the
-    library's encoder, which the tests hold this to, takes three times as long, and longer than making the masks."""
+    library's encoder, which the tests hold this to, takes three times the processor time, more than making masks."""
     if not masks.size:
         return []
     lines = masks.swapaxes(1, 2).reshape(len(masks), -1)
