@@ -49,9 +49,19 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
-def repeated(boxes: np.ndarray, labels: np.ndarray, a: np.ndarray, b: np.ndarray, limit: float) -> np.ndarray:
-    """Whether candidates ``a`` and ``b``, of the same label, overlap by more than ``limit``: bool [A, B]."""
-    return (iou(boxes[a], boxes[b]) > limit) & (labels[a][:, None] == labels[b])
+def repeated(a: np.ndarray, b: np.ndarray, limit: float) -> np.ndarray:
+    """Whether boxes of the same label overlap by more than ``limit``, as ``iou`` has it: bool [A, B]. Both float32
+    [6, ...]: the edges, area and label of each."""
+    left, top, right, bottom, areas, labels = a[:, :, None]
+    width, height = np.minimum(right, b[2]), np.minimum(bottom, b[3])
+    width -= np.maximum(left, b[0])
+    height -= np.maximum(top, b[1])
+    both = np.maximum(width, 0, out=width)
+    both *= np.maximum(height, 0, out=height)
+    union = np.add(areas, b[4], out=height)
+    union -= both
+    both /= union  # no number where both are empty
+    return (both > limit) & (labels == b[5])
 
 
 def suppressed(
@@ -70,8 +80,9 @@ def kept(
     one is kept unless it overlaps one of its label that is kept by more than ``iou``, until ``most`` are kept. Equal
     scores go by place, then label. Boxes that are not finite are left out.
     """
-    finite = np.isfinite(boxes).all(1)
-    pairs = np.flatnonzero((scores > score) & finite[:, None])
+    pairs = np.flatnonzero(scores > score)
+    if not np.isfinite(boxes).all():
+        pairs = pairs[np.isfinite(boxes).all(1)[pairs // scores.shape[1]]]
     values = scores.reshape(-1)[pairs].astype(np.float32)
     if len(pairs) > before:
         best = values >= np.partition(values, -before)[-before]
@@ -79,19 +90,28 @@ def kept(
     order = np.argsort(-values, kind="stable")[:before]
     places, labels = np.divmod(pairs[order], scores.shape[1])
     candidates = boxes[places].astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        alone = alone_in(np.stack([*candidates.T, area(candidates), labels.astype(np.float32)]), iou, most)
+    found = Detections(candidates[alone], labels[alone].astype(np.int64), values[order][alone])
+    return found, places[alone]
+
+
+def alone_in(candidates: np.ndarray, limit: float, most: int) -> np.ndarray:
+    """Which of the candidates, float32 [6, n] as those of ``repeated``, overlap none before them that does so: the
+    first ``most`` of these, int64 [D]."""
+    count = candidates.shape[1]
     alone = np.zeros(0, np.int64)
-    for start in range(0, len(order), BLOCK):
-        block = np.arange(start, min(start + BLOCK, len(order)))
-        block = block[~repeated(candidates, labels, alone, block, iou).any(0)]
-        differs = ~repeated(candidates, labels, block, block, iou)
-        np.fill_diagonal(differs, True)
+    for start in range(0, count, BLOCK):
+        block = np.arange(start, min(start + BLOCK, count))
+        if len(alone):
+            block = block[~repeated(candidates[:, alone], candidates[:, block], limit).any(0)]
+        repeats = repeated(candidates[:, block], candidates[:, block], limit)
+        np.fill_diagonal(repeats, False)
         alive = np.ones(len(block), bool)
         for i in range(len(block)):
             if alive[i]:
-                alive &= differs[i]
+                np.greater(alive, repeats[i], out=alive)
         alone = np.concatenate([alone, block[alive]])
         if len(alone) >= most:
             break
-    alone = alone[:most]
-    found = Detections(candidates[alone], labels[alone].astype(np.int64), values[order][alone])
-    return found, places[alone]
+    return alone[:most]

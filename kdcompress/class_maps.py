@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -10,6 +11,7 @@ IGNORED = 255  # of a truth: a place that nothing learns from and nobody is judg
 LABELS = 255  # at most: their numbers are 0 to 254
 
 
+@lru_cache(maxsize=8)
 def weights(size: int, target: int) -> np.ndarray:
     """What each of ``target`` places takes of ``size``, float32 [target, size]: linear, by the places' middles, as
     PyTorch's interpolate with align_corners=False."""
@@ -40,7 +42,18 @@ def classes_of(logits: np.ndarray, size: Sequence[int] | None = None) -> np.ndar
         return logits[:, rows[:, None], columns].round().astype(np.uint8)
     made = np.empty((len(logits), *size), np.uint8)
     for row, each in zip(made, logits):  # one at a time: all logits of a split at its size would not fit
-        row[:] = upsampled(each, size).argmax(0)
+        row[:] = each.argmax(0) if each.shape[1:] == size else largest(each, size)
+    return made
+
+
+def largest(logits: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Which of the maps [K, h, w] is the largest at each place of ``size``, the first of those that are alike, uint8
+    [*size]. One is upsampled after the other: all of them would leave a processor's cache."""
+    best, made = np.full(size, -np.inf, np.float32), np.zeros(size, np.uint8)
+    for number, each in enumerate(logits):
+        values = upsampled(each, size)
+        np.copyto(made, np.uint8(number), where=values > best)
+        np.maximum(best, values, out=best)
     return made
 
 

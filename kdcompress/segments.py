@@ -7,7 +7,7 @@ the two is told by the outputs: ``WAYS``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,13 +23,15 @@ FAR = 1e9  # pixels: of boxes that are far outside
 Arrays = Sequence[np.ndarray]
 Size = tuple[int, int]
 """Height and width."""
-Taps = Sequence[np.ndarray]
-"""For each of some pixels along a side the two cells that it lies between, and the second's share."""
+Side = tuple[slice, slice, np.ndarray]
+"""Of a mask along an axis: the pixels that it may have, the cells that they lie between, and what each pixel takes of
+each cell, float32 [pixels, cells]."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segments(Detections):
-    """Detections whose ``masks`` are bool [D, H, W], each in its box, or a pixel or two beyond."""
+    """Detections whose ``masks`` are bool [D, H, W], each in its box, or a pixel or two beyond. Those made here lie
+    column by column in memory, as COCO's codes do."""
 
     masks: np.ndarray
 
@@ -55,7 +57,8 @@ def shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """How many pixels masks bool [A, H, W] and masks bool [B, H, W] both have: float32 [A, B]. Where sides differ they
     begin at one corner."""
     height, width = (min(a.shape[axis], b.shape[axis]) for axis in (1, 2))
-    one, other = (masks[:, :height, :width].reshape(len(masks), height * width).astype(np.float32) for masks in (a, b))
+    both = (masks[:, :height, :width].swapaxes(1, 2) for masks in (a, b))
+    one, other = (masks.reshape(len(masks), height * width).astype(np.float32) for masks in both)
     return one @ other.T
 
 
@@ -132,65 +135,71 @@ def drawn(boxes: np.ndarray, coefficients: np.ndarray, prototypes: np.ndarray) -
     in the mask, as far as the pixel's middle is in the box."""
     count, height, width = prototypes.shape
     sums = (coefficients.astype(np.float32) @ prototypes.reshape(count, -1)).reshape(-1, height, width)
-    shares = 1 / (1 + np.exp(-np.clip(sums, -60, 60)))
-    masks = np.zeros((len(boxes), SHARE * height, SHARE * width), bool)
-    rows, columns = taps(height), taps(width)
-    for mask, share, box in zip(masks, shares, boxes, strict=True):
-        x1, x2 = pixels(box[0], box[2], mask.shape[1])
-        y1, y2 = pixels(box[1], box[3], mask.shape[0])
-        down, along = [each[y1:y2] for each in rows], [each[x1:x2] for each in columns]
-        mask[y1:y2, x1:x2] = between(share, down, along) > INSIDE
-    return masks
+    shares = np.clip(sums, -60, 60, out=sums)  # in place: maps of many boxes are large
+    np.exp(np.negative(shares, out=shares), out=shares)
+    shares += 1
+    np.divide(1, shares, out=shares)
+    columns, rows = cut(boxes[:, 0], boxes[:, 2], width), cut(boxes[:, 1], boxes[:, 3], height)
+    return inside(shares, rows, columns, (SHARE * height, SHARE * width))
 
 
 def pasted(boxes: np.ndarray, shares: np.ndarray, size: Size) -> np.ndarray:
     """The masks bool [D, *size] of boxes [D, 4] in pixels with their shares [D, h, w]: these, with a cell of zeros
     around them, are resized to the box (bilinear), which grows by as much and then to whole pixels. What is above
     ``INSIDE`` of that is in the mask. As torchvision's ``paste_masks_in_image``."""
-    masks = np.zeros((len(boxes), *size), bool)
-    around = np.pad(shares.astype(np.float32), ((0, 0), (1, 1), (1, 1)))
+    around = np.zeros((len(shares), shares.shape[1] + 2, shares.shape[2] + 2), np.float32)
+    around[:, 1:-1, 1:-1] = shares
     cells = np.array(around.shape[:0:-1], np.float32)  # along, and down
     middles, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * (cells / (cells - 2))
     starts, ends = (np.clip(each, -FAR, FAR).astype(np.int64) for each in (middles - halves, middles + halves))
-    for mask, share, (left, top), (right, bottom) in zip(masks, around, starts.tolist(), ends.tolist(), strict=True):
-        rows, down = stretched(top, bottom, size[0], share.shape[0])
-        columns, along = stretched(left, right, size[1], share.shape[1])
-        mask[rows, columns] = between(share, down, along) > INSIDE
-    return masks
+    columns, rows = (
+        stretched(starts[:, k], ends[:, k], most, around.shape[2 - k]) for k, most in enumerate((size[1], size[0]))
+    )
+    return inside(around, rows, columns, size)
 
 
-def stretched(start: int, end: int, most: int, cells: int) -> tuple[slice, Taps]:
-    """Of ``cells`` over the pixels ``start`` to ``end``, both among them: those of the pixels that are in an image of
-    ``most``, and their taps."""
-    inside = np.arange(max(start, 0), max(min(end + 1, most), 0))
-    scale = np.float32(cells / max(end - start + 1, 1))
-    at = ((inside - start).astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    return slice(max(start, 0), max(start, 0) + len(inside)), nearest(at, cells)
+def inside(shares: np.ndarray, rows: Iterable[Side], columns: Iterable[Side], size: Size) -> np.ndarray:
+    """The masks bool [D, *size] of shares float32 [D, h, w]: the pixels that have more than ``INSIDE`` of them. The two
+    products add in an order of their own: a pixel whose share is within 2e-7 of ``INSIDE`` may be on either side."""
+    masks = np.zeros((len(shares), size[1], size[0]), bool)
+    for mask, share, (y, above, down), (x, before, along) in zip(masks, shares, rows, columns, strict=True):
+        np.greater(along @ (down @ share[above, before]).T, INSIDE, out=mask[x, y])
+    return masks.swapaxes(1, 2)
 
 
-def taps(cells: int) -> Taps:
-    """Of ``SHARE * cells`` pixels."""
-    return nearest((np.arange(SHARE * cells, dtype=np.float32) + np.float32(0.5)) / SHARE - np.float32(0.5), cells)
+def cut(starts: np.ndarray, ends: np.ndarray, cells: int) -> Iterator[Side]:
+    """Of ``SHARE * cells`` pixels along a side, those whose middles lie in each of some stretches, half-open, [D]; none
+    of one that is not finite."""
+    most = SHARE * cells
+    taken = weights((np.arange(most, dtype=np.float32) + np.float32(0.5)) / SHARE - np.float32(0.5), cells)
+    edges = np.stack([starts, ends])
+    first, last = np.where(np.isfinite(edges).all(0), np.clip(np.ceil(edges - 0.5), 0, most), 0).astype(np.int64)
+    for start, end in zip(first.tolist(), np.maximum(first, last).tolist(), strict=True):
+        near = slice(max((start - SHARE // 2) // SHARE, 0), (end + SHARE // 2 - 1) // SHARE + 1)
+        yield slice(start, end), near, taken[start:end, near]
 
 
-def nearest(at: np.ndarray, cells: int) -> Taps:
-    """Of pixels whose middles are ``at`` float32, 0 being the first cell's."""
+def stretched(starts: np.ndarray, ends: np.ndarray, most: int, cells: int) -> Iterator[Side]:
+    """Of ``cells`` over the pixels ``starts`` to ``ends``, int64 [D], both among them: those of the pixels that are in
+    an image of ``most``."""
+    first = np.clip(starts, 0, most)
+    counts = np.maximum(np.clip(ends + 1, 0, most) - first, 0)
+    stops = np.cumsum(counts)
+    scales = (cells / np.maximum(ends - starts + 1, 1)).astype(np.float32)
+    from_start = np.arange(counts.sum()) + np.repeat(first - starts - (stops - counts), counts)
+    at = (from_start.astype(np.float32) + np.float32(0.5)) * np.repeat(scales, counts) - np.float32(0.5)
+    taken = weights(at, cells)
+    for start, count, stop in zip(first.tolist(), counts.tolist(), stops.tolist(), strict=True):
+        yield slice(start, start + count), slice(cells), taken[stop - count : stop]
+
+
+def weights(at: np.ndarray, cells: int) -> np.ndarray:
+    """What pixels whose middles are ``at`` float32 [n], 0 being the first cell's, take of each cell: linear, float32
+    [n, cells]."""
     at = np.clip(at, 0, cells - 1)
-    first = np.floor(at).astype(np.int64)
-    return first, np.minimum(first + 1, cells - 1), at - first.astype(np.float32)
-
-
-def between(share: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
-    """Of [h, w] at the pixels, bilinear: [rows, columns]."""
-    (up, down, below), (left, right, behind) = rows, columns
-    lines = share[up] * (1 - below)[:, None] + share[down] * below[:, None]
-    found: np.ndarray = lines[:, left] * (1 - behind) + lines[:, right] * behind
-    return found
-
-
-def pixels(start: float, end: float, most: int) -> tuple[int, int]:
-    """The pixels, half-open, whose middles lie in a stretch, half-open too; none where it is not finite."""
-    if not np.isfinite([start, end]).all():
-        return 0, 0
-    first, last = (int(np.clip(np.ceil(each - 0.5), 0, most)) for each in (start, end))
-    return first, max(first, last)
+    first, pixels = np.floor(at).astype(np.int64), np.arange(len(at))
+    share = at - first.astype(np.float32)
+    made = np.zeros((len(at), cells), np.float32)
+    made[pixels, first] = 1 - share
+    made[pixels, np.minimum(first + 1, cells - 1)] += share
+    return made

@@ -414,3 +414,20 @@ def test_a_value_to_ignore_is_of_masks_in_a_folder():
     with pytest.raises(ValueError, match="`ignore` is for `source: mask-folder`"):
         Data(source="coco", root="x", ignore=0)
     assert Data(source="mask-folder", root="x", ignore=0).ignore == Data(source="mine:scenes", ignore=0).ignore == 0
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
+def test_classes_are_those_of_all_logits_upsampled(kind):
+    """Where logits are alike the first: whole numbers are, in many places."""
+    rng = np.random.default_rng(0)
+    for labels, here, there in (
+        (1, (3, 4), (9, 9)),
+        (12, (16, 16), (64, 48)),
+        (5, (7, 1), (7, 30)),
+        (3, (40, 9), (11, 9)),
+    ):
+        for logits in (rng.normal(size=(2, labels, *here)), rng.integers(0, 2, (2, labels, *here))):
+            found, wanted = classes_of(logits.astype(kind), there), upsampled(logits.astype(kind), there).argmax(1)
+            assert found.dtype == np.uint8 and (found == wanted).all()
+            assert (classes_of(logits.astype(kind)) == logits.astype(kind).argmax(1)).all()
+    assert classes_of(np.zeros((0, 3, 4, 4), kind), (8, 8)).shape == (0, 8, 8)

@@ -40,6 +40,25 @@ def test_codes_are_coco_s_and_give_the_same_pixels():
     assert codes(masks[:0]) == [] and pixels([], (3, 4)).shape == (0, 3, 4)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (9, 5), (128, 96)])
+def test_codes_of_any_masks_are_those_of_the_library(shape):
+    """Of hundreds of pixels in a row too, whose numbers take several characters, and of any order in memory."""
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.003, 0.1, 0.5, 0.99, 1.0):
+        masks = rng.random((6, *shape)) < share
+        masks[rng.random(6) < 0.3] ^= True
+        columns = np.ascontiguousarray(masks.swapaxes(1, 2)).swapaxes(1, 2)
+        theirs = mask_api.encode(np.asfortranarray(masks.transpose(1, 2, 0), np.uint8))
+        wanted = [each["counts"] for each in theirs]
+        for given in (masks, masks.astype(np.uint8), columns, np.concatenate([masks, masks], 1)[:, : shape[0]]):
+            assert codes(given) == wanted
+    large = np.zeros((2, 3000, 2000), bool)
+    large[1, 1999:, 100:1800] = large[1, 7, 1999] = True
+    assert codes(large) == [
+        each["counts"] for each in mask_api.encode(np.asfortranarray(large.transpose(1, 2, 0), np.uint8))
+    ]
+
+
 @pytest.fixture(scope="module")
 def scenes(fashion_mnist_root):
     with pytest.MonkeyPatch.context() as patch:

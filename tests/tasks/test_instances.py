@@ -242,13 +242,12 @@ def test_another_interpolation_loses_points(some, monkeypatch):
     """The nearest cell in place of the two that a pixel lies between."""
     from kdcompress import segments
 
-    def nearest(cells):
-        place = np.arange(SHARE * cells) // SHARE
-        return place, place, np.zeros(SHARE * cells, np.float32)
+    def nearest(at, cells):
+        return np.eye(cells, dtype=np.float32)[np.clip(np.floor(at + np.float32(0.5)), 0, cells - 1).astype(int)]
 
     truth, outputs, kept = some
     right = segmented(*(each[0] for each in outputs))
-    monkeypatch.setattr(segments, "taps", nearest)
+    monkeypatch.setattr(segments, "weights", nearest)
     assert TASK.score(TASK.kept(outputs), truth) < TASK.score(kept, truth) - 3
     wrong = segmented(*(each[0] for each in outputs))
     assert mask_iou(right.masks, wrong.masks).diagonal().min() < 0.9
