@@ -65,7 +65,7 @@ class TrainStep(Step):
             **self.networks.figure_key,
         }
         source = self.networks.trained_on(self.role)
-        hashes = {"data": source.hash}
+        hashes = {"data": source.hash} | ({"shown": source.shown.hash} if source.shown else {})
         if source.unlabelled and any(kind.needs.teacher for kind in part.kinds):
             hashes["unlabelled"] = source.unlabelled.hash
         hashes |= {str(name): inputs[name].hash for name in self.after}
