@@ -154,7 +154,8 @@ class Distillation(nn.Module):
 
         needs = union(kinds)
         check_company(kinds, teachers, peers)
-        if shown is not None:
+        self.apart = shown is not None  # teachers see other images
+        if self.apart:
             check_shown(kinds)
         if self.task:
             check_task(kinds, self.task)
@@ -272,6 +273,8 @@ class Distillation(nn.Module):
         """
         if self.needs_index and index is None:
             raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
+        if self.apart and shown is None and answers is None and self.taught(progress):
+            raise UsageError("The teacher sees other images than the student, and none are given.", hint="shown=")
         batch = Batch(x, y, index, view, shown)
         rows = (len(y) or len(x)) // rows_each(self.rows)
         active = self._active(progress)
