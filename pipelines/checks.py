@@ -227,7 +227,9 @@ def _check_images(networks: Networks, role: Role) -> None:
     data, part = networks.recipe.data, networks.parts[role]
     if part.train:
         check_balanced(networks.source.train.truth, part.train.balance)
-        slots_of(part.seen(data.augment), networks.trained_on(role).train.images)
+        source = networks.trained_on(role)
+        for each in filter(None, (source, source.shown)):
+            slots_of(part.seen(data.augment), each.train.images, each.like)
     if not part.train or not (data.augment.mixes or data.augment.moves or data.unlabelled):
         return
     check_followed(data.augment, networks.source.train.truth)

@@ -127,10 +127,10 @@ CHANGES = {
 }
 
 
-def policy(views: Augment | Second, size: tuple[int, int], own: tuple[int, int]) -> Policy | None:
-    """What ``trivial`` or ``randaugment`` ask for of images of ``size``, applied to those of the size ``own``; None
-    where neither does."""
-    height, width = size
+def policy(views: Augment | Second, height: int, width: int, own: tuple[int, int] | None = None) -> Policy | None:
+    """What ``trivial`` or ``randaugment`` ask for of images of ``height`` x ``width``, applied to those of the size
+    ``own``; None where neither does."""
+    size = height, width
     if views.trivial != "off":
         wide = Strengths(0.99, (32.0, 32.0), 135.0, 0.99, 6)
         return Policy(views.trivial, wide, tuple(range(BINS)), 1, size, own)

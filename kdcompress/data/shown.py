@@ -55,7 +55,15 @@ def shown_to(asked: Input, data: Data, source: Source, truth: str = "") -> Sourc
         nobodys = taken(found, Split(unlabelled.images, np.zeros(len(unlabelled.images), np.int64), unlabelled.rows))
         unlabelled = replace(unlabelled, images=nobodys.images, hash=source_hash((), [nobodys]))
     return replace(
-        source, train=train, validation=validation, test=test, mean=mean, std=std, hash=digest, unlabelled=unlabelled
+        source,
+        train=train,
+        validation=validation,
+        test=test,
+        mean=mean,
+        std=std,
+        hash=digest,
+        unlabelled=unlabelled,
+        like=source.train.images.shape[1:],
     )
 
 
@@ -63,7 +71,9 @@ def read_for_it(data: Data, truth: str) -> Raw:
     try:
         return read(data, truth)
     except UsageError as error:
-        raise error if error.parts.get("where") != "data.channels" else error.at(f"{WHERE}.channels") from error
+        if error.parts.get("where") != "data.channels":
+            raise
+        raise error.at(f"{WHERE}.channels") from error
 
 
 def as_read(raw: Raw) -> Rows:

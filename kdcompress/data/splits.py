@@ -62,6 +62,7 @@ class Source:
     notes: tuple[str, ...] = ()  # what a user should know: files that were passed over, images in two splits
     unlabelled: Unlabelled | None = None  # beside the training images
     shown: Source | None = None  # the same images as teachers see them, where that is not as they are here
+    like: tuple[int, ...] | None = None  # of what teachers see: [H, W, C] of the student's, whose pixels views count
 
 
 @dataclass(frozen=True)

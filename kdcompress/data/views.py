@@ -207,7 +207,7 @@ class Views:
 
 def changes_of(views: Augment | Second, size: tuple[int, int], own: tuple[int, int]) -> list[Policy | Blurs | Erasing]:
     """Those of pixels, in their order: of images of ``size``, applied to those of the size ``own``."""
-    asked = policy(views, size, own)
+    asked = policy(views, *size, own)
     found: list[Policy | Blurs | Erasing] = [asked] if asked else []
     found += [Blurs(views.blur, *own, own[0] / size[0])] if views.blur else []
     return found + ([Erasing(views.erasing, *size, own)] if views.erasing else [])

@@ -75,7 +75,8 @@ def train(
     result = TrainResult(selected=options.select, device=str(device), precision=precision)
     unlabelled = source.unlabelled.images if source.unlabelled else None
     augment = augment.seen(distillation.rows == STRONG)
-    with set_up(distillation, source.train, options, augment, seed, accelerator, unlabelled, source.shown) as setup:
+    seen = unlabelled, source.shown, source.like
+    with set_up(distillation, source.train, options, augment, seed, accelerator, *seen) as setup:
         torch.manual_seed(seed)  # dropout and the like; batches and views do not draw from it
         accelerator.wait_for_everyone()  # the first process has prepared the folder
         saved = load_checkpoint(folder / CHECKPOINT)

@@ -69,9 +69,11 @@ def set_up(
     accelerator: Accelerator,
     unlabelled: Images | None = None,
     shown: Source | None = None,
+    like: tuple[int, ...] | None = None,
 ) -> Iterator[Setup]:
     """``distillation`` is ready to be trained on ``split`` inside; afterwards it can be trained again. Images without
-    labels, uint8 [N, H, W, C], are for its teachers: without one they are not used. ``shown``: what teachers see."""
+    labels, uint8 [N, H, W, C], are for its teachers: without one they are not used.
+    ``shown``: what teachers see. ``like``: as of a ``Source``."""
     kinds = {name: type(method) for name, method in distillation.auxiliary().items()}
     check_mixing(kinds, augment)
     check_balanced(split.truth, options.balance)
@@ -94,7 +96,7 @@ def set_up(
         )
 
     usual = options.batch_size, seed, options.balance == "sampling"
-    main, beside = loader(split, *usual), None
+    main, beside = loader(split, *usual, like), None
     if unlabelled is not None and distillation.teachers:
         parts = options.accumulate * accelerator.num_processes
         check_unlabelled(kinds, unlabelled, split, parts)
@@ -106,9 +108,9 @@ def set_up(
     mixing = Mixing(augment, classes, seed, *ranks, distillation.rows) if augment.mixes else None
     feed = Feed(main, beside, mixing)
     if shown and distillation.teachers:
-        like = split.images.shape[1:]
-        others = loader(nobodys(shown.unlabelled.images), *more, like=like) if beside and shown.unlabelled else None
-        feed = replace(feed, shown=Feed(loader(shown.train, *usual, like), others, mixing))
+        more_shown = nobodys(shown.unlabelled.images) if beside and shown.unlabelled else None
+        others = loader(more_shown, *more, like=shown.like) if more_shown else None
+        feed = replace(feed, shown=Feed(loader(shown.train, *usual, shown.like), others, mixing))
     steps = number_of_steps(options, feed.rows_per_step, main.steps_per_epoch)
     if options.channels_last:
         distillation.to(memory_format=torch.channels_last)

@@ -35,7 +35,9 @@ def data(unlabelled=0, name="shown"):
         mine = replace(mine, unlabelled=Unlabelled(images, "unlabelled", "made"))
     parts = {s: Split(larger(getattr(mine, s).images), getattr(mine, s).truth) for s in ("train", "validation", "test")}
     beside = replace(mine.unlabelled, images=larger(images), hash=f"{name} beside") if unlabelled else None
-    theirs = replace(mine, **parts, mean=(0.7, 0.3, 0.15), std=(0.3, 0.3, 0.15), hash=name, unlabelled=beside)
+    theirs = replace(
+        mine, **parts, mean=(0.7, 0.3, 0.15), std=(0.3, 0.3, 0.15), hash=name, unlabelled=beside, like=(SIDE, SIDE, 1)
+    )
     return replace(mine, shown=theirs)
 
 
