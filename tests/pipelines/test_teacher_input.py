@@ -163,6 +163,19 @@ def test_what_is_known_before_a_training_is_told_before_it(place, tmp_path, fash
         Compression(asked, tmp_path / "run").check(ships=False)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"export": {"qat": {"epochs": 1}}}, {"method": "none", "export": {"qat": {}}}], ids=str
+)
+def test_it_teaches_a_student_to_be_quantised(place, tmp_path, changes):
+    """By its own images, also where it taught nothing before."""
+    asked = recipe(place, **changes)
+    compression = Compression(asked, tmp_path / "run")
+    compression.check(ships=False)
+    networks = compression.networks
+    assert (networks.trained_on("student").shown is None) == ("method" in changes)
+    assert networks.trained_on("student", ["teacher"]).shown.train.images.shape[1:] == (32, 32, 3)
+
+
 def test_its_answers_are_not_given_away(place, tmp_path):
     command = ["cache", "export", str(place / "shown.yaml"), "-o", str(tmp_path / "a.npz"), "data.root=grey"]
     with pytest.MonkeyPatch.context() as patch:
