@@ -25,6 +25,7 @@ from kdcompress.optional import require_installed
 from kdcompress.ours import Ours
 from kdcompress.own_code import located
 from kdcompress.pipelines import pretraining, publish
+from kdcompress.pipelines.inputs import sentence
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.opaque import check_answers, opaque
 from kdcompress.pipelines.parts import (
@@ -132,6 +133,8 @@ def check(networks: Networks, tried: Tried) -> None:
         with random_states_kept():
             _check_networks(networks, tried, problems)
     problems.tell()
+    if told := sentence(networks):
+        say_once(told, "dim")
 
 
 def _at(where: str, action: Callable[[], Any]) -> None:
@@ -224,7 +227,9 @@ def _check_images(networks: Networks, role: Role) -> None:
     data, part = networks.recipe.data, networks.parts[role]
     if part.train:
         check_balanced(networks.source.train.truth, part.train.balance)
-        slots_of(part.seen(data.augment), networks.trained_on(role).train.images)
+        source = networks.trained_on(role)
+        for each in filter(None, (source, source.shown)):
+            slots_of(part.seen(data.augment), each.train.images, each.like)
     if not part.train or not (data.augment.mixes or data.augment.moves or data.unlabelled):
         return
     check_followed(data.augment, networks.source.train.truth)
@@ -288,12 +293,12 @@ def _check_networks(networks: Networks, tried: Tried, problems: Problems) -> Non
 
 def _check_qat(networks: Networks, qat: Train) -> None:
     """That the student can be trained further, quantised, in this way, which is long after all else."""
-    part, data, source = networks.parts["student"], networks.recipe.data, networks.trained_on("student")
+    part, data, role = networks.parts["student"], networks.recipe.data, guide(networks)
+    source = networks.trained_on("student", [role])
     if is_private(networks.parts):  # no teacher teaches further
         return
     choose_precision(qat.precision)
     check_balanced(source.train.truth, qat.balance)
-    role = guide(networks)
     method: dict[str, dict[str, Any]] = {"quantized": {}}
     kinds = {name: methods[name] for name in method}
     if source.unlabelled:
@@ -302,7 +307,8 @@ def _check_qat(networks: Networks, qat: Train) -> None:
         check_opaque(kinds, networks.task, False, data.augment)
         _check_given(networks, network, replace(part, method=method), source)
     members = [networks.member(each, networks.untrained(each)) for each in ("student", role)]
-    distillation = Distillation(members[0], members[1:], method, networks.example(), task=networks.task)
+    shown = networks.shown([role])
+    distillation = Distillation(members[0], members[1:], method, networks.example(), task=networks.task, shown=shown)
     check_cacheable(distillation, data.augment, qat)
 
 

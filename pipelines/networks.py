@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,9 +27,9 @@ from kdcompress.models.evaluating import evaluating
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
 from kdcompress.pipelines.opaque import artifact_of_file, opaque
-from kdcompress.pipelines.parts import Part, Role, is_opaque, pruned_of
+from kdcompress.pipelines.parts import Part, Role, input_of, is_opaque, pruned_of
 from kdcompress.pipelines.sources import Sources
-from kdcompress.recipe import Network, Recipe, Student, Teacher
+from kdcompress.recipe import Input, Network, Recipe, Student, Teacher
 from kdcompress.task import Task
 from kdcompress.tasks import tasks
 from kdcompress.training.distillation import Distillation, Member
@@ -64,22 +64,43 @@ class Networks:
 
     @property
     def source(self) -> Source:
+        """As the student sees its images."""
         return self.sources.main
+
+    def sources_of(self, role: Role) -> Sources:
+        """As this network sees their images."""
+        asked = input_of(self.parts[role].network)
+        return self.sources.shown(asked) if asked else self.sources
+
+    def source_of(self, role: Role) -> Source:
+        """As this network sees its images, and is judged by them."""
+        return self.sources_of(role).main
 
     def with_part(self, role: Role, part: Part) -> Networks:
         """The same, with another description of this one."""
         return replace(self, parts={**self.parts, role: part})
 
-    def trained_on(self, role: Role) -> Source:
-        return self.sources.of(self.parts[role])
+    def trained_on(self, role: Role, teachers: Iterable[Role] | None = None) -> Source:
+        """With what its teachers see, or these, where that is something else."""
+        part = self.parts[role]
+        source = self.sources_of(role).of(part)
+        asked = self._shown_to(part.taught() if teachers is None else teachers)
+        return replace(source, shown=self.sources.shown(asked).of(part)) if asked else source
 
-    def example(self) -> Tensor:
-        """Two training images, uint8 [2, C, H, W]."""
-        return torch.from_numpy(self.source.train.images[:2]).permute(0, 3, 1, 2).contiguous()
+    def _shown_to(self, teachers: Iterable[Role]) -> Input | None:
+        return next(filter(None, (input_of(self.parts[teacher].network) for teacher in teachers)), None)
 
-    def calibration(self) -> np.ndarray:
+    def example(self, role: Role = "student") -> Tensor:
+        """Two training images as the network sees them, uint8 [2, C, H, W]."""
+        return torch.from_numpy(self.source_of(role).train.images[:2]).permute(0, 3, 1, 2).contiguous()
+
+    def shown(self, teachers: Iterable[Role]) -> Tensor | None:
+        """The example images as these teachers see them, where that is not what the student sees."""
+        return next((self.example(teacher) for teacher in teachers if self._shown_to([teacher])), None)
+
+    def calibration(self, role: Role = "student") -> np.ndarray:
         """Training images for the quantiser's ranges, uint8 [N, H, W, C]."""
-        return calibration_images(self.source.train.images, self.recipe.export.calibration_images)
+        return calibration_images(self.source_of(role).train.images, self.recipe.export.calibration_images)
 
     # What goes in
 
@@ -89,7 +110,7 @@ class Networks:
             return self.spec(pruned)
         if isinstance(network, Teacher) and network.file:
             return artifact_of_file(network).input
-        _, height, width, channels = self.source.train.images.shape
+        _, height, width, channels = self.source_of(role).train.images.shape
         mean, std, _ = self.normalisation(role, network)
         return InputSpec(
             height=height,
@@ -108,7 +129,7 @@ class Networks:
         self, role: Role, network: Network | None = None
     ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
         """(mean, std, where they are from): the statistics that the network's weights are used to, one a channel."""
-        network, channels = network or self.parts[role].network, self.source.train.images.shape[-1]
+        network, channels = network or self.parts[role].network, self.source_of(role).train.images.shape[-1]
         if pruned := pruned_of(network):
             return self.normalisation(pruned)
         if network.mean and network.std:
@@ -139,7 +160,7 @@ class Networks:
 
     def input(self, role: Role, net: nn.Module, network: Network | None = None) -> Tensor:
         """The example images as ``net`` takes them, float32 [2, C, H, W]."""
-        return self.member(role, net, network).input(self.example())
+        return self.member(role, net, network).input(self.example(role))
 
     # Made
 
@@ -232,6 +253,7 @@ class Networks:
             label_smoothing=part.train.label_smoothing if part.train else 0.0,
             images=len(self.trained_on(role).train),
             task=self.task,
+            shown=self.shown(part.taught()),
         )
 
     # As it ships

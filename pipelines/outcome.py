@@ -14,6 +14,7 @@ from kdcompress.errors import RuntimeMissingError, reason
 from kdcompress.export import formats
 from kdcompress.intervals import Sample, interval, lost, sample
 from kdcompress.pipelines.blind import blind_answers, not_above
+from kdcompress.pipelines.inputs import sentence
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Shipped, is_opaque, shipped
 from kdcompress.pipelines.provenance import PRIVATE, provenance
@@ -52,6 +53,7 @@ class Outcome:
                 for role in shipped(networks.parts)
                 if not is_opaque(networks.parts[role].network)
             },
+            "teacher_input": sentence(networks),
             "training": [self.done[trained(role)].result for role in networks.parts],
             "pretraining": [done.result for name, done in self.done.items() if name.kind == "pretrain"],
             "tuning": [done.result for name, done in self.done.items() if name.kind == "tune"],

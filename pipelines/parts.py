@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from kdcompress.data.batch import STRONG, Pairing
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
-from kdcompress.recipe import Assistant, Augment, Network, Pretrain, Recipe, Student, Teacher, Train
+from kdcompress.recipe import Assistant, Augment, Input, Network, Pretrain, Recipe, Student, Teacher, Train
 from kdcompress.training.needs import pairing
 
 Role = str
@@ -138,6 +138,11 @@ def given(network: Network) -> dict[str, Any]:
 
 def answers_of(network: Network) -> Path | None:
     return network.answers if isinstance(network, Teacher) else None
+
+
+def input_of(network: Network) -> Input | None:
+    """What it sees, where that is not what the student sees."""
+    return network.input if isinstance(network, Teacher) else None
 
 
 def pruned_of(network: Network) -> Role | None:

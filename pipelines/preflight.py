@@ -70,7 +70,7 @@ def _device() -> torch.device:
 def try_network(networks: Networks, role: Role, network: Network, seed: int = 0) -> None:
     """Build it, run it, train it for a step where it is trained, and copy it. Raises UsageError."""
     net, trains = networks.untrained(role, network, seed), networks.parts[role].train is not None
-    x = networks.member(role, net, network).input(networks.example())
+    x = networks.input(role, net, network)
     try:
         answer = _run(net, x)
     except (KDCompressError, KeyboardInterrupt):
@@ -116,7 +116,7 @@ def _remedy(networks: Networks, role: Role, network: Network, net: nn.Module) ->
     """The options with which it runs: each that is named was tried."""
     if pruned_of(network):
         return None
-    height, width, _ = networks.source.train.images.shape[1:]
+    height, width, _ = networks.source_of(role).train.images.shape[1:]
     declared = [getattr(net, name, None) for name in SIZE_OPTIONS]
     declared.append(getattr(net, "default_cfg", {}).get("input_size"))  # timm's
     sides = [value[-1] if isinstance(value, (tuple, list)) else value for value in declared]
@@ -143,7 +143,7 @@ def _section(role: Role, network: Network, networks: Networks) -> str:
 def _works(networks: Networks, role: Role, network: Network) -> bool:
     try:
         net = networks.untrained(role, network)
-        _run(net, networks.member(role, net, network).input(networks.example()))
+        _run(net, networks.input(role, net, network))
         return True
     except (Exception, SystemExit):
         return False
@@ -171,7 +171,7 @@ def try_exports(networks: Networks, roles: Sequence[Role]) -> list[UsageError]:
 
 def _job(networks: Networks, role: Role, folder: Path) -> formats.ExportJob:
     net = networks.distillation(role).deployable() if networks.parts[role].train else networks.untrained(role)
-    images = networks.calibration()[: max(IMAGES, networks.recipe.export.batch or 0)]
+    images = networks.calibration(role)[: max(IMAGES, networks.recipe.export.batch or 0)]
     settle(net, networks.member(role, net).input(torch.from_numpy(images).permute(0, 3, 1, 2)))
     module, opset = networks.deployable(role, net), networks.recipe.export.opset
     parent = export_onnx(module, module.spec, folder / f"{role}.onnx", opset=opset, trained=False)

@@ -15,6 +15,7 @@ from kdcompress.data.given import digests, write_answers
 from kdcompress.data.loader import Loader
 from kdcompress.errors import KDCompressError, UsageError
 from kdcompress.pipelines.compress import Compression
+from kdcompress.pipelines.inputs import check_shared
 from kdcompress.pipelines.parts import answers_of, named
 from kdcompress.pipelines.preflight import random_states_kept
 from kdcompress.pipelines.steps.names import trained, weights_of
@@ -57,6 +58,7 @@ class Share:
                 got=f"{' and '.join(self.recipe.method)}, taught by {got}",
                 hint="method=kd, for example",
             )
+        check_shared(self.compression.networks, taught[0])
         self.compression.check(ships=False)
         with random_states_kept():
             why = not_cacheable(self.compression.networks.distillation("student"), self.recipe.data.augment)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from kdcompress.data.shown import shown_to
 from kdcompress.data.source import load, load_parts
 from kdcompress.data.splits import Source
 from kdcompress.data.unlabelled import load_unlabelled, without_labels
 from kdcompress.pipelines.parts import Part
-from kdcompress.recipe import Data
+from kdcompress.recipe import Data, Input
 from kdcompress.recipe.training import REST
 from kdcompress.tasks import tasks
 
@@ -24,6 +25,7 @@ class Sources:
     def __init__(self, data: Data, task: str = "classification"):
         self.data, self.task = data, task
         self._private: dict[int, list[Source]] = {}
+        self._shown: dict[Input, Sources] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Sources, (self.data, self.task)
@@ -49,6 +51,12 @@ class Sources:
         there are it is the same one, however few of them have a label."""
         return without_labels(self.whole if self.data.unlabelled == REST else self.main)
 
+    def shown(self, asked: Input) -> Sources:
+        """The same images as a teacher with this input sees them."""
+        if asked not in self._shown:
+            self._shown[asked] = Shown(self, asked)
+        return self._shown[asked]
+
     def private(self, count: int) -> list[Source]:
         """The private images in ``count`` parts, one for each teacher that is trained."""
         if count not in self._private:
@@ -66,3 +74,22 @@ class Sources:
     def images(self) -> np.ndarray:
         """Test images for the clock, uint8 [at most 1024, H, W, C]."""
         return self.main.test.images[:1024]
+
+
+class Shown(Sources):
+    """Those that ``of`` has, as a teacher with the input ``asked`` sees them."""
+
+    def __init__(self, of: Sources, asked: Input):
+        super().__init__(of.data, of.task)
+        self.student, self.asked = of, asked
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shown, (self.student, self.asked)
+
+    @cached_property
+    def main(self) -> Source:
+        return shown_to(self.asked, self.data, self.student.main, self._truth)
+
+    @cached_property
+    def whole(self) -> Source:
+        return shown_to(self.asked, self.data, self.student.whole, self._truth)

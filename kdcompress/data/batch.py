@@ -23,12 +23,14 @@ class Batch:
     float32 [B, M, 6] objects (objects.py), with masks in further columns if they have any (``outlined.with_masks``), or
     uint8 [B, H, W] class maps (maps.py); ``index`` the samples' places in their split and ``view`` their view ids,
     int64 [B] each (None where they are not known). The others have the first rows of ``x`` where some images have no
-    label."""
+    label. ``shown``: the same views of the same images as teachers see them, uint8 [B, C', H', W'], where that is not
+    ``x``."""
 
     x: Tensor
     y: Tensor
     index: Tensor | None = None
     view: Tensor | None = None
+    shown: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -40,14 +42,17 @@ class Batch:
             return [self]
         if len(self.x) > len(self.y):
             n = len(self.y)
-            labelled = replace(self, x=self.x[:n]).parts(count, rows)
-            return [replace(part, x=x) for part, x in zip(labelled, split_both(self.x, n, count, rows))]
-        tensors = (self.x, self.y, self.index, self.view)
+            labelled = replace(self, x=self.x[:n], shown=None).parts(count, rows)
+            x = split_both(self.x, n, count, rows)
+            shown = [None] * count if self.shown is None else split_both(self.shown, n, count, rows)
+            return [replace(part, x=x, shown=shown) for part, x, shown in zip(labelled, x, shown)]
+        tensors = (self.x, self.y, self.index, self.view, self.shown)
         split = [[None] * count if t is None else split_rows(t, count, rows) for t in tensors]
         return [Batch(*part) for part in zip(*split)]  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = (t if t is None else t.to(device, non_blocking=True) for t in (self.x, self.y, self.index, self.view))
+        tensors = (self.x, self.y, self.index, self.view, self.shown)
+        moved = (t if t is None else t.to(device, non_blocking=True) for t in tensors)
         return Batch(*moved)  # type: ignore[arg-type]
 
 

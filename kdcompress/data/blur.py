@@ -18,10 +18,11 @@ REACH = 3  # standard deviations on each side
 
 class Blurs:
     """A number, int64 from 0 to ``count`` - 1, for each blur: the last ``LEVELS`` are blurs, the least first, and the
-    others none. The image is mirrored at its border."""
+    others none. The image is mirrored at its border. Where an image is ``times`` as large as that of whose pixels the
+    standard deviations are, so are these."""
 
-    def __init__(self, blur: Blur, height: int, width: int):
-        least, largest = blur.sigma
+    def __init__(self, blur: Blur, height: int, width: int, times: float = 1.0):
+        least, largest = (times * sigma for sigma in blur.sigma)
         self.radius = math.ceil(REACH * largest)
         if self.radius >= min(height, width):
             raise UsageError(

@@ -24,9 +24,10 @@ class Colour:
     black. They apply in this order and what leaves 0..255 is clipped once, at the end.
     """
 
-    def __init__(self, strength: float, channels: int):
+    def __init__(self, strength: float, channels: int, numbered: int | None = None):
+        """``numbered``: whose numbers they are, of images with so many channels; None: with ``channels``."""
         self.channels = channels
-        parts = (3 if channels == 3 else 2) if strength else 0
+        parts = (3 if (numbered or channels) == 3 else 2) if strength else 0
         levels = [tuple(reversed(each)) for each in itertools.product(LEVELS, repeat=parts)]
         self.count = len(levels)
         bright, contrast, saturation = (

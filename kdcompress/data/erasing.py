@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kdcompress.data.likened import likened
 from kdcompress.data.rows import OnDevice
 
 AREA = 0.02, 0.33  # of the image's
@@ -15,9 +16,10 @@ AREAS, RATIOS, PLACES = 8, 5, 8  # steps of each; places along each side
 class Erasing:
     """A number, int64 from 0 to ``count`` - 1, for each rectangle that is set to zero: the last
     AREAS * RATIOS * PLACES^2 are rectangles, mixed radix, x the fastest, then y, shape and area, and the others
-    none."""
+    none. They are those of images of ``height`` x ``width``, applied to images of the size ``own``."""
 
-    def __init__(self, probability: float, height: int, width: int):
+    def __init__(self, probability: float, height: int, width: int, own: tuple[int, int] | None = None):
+        tall, wide = own or (height, width)
         boxes = [
             self._box(area, ratio, y, x, height, width)
             for area in range(AREAS)
@@ -27,7 +29,9 @@ class Erasing:
         ]
         self.count = round(len(boxes) / probability)
         self.none = self.count - len(boxes)
-        self._tables = OnDevice(torch.tensor([(0, 0, 0, 0), *boxes]))
+        sides = ((height, tall), (height, tall), (width, wide), (width, wide))
+        scaled = [[likened(at, *side) for at, side in zip(box, sides)] for box in boxes]
+        self._tables = OnDevice(torch.tensor([[0, 0, 0, 0], *scaled]))
 
     @staticmethod
     def _box(area: int, ratio: int, y: int, x: int, height: int, width: int) -> tuple[int, int, int, int]:

@@ -35,6 +35,7 @@ from kdcompress.artifact import content_hash, open_new, open_private, parsed, pr
 from kdcompress.console import say
 from kdcompress.data.about import describe, forget
 from kdcompress.data.joined import Joined
+from kdcompress.data.recoloured import Recoloured
 from kdcompress.errors import KDCompressError
 
 MONTH = 30 * 86_400.0  # seconds
@@ -127,12 +128,20 @@ class Stored:
         return (self[row] for row in range(len(self)))
 
 
-Images = np.ndarray | Stored | Joined
+Images = np.ndarray | Stored | Joined | Recoloured
 
 
 def chosen(images: Images, rows: np.ndarray | slice) -> Images:
     """Some of the images: of an array a copy, or a view for a slice; of a file unread."""
-    return images.chosen(rows) if isinstance(images, Stored) else images[rows]
+    return images.chosen(rows) if isinstance(images, Stored | Recoloured) else images[rows]
+
+
+def identified(images: Images) -> bytes | None:
+    """What tells images of a file from others; None for those that are in memory."""
+    if isinstance(images, Recoloured):
+        inner = identified(images.images)
+        return None if inner is None else b"%d channels of " % images.channels + inner
+    return images.hash.encode() + images.rows.tobytes() if isinstance(images, Stored) else None
 
 
 def opened(path: Path, again: Again | None = None) -> Stored | None:

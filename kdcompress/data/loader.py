@@ -46,6 +46,9 @@ class Loader:
     ``balanced``: of images with one class each, an epoch shows all classes equally often (``balanced_order``), and is
     as long.
 
+    ``like``: [H, W, C] of the student's images, where these are the same as teachers see them (``Views``): of the same
+    step both loaders give the same views of the same images.
+
     The split stays on ``device`` as uint8 where it takes at most ``memory_limit`` bytes. Else it stays where it is, in
     host memory or in a file, and ``batches`` has the next ones read by threads; ``waited`` is for how many seconds it
     waited for them. With ``channels_last`` the images have that memory format.
@@ -64,6 +67,7 @@ class Loader:
         memory_limit: int = 4 * 2**30,
         rows: Pairing = "single",
         balanced: bool = False,
+        like: tuple[int, ...] | None = None,
     ):
         if not len(split):
             raise UsageError("The split is empty.")
@@ -85,7 +89,8 @@ class Loader:
         self.outlined = split.truth if isinstance(split.truth, Outlined) else None
         check_followed(augment, split.truth)
         augment = augment.seen(rows == STRONG)
-        self.views = Views(augment, *split.images.shape[1:])
+        height, width, channels = split.images.shape[1:]
+        self.views = Views(augment, height, width, channels, like)
         self._slots = Slots(self.views, len(split), augment.views, rows == STRONG)
         self.slots = self._slots.count
         self.seed, self.rank, self.world, self.channels_last = seed, rank, world, channels_last

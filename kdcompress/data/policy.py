@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kdcompress.data import operations as op
+from kdcompress.data.likened import likened
 from kdcompress.data.rows import OnDevice, changed
 from kdcompress.recipe.augment import Augment, Operations, Second
 
@@ -33,16 +34,23 @@ class Strengths:
 
 class Policy:
     """``layers`` operations, one after the other. A number, int64 from 0 to ``count`` - 1, says which; mixed radix, the
-    first layer's the fastest, each (operation * strengths + strength) * 2 + whether it is negative. 0: none.
+    first layer's the fastest, each (operation * strengths + strength) * 2 + whether it is negative. 0: none. Strengths
+    are those for images of ``size``, and applied to images of the size ``own``.
 
     Operations: identity, those of ``MOVING``, those of ``COLOURING``; all alike frequent. ``bins``: the strengths that
     there are, of 0 to 30."""
 
     def __init__(
-        self, operations: Operations, strengths: Strengths, bins: tuple[int, ...], layers: int, size: tuple[int, int]
+        self,
+        operations: Operations,
+        strengths: Strengths,
+        bins: tuple[int, ...],
+        layers: int,
+        size: tuple[int, int],
+        own: tuple[int, int] | None = None,
     ):
         self.names = ("identity", *(MOVING if operations == "all" else ()), *COLOURING)
-        self.bins, self.layers, self.strengths, self.size = bins, layers, strengths, size
+        self.bins, self.layers, self.strengths, self.size, self.own = bins, layers, strengths, size, own or size
         self.each = len(self.names) * len(bins) * 2
         self.count = self.each**layers
         settings = [self._setting(*self.read(number)) for number in range(self.each)]
@@ -69,8 +77,11 @@ class Policy:
 
     def _setting(self, name: str, strength: float) -> list[int]:
         """Six numbers: a matrix, or one parameter and zeros."""
-        height, width = self.size
+        height, width = self.own
         by = self.magnitude(name, strength)
+        if name.startswith("translate"):
+            axis = 1 if name.endswith("x") else 0
+            by = likened(int(by), self.size[axis], self.own[axis])
         sine, cosine = math.sin(math.radians(by)), math.cos(math.radians(by))
         matrices = {
             "shear x": (1, by, by * height / 2, 0, 1, 0),
@@ -116,14 +127,15 @@ CHANGES = {
 }
 
 
-def policy(views: Augment | Second, height: int, width: int) -> Policy | None:
-    """What ``trivial`` or ``randaugment`` ask for; None where neither does."""
+def policy(views: Augment | Second, height: int, width: int, own: tuple[int, int] | None = None) -> Policy | None:
+    """What ``trivial`` or ``randaugment`` ask for of images of ``height`` x ``width``, applied to those of the size
+    ``own``; None where neither does."""
     size = height, width
     if views.trivial != "off":
         wide = Strengths(0.99, (32.0, 32.0), 135.0, 0.99, 6)
-        return Policy(views.trivial, wide, tuple(range(BINS)), 1, size)
+        return Policy(views.trivial, wide, tuple(range(BINS)), 1, size, own)
     if asked := views.randaugment:
         usual = Strengths(0.3, (150 / 331 * width, 150 / 331 * height), 30.0, 0.9, 4)
         bins = DRAWN if asked.m is None else (asked.m,)
-        return Policy(asked.operations, usual, bins, asked.n, size)
+        return Policy(asked.operations, usual, bins, asked.n, size, own)
     return None

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from kdcompress.data.from_folder import split_folders
 from kdcompress.data.kept import Images
+from kdcompress.data.recoloured import Recoloured
 from kdcompress.data.source import check_size, load, read
 from kdcompress.data.splits import Split
 from kdcompress.errors import UsageError
@@ -19,7 +17,6 @@ from kdcompress.recipe import Data
 
 FOLDERS = ("image-folder", "webdataset")  # sources whose root may hold a folder for each split
 SPLITS = ("test", "validation", "train")  # by preference
-LUMINANCE = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601-2 in parts of 2^16, as Pillow has it
 
 Part = tuple[tuple[str, ...], Split, list[str]]  # the classes' names, the images, notes
 
@@ -87,27 +84,6 @@ def _read(data: Data, truth: str) -> dict[str, Callable[[], Part]]:
     splits = {"train": raw.train, "validation": raw.validation, "test": raw.test}
     found: dict[str, Part] = {n: (raw.labels, each, raw.notes) for n, each in splits.items() if each is not None}
     return {name: partial(found.__getitem__, name) for name in found}
-
-
-@dataclass(frozen=True, eq=False)
-class Recoloured:
-    """``images`` with ``channels``, converted as they are read: grey becomes RGB, and RGB its luminance."""
-
-    images: Images
-    channels: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return *self.images.shape[:-1], self.channels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        pixels = self.images[key]
-        if self.channels == 3:
-            return np.repeat(pixels, 3, axis=-1)
-        return ((pixels @ LUMINANCE + 2**15) >> 16).astype(np.uint8)[..., None]
 
 
 def as_taken(images: Images, channels: int) -> tuple[Images | Recoloured, str | None]:

@@ -51,10 +51,11 @@ class Slots:
         return torch.where(slot < self.begin, first, second)
 
 
-def slots_of(augment: Augment, images: Images) -> Slots:
-    """Of images [N, H, W, C], under views that are ``augment.seen`` once or twice. Raises UsageError where they cannot
-    be."""
-    return Slots(Views(augment, *images.shape[1:]), len(images), augment.views, augment.second is not None)
+def slots_of(augment: Augment, images: Images, like: tuple[int, ...] | None = None) -> Slots:
+    """Of images [N, H, W, C], under views that are ``augment.seen`` once or twice; ``like`` as of ``Views``. Raises
+    UsageError where they cannot be."""
+    height, width, channels = images.shape[1:]
+    return Slots(Views(augment, height, width, channels, like), len(images), augment.views, augment.second is not None)
 
 
 Series = tuple[Tensor, Tensor] | None

@@ -14,9 +14,10 @@ import numpy as np
 
 from kdcompress.console import say_once
 from kdcompress.data.fit import frame_of
-from kdcompress.data.kept import Images, Stored, remembered
+from kdcompress.data.kept import Images, identified, remembered
 from kdcompress.data.maps import are_maps
-from kdcompress.data.splits import Found, Raw, Source, Split
+from kdcompress.data.recoloured import Recoloured, grey
+from kdcompress.data.splits import SPLITS, Found, Raw, Source, Split
 from kdcompress.data.truth import encoded, needs_each, of_each, replaced, strata
 from kdcompress.errors import UsageError, some, without_addresses
 from kdcompress.recipe import Data
@@ -70,7 +71,26 @@ def find(data: Data) -> Found:
 def read(data: Data, truth: str = "") -> Raw:
     """What the source has, with the kind of ``truth`` that a task learns (``Task.truth``) where it has several."""
     family = sources[data.source]
-    return getattr(family, f"read_{truth}", family.read)(data)
+    raw = getattr(family, f"read_{truth}", family.read)(data)
+    for name in SPLITS if data.channels else ():
+        if (split := getattr(raw, name)) is not None:
+            setattr(raw, name, replace(split, images=in_channels(split.images, data.channels, raw.origin)))
+    return raw
+
+
+def in_channels(images: Images, channels: int | None, origin: object, where: str = "data") -> Images:
+    """The images, of a file unread, with so many channels; None: as they are. Raises UsageError where grey ones are to
+    have colours."""
+    if channels in (None, images.shape[-1]):
+        return images
+    if channels == 3:
+        raise UsageError(
+            "The images are grey, and no colours can be made of that.",
+            where=f"{where}.channels",
+            got=f"3, for the images of {origin}",
+            hint=f"leave {where}.channels out",
+        )
+    return grey(images) if isinstance(images, np.ndarray) else Recoloured(images, 1)
 
 
 def load(data: Data, truth: str = "") -> Source:
@@ -229,10 +249,9 @@ def described(
 
     key = hashlib.sha256(repr(("described", 3, labels)).encode())
     for split in splits.values():
-        if not isinstance(split.images, Stored):
+        if (images := identified(split.images)) is None:
             return found()
-        for part in (split.images.hash.encode(), split.images.rows.data, encoded(split.truth)):
-            key.update(part)
+        key.update(images + encoded(split.truth))
     mean, std, digest, twice = remembered(key.hexdigest(), found)
     return tuple(mean), tuple(std), digest, twice
 

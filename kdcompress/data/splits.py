@@ -41,6 +41,7 @@ class Unlabelled:
     hash: str  # SHA-256 of the images
     origin: str
     notes: tuple[str, ...] = ()
+    rows: np.ndarray | None = None  # int64 [N], as of a Split; None for a folder of their own
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,8 @@ class Source:
     licence: str | None = None
     notes: tuple[str, ...] = ()  # what a user should know: files that were passed over, images in two splits
     unlabelled: Unlabelled | None = None  # beside the training images
+    shown: Source | None = None  # the same images as teachers see them, where that is not as they are here
+    like: tuple[int, ...] | None = None  # of what teachers see: [H, W, C] of the student's, whose pixels views count
 
 
 @dataclass(frozen=True)

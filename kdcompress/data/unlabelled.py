@@ -16,9 +16,9 @@ from kdcompress.console import say_once
 from kdcompress.data.decode import File, read_images
 from kdcompress.data.image import SUFFIXES
 from kdcompress.data.joined import Joined
-from kdcompress.data.kept import Images, Stored, chosen, remembered
+from kdcompress.data.kept import Images, chosen, identified, remembered
 from kdcompress.data.listing import Passed, files_below
-from kdcompress.data.source import fingerprints, read, source_hash
+from kdcompress.data.source import fingerprints, in_channels, read, source_hash
 from kdcompress.data.splits import Source, Split, Unlabelled
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
@@ -34,33 +34,39 @@ def load_unlabelled(data: Data, source: Source, truth: str = "") -> Unlabelled |
     if data.unlabelled is None:
         return None
     if data.unlabelled == REST:
-        images, origin = rest(read(data, truth).train, source), "training images that data.train_images leaves"
-        passed: list[str] = []
+        train, passed = read(data, truth).train, list[str]()
+        left = rest(train, source)
+        images, rows = chosen(train.images, left), left if train.rows is None else train.rows[left]
+        origin = "training images that data.train_images leaves"
     else:
         images, origin, passed = in_folder(Path(data.unlabelled).expanduser(), data, source.train)
+        rows = None
     if not len(images):
         raise UsageError("No image is without a label.", where="data.unlabelled", got=f"0 {origin}")
     digest, twice = described(images, [source.validation, source.test])
     if twice:
         passed.append(f"{len(twice):,} of the images without labels are validation or test images too: left out")
-        images = chosen(images, np.setdiff1d(np.arange(len(images)), twice))
+        kept = np.setdiff1d(np.arange(len(images)), twice)
+        images, rows = chosen(images, kept), None if rows is None else rows[kept]
     for note in passed:
         say_once(f"data: {note}", "yellow")
-    return Unlabelled(images, digest, origin, tuple(passed))
+    return Unlabelled(images, digest, origin, tuple(passed), rows)
 
 
-def rest(train: Split, source: Source) -> Images:
-    """The images that may have become training images, and are in none of the source's splits."""
+def rest(train: Split, source: Source) -> np.ndarray:
+    """Of the images that may have become training images those that are in none of the source's splits, int64 [N]."""
     assert train.rows is not None
     splits = (source.train, source.validation, source.test)
     used = np.concatenate([split.rows for split in splits if split.rows is not None])
-    return chosen(train.images, np.flatnonzero(~np.isin(train.rows, used)))
+    return np.flatnonzero(~np.isin(train.rows, used))
 
 
 def in_folder(root: Path, data: Data, training: Split) -> tuple[Images, str, list[str]]:
     """The images at any depth, of the training images' size."""
     files, passed = listed(root)
     images = of_size(files, root, data, training.images.shape[1:])
+    if data.channels == 1:
+        images = in_channels(images, 1, root)
     if images.shape[-1] > training.images.shape[-1]:
         raise UsageError(
             "The images without labels have colours, and the labelled ones are grey.",
@@ -110,9 +116,9 @@ def described(images: Images, judged: Iterable[Split]) -> tuple[str, list[int]]:
 
     key = hashlib.sha256(repr(("unlabelled", 2)).encode())
     for part in (images, *(split.images for split in splits)):
-        if not isinstance(part, Stored):
+        if (known := identified(part)) is None:
             digest, twice = found()
             return digest, twice
-        key.update(part.hash.encode() + part.rows.tobytes())
+        key.update(known)
     digest, twice = remembered(key.hexdigest(), found)
     return digest, twice

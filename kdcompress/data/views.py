@@ -13,6 +13,7 @@ from kdcompress.class_maps import IGNORED
 from kdcompress.data.blur import Blurs
 from kdcompress.data.colour import Colour
 from kdcompress.data.erasing import Erasing
+from kdcompress.data.likened import likened
 from kdcompress.data.objects import BOX, CLASS, CROWD, KIND, NOTHING, WIDTH
 from kdcompress.data.policy import Policy, policy
 from kdcompress.data.rows import AT_ONCE
@@ -37,11 +38,19 @@ class Views:
     policy, blur, rectangle; and with ``augment.second`` those three of the second view, which has them more than the
     first: the ids below ``first`` are those of first views, which have none of them.
     ``identity`` is 0 whatever the augmentation: the image as it is.
+
+    ``like``: [H, W, C] of the student's images, where these are the same ones as a teacher sees them, of the same shape
+    in another size or with other channels. Then the numbers, and all that is counted in pixels, are the student's, and
+    a number shows the same part of both.
     """
 
     identity = 0
 
-    def __init__(self, augment: Augment, height: int, width: int, channels: int = 3):
+    def __init__(
+        self, augment: Augment, height: int, width: int, channels: int = 3, like: tuple[int, ...] | None = None
+    ):
+        own = height, width
+        height, width, numbered = like or (height, width, channels)
         if augment.crop >= min(height, width):
             raise UsageError(
                 "The crop can move the image out of sight.",
@@ -50,16 +59,17 @@ class Views:
                 allowed=f"less than {min(height, width)}, the image's side",
             )
         self.crop, self.flip, self.cutout = augment.crop, augment.flip, augment.cutout
-        self.height, self.width = height, width
+        self.height, self.width = own
+        self.like = height, width
         self.shifts = 2 * augment.crop + 1
         self.flips = 2 if augment.flip else 1
         self.holes = height * width + 1 if augment.cutout else 1
         scales = zooms(augment.scale) or resized_crops(augment.resized_crop, height, width)
-        self.zoom, self.colour = Zoom(scales, height, width), Colour(augment.colour, channels)
+        self.zoom, self.colour = Zoom(scales, *own), Colour(augment.colour, channels, numbered)
         self.first = self.shifts**2 * self.flips * self.holes * self.zoom.count * self.colour.count
-        self.changes: list[Policy | Blurs | Erasing] = changes_of(augment, height, width)
+        self.changes: list[Policy | Blurs | Erasing] = changes_of(augment, (height, width), own)
         self.first *= math.prod(change.count for change in self.changes)
-        more = changes_of(augment.second, height, width) if augment.second else []
+        more = changes_of(augment.second, (height, width), own) if augment.second else []
         self.changes += more
         self.count = self.first * math.prod(change.count for change in more)
 
@@ -97,8 +107,9 @@ class Views:
             for change, number in zip(self.changes, numbers):
                 out = change.apply(out, number) if isinstance(change, kind) else out
         if self.cutout:
-            y, x = divide(hole - 1, width)
-            keep = outside(y, self.cutout, height)[:, :, None] | outside(x, self.cutout, width)[:, None, :]
+            y, x = divide(hole - 1, self.like[1])
+            rows, columns = (outside(c, self.cutout, *sides) for c, sides in zip((y, x), self._sides))
+            keep = rows[:, :, None] | columns[:, None, :]
             out = out * (keep | (hole == 0)[:, :, None])[:, None]
         return out
 
@@ -126,15 +137,17 @@ class Views:
         if not (self.crop or self.flip):
             return images
         batch, channels, height, width = images.shape
-        p, padded_width = self.crop, width + 2 * self.crop
-        rows = (dy + p) % self.shifts + torch.arange(height, device=images.device)
+        tall, wide = (-likened(-self.crop, *sides) for sides in self._sides)
+        down, along = (self._shift(digit, sides) for digit, sides in zip((dy, dx), self._sides))
+        padded_width = width + 2 * wide
+        rows = down + tall + torch.arange(height, device=images.device)
         columns = torch.arange(width, device=images.device)
         if self.flip:
             columns = torch.where(flip.bool(), width - 1 - columns, columns)
-        columns = (dx + p) % self.shifts + columns
+        columns = along + wide + columns
         index = (rows * padded_width)[:, :, None] + columns[:, None, :]
         index = index.flatten(1)[:, None].expand(-1, channels, -1)
-        padded = F.pad(images, (p, p, p, p)) if p else images
+        padded = F.pad(images, (wide, wide, tall, tall)) if self.crop else images
         return padded.flatten(2).gather(2, index).view(batch, channels, height, width)
 
     def moved(self, objects: Tensor, view: Tensor) -> Tensor:
@@ -173,6 +186,15 @@ class Views:
         """Sides clipped to the image."""
         return tuple(x.clamp(0, self.width) for x in (x1, x2)), tuple(y.clamp(0, self.height) for y in (y1, y2))
 
+    @property
+    def _sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The sides by which pixels are counted and the images' own: of the height, of the width."""
+        return (self.like[0], self.height), (self.like[1], self.width)
+
+    def _shift(self, digit: Tensor, sides: tuple[int, int]) -> Tensor:
+        """By so many pixels, of a digit of shift."""
+        return likened((digit + self.crop) % self.shifts - self.crop, *sides)
+
     def _digits(self, view: Tensor) -> list[Tensor]:
         """dx, dy, flip, cutout, zoom, colour and the numbers of ``changes`` of view ids, int64 [B, 1] each."""
         digits = []
@@ -183,12 +205,12 @@ class Views:
         return digits
 
 
-def changes_of(views: Augment | Second, height: int, width: int) -> list[Policy | Blurs | Erasing]:
-    """Those of pixels, in their order."""
-    asked = policy(views, height, width)
+def changes_of(views: Augment | Second, size: tuple[int, int], own: tuple[int, int]) -> list[Policy | Blurs | Erasing]:
+    """Those of pixels, in their order: of images of ``size``, applied to those of the size ``own``."""
+    asked = policy(views, *size, own)
     found: list[Policy | Blurs | Erasing] = [asked] if asked else []
-    found += [Blurs(views.blur, height, width)] if views.blur else []
-    return found + ([Erasing(views.erasing, height, width)] if views.erasing else [])
+    found += [Blurs(views.blur, *own, own[0] / size[0])] if views.blur else []
+    return found + ([Erasing(views.erasing, *size, own)] if views.erasing else [])
 
 
 def check_followed(augment: Augment, truth: np.ndarray) -> None:
@@ -211,7 +233,8 @@ def divide(number: Tensor, by: int) -> tuple[Tensor, Tensor]:
     return quotient, number - quotient * by
 
 
-def outside(centre: Tensor, side: int, length: int) -> Tensor:
-    """bool [B, length]: the places that a stretch of ``side`` places around ``centre`` [B, 1] does not cover."""
-    distance = torch.arange(length, device=centre.device) - (centre - side // 2)
-    return (distance < 0) | (distance >= side)
+def outside(centre: Tensor, side: int, length: int, own: int) -> Tensor:
+    """bool [B, own]: the places that a stretch of ``side`` of the ``length`` places around ``centre`` [B, 1] does not
+    cover."""
+    start, place = centre - side // 2, torch.arange(own, device=centre.device)
+    return (place < likened(start, length, own)) | (place >= likened(start + side, length, own))

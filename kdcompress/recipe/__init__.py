@@ -2,6 +2,7 @@
 
 from kdcompress.recipe.augment import Augment
 from kdcompress.recipe.file import apply_override, load_recipe, read_recipe
+from kdcompress.recipe.input import Input
 from kdcompress.recipe.networks import Assistant, Network, Student, Teacher, parse_methods
 from kdcompress.recipe.plain import listed, shown
 from kdcompress.recipe.pretraining import FeatureTrain, Foundation, Pretrain
@@ -20,6 +21,7 @@ __all__ = [
     "Data",
     "FeatureTrain",
     "Foundation",
+    "Input",
     "Network",
     "Pretrain",
     "Recipe",

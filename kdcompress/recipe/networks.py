@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from kdcompress.recipe.input import Input
 from kdcompress.recipe.section import Name, Section, Seed
 from kdcompress.recipe.training import Train
 
@@ -102,6 +103,11 @@ class Teacher(Network):
     )
     gives: Literal["logits", "probabilities"] | None = Field(
         None, description="What the `file` gives. null: it is found out from its answers to a few images."
+    )
+    input: Input | None = Field(
+        None,
+        description="What the teacher sees, where that is not what the student sees. null: the same images. See "
+        "`data.channels` and `data.size` for the student's.",
     )
     train: Train | None = Field(None, description="The teacher's training. null: it is trained already.")
     seed: Seed = Field(0, description="The teacher's own seed. Students with several seeds can so share one teacher.")

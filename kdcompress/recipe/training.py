@@ -13,7 +13,7 @@ from kdcompress.recipe.section import Name, Section, Seed
 SIDES = 8, 2048  # the least and the most that an image may have, pixels
 
 
-def _sides(value: Any) -> Any:
+def sides(value: Any) -> Any:
     """One side or two; one error for what is neither, where a union would have one for each."""
     two = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_side, value))
     if value is None or two or _side(value):
@@ -26,6 +26,7 @@ def _side(value: Any) -> bool:
 
 
 Side = Annotated[int, Field(ge=SIDES[0], le=SIDES[1])]
+Sides = Annotated[Side | tuple[Side, Side] | None, BeforeValidator(sides)]
 
 
 REST = "rest"  # of the training images
@@ -88,7 +89,7 @@ class Data(Section):
         description="For `pate`: share of the training images that are public. The student learns from "
         "these, the teachers from parts of the rest.",
     )
-    size: Annotated[Side | tuple[Side, Side] | None, BeforeValidator(_sides)] = Field(
+    size: Sides = Field(
         None,
         description="Resize each image to a square of this side, or to [height, width], in pixels. For sources of "
         "files, and scenes.",
@@ -97,6 +98,11 @@ class Data(Section):
         None,
         description="How images of another shape get the size. letterbox: with grey bars. squash: stretched. null: "
         "letterbox where there are boxes or masks, else the middle is cut out.",
+    )
+    channels: Literal[1, 3] | None = Field(
+        None,
+        description="Channels of each image. 1: grey, colour images by their luminance (ITU-R 601-2). 3: colour, which "
+        "the images must have. null: as they are.",
     )
     ignore: int = Field(
         255, ge=0, le=255, description="For `mask-folder`: value of a mask's pixels that belong to no class."

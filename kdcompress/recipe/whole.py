@@ -12,7 +12,7 @@ from kdcompress.recipe.networks import Assistant, Methods, Network, Student, Tea
 from kdcompress.recipe.pretraining import Pretrain
 from kdcompress.recipe.section import Section, Seed
 from kdcompress.recipe.shipping import Bench, Budgets, Compare, Export, Gates, Search
-from kdcompress.recipe.training import Data, Train
+from kdcompress.recipe.training import REST, Data, Train
 
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
@@ -112,6 +112,24 @@ class Recipe(Section):
             raise ValueError("`co_teachers`, `assistants` and `generations` need a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):
             raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
+        return self
+
+    @model_validator(mode="after")
+    def one_input(self) -> Recipe:
+        """What other sections cannot have where teachers see other images than the student."""
+        inputs = {teacher.input for teacher in (self.teacher, *self.co_teachers) if teacher}
+        if len(inputs) > 1:
+            raise ValueError("all teachers see the same images: give `teacher` and each of `co_teachers` one `input`")
+        if not inputs or None in inputs:
+            return self
+        others = {
+            "`student.prune`": any(network.prune for network in (self.student, *self.assistants)),
+            "`pretrain` without a teacher of its own": self.pretrain is not None and self.pretrain.teacher is None,
+            "`data.public`": self.data.public is not None,
+            "`data.unlabelled` of a folder": self.data.unlabelled not in (None, REST),
+        }
+        if wrong := [name for name, given in others.items() if given]:
+            raise ValueError(f"a teacher with an `input` of its own cannot be used with {', '.join(wrong)}")
         return self
 
     @model_validator(mode="after")

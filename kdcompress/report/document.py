@@ -128,6 +128,7 @@ class Document(TypedDict, total=False):
     metric: MetricRecord  # accuracy, where it is left out
     rows: list[dict[str, Any]]  # Row.to_json()
     normalisation: dict[str, Any]  # role -> mean and std of pixels in 0..1, inside the files, and where they are from
+    teacher_input: str | None  # what the teacher sees, where that is not what the student sees
     training: list[TrainingRecord]
     pretraining: list[TrainingRecord]  # what a training started from; scores are likenesses to the teacher's features
     tuning: list[TuningRecord]

@@ -247,6 +247,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         first,
         second,
         *sure.sentence(ship, label(ship)),
+        *([document["teacher_input"]] if document.get("teacher_input") else []),
         *normalisation(document),
         *lead(document),
         *timed_elsewhere(document),

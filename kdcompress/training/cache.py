@@ -59,12 +59,12 @@ class TeacherCache:
     def files(self) -> list[Answers]:
         return [kept.answers for kept in self.kept if kept.answers is not None]
 
-    def answers(self, step: int, x: Tensor) -> list[Taps]:
-        """What the teachers answer to ``x``, the loader's batch of a step."""
+    def answers(self, step: int, x: Tensor | None) -> list[Taps]:
+        """What the teachers answer to ``x``, the loader's batch of a step; None: it is made where it is needed."""
         keys = self.loader.keys(step)
         return [self._of(each, keys, step, x) for each in self.teachers]
 
-    def _of(self, kept: Kept | Given, keys: np.ndarray, step: int, x: Tensor) -> Taps:
+    def _of(self, kept: Kept | Given, keys: np.ndarray, step: int, x: Tensor | None) -> Taps:
         if isinstance(kept, Given):
             self.hits += len(keys)
             return Taps(self._on_device(kept.logits(keys)), stages=[], pooled=None)
@@ -73,7 +73,7 @@ class TeacherCache:
         known = answers.known(keys) if answers is not None else np.zeros(len(keys), bool)
         self.hits += int(known.sum())
         if answers is None or not known.any():
-            return kept.unpacked(self._computed(kept, keys, x))
+            return kept.unpacked(self._computed(kept, keys, self.loader.make(keys) if x is None else x))
         found = self._on_device(answers.read(keys))
         if not known.all():
             wanted = self._wanted(answers, keys, keys[~known], step)

@@ -17,10 +17,15 @@ GRAPHS = ("reduce-overhead", "max-autotune")  # the modes in which what a networ
 
 
 def compile_members(
-    distillation: Distillation, x: Tensor, mode: str, autocast: Callable[[], AbstractContextManager[Any]]
+    distillation: Distillation,
+    x: Tensor,
+    shown: Tensor,
+    mode: str,
+    autocast: Callable[[], AbstractContextManager[Any]],
 ) -> str:
     """Compiles the teachers', the student's and the peers' forward, hooks included, and their backward for batches
-    like ``x``. ``mode`` is torch.compile's; "reduce-overhead" and "max-autotune" use CUDA graphs.
+    like ``x``, and those ``shown`` to teachers. ``mode`` is torch.compile's; "reduce-overhead" and "max-autotune" use
+    CUDA graphs.
 
     Returns "" or, where one cannot be compiled, why; then none is. Weights, buffers and random numbers stay as they
     are. What goes wrong inside a compiler has no type of its own.
@@ -34,7 +39,7 @@ def compile_members(
         member.compile(mode=mode, dynamic=False)
         try:
             with torch.random.fork_rng(devices), torch.set_grad_enabled(trained), autocast():
-                taps = member(x)
+                taps = member(shown if member.frozen else x)
             if trained:
                 outputs = [taps.logits, *taps.stages, *(taps.pre or []), taps.pooled, taps.last]
                 torch.stack([output.float().mean() for output in outputs if output is not None]).sum().backward()

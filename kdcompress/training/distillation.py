@@ -28,6 +28,7 @@ from kdcompress.training.needs import (
     check_company,
     check_features,
     check_networks,
+    check_shown,
     check_standardized,
     check_task,
     pairing,
@@ -110,7 +111,8 @@ class Distillation(nn.Module):
     ``example`` a batch [N, C, H, W]; ``images`` the number of training images (a few methods keep a memory of each);
     ``task`` what the networks are for (``kdcompress.tasks``), by its name or itself; None: nothing yet. Then features
     are taught, from images alone: ``y`` is not looked at, and there is no task's term. ``class_weights`` may be set to
-    float32 [classes], on the device: what an image of each class counts in the loss of the labels.
+    float32 [classes], on the device: what an image of each class counts in the loss of the labels. ``shown``: a batch
+    [N, C', H', W'] of what teachers see, where that is not what the student does (``kdcompress.data.shown``).
 
     Raises UsageError for an unknown method or option, a missing teacher or peer, a teacher that shares parameters with
     what is trained, a number of classes that a method cannot teach, or stages that cannot be paired.
@@ -130,6 +132,7 @@ class Distillation(nn.Module):
         label_smoothing: float = 0.0,
         images: int = 0,
         task: str | Task | None = "classification",
+        shown: Tensor | None = None,
     ):
         super().__init__()
         teachers = [teacher] if isinstance(teacher, (nn.Module, str)) else list(teacher or ())
@@ -151,6 +154,9 @@ class Distillation(nn.Module):
 
         needs = union(kinds)
         check_company(kinds, teachers, peers)
+        self.apart = shown is not None  # teachers see other images
+        if self.apart:
+            check_shown(kinds)
         if self.task:
             check_task(kinds, self.task)
         else:
@@ -163,7 +169,7 @@ class Distillation(nn.Module):
         self.__dict__["teachers"] = [_member(t) for t in teachers] if needs["teacher"] else []
         for frozen in self.teachers:
             frozen.freeze()
-            frozen.tap(example, needs["teacher"])
+            frozen.tap(example if shown is None else shown, needs["teacher"])
         self.peers = nn.ModuleList(_member(p) for p in peers if needs["peers"])
         for peer in self._peers():
             peer.tap(example, needs["peers"])
@@ -255,17 +261,21 @@ class Distillation(nn.Module):
         index: Tensor | None = None,
         view: Tensor | None = None,
         answers: Sequence[Taps] | None = None,
+        shown: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """``x`` [N, C, H, W], ``y`` what is right for each, as in a batch -> the weighted terms, float32
         scalars; their sum is the loss.
 
         ``progress`` is the share of the training that is done, for methods whose terms rise or end; ``index``
         int64 [N] the images' places in the training set, for those that remember them. ``answers`` are the teachers'
-        to ``x``, a Taps each, where they are known: none is run then.
+        to ``x``, a Taps each, where they are known: none is run then. ``shown`` [N, C', H', W']: what teachers see,
+        where that is not ``x``.
         """
         if self.needs_index and index is None:
             raise UsageError(f"{', '.join(self.needs_index)} needs to know which images these are.", hint="index=")
-        batch = Batch(x, y, index, view)
+        if self.apart and shown is None and answers is None and self.taught(progress):
+            raise UsageError("The teacher sees other images than the student, and none are given.", hint="shown=")
+        batch = Batch(x, y, index, view, shown)
         rows = (len(y) or len(x)) // rows_each(self.rows)
         active = self._active(progress)
         for _, method, _ in active:
@@ -274,7 +284,8 @@ class Distillation(nn.Module):
             taps = dict(zip(self.teachers, answers, strict=True))
         else:
             with torch.set_grad_enabled(batch.x.requires_grad):  # of images that are made: through the teacher too
-                taps = {teacher: teacher(batch.x) for teacher in self.teachers if self.taught(progress)}
+                seen = batch.x if batch.shown is None else batch.shown
+                taps = {teacher: teacher(seen) for teacher in self.teachers if self.taught(progress)}
             self.teacher_passes += len(batch) * len(taps)
         student = self.student(batch.x)
         taps |= {peer: peer(batch.x) for peer in self._peers()}
@@ -289,15 +300,15 @@ class Distillation(nn.Module):
             ours = _asked(student, needs.of("student"))
             theirs = self._company(needs, taps.__getitem__)
             theirs = _each(theirs, partial(_asked, needs=needs.of("peers") or needs.of("teacher")))
-            seen = batch
+            whole = batch
             if needs.whole_batch and processes() > 1:
                 ours, theirs = whole_taps(ours, rows), _each(theirs, partial(whole_taps, rows=rows))
-                seen = whole_batch(batch, rows)
-            in_rows = partial(self._in_rows, y=seen.y)
+                whole = whole_batch(batch, rows)
+            in_rows = partial(self._in_rows, y=whole.y)
             ours, theirs = in_rows(ours), _each(theirs, in_rows)
             if getattr(method.options, "standardize", False):
                 ours, theirs = _standardized(ours), _each(theirs, _standardized)
-            for term, value in method.terms(seen, ours, theirs, progress).items():
+            for term, value in method.terms(whole, ours, theirs, progress).items():
                 terms[term if term not in terms else f"{name}-{term}"] = strength * value
         return terms
 

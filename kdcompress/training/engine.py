@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from kdcompress.artifact import content_hash
 from kdcompress.data.batch import STRONG, Batch
 from kdcompress.data.splits import Source, Split
 from kdcompress.distributed import check_launch, loss_of_a_process_told
@@ -74,17 +75,18 @@ def train(
     result = TrainResult(selected=options.select, device=str(device), precision=precision)
     unlabelled = source.unlabelled.images if source.unlabelled else None
     augment = augment.seen(distillation.rows == STRONG)
-    with set_up(distillation, source.train, options, augment, seed, accelerator, unlabelled) as setup:
+    seen = unlabelled, source.shown, source.like
+    with set_up(distillation, source.train, options, augment, seed, accelerator, *seen) as setup:
         torch.manual_seed(seed)  # dropout and the like; batches and views do not draw from it
         accelerator.wait_for_everyone()  # the first process has prepared the folder
         saved = load_checkpoint(folder / CHECKPOINT)
         start = saved["step"] if saved else 0
         result.compiled = compiled(setup, options, start)
-        hashes = [source.hash, source.unlabelled.hash if source.unlabelled else ""]
+        hashes = hashes_of(source)
         called = [source.name, f"{source.name}, without labels"]
         opened = [
             open_cache(distillation, loader, digest, augment, options, precision, accelerator.autocast, main, name)
-            for loader, digest, name in zip(setup.feed.loaders, hashes, called)
+            for loader, digest, name in zip(setup.feed.teaching.loaders, hashes, called)
         ]
         result.teacher_cache = opened[-1][1]
         caches = [cache for cache, _ in opened if cache]
@@ -112,6 +114,15 @@ def train(
     if isinstance(clock, Profiler):
         clock.write(folder.name, result.images_seen)
     return result
+
+
+def hashes_of(source: Source) -> list[str]:
+    """By what teachers see, of images with labels and of those without: what their answers are to. Where that is not
+    what the student sees, views are counted as its are."""
+    seen = source.shown or source
+    digest = content_hash([source.hash, seen.hash]) if source.shown else source.hash
+    beside = seen.unlabelled.hash if seen.unlabelled else ""
+    return [digest, content_hash([source.hash, beside]) if source.shown and beside else beside]
 
 
 def _figure(distillation: Distillation, split: Split, device: torch.device, channels_last: bool) -> Callable[[], float]:
@@ -143,7 +154,7 @@ class Training:
         ``epoch`` steps and at the end."""
         steps, clock = self.setup.steps, self.clock
         self.setup.module.train()
-        with closing(self.setup.feed.batches(start)) as batches:
+        with closing(self.setup.feed.batches(start, shown=not self.caches)) as batches:
             for step in range(start, steps):
                 clock.at(step - start)
                 with clock.section("data"):

@@ -166,6 +166,16 @@ def check_opaque(kinds: Mapping[str, type[Method]], task: Task, runs: bool, augm
         )
 
 
+def check_shown(kinds: Mapping[str, type[Method]]) -> None:
+    """Raises UsageError for methods that make images of their own, where teachers see others than the student."""
+    if making := [name for name, kind in kinds.items() if kind.prepare is not Method.prepare]:
+        raise UsageError(
+            f"{', '.join(making)} makes images of its own, and the teacher sees others than the student.",
+            where="method",
+            hint="leave teacher.input out, or take another method",
+        )
+
+
 def check_unlabelled(kinds: Mapping[str, type[Method]], unlabelled: Images, split: Split, parts: int) -> None:
     """Raises UsageError where images without labels cannot be beside those of a split, in batches of which each process
     and each accumulated step has its part: ``parts`` of them."""

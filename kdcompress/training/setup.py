@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from kdcompress.data.feed import Feed
 from kdcompress.data.kept import Images
 from kdcompress.data.loader import Loader
 from kdcompress.data.mixing import Mixing
-from kdcompress.data.splits import Split
+from kdcompress.data.splits import Source, Split
 from kdcompress.distributed import processes
 from kdcompress.recipe import Augment, Train
 from kdcompress.training.compiling import compile_members, leave_uncompiled
@@ -68,14 +68,19 @@ def set_up(
     seed: int,
     accelerator: Accelerator,
     unlabelled: Images | None = None,
+    shown: Source | None = None,
+    like: tuple[int, ...] | None = None,
 ) -> Iterator[Setup]:
     """``distillation`` is ready to be trained on ``split`` inside; afterwards it can be trained again. Images without
-    labels, uint8 [N, H, W, C], are for its teachers: without one they are not used."""
+    labels, uint8 [N, H, W, C], are for its teachers: without one they are not used.
+    ``shown``: what teachers see. ``like``: as of a ``Source``."""
     kinds = {name: type(method) for name, method in distillation.auxiliary().items()}
     check_mixing(kinds, augment)
     check_balanced(split.truth, options.balance)
 
-    def loader(split: Split, batch_size: int, seed: int, balanced: bool = False) -> Loader:
+    def loader(
+        split: Split, batch_size: int, seed: int, balanced: bool = False, like: tuple[int, ...] | None = None
+    ) -> Loader:
         return Loader(
             split,
             augment,
@@ -87,19 +92,25 @@ def set_up(
             channels_last=options.channels_last,
             rows=distillation.rows,
             balanced=balanced,
+            like=like,
         )
 
-    main, beside = loader(split, options.batch_size, seed, options.balance == "sampling"), None
+    usual = options.batch_size, seed, options.balance == "sampling"
+    main, beside = loader(split, *usual, like), None
     if unlabelled is not None and distillation.teachers:
         parts = options.accumulate * accelerator.num_processes
         check_unlabelled(kinds, unlabelled, split, parts)
-        nobody = Split(unlabelled, np.zeros(len(unlabelled), np.int64))
         most = len(unlabelled) // parts * parts
-        beside = loader(nobody, min(main.batch_size * options.unlabelled, most), seed + OTHER)
+        more = min(main.batch_size * options.unlabelled, most), seed + OTHER
+        beside = loader(nobodys(unlabelled), *more)
     ranks = accelerator.process_index, accelerator.num_processes
     classes = distillation.student.tapped.shapes.classes
     mixing = Mixing(augment, classes, seed, *ranks, distillation.rows) if augment.mixes else None
     feed = Feed(main, beside, mixing)
+    if shown and distillation.teachers:
+        more_shown = nobodys(shown.unlabelled.images) if beside and shown.unlabelled else None
+        others = loader(more_shown, *more, like=shown.like) if more_shown else None
+        feed = replace(feed, shown=Feed(loader(shown.train, *usual, shown.like), others, mixing))
     steps = number_of_steps(options, feed.rows_per_step, main.steps_per_epoch)
     if options.channels_last:
         distillation.to(memory_format=torch.channels_last)
@@ -121,6 +132,11 @@ def set_up(
         distillation.class_weights = None
         for handle in subsampling:
             handle.remove()
+
+
+def nobodys(images: Images) -> Split:
+    """Images without labels as a split."""
+    return Split(images, np.zeros(len(images), np.int64))
 
 
 def number_of_steps(options: Train, rows_per_step: int, steps_per_epoch: int) -> int:
@@ -147,6 +163,7 @@ def compiled(setup: Setup, options: Train, step: int) -> str:
     if options.compile == "off":
         return "off"
     setup.distillation.train()
-    example = setup.loader.batch_at(step).parts(options.accumulate, setup.distillation.rows)[0]
-    why = compile_members(setup.distillation, example.x, options.compile, setup.accelerator.autocast)
+    batches = [feed.loader.batch_at(step) for feed in (setup.feed, setup.feed.teaching)]
+    mine, shown = (each.parts(options.accumulate, setup.distillation.rows)[0].x for each in batches)
+    why = compile_members(setup.distillation, mine, shown, options.compile, setup.accelerator.autocast)
     return f"no: {why}" if why else options.compile

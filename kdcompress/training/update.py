@@ -47,7 +47,7 @@ class Update:
     def _gradients(self, part: Batch, known: list[Taps] | None, done: float) -> dict[str, Tensor]:
         """Adds those of a part of the batch to those there are; returns the part's terms."""
         with self.clock.section("forward"), SharedBatchNorm() if self.options.sync_batch_norm else nullcontext():
-            found = self.setup.module(part.x, part.y, done, part.index, part.view, known)
+            found = self.setup.module(part.x, part.y, done, part.index, part.view, known, part.shown)
             found = {name: term / self.options.accumulate for name, term in found.items()}
         with self.clock.section("backward"):
             if self.dot is not None:

@@ -91,6 +91,9 @@ def student_of(recipe: Recipe, name: str) -> Student:
     if name.startswith("prune="):
         if recipe.teacher is None:
             raise UsageError("Pruning needs a teacher, and the recipe has none.", where="--candidates", got=name)
+        if recipe.teacher.input:
+            what = "A pruned student sees what the teacher sees, and the recipe's teacher has an input of its own."
+            raise UsageError(what, where="--candidates", got=name, hint="leave teacher.input out, or name networks")
         if recipe.teacher.opaque:
             what = "Pruning needs the teacher's network, and the recipe's teacher is a black box."
             raise UsageError(what, where="--candidates", got=name)

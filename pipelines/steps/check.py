@@ -76,13 +76,13 @@ class CheckStep(Step):
         timed = {"timed": after} if (after := self.networks.task.metric.after) else {}
         return Key(
             {"task": self.networks.recipe.task, **timed, **self.networks.figure_key},
-            {**hashes, "data": self.networks.source.hash},
+            {**hashes, "data": self.networks.source_of(self.role).hash},
             ("onnxruntime",),
         )
 
     def do(self, folder: Path, inputs: Inputs) -> dict[str, Any]:
         """``ANSWERS``, the task's to the test split."""
-        source, artifact = self.networks.source, artifact_of(inputs, self.built).verified()
+        source, artifact = self.networks.source_of(self.role), artifact_of(inputs, self.built).verified()
         task = self.networks.judge(artifact.input)
         spec, images = artifact.input, source.validation.images[:PARITY_IMAGES]
         module = self._module(artifact, inputs)

@@ -41,7 +41,7 @@ class OnnxStep(Step):
         hashes = {self.role: inputs[trained(self.role)].hash}
         if self._chooses:
             params |= {"threshold": self.networks.recipe.threshold, **self.networks.figure_key}
-            hashes["data"] = self.networks.source.hash
+            hashes["data"] = self.networks.source_of(self.role).hash
         return Key(params, hashes, ("torch", "onnx", "onnxscript"))
 
     @property
@@ -55,7 +55,7 @@ class OnnxStep(Step):
             "recipe": networks.recipe.name,
             "role": role,
             "model": without_place(named(networks.parts[role].network)),
-            "source_hash": networks.source.hash,
+            "source_hash": networks.source_of(role).hash,
             "normalisation": networks.normalisation(role)[2],
             # of the file alone: the step's hash is one of the teachers' data too
             "weights": sha256(weights[role] / "weights.safetensors"),

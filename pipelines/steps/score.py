@@ -29,7 +29,7 @@ class ScoreStep(Step):
         return f"score-{self.role}"
 
     def key(self, inputs: Inputs) -> Key:
-        hashes = {"weights": inputs[trained(self.role)].hash, "data": self.networks.source.hash}
+        hashes = {"weights": inputs[trained(self.role)].hash, "data": self.networks.source_of(self.role).hash}
         if self.teacher:
             hashes["teacher"] = self.teacher.hash
         decides = {"threshold": "validation"} if self.networks.recipe.threshold == "validation" else {}
@@ -60,4 +60,4 @@ class ScoreStep(Step):
         task = networks.task
         if networks.recipe.threshold == "validation":
             task = task.judging(threshold=threshold(networks, role, net).share)
-        return task, outputs_to(networks, role, net, networks.source.test)
+        return task, outputs_to(networks, role, net, networks.source_of(role).test)

@@ -74,7 +74,9 @@ class TargetStep(Step):
             hashes["weights"] = inputs[trained("student")].hash
         if self.learns:
             hashes["guide"] = inputs[trained(guide(self.networks))].hash
-            unlabelled = self.networks.trained_on("student").unlabelled
+            source = self.networks.trained_on("student", [guide(self.networks)])
+            hashes |= {"shown": source.shown.hash} if source.shown else {}
+            unlabelled = source.unlabelled
             if unlabelled and not self.networks.parts["student"].taught():  # else the student's weights are of them too
                 hashes["unlabelled"] = unlabelled.hash
         packages = ("torch", "onnx", "onnxruntime", *formats.writers[self.target.writer].packages)
@@ -132,9 +134,10 @@ def learn_quantized(
         {"quantized": as_in(scheme)},
         networks.example(),
         task=networks.task,
+        shown=networks.shown([teacher]),
     )
     folder.mkdir(exist_ok=True)
-    source, augment = networks.trained_on("student"), networks.recipe.data.augment
+    source, augment = networks.trained_on("student", [teacher]), networks.recipe.data.augment
     with TrainingProgress("quantisation-aware student") as progress:
         result = train(distillation, source, export.qat, augment, part.seed, folder, progress)
     net = distillation.student.net.cpu()

@@ -54,7 +54,7 @@ class TrainStep(Step):
         part = self.networks.parts[self.role]
         if part.is_tuned:
             return self.settled(inputs[tuned(self.role)].result["winner"]).key(inputs)
-        params = {
+        params: dict[str, Any] = {
             "network": described(part.network),
             "train": part.train and part.train.deciding(),
             "augment": part.seen(self.networks.recipe.data.augment).deciding(),
@@ -65,7 +65,8 @@ class TrainStep(Step):
             **self.networks.figure_key,
         }
         source = self.networks.trained_on(self.role)
-        hashes = {"data": source.hash}
+        params |= {"views of": source.like} if source.like else {}
+        hashes = {"data": source.hash} | ({"shown": source.shown.hash} if source.shown else {})
         if source.unlabelled and any(kind.needs.teacher for kind in part.kinds):
             hashes["unlabelled"] = source.unlabelled.hash
         hashes |= {str(name): inputs[name].hash for name in self.after}
