@@ -26,7 +26,7 @@ from kdcompress.report.figures import apart
 from kdcompress.report.rows import drop_record
 
 CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
-MOST_IN_FLOAT = 0.5  # of the layers: what is left in float is not faster
+MOST_IN_FLOAT = 0.75  # of the layers: what is left in float is not faster
 
 RANGES = "ranges-"  # files in the folder, while a ladder is climbed
 
@@ -180,8 +180,13 @@ def _activations(state: Climb, _: Any) -> Tries:
     else:
         state.pass_over("activations in float", "products of two activations", "the network has none in int8")
     if not state.scheme.op_types:
-        alone: dict[str, Any] = {"op_types": graph.LAYERS, "outputs": state.scheme.outputs and "convolutions"}
-        yield "all between layers", state.scheme.model_copy(update=alone), None
+        yield "all between layers", state.scheme.model_copy(update=_layers_only(state.scheme)), None
+
+
+def _layers_only(scheme: Scheme) -> dict[str, Any]:
+    from kdcompress.export import graph
+
+    return {"op_types": graph.LAYERS, "outputs": scheme.outputs and "convolutions"}
 
 
 def _floats(state: Climb, _: Any) -> Tries:
@@ -195,7 +200,10 @@ def _floats(state: Climb, _: Any) -> Tries:
     most = min(max(1, int(MOST_IN_FLOAT * len(layers.names))), len(ranked))
     for count in dict.fromkeys(min(2**n, most) for n in range(most.bit_length() + 1)):
         left = dict.fromkeys((*scheme.exclude, *layers.excluded(ranked[:count])))
-        yield f"{count} layers{how}", scheme.model_copy(update={"exclude": tuple(left)}), None
+        changed = scheme.model_copy(update={"exclude": tuple(left)})
+        yield f"{count} layers{how}", changed, None
+    if formats.writers[state.target.writer].nodes is not None and not scheme.op_types:
+        yield f"{most} layers{how} and all between", changed.model_copy(update=_layers_only(scheme)), None
 
 
 def _by_error(state: Climb) -> list[str]:

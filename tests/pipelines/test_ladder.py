@@ -84,6 +84,8 @@ def test_the_first_rung_is_the_targets_own_and_enough_where_it_holds(job, score)
     assert rung["score"] == score(artifact).score and rung["drop"] == 100.0 - rung["score"] == rung["lost"]["points"]
     assert rung["lost"]["low"] < rung["drop"] < rung["lost"]["high"] and rung["lost"]["images"] == len(IMAGES)
     assert artifact.verified() and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
+    before = artifact.path.read_bytes()  # of ranges that were kept in a file
+    assert build(job, target("x86-vnni")).path.read_bytes() == before
 
 
 def test_all_rungs_are_climbed_in_order_and_the_best_is_kept(job, score):
@@ -98,14 +100,19 @@ def test_all_rungs_are_climbed_in_order_and_the_best_is_kept(job, score):
     assert list(dict.fromkeys(rung["rung"] for rung in rungs)) == [
         "calibration",
         "bias correction",
+        "activations in float",
         "sensitive layers in float",
         "quantisation-aware distillation",
     ]
     assert [rung["what"] for rung in rungs[:4]] == ["minmax", "percentile", "mse", "entropy"]
+    none, between, *floats = rungs[5:-1]
+    assert (none["what"], none["why"]) == ("products of two activations", "the network has none in int8")
+    assert between["what"] == "all between layers"
+    assert [rung["what"] for rung in floats][:4] == [f"{count} layers" for count in (1, 2, 4, 7)]
     assert learnt == [target("x86-vnni").options.scheme] and all(
-        rung["seconds"] > 0 and rung["why"] is None for rung in rungs
+        rung["seconds"] > 0 and rung["why"] is None for rung in rungs if rung is not none
     )
-    assert score(artifact).score == max(rung["score"] for rung in rungs)
+    assert score(artifact).score == max(rung["score"] for rung in rungs if rung is not none)
     assert json.dumps(rungs) and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
 
 
