@@ -446,7 +446,7 @@ def page(document: dict[str, Any]) -> str:
         arguments=" ".join(document["arguments"]),
         unexplained=f"without one there were {unexplained}" if unexplained else "none was an exception without one",
         minutes=round(document["cpu_seconds"] / 60),
-        accuracy=f"{np.median([row['accuracy'] for row in rows if 'accuracy' in row]):.0f}",
+        accuracy=f"{np.median([row['accuracy'] for row in rows if 'accuracy' in row] or [0]):.0f}",
         size=SIZE,
         classes=CLASSES,
         compared=COMPARED,

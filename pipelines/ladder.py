@@ -191,19 +191,20 @@ def _layers_only(scheme: Scheme) -> dict[str, Any]:
 
 def _floats(state: Climb, _: Any) -> Tries:
     """The layers that cost most, by `kdcompress sensitivity` where it has measured them, else by their errors, and what
-    computes from them; twice as many each time."""
+    computes from them; twice as many each time. Where these are many, also with all that is between layers."""
     scheme = state.scheme
     measured, layers = state.ranked(), layers_of(state.job, state.target)
     ranked, how = (_by_error(state), "") if measured is None else (measured, " by their measured cost")
     if not ranked:
         return
     most = min(max(1, int(MOST_IN_FLOAT * len(layers.names))), len(ranked))
+    between = formats.writers[state.target.writer].nodes is not None and not scheme.op_types
     for count in dict.fromkeys(min(2**n, most) for n in range(most.bit_length() + 1)):
         left = dict.fromkeys((*scheme.exclude, *layers.excluded(ranked[:count])))
         changed = scheme.model_copy(update={"exclude": tuple(left)})
         yield f"{count} layers{how}", changed, None
-    if formats.writers[state.target.writer].nodes is not None and not scheme.op_types:
-        yield f"{most} layers{how} and all between", changed.model_copy(update=_layers_only(scheme)), None
+        if between and 2 * count > most:  # between few layers in int8, what is in int8 costs more than it saves
+            yield f"{count} layers{how} and all between", changed.model_copy(update=_layers_only(scheme)), None
 
 
 def _by_error(state: Climb) -> list[str]:

@@ -108,7 +108,8 @@ def test_all_rungs_are_climbed_in_order_and_the_best_is_kept(job, score):
     none, between, *floats = rungs[5:-1]
     assert (none["what"], none["why"]) == ("products of two activations", "the network has none in int8")
     assert between["what"] == "all between layers"
-    assert [rung["what"] for rung in floats][:4] == [f"{count} layers" for count in (1, 2, 4, 7)]
+    counts = [rung["what"] for rung in floats if "between" not in rung["what"]]
+    assert counts == [f"{count} layers" for count in (1, 2, 4, 7)]
     assert learnt == [target("x86-vnni").options.scheme] and all(
         rung["seconds"] > 0 and rung["why"] is None for rung in rungs if rung is not none
     )
