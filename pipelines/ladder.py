@@ -184,9 +184,10 @@ def _activations(state: Climb, _: Any) -> Tries:
 
 
 def _layers_only(scheme: Scheme) -> dict[str, Any]:
+    """Activations that a layer's quantised output does by itself are part of it."""
     from kdcompress.export import graph
 
-    return {"op_types": graph.LAYERS, "outputs": scheme.outputs and "convolutions"}
+    return {"op_types": (*graph.LAYERS, "Clip", "MaxPool", "Relu"), "outputs": scheme.outputs and "convolutions"}
 
 
 def _floats(state: Climb, _: Any) -> Tries:
