@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from kdcompress.artifact import InputSpec
 from kdcompress.errors import KDCompressError
+from kdcompress.export import graph
 from kdcompress.export.calibrate import best_range, divergence, squared_error
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 from kdcompress.export.sensitivity import ranking
@@ -161,6 +164,16 @@ def test_corrected_biases_give_the_parents_means(job):
     after = mean(build(job, scheme(per_channel=False, bias_correction=True)))
     wanted = mean(job.parent)
     assert np.abs(after - wanted).max() < 0.1 * np.abs(before - wanted).max()
+
+
+def test_an_activation_that_a_layer_does_by_itself_is_no_operator_between_layers(job):
+    def nodes(changes):
+        return Counter(node.op_type for node in onnx.load(build(job, scheme(**changes)).path).graph.node)
+
+    changes = ladder._layers_only(target("x86-vnni").options.scheme)
+    left, whole = nodes(changes), nodes({"op_types": graph.LAYERS})
+    assert left["Relu"] < whole["Relu"] and left["QuantizeLinear"] <= whole["QuantizeLinear"]
+    assert left["QuantizeLinear"] < nodes({})["QuantizeLinear"]
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "entropy"])
