@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/models.py --output docs/results/models.json --page docs/models.md
     python benchmarks/models.py --only timm/levit_128s,torchvision/swin_t
+    python benchmarks/models.py --ladder --targets onnx-fp32,x86-vnni --kept --page docs/models.md
 
 Each network is a process of its own, which is stopped after LIMIT_S: a crash or a hang is one failure and ends nothing
 else. What a process found is kept in ``--work``, format by format; a second start does what is missing there, was found
-with other packages, or is named in ``--again``.
+with other packages, or is named in ``--again``. ``--kept`` starts nothing, and writes what is there.
 
 Weights are random, from a fixed seed. So that a wrong result shows, a network is made ready (`ready`): parameters that
 begin alike (layer scales, norms, biases) are drawn, running statistics are those of images, and the classifier is
@@ -34,31 +35,37 @@ from torch import nn
 from kdcompress.artifact import Artifact, InputSpec, remove, write_text
 from kdcompress.bench.machine import machine, packages
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
-from kdcompress.export import formats
+from kdcompress.export import formats, fragile, graph
 from kdcompress.export.describe import artifact_of, describe
-from kdcompress.export.formats import ExportJob
+from kdcompress.export.formats import ExportJob, Scheme
+from kdcompress.export.mixed import layers_of
 from kdcompress.export.run_torch import TorchRunner
 from kdcompress.export.to_onnx import export_onnx
+from kdcompress.intervals import Sample
 from kdcompress.models.build import build
 from kdcompress.models.counting import count_parameters, macs
 from kdcompress.models.deployable import Deployable
 from kdcompress.parity import compared
+from kdcompress.pipelines.ladder import climb
 from kdcompress.pipelines.verdict import not_as_asked
 from kdcompress.runner import infer_all
 
 SIZE, CLASSES = 64, 10
 FITTED, CALIBRATED, COMPARED = 128, 64, 32  # pictures
 LIMIT_S = 480  # of one process; more than pnnx is given
-PARENT = "onnx-fp32"
+SCORED, MAY_LOSE = 256, 2.0  # pictures that the ladder looks at, and the points of agreement that a rung may lose there
+PARENT, PLAIN, LADDER = "onnx-fp32", "x86-vnni", "x86-vnni-ladder"
 COLUMNS = {  # target: heading; each is checked by running it but for tensorrt-rtx, whose graph onnx-fp16 runs
     PARENT: "ONNX fp32",
-    "x86-vnni": "ONNX int8",
+    PLAIN: "ONNX int8",
+    LADDER: "ONNX int8 by the ladder",  # with --ladder
     "onnx-fp16": "ONNX fp16",
     "tensorrt-rtx": "TensorRT-RTX fp16",
     "ncnn-fp32": "ncnn fp32",
     "mnn-fp32": "MNN fp32",
     "litert-fp32": "LiteRT fp32",
 }
+NOT_RUN = {"status": "not run", "reason": None}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # The smallest of each family, but where torchvision's is as small as timm's; timm's as of 1.0.31
@@ -229,10 +236,15 @@ def examine(name: str, path: Path, targets: Sequence[str]) -> None:
             try:
                 if target == PARENT:
                     artifact = export_onnx(module, spec, file)
+                    found = checked(artifact, target, images, expected, labels)
+                elif target == LADDER and plainly(record):
+                    found = plainly(record)
                 else:
                     job = ExportJob(module, artifact_of(file), calibration, folder, "model")
-                    artifact = formats.build(job, formats.target(target))
-                found = checked(artifact, target, images, expected, labels)
+                    artifact = climbed(job) if target == LADDER else formats.build(job, formats.target(target))
+                    found = checked(artifact, target, images, expected, labels)
+                    if target == LADDER:
+                        found["ladder"] = of_ladder(job, artifact)
             except Exception as error:
                 found = failure(error)
             found["seconds"] = round(time.perf_counter() - begun, 2)
@@ -264,6 +276,46 @@ def checked(
     if not agreement:
         found |= {"status": "failed", "reason": f"its outputs differ from PyTorch's: {agreement.why}"}
     return found
+
+
+def climbed(job: ExportJob) -> Artifact:
+    """By the product's own ladder but for its last rung, a training: judged by its agreement with PyTorch on pictures
+    that nothing else looks at."""
+    spec = job.parent.input
+    images = pictures(SCORED, spec.height, seed=5)[0]
+    with TorchRunner(job.module, spec) as runner:
+        (expected,) = infer_all(runner, images, spec, COMPARED)
+
+    def score(artifact: Artifact) -> Sample:
+        with formats.open_runner(artifact) as runner:
+            (logits,) = infer_all(runner, images, spec, COMPARED)
+        right = logits.argmax(1) == expected.argmax(1)
+        return Sample(100.0 * float(right.mean()), len(right), right)
+
+    return climb(job, formats.target(PLAIN), score, MAY_LOSE, None)
+
+
+def plainly(record: dict[str, Any]) -> dict[str, Any]:
+    """What the ladder gives where plain int8 passes: the same file, by its first rung. Empty where it does not."""
+    plain = record["formats"].get(PLAIN, NOT_RUN)
+    return {**plain, "ladder": held("calibration", "minmax")} if plain["status"] == "passed" else {}
+
+
+def of_ladder(job: ExportJob, artifact: Artifact) -> dict[str, Any]:
+    """Which rung was kept and what is in float then."""
+    rungs, scheme = artifact.provenance["ladder"], Scheme(**artifact.provenance["scheme"])
+    kept = next(rung for rung in rungs if rung["kept"])
+    layers = layers_of(job, formats.target(PLAIN))
+    floating = {*scheme.exclude, *fragile.divisors(graph.load(job.parent.path))} & {*layers.names}
+    share = layers.share(floating)
+    found = held(kept["rung"], kept["what"], len(floating), len(layers.names), 1 - share["macs"])
+    options = {"calibration": scheme.calibration, "bias_correction": scheme.bias_correction}
+    return {**found, **options, "op_types": scheme.op_types, "agreed": kept["score"], "images": SCORED, "rungs": rungs}
+
+
+def held(rung: str, what: str, floating: int = 0, layers: int | None = None, macs: float = 0.0) -> dict[str, Any]:
+    """The rung that a file is of, how many of its layers are in float, and the share of multiply-accumulates, 0..1."""
+    return {"rung": rung, "what": what, "float_layers": floating, "layers": layers, "float_macs": round(macs, 4)}
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -310,6 +362,10 @@ def swept(name: str, work: Path, again: bool, targets: Sequence[str]) -> dict[st
         record = {"model": name, "size": MODELS[name], "options": options_of(name), "versions": packages()}
         save({**record, "formats": {}, "seconds": 0.0, "cpu_seconds": 0.0}, path)
         remove(path.with_suffix(""))
+    record = json.loads(path.read_text())
+    if LADDER in missing(record, targets) and (found := plainly(record)):
+        record["formats"][LADDER] = found
+        save(record, path)
     while missing(record := json.loads(path.read_text()), targets):
         begun, used = time.perf_counter(), cpu_seconds()
         process = multiprocessing.get_context("fork").Process(target=examine, args=(name, path, targets))
@@ -334,13 +390,21 @@ def swept(name: str, work: Path, again: bool, targets: Sequence[str]) -> dict[st
     return record
 
 
+def kept(name: str, work: Path) -> dict[str, Any]:
+    """The record of one network as it is."""
+    path = work / (name.replace("/", "-") + ".json")
+    if path.is_file():
+        return json.loads(path.read_text())
+    return {"model": name, "size": MODELS[name], "formats": {}, "seconds": 0.0, "cpu_seconds": 0.0}
+
+
 def counts(rows: list[dict[str, Any]], target: str) -> dict[str, int]:
     """How many networks passed, failed and were skipped; ``crashed`` and ``unexplained`` are among the failed."""
-    found = [row["formats"][target] for row in rows]
+    found = [row["formats"].get(target, NOT_RUN) for row in rows]
     statuses = Counter(each["status"] for each in found)
     flags = {"crashed": "crash", "unexplained": "traceback"}
     return {
-        **{status: statuses[status] for status in ("passed", "failed", "skipped")},
+        **{status: statuses[status] for status in ("passed", "failed", "skipped", "not run")},
         **{name: sum(flag in each for each in found) for name, flag in flags.items()},
     }
 
@@ -351,7 +415,9 @@ def page(document: dict[str, Any]) -> str:
     lines = ["| format | target | networks that pass | | crashed or hung |", "|---|---|---:|---:|---:|"]
     for target, heading in headings.items():
         passed, crashed = summed[target]["passed"], summed[target]["crashed"]
-        lines.append(f"| {heading} | `{target}` | {passed} of {total} | {100 * passed / total:.1f} % | {crashed} |")
+        name, run = PLAIN if target == LADDER else target, total - summed[target].get("not run", 0)
+        share = f"{100 * passed / run:.1f} %" if run else ""
+        lines.append(f"| {heading} | `{name}` | {passed} of {run} | {share} | {crashed} |")
     networks = [
         f"| network | input | parameters, M | {' | '.join(headings.values())} |",
         f"|---|---:|---:|{'---|' * len(headings)}",
@@ -359,21 +425,28 @@ def page(document: dict[str, Any]) -> str:
     reasons = ["| network | format | reason |", "|---|---|---|"]
     for row in rows:
         size = f"{row['parameters'] / 1e6:.2f}" if "parameters" in row else ""
-        cells = [row["model"], str(row["size"]), size, *(cell(row["formats"][target]) for target in headings)]
+        cells = [
+            row["model"],
+            str(row["size"]),
+            size,
+            *(cell(row["formats"].get(target, NOT_RUN)) for target in headings),
+        ]
         networks.append(f"| {' | '.join(cells)} |")
         for target, heading in headings.items():
-            if reason := row["formats"][target]["reason"]:
+            if reason := row["formats"].get(target, NOT_RUN)["reason"]:
                 reasons.append(f"| {row['model']} | {heading} | {' '.join(reason.replace('|', '/').split())} |")
     unexplained = sum(found["unexplained"] for found in summed.values())
     return TEXT.format(
         counts="\n".join(lines),
         table="\n".join(networks),
         reasons="\n".join(reasons),
+        ladder=ladder_table(rows) if LADDER in headings else "",
+        not_climbed=CLIMBED if LADDER in headings else NOT_CLIMBED,
         total=total,
         arguments=" ".join(document["arguments"]),
         unexplained=f"without one there were {unexplained}" if unexplained else "none was an exception without one",
         minutes=round(document["cpu_seconds"] / 60),
-        accuracy=f"{np.median([row['accuracy'] for row in rows if 'accuracy' in row]):.0f}",
+        accuracy=f"{np.median([row['accuracy'] for row in rows if 'accuracy' in row] or [0]):.0f}",
         size=SIZE,
         classes=CLASSES,
         compared=COMPARED,
@@ -389,6 +462,41 @@ def cell(found: dict[str, Any]) -> str:
     agreed, verdict = found["parity"]["matched"], "pass" if found["status"] == "passed" else "failed"
     return verdict if agreed == 1 else f"{verdict}, {100 * agreed:.0f} %"
 
+
+def ladder_table(rows: list[dict[str, Any]]) -> str:
+    """Those that plain int8 does not hold for, and what does."""
+    lines = [
+        "| network | plain | rung | calibration | layers in float | multiply-accumulates in float | passed |",
+        "|---|---:|---|---|---:|---:|---|",
+    ]
+    for row in rows:
+        found = row["formats"].get(LADDER, NOT_RUN)
+        if plainly(row) or "ladder" not in found:
+            continue
+        at, plain = found["ladder"], row["formats"][PLAIN]
+        how = at["calibration"] + (", biases corrected" if at["bias_correction"] else "")
+        how += ", layers only" if at["op_types"] else ""
+        cells = [row["model"], f"{100 * plain['parity']['matched']:.0f} %" if "parity" in plain else plain["status"]]
+        cells += [f"{at['rung']}: {at['what']}", how, f"{at['float_layers']} of {at['layers']}"]
+        cells += [f"{100 * at['float_macs']:.0f} %", cell(found)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return LADDER_TEXT.format(table="\n".join(lines), scored=SCORED, loses=f"{MAY_LOSE:g}", compared=COMPARED)
+
+
+NOT_CLIMBED = """`kdcompress run`
+  has a ladder for networks that lose accuracy (calibration, bias correction, layers in float), which is not climbed
+  here."""
+CLIMBED = """Where plain
+  int8 fails, [the ladder](#the-ladder) is climbed too."""
+LADDER_TEXT = """
+## The ladder
+
+Where plain int8 fails, the product's own [ladder](quantisation.md#the-ladder) is climbed, but for its last rung, a
+training. Each rung is judged by its agreement with PyTorch on {scored} other images and may lose {loses} points of it;
+what is kept is then judged on the {compared}, as all others are. Layers are convolutions and matrix products.
+
+{table}
+"""
 
 TEXT = """# Networks through the exporters
 
@@ -429,14 +537,12 @@ script writes this page.
 - **TensorRT-RTX** was not run: there is no GPU. *Built* says that there is an engine for 8.6, 8.9 and 12.0, that
   every convolution and matrix product of its network is fp16, and that its header is whole. The ONNX fp16 column
   computes nearly the same graph on the CPU: what differs there, the engine gets wrong too.
-- **int8** says little of trained networks: the margins of a classifier on random features are small. `kdcompress run`
-  has a ladder for networks that lose accuracy (calibration, bias correction, layers in float), which is not climbed
-  here.
+- **int8** says little of trained networks: the margins of a classifier on random features are small. {not_climbed}
 
 ## Every network
 
 {table}
-
+{ladder}
 ## Reasons
 
 {reasons}
@@ -447,30 +553,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated models; all where it is not given")
     parser.add_argument("--again", help="comma-separated models to do over, or 'all'")
-    parser.add_argument("--targets", default=",".join(COLUMNS), help="comma-separated, the first of them onnx-fp32")
+    usual = [target for target in COLUMNS if target != LADDER]
+    parser.add_argument("--targets", default=",".join(usual), help="comma-separated, the first of them onnx-fp32")
+    parser.add_argument("--ladder", action="store_true", help="climb the int8 ladder where x86-vnni fails")
+    parser.add_argument("--kept", action="store_true", help="start nothing: write what is kept in --work")
     parser.add_argument("--work", type=Path, default=Path("runs/models"), help="where each network's record is kept")
     parser.add_argument("-o", "--output", type=Path, help="a JSON file of all records")
     parser.add_argument("--page", type=Path, help="a Markdown file")
     options = parser.parse_args(arguments)
     names = options.only.split(",") if options.only else list(MODELS)
     targets = options.targets.split(",")
+    asked = list(targets)
+    if options.ladder and PLAIN in targets:
+        targets.insert(targets.index(PLAIN) + 1, LADDER)
     again = names if options.again == "all" else (options.again or "").split(",")
     if unknown := [name for name in (*names, *filter(None, again)) if name not in MODELS]:
         raise unknown_name("model in the sweep", unknown[0], MODELS)
-    if unknown := [target for target in targets if target not in COLUMNS] or targets[:1] != [PARENT]:
+    if unknown := [target for target in asked if target not in usual] or targets[:1] != [PARENT]:
         raise UsageError(
-            "These targets cannot be swept.", got=options.targets, allowed=f"{PARENT} first, then of {list(COLUMNS)}"
+            "These targets cannot be swept.", got=options.targets, allowed=f"{PARENT} first, then of {usual}"
         )
-    warm_up()
+    if options.ladder and PLAIN not in targets:
+        raise UsageError(
+            "The ladder begins at plain int8.", where="--ladder", got=options.targets, allowed=f"{PLAIN} in it"
+        )
+    if not options.kept:
+        warm_up()
     rows = []
     for name in names:
-        rows.append(swept(name, options.work, name in again, targets))
+        rows.append(kept(name, options.work) if options.kept else swept(name, options.work, name in again, targets))
         shown = ", ".join(f"{target} {found['status']}" for target, found in rows[-1]["formats"].items())
         print(f"{name}: {rows[-1]['seconds']:.0f} s, {shown}", flush=True)
     document = {
         "machine": machine(),
         "targets": targets,
-        "arguments": ["--targets", options.targets] if targets != list(COLUMNS) else [],
+        "arguments": [
+            *(["--targets", options.targets] if asked != usual else []),
+            *(["--ladder"] if options.ladder else []),
+        ],
         "cpu_seconds": round(sum(row["cpu_seconds"] for row in rows)),
         "summary": {target: counts(rows, target) for target in targets},
         "results": rows,

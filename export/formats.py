@@ -52,7 +52,11 @@ class Scheme(Section):
         default=False, description="Give activations a range that is symmetric about 0 (zero point 0)."
     )
     quantize_bias: bool = Field(True, description="Store biases as integers too.")
-    outputs: bool = Field(default=True, description="Quantise the outputs of layers too, not only their inputs.")
+    outputs: bool | Literal["convolutions"] = Field(
+        default=True,
+        description="Quantise the outputs of layers too, not only their inputs. convolutions: of those alone; a matrix "
+        "product can give its sums as they are. For onnx and ort.",
+    )
     calibration: Literal["minmax", "percentile", "mse", "entropy"] = Field(
         "minmax", description="How the range of an activation is chosen from what the calibration images give."
     )

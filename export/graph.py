@@ -15,7 +15,8 @@ from kdcompress.errors import UsageError
 from kdcompress.export import external_data
 from kdcompress.export.behind import behind_layers
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+PRODUCTS = ("Gemm", "MatMul")
+LAYERS = ("Conv", "ConvTranspose", *PRODUCTS)
 REGIONS = "RoiAlign"  # looks at regions, its second input, of a map
 NORMALISATION = "normalisation"  # the layer that pixels are normalised by, where there is one
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdcompress.artifact import InputSpec, replacing
 from kdcompress.errors import KDCompressError
-from kdcompress.export import graph
+from kdcompress.export import fragile, graph
 from kdcompress.export.bias import correct_biases
 from kdcompress.export.calibrate import write_ranges
 from kdcompress.export.formats import ExportJob, Scheme
@@ -64,18 +64,18 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
     extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric, "QuantizeBias": scheme.quantize_bias}
     if scheme.calibration == "percentile":
         extra["CalibPercentile"] = scheme.percentile
-    if not scheme.outputs:
-        extra["OpTypesToExcludeOutputQuantization"] = list(graph.LAYERS)
+    if scheme.outputs is not True:
+        extra["OpTypesToExcludeOutputQuantization"] = list(graph.PRODUCTS if scheme.outputs else graph.LAYERS)
     spec, ranged = job.parent.input, _ranged(scheme)
     parent = as_quantised(job, scheme)
     with tempfile.TemporaryDirectory() as folder:
-        source, prepared = Path(folder, "source.onnx"), Path(folder, "prepared.onnx")
-        graph.save(parent, source)
+        prepared = Path(folder, "prepared.onnx")
+        prepare(parent, prepared)
         layer = graph.first_layer(parent)
         if layer is None:
             raise KDCompressError("This model has no convolution or matrix product to quantise.", where=job.parent.path)
         stays_float = [node.name for node in graph.ancestors(parent, layer)]
-        stays_float += graph.named_nodes(parent, scheme.exclude)
+        stays_float += [*graph.named_nodes(parent, scheme.exclude), *fragile.divisors(parent)]
         if spec.decodes:
             stays_float += [node.name for node in graph.tail(parent)]
         if ranged and layer.name == graph.NORMALISATION:
@@ -86,8 +86,6 @@ def write_int8(job: ExportJob, scheme: Scheme, path: Path, ranges: Path | None =
         batches = job.batches(scheme)
         reader = _Reader(spec.name, batches if scheme.calibration == "minmax" else _of_one_size(batches))
         with quiet():
-            # Its symbolic inference does not take every graph, leaves files behind where it fails, and changes no file.
-            quantization.shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             if ours and not ranges.exists():
                 write_ranges(prepared, reader, scheme.calibration, Path(folder, "augmented.onnx"), ranges)
             quantization.quantize_static(
@@ -125,6 +123,18 @@ def as_quantised(job: ExportJob, scheme: Scheme) -> Any:
     if _ranged(scheme) and _differ(spec) and convolved:
         graph.normalisation_to_conv(parent)
     return parent
+
+
+def prepare(parent: Any, path: Path) -> None:
+    """Write the graph as ONNX Runtime's quantiser takes it: optimised, with shapes."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "source.onnx")
+        graph.save(parent, source)
+        with quiet():
+            # Its symbolic inference does not take every graph, leaves files behind where it fails, and changes no file.
+            quant_pre_process(str(source), str(path), skip_symbolic_shape=True)
 
 
 def nodes(job: ExportJob, scheme: Scheme) -> set[str]:

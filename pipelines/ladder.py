@@ -1,11 +1,13 @@
 """int8 that keeps its score: what costs least is tried first, until the file loses no more than is allowed.
 
-calibration -> bias correction -> sensitive layers in float -> quantisation-aware distillation. Each rung is built, and
-looked at in the target's own runtime on validation images; the test images are for the file that ships.
+calibration -> bias correction -> activations in float -> sensitive layers in float -> quantisation-aware distillation.
+Each rung is built, and looked at in the target's own runtime on validation images; the test images are for the file
+that ships.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +19,16 @@ from kdcompress.console import say
 from kdcompress.errors import KDCompressError
 from kdcompress.export import formats
 from kdcompress.export.formats import ExportJob, Scheme, Target
+from kdcompress.export.mixed import layers_of
 from kdcompress.intervals import Sample, lost
 from kdcompress.report import sure
 from kdcompress.report.figures import apart
 from kdcompress.report.rows import drop_record
 
 CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
-MOST_IN_FLOAT = 0.25  # of the layers: what is left in float is not faster
+MOST_IN_FLOAT = 0.75  # of the layers: what is left in float is not faster
+
+RANGES = "ranges-"  # files in the folder, while a ladder is climbed
 
 Score = Callable[[Artifact], Sample]
 Distil = Callable[[Scheme], ExportJob]
@@ -74,6 +79,7 @@ class Climb:
     def attempt(self, rung: str, what: str, scheme: Scheme, job: ExportJob | None, begun: float) -> None:
         """Build and score one; a rung that this format does not offer is noted."""
         job = replace(job or self.job, folder=self.job.folder / f"rung-{len(self.rungs)}")
+        job.ranges = job.ranges or self.job.folder / _ranges(job, scheme)
         tried = self.target.model_copy(update={"options": self.target.options.model_copy(update={"scheme": scheme})})
         made = Rung(rung, what, 0.0)
         try:
@@ -98,6 +104,15 @@ class Climb:
             drop += f": {doubt}" if doubt else ""
         if len(self.rungs) > 1 or not self.met:
             say(f"{self.target.name}: {rung}, {what}: {drop}")
+
+    def pass_over(self, rung: str, what: str, why: str) -> None:
+        self.rungs.append(Rung(rung, what, 0.0, why=why))
+
+
+def _ranges(job: ExportJob, scheme: Scheme) -> str:
+    """The name of the file that keeps what calibration finds, of schemes that have that in common."""
+    calibrated = scheme.model_dump_json(exclude={"exclude", "bias_correction"})
+    return f"{RANGES}{hashlib.sha256((job.parent.sha256 + calibrated).encode()).hexdigest()[:16]}.json"
 
 
 def climb(
@@ -129,8 +144,8 @@ def climb(
     path = job.folder / artifact.path.name
     remove(path)
     os.replace(artifact.path, path)
-    for number in range(len(state.rungs)):
-        remove(job.folder / f"rung-{number}")
+    for left in [*job.folder.glob("rung-*"), *job.folder.glob(f"{RANGES}*")]:
+        remove(left)
     next(rung for rung in state.rungs if rung.drop == state.best[0]).kept = True
     return replace(artifact, path=path).with_provenance(ladder=[asdict(rung) for rung in state.rungs])
 
@@ -149,17 +164,48 @@ def _bias(state: Climb, _: Any) -> Tries:
         yield f"with {state.scheme.calibration}", state.scheme.model_copy(update={"bias_correction": True}), None
 
 
+def _activations(state: Climb, _: Any) -> Tries:
+    """What is no layer with weights: products of two activations, as in attention, and then all between layers."""
+    from kdcompress.export import fragile, graph
+
+    scheme, nodes = state.scheme, formats.writers[state.target.writer].nodes
+    if nodes is None:
+        state.pass_over("activations in float", "all", "this format's writer chooses by itself what is between layers")
+        return
+    known = nodes(state.job, scheme)
+    products = [name for name in fragile.products(graph.load(state.job.parent.path)) if name in known]
+    if left := [name for name in products if name not in scheme.exclude]:
+        excluded = (*scheme.exclude, *left)
+        yield f"{len(left)} products of two activations", scheme.model_copy(update={"exclude": excluded}), None
+    else:
+        state.pass_over("activations in float", "products of two activations", "the network has none in int8")
+    if not state.scheme.op_types:
+        yield "all between layers", state.scheme.model_copy(update=_layers_only(state.scheme)), None
+
+
+def _layers_only(scheme: Scheme) -> dict[str, Any]:
+    """Activations that a layer's quantised output does by itself are part of it."""
+    from kdcompress.export import graph
+
+    return {"op_types": (*graph.LAYERS, "Clip", "MaxPool", "Relu"), "outputs": scheme.outputs and "convolutions"}
+
+
 def _floats(state: Climb, _: Any) -> Tries:
-    """The layers that cost most, by `kdcompress sensitivity` where it has measured them, else by their errors; twice as
-    many each time."""
+    """The layers that cost most, by `kdcompress sensitivity` where it has measured them, else by their errors, and what
+    computes from them; twice as many each time. Where these are many, also with all that is between layers."""
     scheme = state.scheme
-    measured = state.ranked()
+    measured, layers = state.ranked(), layers_of(state.job, state.target)
     ranked, how = (_by_error(state), "") if measured is None else (measured, " by their measured cost")
-    count = 1
-    while count <= max(1, MOST_IN_FLOAT * len(ranked)):
-        left = (*scheme.exclude, *ranked[:count])
-        yield f"{count} layers{how}", scheme.model_copy(update={"exclude": left}), None
-        count *= 2
+    if not ranked:
+        return
+    most = min(max(1, int(MOST_IN_FLOAT * len(layers.names))), len(ranked))
+    between = formats.writers[state.target.writer].nodes is not None and not scheme.op_types
+    for count in dict.fromkeys(min(2**n, most) for n in range(most.bit_length() + 1)):
+        left = dict.fromkeys((*scheme.exclude, *layers.excluded(ranked[:count])))
+        changed = scheme.model_copy(update={"exclude": tuple(left)})
+        yield f"{count} layers{how}", changed, None
+        if between and 2 * count > most:  # between few layers in int8, what is in int8 costs more than it saves
+            yield f"{count} layers{how} and all between", changed.model_copy(update=_layers_only(scheme)), None
 
 
 def _by_error(state: Climb) -> list[str]:
@@ -201,6 +247,7 @@ def as_in(scheme: Scheme) -> dict[str, Any]:
 RUNGS: dict[str, Callable[[Climb, Distil | None], Tries]] = {
     "calibration": _calibration,
     "bias correction": _bias,
+    "activations in float": _activations,
     "sensitive layers in float": _floats,
     "quantisation-aware distillation": _distillation,
 }

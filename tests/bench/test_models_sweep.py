@@ -25,7 +25,7 @@ def test_every_name_is_known_and_so_is_every_target(models):
     for name in models.MODELS:
         group, slash, rest = name.partition("/")
         assert rest in known[group] if slash else name in zoo, name
-    assert len(models.MODELS) >= 45 and set(models.COLUMNS) - {models.PARENT} <= set(targets())
+    assert len(models.MODELS) >= 45 and set(models.COLUMNS) - {models.PARENT, models.LADDER} <= set(targets())
     assert {"zoo", "timm", "torchvision"} == {
         name.partition("/")[0] if "/" in name else "zoo" for name in models.MODELS
     }
@@ -65,6 +65,42 @@ def test_a_sweep_resumes_and_a_process_that_dies_is_one_failure(models, tmp_path
     models.main(options)
     with pytest.raises(UsageError, match="no model in the sweep"):
         models.main(["--only", "resnet9"])
+
+
+def test_the_ladder_is_climbed_where_plain_int8_fails(models, tmp_path, monkeypatch):
+    checked = models.checked
+
+    def plain_fails(artifact, target, *judged):
+        found = checked(artifact, target, *judged)
+        return found | {"status": "failed", "reason": "as if"} if target == models.PLAIN else found
+
+    monkeypatch.setattr(models, "MAY_LOSE", 100.0)  # the first rung is enough
+    monkeypatch.setattr(models, "checked", plain_fails)
+    work, page = tmp_path / "work", tmp_path / "models.md"
+    options = ["--only", "resnet8", "--targets", f"{models.PARENT},{models.PLAIN}", "--work", str(work), "--ladder"]
+    models.main([*options, "--kept", "--page", str(page)])
+    assert "| ONNX int8 by the ladder | `x86-vnni` | 0 of 0 |  | 0 |" in page.read_text()
+    assert "| resnet8 | 32 |  | not run | not run | not run |" in page.read_text() and not work.exists()
+
+    models.main([*options, "--page", str(page), "-o", str(tmp_path / "models.json")])
+    (row,) = json.loads((tmp_path / "models.json").read_text())["results"]
+    found, plain = row["formats"][models.LADDER], row["formats"][models.PLAIN]
+    assert found["status"] == "passed" and found["parity"]["n"] == models.COMPARED
+    at = found["ladder"]
+    assert (at["rung"], at["what"], at["float_layers"], at["float_macs"]) == ("calibration", "minmax", 0, 0)
+    assert at["layers"] == 10 and at["agreed"] > 80 and at["images"] == models.SCORED and len(at["rungs"]) == 1
+    assert "| calibration: minmax | minmax | 0 of 10 | 0 % | pass" in page.read_text()
+    assert "--ladder" in page.read_text() and "is not climbed" not in page.read_text()
+
+    plain["status"] = "passed"  # then it is the file of the first rung, and nothing is done for it
+    del row["formats"][models.LADDER]
+    models.save(row, work / "resnet8.json")
+    monkeypatch.setattr(models, "examine", None)
+    models.main(options)
+    kept = json.loads((work / "resnet8.json").read_text())["formats"][models.LADDER]
+    assert kept == {**plain, "ladder": models.held("calibration", "minmax")}
+    with pytest.raises(UsageError, match="begins at plain int8"):
+        models.main(["--only", "resnet8", "--targets", models.PARENT, "--ladder"])
 
 
 def test_what_fails_says_why(models):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from kdcompress.artifact import InputSpec
 from kdcompress.errors import KDCompressError
+from kdcompress.export import graph
 from kdcompress.export.calibrate import best_range, divergence, squared_error
 from kdcompress.export.formats import ExportJob, build, open_runner, target
 from kdcompress.export.sensitivity import ranking
@@ -84,6 +87,8 @@ def test_the_first_rung_is_the_targets_own_and_enough_where_it_holds(job, score)
     assert rung["score"] == score(artifact).score and rung["drop"] == 100.0 - rung["score"] == rung["lost"]["points"]
     assert rung["lost"]["low"] < rung["drop"] < rung["lost"]["high"] and rung["lost"]["images"] == len(IMAGES)
     assert artifact.verified() and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
+    before = artifact.path.read_bytes()  # of ranges that were kept in a file
+    assert build(job, target("x86-vnni")).path.read_bytes() == before
 
 
 def test_all_rungs_are_climbed_in_order_and_the_best_is_kept(job, score):
@@ -98,14 +103,20 @@ def test_all_rungs_are_climbed_in_order_and_the_best_is_kept(job, score):
     assert list(dict.fromkeys(rung["rung"] for rung in rungs)) == [
         "calibration",
         "bias correction",
+        "activations in float",
         "sensitive layers in float",
         "quantisation-aware distillation",
     ]
     assert [rung["what"] for rung in rungs[:4]] == ["minmax", "percentile", "mse", "entropy"]
+    none, between, *floats = rungs[5:-1]
+    assert (none["what"], none["why"]) == ("products of two activations", "the network has none in int8")
+    assert between["what"] == "all between layers"
+    counts = [rung["what"] for rung in floats if "between" not in rung["what"]]
+    assert counts == [f"{count} layers" for count in (1, 2, 4, 7)]
     assert learnt == [target("x86-vnni").options.scheme] and all(
-        rung["seconds"] > 0 and rung["why"] is None for rung in rungs
+        rung["seconds"] > 0 and rung["why"] is None for rung in rungs if rung is not none
     )
-    assert score(artifact).score == max(rung["score"] for rung in rungs)
+    assert score(artifact).score == max(rung["score"] for rung in rungs if rung is not none)
     assert json.dumps(rungs) and [path.name for path in job.folder.iterdir()] == [artifact.path.name]
 
 
@@ -153,6 +164,16 @@ def test_corrected_biases_give_the_parents_means(job):
     after = mean(build(job, scheme(per_channel=False, bias_correction=True)))
     wanted = mean(job.parent)
     assert np.abs(after - wanted).max() < 0.1 * np.abs(before - wanted).max()
+
+
+def test_an_activation_that_a_layer_does_by_itself_is_no_operator_between_layers(job):
+    def nodes(changes):
+        return Counter(node.op_type for node in onnx.load(build(job, scheme(**changes)).path).graph.node)
+
+    changes = ladder._layers_only(target("x86-vnni").options.scheme)
+    left, whole = nodes(changes), nodes({"op_types": graph.LAYERS})
+    assert left["Relu"] < whole["Relu"] and left["QuantizeLinear"] <= whole["QuantizeLinear"]
+    assert left["QuantizeLinear"] < nodes({})["QuantizeLinear"]
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse", "entropy"])

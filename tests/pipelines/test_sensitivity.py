@@ -240,8 +240,10 @@ def test_without_a_table_the_ladder_ranks_by_itself(place, monkeypatch):
 
     state = SimpleNamespace(scheme=formats.target("any.yaml").options.scheme, ranked=lambda: None, job=job)
     state.target = formats.target("x86-vnni")
-    ((what, scheme, _),) = ladder._floats(state, None)
+    monkeypatch.setattr(ladder, "layers_of", lambda job, target: Layers({"a.b": 1}, {"a.b": "convolution"}, {}))
+    (what, scheme, _), (more, other, _) = ladder._floats(state, None)
     assert asked == [job] and what == "1 layers" and scheme.exclude == ("a.b",) and climb is ladder.climb
+    assert more == "1 layers and all between" and other.exclude == ("a.b",) and "Add" not in other.op_types
 
 
 def costs(artifact):
