@@ -26,7 +26,7 @@ from kdcompress.report.figures import apart
 from kdcompress.report.rows import drop_record
 
 CALIBRATIONS = ("minmax", "percentile", "mse", "entropy")
-MOST_IN_FLOAT = 0.75  # of the layers: what is left in float is not faster
+MOST_IN_FLOAT = 0.5  # of the layers: what is left in float is not faster
 
 RANGES = "ranges-"  # files in the folder, while a ladder is climbed
 
