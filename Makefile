@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= datasets
+# Processes of the tests: one more than cores, as tests wait for browsers, devices and other processes.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, 1 + os.cpu_count()))")
 RUN := $(VENV)/bin
 # The tested versions are those of Python 3.11 and later; with 3.10 pip takes what fits setup.py.
 TESTED := $(shell $(PYTHON) -c "import sys; print('--constraint constraints.txt' * (sys.version_info >= (3, 11)))")
@@ -16,7 +18,7 @@ full: install data
 	$(RUN)/kdcompress run pipelines/recipes/fashion-mnist.yaml
 
 test: runtimes data lint
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
 
 slow: runtimes data
 	$(RUN)/python -m pytest -q -m slow

@@ -9,6 +9,7 @@ NOTEBOOK = Path(__file__).parents[1] / "docs/notebook.ipynb"
 nbformat = pytest.importorskip("nbformat")
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path, fashion_mnist_root, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -107,6 +107,7 @@ assert logging.root.handlers == handlers and logging.root.manager.disable == 0
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_float_pixels_and_a_fixed_batch(fixed, tmp_path):
     job = ExportJob(fixed.module, fixed.artifact, pixels(fixed.spec, 65), tmp_path, "plain")
     artifact = build(job, FP32)
@@ -186,6 +187,7 @@ def test_a_scheme_that_xnnpack_cannot_do_is_refused(change, key, job):
     assert not list(job.folder.iterdir())
 
 
+@pytest.mark.slow
 def test_what_the_scheme_leaves_out_stays_in_float(job):
     found = build(job, with_scheme(exclude=("net.fc", "net.body.1"), per_channel=False, symmetric=True, images=64))
     assert found.provenance["coverage"]["conv"] == {"int8": 4, "fp32": 3}
@@ -193,6 +195,7 @@ def test_what_the_scheme_leaves_out_stays_in_float(job):
     assert found.provenance["calibration_images"] == 64 and accuracy(found) > 94
 
 
+@pytest.mark.slow
 def test_an_int8_program_with_nothing_in_int8_is_refused(job):
     with pytest.raises(KDCompressError, match="runs in int8"):
         build(job, with_scheme(op_types=("add",)))
@@ -215,6 +218,7 @@ def test_what_xnnpack_does_not_take_is_named(job, trained):
     assert "0.0%" in str(caught.value) and not list(job.folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_network_of_the_zoo(tmp_path):
     torch.manual_seed(0)
     spec = grey_spec(height=28, width=28, labels=labels(10))

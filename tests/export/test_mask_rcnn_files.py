@@ -49,9 +49,8 @@ def test_the_graph_is_static_and_runs_at_any_batch(exported):
         np.testing.assert_allclose(one[0], two[1], atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("onnx-fp16", "openvino-fp32")), "x86-vnni"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx-fp16", "openvino-fp32", "x86-vnni"])
 def test_files_find_the_same(exported, name):
     job, expected = exported
     builds, _, why, _ = availability(target(name))

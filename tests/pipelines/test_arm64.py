@@ -68,7 +68,11 @@ def bundles(tmp_path_factory, fashion_mnist_root):
 
 
 @pytest.mark.parametrize(
-    ("target", "difference"), [pytest.param("student-fp32", 1e-4, marks=pytest.mark.slow), ("arm64-dotprod", 0.1)]
+    ("target", "difference"),
+    [
+        pytest.param("student-fp32", 1e-4, marks=pytest.mark.slow),
+        pytest.param("arm64-dotprod", 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_bundle_answers_on_arm64_as_on_x86(target, difference, root, bundles, tmp_path):
     folder, made = bundles

@@ -73,6 +73,7 @@ def test_every_file_is_scored_by_its_own_masks(ran):
     assert page.count("<img") == 4 * len(document["pictures"]["shown"]) > 0 and "mask AP" in page
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_same_figure(ran, fashion_mnist_root):
     document = json.loads(ran[0].stdout)
     row = next(row for row in document["rows"] if row["name"] == "student-fp32")

@@ -275,6 +275,7 @@ def test_a_pattern_names_networks_for_the_task_alone(detectors):
         names_of(detectors("fcos/small-resnet10x1", overrides=(*classes, options)))
 
 
+@pytest.mark.slow
 def test_a_detector_is_planned_and_its_recipe_is_one(detectors, fashion_mnist_root):
     arguments = ["scenes.yaml", f"data.root={fashion_mnist_root}", "--candidates", "fcos/small-resnet10x1"]
     found = CliRunner().invoke(main, ["plan", *arguments, "-o", "planned.yaml"])
@@ -377,6 +378,7 @@ def test_a_search_trains_the_best_of_the_plan_and_holds_the_budgets(searched):
     assert all(step["reused"] for step in again["steps"]) and again["search"] == document["search"]
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_not_met_ends_with_1_and_says_by_how_much(searched):
     run, _, _ = searched
     found = run("budgets.size=30kB", "search=0", "student.model=resnet14x0.5")

@@ -357,7 +357,7 @@ def test_a_file_that_is_damaged_once_it_is_checked(again, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize(
     ("target", "kind"),
-    [pytest.param(*each, marks=[pytest.mark.slow] * (each in FILES[3:])) for each in FILES],
+    [pytest.param(*each, marks=[pytest.mark.slow] * (each in FILES[2:])) for each in FILES],
 )
 def test_a_file_that_is_not_the_one_that_was_built(target, kind, again, monkeypatch, tmp_path):
     """Damaged before it is checked, after the run, and where it is published."""

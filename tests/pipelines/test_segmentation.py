@@ -86,6 +86,7 @@ def test_the_report_shows_classes_over_images(ran, document):
     assert all("mean IoU" in page and "pixel accuracy" in page for page in pages)
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_same_figure(ran, document, fashion_mnist_root):
     _, folder = ran
     evaluate_gives_the_same(folder / "run", document, fashion_mnist_root)
