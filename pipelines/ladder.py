@@ -251,3 +251,4 @@ RUNGS: dict[str, Callable[[Climb, Distil | None], Tries]] = {
     "sensitive layers in float": _floats,
     "quantisation-aware distillation": _distillation,
 }
+RULES = {"rungs": list(RUNGS), "calibrations": CALIBRATIONS, "most_in_float": MOST_IN_FLOAT}  # for a step's key

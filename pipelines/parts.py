@@ -112,6 +112,12 @@ def parts_of(recipe: Recipe) -> dict[Role, Part]:
     return found
 
 
+def with_defaults(method: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A method with all its options, those too that the recipe leaves out: another default is another method."""
+    parsed = {name: methods[name].parse_options(name, dict(each)) for name, each in method.items()}
+    return {name: options.model_dump(mode="json") for name, options in parsed.items()}
+
+
 def is_private(parts: Mapping[Role, Part]) -> bool:
     """Whether the teachers know private images."""
     return any(kind.private for kind in parts["student"].kinds)

@@ -16,9 +16,8 @@ from kdcompress.artifact import content_hash, kept_json, write_text
 from kdcompress.console import say
 from kdcompress.distributed import is_main_process, launched, processes
 from kdcompress.errors import KDCompressError, cause
-from kdcompress.methods import methods
 from kdcompress.pipelines.networks import Networks
-from kdcompress.pipelines.parts import Role, named
+from kdcompress.pipelines.parts import Role, named, with_defaults
 from kdcompress.pipelines.provenance import public, recipe_yaml
 from kdcompress.training.engine import Progress
 from kdcompress.training.trackers import Tracker, trackers
@@ -169,7 +168,7 @@ def settings(networks: Networks, role: Role) -> dict[str, Any]:
         "seed": part.seed,
         "data": {"source": recipe.data.source, "augment": recipe.data.augment.deciding()},
         "train": part.train.deciding(),
-        "method": {name: methods[name].parse_options(name, given).model_dump() for name, given in part.method.items()},
+        "method": with_defaults(part.method),
         "kdcompress": __version__,
     }
     return dict(_flat(found))

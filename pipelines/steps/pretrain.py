@@ -13,7 +13,7 @@ from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
 from kdcompress.pipelines import pretraining
 from kdcompress.pipelines.networks import Networks
-from kdcompress.pipelines.parts import Role, described, named
+from kdcompress.pipelines.parts import Role, described, named, with_defaults
 from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.steps.made_of import contents, made_by
 from kdcompress.pipelines.steps.names import StepName, pretrained, trained, weights_of
@@ -47,7 +47,7 @@ class PretrainStep(Step):
             "seen": networks.normalisation(self.role)[:2],  # of the student, whose data count by their images alone
             "train": pretrain.train.deciding(),
             "augment": pretrain.views(networks.recipe.data.augment).seen(two=False).deciding(),
-            "method": pretrain.method,
+            "method": with_defaults(pretrain.method),
             "seed": part.seed,
             "labels": networks.source.labels,  # of the classifier, which is in the file as it was
         }

@@ -15,7 +15,7 @@ from kdcompress.export import formats
 from kdcompress.export.to_onnx import export_onnx
 from kdcompress.intervals import Sample, sample
 from kdcompress.models.checkpoint import save_weights
-from kdcompress.pipelines.ladder import as_in, climb
+from kdcompress.pipelines.ladder import RULES, as_in, climb
 from kdcompress.pipelines.networks import Networks, Weights
 from kdcompress.pipelines.parts import Role
 from kdcompress.pipelines.runs import Inputs, Key, Step
@@ -69,7 +69,7 @@ class TargetStep(Step):
         params: dict[str, Any] = {"target": self.target.model_dump(mode="json"), "images": export.calibration_images}
         hashes = {"parent": inputs[exported("student")].hash, "data": self.networks.source.hash}
         if self.climbs:
-            params |= {"max_drop": export.max_drop, "qat": export.qat and export.qat.deciding()}
+            params |= {"ladder": RULES, "max_drop": export.max_drop, "qat": export.qat and export.qat.deciding()}
             params |= self.networks.figure_key
             hashes["weights"] = inputs[trained("student")].hash
         if self.learns:

@@ -13,7 +13,7 @@ from kdcompress.distributed import is_main_process
 from kdcompress.models.checkpoint import save_weights
 from kdcompress.models.counting import count_parameters
 from kdcompress.pipelines.networks import Networks
-from kdcompress.pipelines.parts import Role, described, named, pruned_of
+from kdcompress.pipelines.parts import Role, described, named, pruned_of, with_defaults
 from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.steps.made_of import contents, made_by
 from kdcompress.pipelines.steps.names import StepName, pretrained, trained, tuned, weights_of
@@ -58,7 +58,7 @@ class TrainStep(Step):
             "network": described(part.network),
             "train": part.train and part.train.deciding(),
             "augment": part.seen(self.networks.recipe.data.augment).deciding(),
-            "method": part.method,
+            "method": with_defaults(part.method),
             "seed": part.seed,
             "peers": [described(peer) for peer in part.company()],
             "task": self.networks.recipe.task,

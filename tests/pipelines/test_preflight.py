@@ -14,6 +14,7 @@ from kdcompress import console
 from kdcompress.cli.main import main
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError
 from kdcompress.export import formats
+from kdcompress.methods import methods
 from kdcompress.pipelines import checks, preflight
 from kdcompress.pipelines.compress import Compression
 from kdcompress.pipelines.preflight import try_exports
@@ -286,6 +287,23 @@ def test_changed_code_is_another_step(place, monkeypatch):
     assert len({first, second, key()}) == 3 and key() == key()
     write(place, {"keyed_width.py": "width = 4", "keyed_method.py": method})
     assert key() == first
+
+
+def test_another_default_of_a_method_is_another_step(place, monkeypatch):
+    def key(method):
+        made = compression(place, method=method, teacher={"model": "resnet14", "train": {"images": 16}})
+        (step,) = [step for step in made.steps() if step.name == trained("student")]
+        return step.key({trained("teacher"): SimpleNamespace(hash="taught")}).hash("student")
+
+    usual = methods["kd"].Options().weight
+    first = key("kd")
+    assert first == key({"kd": {"weight": usual}}) != key({"kd": {"weight": usual + 1}})
+
+    class Others(methods["kd"].Options):
+        weight: float = usual + 1
+
+    monkeypatch.setattr(methods["kd"], "Options", Others)
+    assert key("kd") != first == key({"kd": {"weight": usual}})
 
 
 def test_keys_of_networks_by_name_have_no_code_in_them(place):
