@@ -62,7 +62,8 @@ def train(
     steps, facts)`` is told of the mean loss, its terms ("loss/NAME", of the last iterations), the learning rate, images
     a second and the validation score, where it is new; after an interruption again of what came after the checkpoint.
     ``profile``: a folder for a trace and a table of where the time goes. ``looks``: at the validation images, evenly
-    spread, at least so many times; once an epoch and at the end in any case.
+    spread, at least so many times; in any case at the end, and after each epoch, or, where an epoch has fewer images
+    than the validation split, after as many epochs as have as many.
 
     Raises KDCompressError when a loss term is not finite, with the step, the images and the term, and UsageError
     for a precision or an optimizer that cannot train this here.
@@ -103,7 +104,8 @@ def train(
                 state.restore(saved)
             figure = _figure(distillation, source.validation, device, options.channels_last)
             made = Training(options, setup, update, losses, caches, state, result, clock, folder, progress, figure)
-            made.run(start, min(setup.loader.steps_per_epoch, math.ceil(setup.steps / looks)))
+            between = epochs_between_looks(source, setup) * setup.loader.steps_per_epoch
+            made.run(start, min(between, math.ceil(setup.steps / looks)))
 
     result.teacher_passes = distillation.teacher_passes * accelerator.num_processes
     if caches:
@@ -114,6 +116,12 @@ def train(
     if isinstance(clock, Profiler):
         clock.write(folder.name, result.images_seen)
     return result
+
+
+def epochs_between_looks(source: Source, setup: Setup) -> int:
+    """At the validation images: else a training on few images would spend most of its time on them."""
+    rows = setup.loader.steps_per_epoch * setup.feed.rows_per_step
+    return math.ceil(len(source.validation) / rows)
 
 
 def hashes_of(source: Source) -> list[str]:

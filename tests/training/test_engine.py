@@ -81,6 +81,12 @@ def test_a_budget_of_images_sets_the_steps(tmp_path):
     assert result.images_seen == 128 and result.history[-1]["step"] == 4
 
 
+def test_few_images_are_not_validated_for_most_of_the_time(tmp_path):
+    """24 rows an epoch and 64 validation images: a look after three epochs, and at the end."""
+    result = run(source(24), tmp_path, Train(epochs=7, batch_size=8, precision="fp32"))
+    assert [row["epoch"] for row in result.history] == [3, 6, 7]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_same_seed_gives_the_same_weights(tmp_path, precision):
     data, train = source(), Train(epochs=1, batch_size=32, precision=precision)
