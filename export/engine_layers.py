@@ -47,7 +47,7 @@ def read_engine(
     counted: dict[str, int] = {}
     nodes = None
     if parent is not None:
-        model = graph.name_nodes(graph.load(parent.path))
+        model = graph.load_named(parent.path)
         nodes = {node.name for node in model.graph.node}
         counted = macs(model, parent.input.name, queries[0])
     layers = layers_of(said, reported, counted, nodes)

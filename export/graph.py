@@ -107,6 +107,11 @@ def name_nodes(model: Any) -> Any:
     return model
 
 
+def load_named(path: Path) -> Any:
+    """``load``, with a name for each node."""
+    return name_nodes(load(path))
+
+
 def named_nodes(model: Any, wanted: Iterable[str]) -> list[str]:
     """The names of the nodes that have these names, or are layers of the modules with these paths.
 

@@ -68,7 +68,7 @@ def operators(content: bytes, parent: Artifact | None = None) -> tuple[list[Oper
     )
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     of = model.subgraphs[0]
-    names = [node.name for node in graph.name_nodes(graph.load(parent.path)).graph.node] if parent is not None else []
+    names = [node.name for node in graph.load_named(parent.path).graph.node] if parent is not None else []
     found = []
     for operator in of.operators:
         code = model.operatorCodes[operator.opcodeIndex]

@@ -57,7 +57,7 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     made: list[tuple[str, ...]] = [()] * len(steps)
     errors: dict[int, float] = {}
     if parent is not None:
-        model = graph.name_nodes(graph.load(parent.path))
+        model = graph.load_named(parent.path)
         tensors = _last_of_each(steps, of)
         made = parts(model, [tensors.get(i, "") for i in range(len(steps))])
         there = {name for node in model.graph.node for name in node.output}

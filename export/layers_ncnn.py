@@ -43,7 +43,7 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
         (whole, _), (_, rows) = in_turns([runner.infer, walk.profiled], queries)
         own = walk.call_ms(queries[0])
         shapes, precisions = walk.shapes(queries[0]), walk.precisions(queries[0])
-        was = None if parent is None else matched(layers, model := graph.name_nodes(graph.load(parent.path)))
+        was = None if parent is None else matched(layers, model := graph.load_named(parent.path))
         errors: dict[int, float] = {}
         if parent is not None and was is not None:
             tensors = {i: each.tensor for i, each in enumerate(was) if each.tensor}

@@ -60,13 +60,13 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     import onnxruntime
 
     spec = artifact.input
-    file = graph.name_nodes(graph.load(artifact.path)) if artifact.format == "onnx" else None
+    file = graph.load_named(artifact.path) if artifact.format == "onnx" else None
     with tempfile.TemporaryDirectory() as folder:
         whole, lines = _turns(artifact, queries, threads, Path(folder))
         kernels, nested = _kernels(lines, len(queries))
         optimised = onnx.load(Path(folder, "optimised.onnx"), load_external_data=False)
     file = file or optimised  # an .ort file is the graph as it was optimised
-    above = graph.name_nodes(graph.load(parent.path)) if parent is not None else file
+    above = graph.load_named(parent.path) if parent is not None else file
     images = _images(spec, queries)
     over = parent.input if parent is not None else spec
     parts = made_of(optimised, file, above)

@@ -55,7 +55,7 @@ def read(artifact: Artifact, queries: Sequence[np.ndarray], threads: int, parent
     made: list[tuple[str, ...]] = [()] * len(nodes)
     errors: dict[int, float] = {}
     if parent is not None:
-        model = graph.name_nodes(graph.load(parent.path))
+        model = graph.load_named(parent.path)
         tensors = _tensors(model, nodes)
         made = parts(model, tensors)
         errors = _errors(artifact, threads, model, parent, tensors, queries)

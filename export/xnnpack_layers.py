@@ -170,7 +170,7 @@ def _ends(operators: Sequence[Operator], places: Sequence[int | None]) -> dict[i
 def known(operators: Sequence[Operator], parent: Artifact, query: np.ndarray, entry: Hashable) -> Parent:
     """Of operators that multiply their nodes are found by name, or by order and multiply-accumulates, and from there on
     those of the others by what they read. ``entry``: what the file calls its input."""
-    model = graph.name_nodes(graph.load(parent.path))
+    model = graph.load_named(parent.path)
     nodes, note = _multiplied(operators, macs(model, parent.input.name, query))
     read_by = _reads(model, parent.input.name)
     of: dict[Hashable, str] = {entry: parent.input.name}  # value of the file -> tensor of the parent

@@ -197,7 +197,7 @@ def _unnumbered(layer: Layer) -> tuple[str, str, tuple[str, ...]]:
 def _main(onnx: Artifact) -> list[str]:
     if onnx.format != "onnx":
         return []
-    return [node.name for node in graph.name_nodes(graph.load(onnx.path)).graph.node if node.op_type in MULTIPLY]
+    return [node.name for node in graph.load_named(onnx.path).graph.node if node.op_type in MULTIPLY]
 
 
 def _lacks_parent(read: Read) -> bool:
