@@ -12,6 +12,7 @@ from kdcompress.artifact import content_hash
 from kdcompress.console import say_once
 from kdcompress.data.balance import check_balanced
 from kdcompress.data.batch import rows_each
+from kdcompress.data.groups import check_exemplars
 from kdcompress.data.mixing import check_mixable
 from kdcompress.data.slots import slots_of
 from kdcompress.data.splits import Source
@@ -20,6 +21,7 @@ from kdcompress.distributed import check_launch, launched
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.methods import methods
+from kdcompress.methods.base import Needs
 from kdcompress.models.opaque import GivenTeacher
 from kdcompress.optional import require_installed
 from kdcompress.ours import Ours
@@ -57,6 +59,7 @@ from kdcompress.pipelines.tuned import TUNED, settings
 from kdcompress.pipelines.verdict import check_budgets
 from kdcompress.recipe import Network, Pretrain, Recipe, Teacher, Train, code_of
 from kdcompress.training.distillation import Distillation
+from kdcompress.training.exemplars import check_pooled
 from kdcompress.training.moving_average import unreached
 from kdcompress.training.needs import check_features, check_mixing, check_opaque, check_unlabelled
 from kdcompress.training.opening import check_cacheable
@@ -106,6 +109,7 @@ def check(networks: Networks, tried: Tried) -> None:
     problems, recipe = Problems(), networks.recipe
     _check_packages(networks)
     task = networks.task  # an unknown one is told alone: all else depends on it
+    _check_groups(networks)
     problems.attempt(partial(_check_teachers, networks))
     problems.attempt(check_launch)
     problems.attempt(partial(check_private, recipe))
@@ -181,6 +185,27 @@ def _check_packages(networks: Networks) -> None:
         check_tracker(name)
     if any(part.is_tuned for part in networks.parts.values()):
         require_installed("optuna", EXTRA, WHY)
+
+
+def _check_groups(networks: Networks) -> None:
+    """That classes can be learnt in these groups, with so many exemplars: all else looks at their images."""
+    lifelong = networks.recipe.lifelong
+    if lifelong is None:
+        return
+    if not networks.task.takes(Needs(one_label=True)):
+        raise UsageError(
+            "Classes are learnt in groups where each image is of one class.",
+            where="lifelong",
+            got=f"task: {networks.task.name}",
+            hint="leave lifelong out",
+        )
+    networks.task.check(networks.source.test.truth, networks.source.name)
+    check_exemplars(networks.source, lifelong.exemplars)
+    if kept := [name for name in networks.recipe.method if name in methods and methods[name].deploy == "keep"]:
+        hint = "take lwf, or a method on features that leaves the network as it is"
+        raise UsageError(
+            f"{kept[0]} ships more than the network, which the next group would not start from.", hint=hint
+        )
 
 
 def _check_tuned(part: Part) -> None:
@@ -325,6 +350,8 @@ def _with_company(networks: Networks, role: Role) -> None:
         networks.network(role)
         return
     distillation, part = networks.distillation(role), networks.parts[role]
+    if part.lesson and part.lesson.exemplars:
+        check_pooled(networks.with_features(role, networks.untrained(role)))
     if part.train:
         check_cacheable(distillation, networks.recipe.data.augment, part.train)
     for method in distillation.auxiliary().values():

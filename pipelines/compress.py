@@ -22,6 +22,7 @@ from kdcompress.pipelines.sources import Sources
 from kdcompress.pipelines.steps.check import CheckStep
 from kdcompress.pipelines.steps.given import GivenStep
 from kdcompress.pipelines.steps.latency import LatencyStep
+from kdcompress.pipelines.steps.lesson import ExemplarsStep, LearntStep
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, damaged, exported
 from kdcompress.pipelines.steps.onnx import OnnxStep
 from kdcompress.pipelines.steps.passed import PassedStep
@@ -50,7 +51,8 @@ class Compression:
         title: str = "student",
     ):
         self.recipe, self.folder, self.command = recipe, RunFolder(Path(folder)), command
-        self.networks = Networks(recipe, parts or parts_of(recipe), sources or Sources(recipe.data, recipe.task))
+        sources = sources or Sources(recipe.data, recipe.task, recipe.lifelong)
+        self.networks = Networks(recipe, parts or parts_of(recipe), sources)
         self.tracking = Tracking(recipe.track, recipe.name, self.folder.path, title)
         self.tried = tried or checks.Tried()
         self.done: dict[StepName, Done] = {}
@@ -80,6 +82,9 @@ class Compression:
             steps += [TuneStep(networks, role)] if part.is_tuned else []
             train = TrainStep(networks, role, profile if role == "student" else None, self.tracking)
             steps.append(GivenStep(networks, role) if role in black else train)
+            if part.lesson:
+                steps += [ExemplarsStep(networks, role)] if part.lesson.exemplars else []
+                steps.append(LearntStep(networks, role))
         for role in shipped(parts):
             steps.append(PassedStep(networks, role) if role in black else OnnxStep(networks, role))
             steps.append(ScoredStep(networks, role) if role in black else CheckStep(networks, role))
@@ -144,7 +149,9 @@ class Compression:
     def train(self, force: Collection[str] = (), roles: Collection[Role] | None = None) -> None:
         """The trainings alone, all of them or those of ``roles``: what a further process of several takes part in."""
         for step in self.steps():
-            if step.name.kind in ("pretrain", "tune", "train") and (roles is None or step.name.role in roles):
+            if step.name.kind in ("pretrain", "tune", "train", "exemplars") and (
+                roles is None or step.name.role in roles
+            ):
                 self._finish(step, force)
 
     def make(self, name: StepName) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -24,6 +25,7 @@ from kdcompress.models.classes import reorder_classes
 from kdcompress.models.counting import largest_layer, macs
 from kdcompress.models.deployable import Deployable
 from kdcompress.models.evaluating import evaluating
+from kdcompress.models.grown import grow
 from kdcompress.models.merge import merged
 from kdcompress.models.prune import prune
 from kdcompress.pipelines.opaque import artifact_of_file, opaque
@@ -36,7 +38,7 @@ from kdcompress.training.distillation import Distillation, Member
 
 Weights = Mapping[Role, Path]
 """By role, the folder of a finished training: weights.safetensors, and best or last beside it. By "pretrain-ROLE", that
-of what its training starts from."""
+of what its training starts from; by "exemplars-ROLE", that of what is kept of the classes that it knows."""
 UNTRAINED: Weights = {}
 
 
@@ -73,17 +75,21 @@ class Networks:
         return self.sources.shown(asked) if asked else self.sources
 
     def source_of(self, role: Role) -> Source:
-        """As this network sees its images, and is judged by them."""
-        return self.sources_of(role).main
+        """As this network sees its images, and is judged by them: of the classes that it knows."""
+        part = self.parts[role]
+        return self.sources.of(part) if part.lesson else self.sources_of(role).main
 
     def with_part(self, role: Role, part: Part) -> Networks:
         """The same, with another description of this one."""
         return replace(self, parts={**self.parts, role: part})
 
-    def trained_on(self, role: Role, teachers: Iterable[Role] | None = None) -> Source:
-        """With what its teachers see, or these, where that is something else."""
+    def trained_on(self, role: Role, teachers: Iterable[Role] | None = None, weights: Weights = UNTRAINED) -> Source:
+        """With what its teachers see, or these, where that is something else; and with the exemplars of earlier groups
+        where they are chosen."""
         part = self.parts[role]
         source = self.sources_of(role).of(part)
+        if part.lesson and (kept := weights.get(f"exemplars-{part.lesson.start}")):
+            source = self.sources.learning(part.lesson.group, np.load(kept / "exemplars.npy").ravel())
         asked = self._shown_to(part.taught() if teachers is None else teachers)
         return replace(source, shown=self.sources.shown(asked).of(part)) if asked else source
 
@@ -98,9 +104,12 @@ class Networks:
         """The example images as these teachers see them, where that is not what the student sees."""
         return next((self.example(teacher) for teacher in teachers if self._shown_to([teacher])), None)
 
-    def calibration(self, role: Role = "student") -> np.ndarray:
-        """Training images for the quantiser's ranges, uint8 [N, H, W, C]."""
-        return calibration_images(self.source_of(role).train.images, self.recipe.export.calibration_images)
+    def calibration(self, role: Role = "student", weights: Weights = UNTRAINED) -> np.ndarray:
+        """Training images for the quantiser's ranges, uint8 [N, H, W, C]: of those that are there when the last group
+        is learnt, where classes are learnt in groups."""
+        lesson = self.parts[role].lesson
+        source = self.trained_on(role, (), weights) if lesson else self.source_of(role)
+        return calibration_images(source.train.images, self.recipe.export.calibration_images)
 
     # What goes in
 
@@ -118,7 +127,7 @@ class Networks:
             channels=channels,
             mean=mean,
             std=std,
-            labels=self.source.labels,
+            labels=self.source_of(role).labels,
             layout=export.layout,
             batch=export.batch,
             task=self.recipe.task,
@@ -158,6 +167,12 @@ class Networks:
         spec, network = self.spec(role, network), network or self.parts[role].network
         return Member(net, spec.mean, spec.std, network.taps, network.size)
 
+    def with_features(self, role: Role, net: nn.Module) -> Member:
+        """Tapped for the classifier's input."""
+        member = self.member(role, net)
+        member.tap(self.example(role), frozenset({"pooled"}))
+        return member
+
     def input(self, role: Role, net: nn.Module, network: Network | None = None) -> Tensor:
         """The example images as ``net`` takes them, float32 [2, C, H, W]."""
         return self.member(role, net, network).input(self.example(role))
@@ -176,7 +191,8 @@ class Networks:
             net = self._pruned(network, weights)
             torch.manual_seed(part.seed + seed)
             return net
-        download = network.pretrained and role not in weights
+        start = self._start(role, weights) if role not in weights and not seed else None  # peers have another seed
+        download = network.pretrained and role not in weights and not start
         if download and part.train is None:
             _check_head(network, spec)
         torch.manual_seed(part.seed + seed)
@@ -189,9 +205,18 @@ class Networks:
             load_weights(net, network.weights, network.weights_key)
         if network.weights or download:
             self._in_our_classes(role, network, net)
-        if (start := weights.get(f"pretrain-{role}")) and role not in weights and not seed:  # peers have another seed
-            load_weights(net, start / "weights.safetensors")
+        if start and part.lesson:
+            more = len(spec.labels)
+            grow(net, load_file(start), more - self.sources.sizes[part.lesson.group], more)
+        elif start:
+            load_weights(net, start)
         return net
+
+    def _start(self, role: Role, weights: Weights) -> Path | None:
+        """The file that its training starts from: of a pre-training, or of the same network with fewer classes."""
+        lesson = self.parts[role].lesson
+        folder = weights.get(lesson.start or "") if lesson else weights.get(f"pretrain-{role}")
+        return folder / "weights.safetensors" if folder else None
 
     def with_kept(self, role: Role, weights: Weights = UNTRAINED) -> nn.Module:
         """Untrained, with what its methods keep in what ships."""
@@ -251,7 +276,7 @@ class Networks:
             self.example(),
             peers=peers,
             label_smoothing=part.train.label_smoothing if part.train else 0.0,
-            images=len(self.trained_on(role).train),
+            images=len(self.trained_on(role, weights=weights).train),
             task=self.task,
             shown=self.shown(part.taught()),
         )

@@ -57,6 +57,7 @@ class Outcome:
             "training": [self.done[trained(role)].result for role in networks.parts],
             "pretraining": [done.result for name, done in self.done.items() if name.kind == "pretrain"],
             "tuning": [done.result for name, done in self.done.items() if name.kind == "tune"],
+            "lifelong": [done.result for name, done in self.done.items() if name.kind == "learnt"],
             "confusion": self._confusion(),
             "by_label": self._by_label(rows),
             "curves": self._curves(rows),

@@ -10,13 +10,23 @@ from typing import Any, Literal, get_args
 from kdcompress.data.batch import STRONG, Pairing
 from kdcompress.methods import methods
 from kdcompress.methods.base import Method
-from kdcompress.recipe import Assistant, Augment, Input, Network, Pretrain, Recipe, Student, Teacher, Train
+from kdcompress.recipe import Assistant, Augment, Input, Lifelong, Network, Pretrain, Recipe, Student, Teacher, Train
 from kdcompress.training.needs import pairing
 
 Role = str
 """teacher, teacher-2 and so on (further ones), assistant-1 and so on, generation-1 and so on, student"""
 
 Shipped = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network of a lifelong learning learns: a ``group`` of classes, counted from 0, beside those that the one
+    it starts from knows, of which it sees so many ``exemplars`` each."""
+
+    group: int
+    start: Role | None
+    exemplars: int
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class Part:
     teachers: tuple[Role, ...] = ()
     peers: tuple[Network, ...] = ()
     pretrain: Pretrain | None = None  # before its training
+    lesson: Lesson | None = None  # where its classes are learnt group by group
 
     @property
     def kinds(self) -> list[type[Method]]:
@@ -59,8 +70,8 @@ class Part:
 
     def after(self) -> tuple[Role, ...]:
         """Whose training comes before this one's."""
-        taught, pruned = self.taught(), pruned_of(self.network)
-        return (*taught, pruned) if pruned and pruned not in taught else taught
+        others = (pruned_of(self.network), self.lesson and self.lesson.start)
+        return tuple(dict.fromkeys((*self.taught(), *filter(None, others))))
 
     def company(self) -> tuple[Network, ...]:
         """The peers that it learns with; as many as need be of its own kind where the recipe names none (pruned ones
@@ -72,6 +83,8 @@ class Part:
 
 def parts_of(recipe: Recipe) -> dict[Role, Part]:
     """The networks that the recipe names, in the order in which they are trained."""
+    if recipe.lifelong:
+        return lessons_of(recipe, recipe.lifelong)
     found: dict[Role, Part] = {}
     asked = [teacher for teacher in (recipe.teacher, *recipe.co_teachers) if teacher]
     each = [(teacher, number) for teacher in asked for number in range(teacher.ensemble)]
@@ -109,6 +122,26 @@ def parts_of(recipe: Recipe) -> dict[Role, Part]:
         peers=recipe.peers,
         pretrain=pretrain,
     )
+    return found
+
+
+def lessons_of(recipe: Recipe, lifelong: Lifelong) -> dict[Role, Part]:
+    """The student as it is after each group, which starts from the one before and is taught by it; nobody teaches the
+    first."""
+    found: dict[Role, Part] = {}
+    start: Role | None = None
+    for group in range(lifelong.count):
+        last = group == lifelong.count - 1
+        role, seed = ("student", recipe.seed) if last else (f"generation-{group + 1}", recipe.seed + group + 1)
+        found[role] = Part(
+            recipe.student,
+            recipe.train,
+            recipe.method if start else {"none": {}},
+            seed,
+            teachers=(start,) if start else (),
+            lesson=Lesson(group, start, lifelong.exemplars),
+        )
+        start = role
     return found
 
 

@@ -128,7 +128,8 @@ class Sensitivity:
     def _judged(self, target: formats.Target) -> Iterator[Judged]:
         compression, networks = self.compression, self.compression.networks
         parent = artifact_of(compression.done, exported("student")).verified()
-        net = networks.network("student", weights_of(compression.done))
+        weights = weights_of(compression.done)
+        net = networks.network("student", weights)
         module = networks.deployable("student", net, parent.input.threshold)
         hashes = {
             "parent": compression.done[exported("student")].hash,
@@ -138,7 +139,9 @@ class Sensitivity:
         whole = len(networks.source.validation)
         with TemporaryDirectory() as folder:
             ranges = Path(folder, "ranges.json")
-            job = formats.ExportJob(module, parent, networks.calibration(), Path(folder), "student", ranges)
+            job = formats.ExportJob(
+                module, parent, networks.calibration(weights=weights), Path(folder), "student", ranges
+            )
             layers = layers_of(job, target)
             if not layers.names:
                 raise UsageError("The target leaves no layer of this network in int8.", where=f"target {target.name}")

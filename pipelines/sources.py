@@ -8,27 +8,30 @@ from typing import Any
 
 import numpy as np
 
+from kdcompress.data import groups
 from kdcompress.data.shown import shown_to
 from kdcompress.data.source import load, load_parts
 from kdcompress.data.splits import Source
 from kdcompress.data.unlabelled import load_unlabelled, without_labels
 from kdcompress.pipelines.parts import Part
-from kdcompress.recipe import Data, Input
+from kdcompress.recipe import Data, Input, Lifelong
 from kdcompress.recipe.training import REST
 from kdcompress.tasks import tasks
 
 
 class Sources:
     """Runs of one recipe's data share one. A process that it is sent to reads its own. ``task``: the recipe's,
-    which says what kind of truth is read where a source has several."""
+    which says what kind of truth is read where a source has several. ``lifelong``: classes are in the order in which
+    they are learnt."""
 
-    def __init__(self, data: Data, task: str = "classification"):
-        self.data, self.task = data, task
+    def __init__(self, data: Data, task: str = "classification", lifelong: Lifelong | None = None):
+        self.data, self.task, self.lifelong = data, task, lifelong
+        self._learning: dict[int, Source] = {}
         self._private: dict[int, list[Source]] = {}
         self._shown: dict[Input, Sources] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Sources, (self.data, self.task)
+        return Sources, (self.data, self.task, self.lifelong)
 
     @property
     def _truth(self) -> str:
@@ -38,6 +41,8 @@ class Sources:
     def main(self) -> Source:
         """What the student is trained and every file is judged on."""
         source = load(self.data, self._truth)
+        if self.lifelong:
+            return groups.in_order(source, groups.numbered(self.lifelong.groups, source.labels))
         return replace(source, unlabelled=load_unlabelled(self.data, source, self._truth))
 
     @cached_property
@@ -63,8 +68,24 @@ class Sources:
             self._private[count] = load_parts(self.data, count, self._truth)
         return self._private[count]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Of the groups, in classes: those of ``main`` are in their order, and their names are known to be right."""
+        assert self.lifelong is not None
+        return [len(each) for each in groups.numbered(self.lifelong.groups, self.main.labels)]
+
+    def learning(self, group: int, exemplars: np.ndarray | None = None) -> Source:
+        """What is seen when a group is learnt, with the exemplars of the earlier ones where they are known."""
+        if exemplars is not None:
+            return groups.learning(self.main, self.sizes, group, exemplars)
+        if group not in self._learning:
+            self._learning[group] = groups.learning(self.main, self.sizes, group)
+        return self._learning[group]
+
     def of(self, part: Part) -> Source:
-        """What a network is trained on."""
+        """What a network is trained on; one that learns a group, but for exemplars."""
+        if part.lesson:
+            return self.learning(part.lesson.group)
         if part.private:
             index, count = part.private
             return self.private(count)[index]

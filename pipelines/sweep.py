@@ -66,7 +66,7 @@ class Sweep:
     def __init__(self, recipe: Recipe, folder: Path, chosen: dict[str, dict[str, Any]], seeds: int, command: str = ""):
         self.recipe, self.folder, self.chosen, self.command = recipe, folder.resolve(), chosen, command
         self.seeds = range(recipe.seed, recipe.seed + seeds)
-        self.sources, self.tried = Sources(recipe.data, recipe.task), Tried()  # the same for all
+        self.sources, self.tried = Sources(recipe.data, recipe.task, recipe.lifelong), Tried()  # the same for all
         self.trials = [(label, seed) for seed in self.seeds for label in chosen]
 
     def compression(self, label: str, seed: int) -> Compression:

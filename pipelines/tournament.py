@@ -55,7 +55,7 @@ class Tournament:
 
     def __init__(self, recipe: Recipe, folder: Path, command: str = ""):
         self.recipe, self.folder, self.command = recipe, folder, command
-        self.sources, self.tried = Sources(recipe.data, recipe.task), Tried()  # the same for all
+        self.sources, self.tried = Sources(recipe.data, recipe.task, recipe.lifelong), Tried()  # the same for all
         self.entries = list(recipe.budgets.candidates[: recipe.search.candidates])
         # rounds until one is left: those that go on are rounded up
         self.rounds, left = 0, len(self.entries)

@@ -93,7 +93,8 @@ class Needs:
     looks at boxes, the truth's (``batch.y`` are objects, as in ``data.objects``) or those that networks answer.
     ``class_maps``: it reads the class of each pixel (``batch.y``). ``sides``: it compares the distributions that some
     detectors have of a box's sides. ``truth``: it reads the number of
-    each image's class (``batch.y``), which mixed images don't have."""
+    each image's class (``batch.y``), which mixed images don't have. ``fewer``: the teacher may know fewer classes than
+    the student, whose first ones they are."""
 
     student: str = "logits"
     teacher: str = ""
@@ -108,6 +109,7 @@ class Needs:
     class_maps: bool = False
     sides: bool = False
     truth: bool = False
+    fewer: bool = False
 
     def __post_init__(self) -> None:
         if unknown := (self.of("student") | self.of("teacher") | self.of("peers")) - TAPS:

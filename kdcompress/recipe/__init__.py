@@ -3,6 +3,7 @@
 from kdcompress.recipe.augment import Augment
 from kdcompress.recipe.file import apply_override, load_recipe, read_recipe
 from kdcompress.recipe.input import Input
+from kdcompress.recipe.lifelong import Lifelong
 from kdcompress.recipe.networks import Assistant, Network, Student, Teacher, parse_methods
 from kdcompress.recipe.plain import listed, shown
 from kdcompress.recipe.pretraining import FeatureTrain, Foundation, Pretrain
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureTrain",
     "Foundation",
     "Input",
+    "Lifelong",
     "Network",
     "Pretrain",
     "Recipe",

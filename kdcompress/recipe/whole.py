@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 
 from kdcompress.own_code import is_own
+from kdcompress.recipe.lifelong import Lifelong
 from kdcompress.recipe.networks import Assistant, Methods, Network, Student, Teacher
 from kdcompress.recipe.pretraining import Pretrain
 from kdcompress.recipe.section import Section, Seed
@@ -57,6 +58,10 @@ class Recipe(Section):
         le=20,
         description="Number of students that are trained one after the other. Each is taught by the one "
         "before it (born-again).",
+    )
+    lifelong: Lifelong | None = Field(
+        None,
+        description="The student learns its classes group by group, taught by itself as it was. null: all at once.",
     )
     student: Student = Field(description="The small network, which ships.")
     peers: tuple[Network, ...] = Field(
@@ -112,6 +117,30 @@ class Recipe(Section):
             raise ValueError("`co_teachers`, `assistants` and `generations` need a `teacher`")
         if self.train is None and (self.assistants or self.generations > 1 or self.peers):
             raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
+        return self
+
+    @model_validator(mode="after")
+    def taught_by_itself(self) -> Recipe:
+        """What other sections cannot have where the student learns its classes group by group."""
+        if self.lifelong is None:
+            return self
+        if self.train is None:
+            raise ValueError("`lifelong` is a row of trainings: give `train`")
+        others = {
+            "teacher": self.teacher is not None or bool(self.co_teachers),
+            "assistants": bool(self.assistants),
+            "generations": self.generations > 1,
+            "peers": bool(self.peers),
+            "pretrain": self.pretrain is not None,
+            "student.weights": self.student.weights is not None,
+            "student.prune": self.student.prune is not None,
+            "data.public": self.data.public is not None,
+            "data.unlabelled": self.data.unlabelled is not None,
+            "train.tune": self.train.tune.trials > 0,
+            "search": self.search.candidates > 0,
+        }
+        if wrong := [f"`{name}`" for name, given in others.items() if given]:
+            raise ValueError(f"with `lifelong` the student is taught by itself as it was: leave {', '.join(wrong)} out")
         return self
 
     @model_validator(mode="after")

@@ -56,6 +56,18 @@ class TuningRecord(TypedDict, total=False):
     noise: float | None  # points by which two equal ones differ once in 20 times
 
 
+class LessonRecord(TypedDict, total=False):
+    """After a group of classes was learnt: per cent of the test images that are right, of all ``n`` images of the
+    classes learnt by then, of the old ones (None where there are none) and of the new ones."""
+
+    classes: list[str]  # the new ones
+    n: int
+    old: float | None
+    new: float | None
+    all: float | None
+    nearest: dict[str, float | None]  # the same by the nearest mean of exemplars, where some are kept
+
+
 class Confusion(TypedDict, total=False):
     labels: list[str]
     teacher: list[list[int]] | None  # test images by true label (row) and predicted label (column)
@@ -132,6 +144,7 @@ class Document(TypedDict, total=False):
     training: list[TrainingRecord]
     pretraining: list[TrainingRecord]  # what a training started from; scores are likenesses to the teacher's features
     tuning: list[TuningRecord]
+    lifelong: list[LessonRecord]  # in the order in which the groups were learnt
     confusion: Confusion | None
     by_label: list[LabelRecord] | None
     calibration: CalibrationRecord | None

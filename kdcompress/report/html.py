@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from kdcompress.bench.statistics import SUPPORT
-from kdcompress.report import charts, classes, deciding, facts, figures, pictures, present, sure, tuning
+from kdcompress.report import charts, classes, deciding, facts, figures, lifelong, pictures, present, sure, tuning
 from kdcompress.report.gates import in_words
 
 
@@ -63,7 +63,7 @@ def html(document: Mapping[str, Any]) -> str:
         after=present.metric(document).get("after"),
         curves=_curves(document),
         parts=present.parts(document),
-        tunings=tuning.tables(document, metric),
+        tables=[*tuning.tables(document, metric), *filter(None, [lifelong.table(document)])],
         pictures=pictures.groups(document),
         machine=facts.machine(document),
         files=[row for row in rows if row.get("sha256")],

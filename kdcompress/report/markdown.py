@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdcompress.errors import shown
-from kdcompress.report import classes, deciding, facts, figures, present, sure, tuning
+from kdcompress.report import classes, deciding, facts, figures, lifelong, present, sure, tuning
 from kdcompress.report.gates import in_words
 
 
@@ -42,6 +42,9 @@ def markdown(document: Mapping[str, Any]) -> str:
         parts += [f"## Quantisation ladder of {plain(name)}", table(present.LADDER, rungs, [2, 3, 4, 5])]
     for what, titles, tried, said in tuning.tables(document, present.metric(document)["name"]):
         parts += [f"## {plain(what)}", plain(said), table(titles, tried, range(1, len(titles) - 1))]
+    if lessons := lifelong.table(document):
+        what, titles, body, said = lessons
+        parts += [f"## {plain(what)}", plain(said), table(titles, body, range(len(titles) - 1))]
     if document.get("advice"):
         parts += ["## Worth knowing", listed(document["advice"])]
     metric = present.metric(document)["name"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdcompress.report import sure, tuning
+from kdcompress.report import lifelong, sure, tuning
 from kdcompress.report.figures import NONE, capital, count, duration, fixed, significant, size, times
 from kdcompress.task import Metric
 
@@ -254,6 +254,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
         *beside(document),
         *tournament(document),
         *tuning.sentences(document),
+        *lifelong.sentences(document),
         *predictions(document),
     ]
 

@@ -200,13 +200,15 @@ class Distillation(nn.Module):
         """Logits are compared class by class."""
         classes = self.student.tapped.shapes.classes
         for role, members in (("teacher", self.teachers), ("peers", self._peers())):
-            asking = [name for name, kind in kinds.items() if {"logits", "answer"} & kind.needs.of(role)]  # type: ignore[arg-type]
-            other = next((found for m in members if (found := m.tapped.shapes.classes) != classes), None)
-            if asking and other is not None:
+            asking = {name: kind for name, kind in kinds.items() if {"logits", "answer"} & kind.needs.of(role)}  # type: ignore[arg-type]
+            other = next((found for m in members if (found := m.tapped.shapes.classes) != classes), classes)
+            wrong = [name for name, kind in asking.items() if other > classes or not kind.needs.fewer]
+            if wrong and other != classes:
                 raise UsageError(
-                    f"{', '.join(asking)} compares logits, and the networks have different classes.",
+                    f"{', '.join(wrong)} compares logits, and the networks have different classes.",
                     got=f"student {classes}, {role} {other}",
-                    hint="train a teacher for the student's classes, or use a method on features, such as reviewkd",
+                    hint="train a teacher for the student's classes, or use a method on features, such as reviewkd; "
+                    "lwf compares the classes that both know",
                 )
 
     def _check_places(self, kinds: Mapping[str, type[Method]]) -> None:

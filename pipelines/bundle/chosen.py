@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcompress.artifact import Artifact
+from kdcompress.data.groups import in_order, numbered
 from kdcompress.data.source import load
 from kdcompress.data.splits import Source
 from kdcompress.errors import KDCompressError, RuntimeMissingError, UsageError, unknown_name
@@ -15,7 +16,7 @@ from kdcompress.export.calibrate import calibration_images
 from kdcompress.export.tensorrt_builder import engine_source, portability
 from kdcompress.pipelines.bundle.kinds import KINDS
 from kdcompress.pipelines.measure import load_artifact
-from kdcompress.recipe import Data, load_recipe
+from kdcompress.recipe import Data, Lifelong, load_recipe
 from kdcompress.report.present import headline
 from kdcompress.tasks import task_of_run
 
@@ -96,6 +97,9 @@ def source_of(run: Path, document: Mapping[str, Any]) -> Source:
     if data.public is not None:  # a report does not say where private images are
         data = load_recipe(run / "recipe.yaml").data
     source = load(data, task_of_run(document).truth)
+    if lifelong := document["recipe"].get("lifelong"):
+        groups = numbered(Lifelong.model_validate(lifelong).groups, source.labels)
+        source = in_order(source, groups)
     if source.hash != document["data"]["hash"]:
         hint = "`kdcompress run` again, or put back the data it ran on"
         raise UsageError("The data are not those of the run.", where=source.origin, hint=hint)

@@ -61,7 +61,7 @@ class Planning:
         self, recipe: Recipe, folder: Path, asked: Sequence[str] = (), effort: str = "rapid", command: str = ""
     ):
         self.recipe, self.folder, self.effort, self.command = recipe, RunFolder(folder), effort, command
-        self.asked, self.sources = asked, Sources(recipe.data, recipe.task)
+        self.asked, self.sources = asked, Sources(recipe.data, recipe.task, recipe.lifelong)
         self._forms: dict[str, str | None] = {}
 
     @cached_property

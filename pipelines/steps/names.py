@@ -17,13 +17,14 @@ from kdcompress.pipelines.runs import Inputs
 class StepName:
     """What a step makes, of which network and for which target. As text, its folder's name and what users call it."""
 
-    kind: Literal["pretrain", "tune", "train", "export", "check", "latency"]
+    kind: Literal["pretrain", "tune", "train", "exemplars", "learnt", "export", "check", "latency"]
     role: Role = ""
     target: str | None = None  # None: the fp32 ONNX, which the others are made from
 
     def __str__(self) -> str:
         built = f"{self.role}-{self.target or 'fp32'}"
         network = {"train": self.role, "pretrain": f"pretrain-{self.role}", "tune": f"tune-{self.role}"}
+        network |= {"exemplars": f"exemplars-{self.role}", "learnt": f"learnt-{self.role}"}
         return {**network, "export": built, "check": f"check-{built}", "latency": "latency"}[self.kind]
 
 
@@ -42,6 +43,14 @@ def pretrained(role: Role) -> StepName:
     return StepName("pretrain", role)
 
 
+def of_exemplars(role: Role) -> StepName:
+    return StepName("exemplars", role)
+
+
+def learnt(role: Role) -> StepName:
+    return StepName("learnt", role)
+
+
 def exported(role: Role, target: str | None = None) -> StepName:
     return StepName("export", role, target)
 
@@ -51,8 +60,8 @@ def checked(role: Role, target: str | None = None) -> StepName:
 
 
 def weights_of(inputs: Inputs) -> dict[Role, Path]:
-    """By role, the folder of each finished training; by its step's name, that of a pre-training."""
-    return {str(name): done.folder for name, done in inputs.items() if name.kind in ("train", "pretrain")}
+    """By role, the folder of each finished training; by its step's name, that of a pre-training or of exemplars."""
+    return {str(name): done.folder for name, done in inputs.items() if name.kind in ("train", "pretrain", "exemplars")}
 
 
 def artifact_of(inputs: Inputs, name: StepName) -> Artifact:

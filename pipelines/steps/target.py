@@ -86,7 +86,7 @@ class TargetStep(Step):
         networks, export, weights = self.networks, self.networks.recipe.export, weights_of(inputs)
         parent = artifact_of(inputs, exported("student"))
         module = networks.deployable("student", networks.network("student", weights), parent.input.threshold)
-        job = formats.ExportJob(module, parent, networks.calibration(), folder, "student")
+        job = formats.ExportJob(module, parent, networks.calibration(weights=weights), folder, "student")
         if not self.climbs:
             return recorded(formats.build(job, self.target))
         distil = partial(learn_quantized, networks, weights, job) if self.learns else None
@@ -105,8 +105,9 @@ class TargetStep(Step):
 
 
 def guide(networks: Networks) -> Role:
-    """Who teaches it to be quantised."""
-    return next(iter(networks.parts["student"].teachers), "student")
+    """Who teaches it to be quantised: itself, where its teacher knows fewer classes."""
+    part = networks.parts["student"]
+    return "student" if part.lesson else next(iter(part.teachers), "student")
 
 
 def validation_score(networks: Networks, artifact: Artifact, count: int | None = None) -> Sample:
@@ -137,7 +138,7 @@ def learn_quantized(
         shown=networks.shown([teacher]),
     )
     folder.mkdir(exist_ok=True)
-    source, augment = networks.trained_on("student", [teacher]), networks.recipe.data.augment
+    source, augment = networks.trained_on("student", [teacher], weights), networks.recipe.data.augment
     with TrainingProgress("quantisation-aware student") as progress:
         result = train(distillation, source, export.qat, augment, part.seed, folder, progress)
     net = distillation.student.net.cpu()

@@ -16,7 +16,7 @@ from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Role, described, named, pruned_of, with_defaults
 from kdcompress.pipelines.runs import Inputs, Key, Step
 from kdcompress.pipelines.steps.made_of import contents, made_by
-from kdcompress.pipelines.steps.names import StepName, pretrained, trained, tuned, weights_of
+from kdcompress.pipelines.steps.names import StepName, of_exemplars, pretrained, trained, tuned, weights_of
 from kdcompress.pipelines.tracking import Tracking
 from kdcompress.pipelines.tuned import with_values
 from kdcompress.training.engine import train
@@ -39,7 +39,9 @@ class TrainStep(Step):
         part = self.networks.parts[self.role]
         begun = [pretrained(self.role)] if part.pretrain else []
         searched = [tuned(self.role)] if part.is_tuned else []
-        return (*map(trained, part.after()), *begun, *searched)
+        lesson = part.lesson
+        kept = [of_exemplars(lesson.start)] if lesson and lesson.start and lesson.exemplars else []
+        return (*map(trained, part.after()), *begun, *searched, *kept)
 
     @property
     def resumes(self) -> bool:
@@ -91,7 +93,7 @@ class TrainStep(Step):
         found: dict[str, Any] = {**facts, "auxiliary_parameters": count_parameters(distillation.methods)}
         tracking = self.tracking or Tracking((), "", folder)
         with TrainingProgress(role) as progress, tracking.follow(networks, role, folder, progress) as told:
-            source = networks.trained_on(role)
+            source = networks.trained_on(role, weights=weights)
             result = train(distillation, source, part.train, augment, part.seed, folder, told, self.profile)
         if not is_main_process():
             return found
