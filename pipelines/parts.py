@@ -70,7 +70,7 @@ class Part:
 
     def after(self) -> tuple[Role, ...]:
         """Whose training comes before this one's."""
-        others = (pruned_of(self.network), self.lesson and self.lesson.start)
+        others = (pruned_of(self.network), self.lesson.start if self.lesson else None)
         return tuple(dict.fromkeys((*self.taught(), *filter(None, others))))
 
     def company(self) -> tuple[Network, ...]:
