@@ -27,7 +27,7 @@ from kdcompress.export.formats import open_runner
 from kdcompress.models.opaque import FileTeacher, GivenTeacher, Gives, Opaque
 from kdcompress.pipelines.caches import imported
 from kdcompress.recipe import Augment, Data, Recipe, Teacher
-from kdcompress.recipe.training import REST
+from kdcompress.recipe.training import REST, TARGETS
 from kdcompress.tasks import tasks
 from kdcompress.training.given import check_views, rows_of
 from kdcompress.training.needs import one_distribution
@@ -190,7 +190,9 @@ def _hashed(given: GivenAnswers, data: Data, task: str, channels: tuple[int, ...
     raw = read(data, tasks[task].truth)
     root = data.root.expanduser() if data.root else Path(raw.origin)
     sets = [([_named(str(file), root) for file in raw.files[: len(raw.train)]], raw.train.images)]
-    if data.unlabelled and data.unlabelled != REST:
+    if data.unlabelled == TARGETS and raw.targets is not None:
+        sets.append(([_named(str(file), root) for file in raw.files[-len(raw.targets) :]], raw.targets))
+    elif data.unlabelled and data.unlabelled != REST:
         folder = Path(data.unlabelled).expanduser()
         files, _ = listed(folder)
         images = of_size(files, folder, data, channels)

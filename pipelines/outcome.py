@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 
 from kdcompress.bench.devices import LOCAL
+from kdcompress.data.splits import Source
 from kdcompress.errors import RuntimeMissingError, reason
 from kdcompress.export import formats
 from kdcompress.intervals import Sample, interval, lost, sample
@@ -22,7 +23,9 @@ from kdcompress.pipelines.runs import Done
 from kdcompress.pipelines.steps.check import ANSWERS
 from kdcompress.pipelines.steps.names import LATENCY, StepName, artifact_of, checked, exported, trained, weights_of
 from kdcompress.pipelines.verdict import BYTES, budgets, gates, judge, margin, predictions
+from kdcompress.report.figures import capital
 from kdcompress.report.rows import Row, Status, drop_record
+from kdcompress.task import Metric
 
 T = TypeVar("T")
 
@@ -46,7 +49,7 @@ class Outcome:
                 "licence": source.licence,
                 "images": {s: len(getattr(source, s)) for s in ("train", "validation", "test")},
             },
-            "metric": vars(networks.task.metric),
+            "metric": vars(of_domains(networks.task.metric, source)),
             "rows": [row.to_json() for row in rows],
             "normalisation": {
                 role: dict(zip(("mean", "std", "from"), networks.normalisation(role), strict=True))
@@ -79,6 +82,7 @@ class Outcome:
         parent = rows[-1]
         rows += [self._row("student", target) for target in formats.chosen(export.targets)]
         self._add_intervals(rows)
+        self._add_domains(rows)
         for row in rows:
             if row.target and row.score is not None and parent.score is not None:
                 row.drop = round(parent.score - row.score, 9)  # so many points are allowed, not less by a last bit
@@ -104,6 +108,15 @@ class Outcome:
                 told = not_above(mine, *blind) if blind else ""
                 if blind and told and not (row.target and parent and not_above(parent, *blind)):
                     row.warnings = [*(row.warnings or []), told]
+
+    def _add_domains(self, rows: list[Row]) -> None:
+        """The score on the test images of each domain, where there are several."""
+        task, test, domains = self.networks.task, self.networks.source.test, self.networks.source.domains
+        for row in rows if domains else ():
+            if row.score is not None and (answers := self._answers(checked(row.role, row.target))) is not None:
+                weights = np.stack([np.bincount(places, minlength=len(test)) for places in domains.values()])
+                found = task.resampled(answers, test.truth, weights).tolist()
+                row.details = {**(row.details or {}), **dict(zip(domains, found, strict=True))}
 
     def _row(self, role: Shipped, target: formats.Target | None) -> Row:
         built, check = (kind(role, target.name if target else None) for kind in (exported, checked))
@@ -245,6 +258,19 @@ class Outcome:
             }
             for k, each in enumerate(student)
         ]
+
+
+def of_domains(metric: Metric, source: Source) -> Metric:
+    """With the score of each domain among the figures, where the source has several."""
+    if not source.domains:
+        return metric
+    counts = ", ".join(f"{name} {len(places):,}" for name, places in source.domains.items())
+    note = (
+        f"{capital(metric.name)} on the test images of each domain ({counts}); the score above is that of all of them. "
+        "The first one's labels were learnt. Those of the others were looked at for this table and the score alone, "
+        "not in the training and not to choose an epoch."
+    )
+    return replace(metric, parts=tuple(source.domains), parts_title="Domains", parts_note=note)
 
 
 def _answered(found: Mapping[str, list[dict[str, Any]] | None], k: int) -> dict[str, Any]:

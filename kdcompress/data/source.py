@@ -75,6 +75,8 @@ def read(data: Data, truth: str = "") -> Raw:
     for name in SPLITS if data.channels else ():
         if (split := getattr(raw, name)) is not None:
             setattr(raw, name, replace(split, images=in_channels(split.images, data.channels, raw.origin)))
+    if raw.targets is not None:
+        raw.targets = in_channels(raw.targets, data.channels, raw.origin)
     return raw
 
 
@@ -162,9 +164,11 @@ def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
     notes = [*raw.notes, *unseen, *(told_twice(name, found, raw, splits) for name, found in twice.items())]
     for note in notes:
         say_once(f"data: {note}", "yellow")
+    domains = {name: np.flatnonzero(np.isin(test.rows, rows)) for name, rows in raw.domains.items()}  # type: ignore[arg-type]
     return Source(
-        data.source, raw.labels, train, validation, test, mean, std, digest, raw.origin, raw.licence, tuple(notes)
-    )
+        data.source, raw.labels, train, validation, test, mean, std, digest, raw.origin, raw.licence, tuple(notes),
+        domains=domains,
+    )  # fmt: skip
 
 
 def stratified_order(labels: np.ndarray, key: object, each: bool = True) -> np.ndarray:

@@ -63,6 +63,7 @@ class Source:
     unlabelled: Unlabelled | None = None  # beside the training images
     shown: Source | None = None  # the same images as teachers see them, where that is not as they are here
     like: tuple[int, ...] | None = None  # of what teachers see: [H, W, C] of the student's, whose pixels views count
+    domains: Mapping[str, np.ndarray] = field(default_factory=dict)  # of several: places of each in test, int64 [N]
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ class Raw:
     origin: str
     licence: str | None = None
     notes: list[str] = field(default_factory=list)
-    files: Sequence[object] = ()  # where each image is from: those of train, then validation, then test
+    files: Sequence[object] = ()  # where each image is from: those of train, then validation, test and targets
+    targets: Images | None = None  # of other domains than the labelled one, without labels
+    domains: Mapping[str, range] = field(default_factory=dict)  # of several: the rows of each one's test images
 
     def __post_init__(self) -> None:
         start = 0

@@ -1,5 +1,5 @@
-"""Images without labels, which a teacher alone answers for: a folder of any images, or the training images that
-``train_images`` leaves."""
+"""Images without labels, which a teacher alone answers for: a folder of any images, the training images that
+``train_images`` leaves, or those of other domains."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kdcompress.data.source import fingerprints, in_channels, read, source_hash
 from kdcompress.data.splits import Source, Split, Unlabelled
 from kdcompress.errors import UsageError
 from kdcompress.recipe import Data
-from kdcompress.recipe.training import REST
+from kdcompress.recipe.training import REST, TARGETS
 
 
 def load_unlabelled(data: Data, source: Source, truth: str = "") -> Unlabelled | None:
@@ -38,6 +38,12 @@ def load_unlabelled(data: Data, source: Source, truth: str = "") -> Unlabelled |
         left = rest(train, source)
         images, rows = chosen(train.images, left), left if train.rows is None else train.rows[left]
         origin = "training images that data.train_images leaves"
+    elif data.unlabelled == TARGETS:
+        found, rows, passed = read(data, truth), None, []
+        images, origin = (
+            (source.train.images[:0] if found.targets is None else found.targets),
+            "images of target domains",
+        )
     else:
         images, origin, passed = in_folder(Path(data.unlabelled).expanduser(), data, source.train)
         rows = None

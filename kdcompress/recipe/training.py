@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from kdcompress.recipe.augment import Augment
-from kdcompress.recipe.section import Name, Section, Seed
+from kdcompress.recipe.section import Name, Names, Section, Seed
 
 SIDES = 8, 2048  # the least and the most that an image may have, pixels
 
@@ -30,6 +30,7 @@ Sides = Annotated[Side | tuple[Side, Side] | None, BeforeValidator(sides)]
 
 
 REST = "rest"  # of the training images
+TARGETS = "targets"  # their images, of `source: domains`
 USUAL = {"unlabelled": 1, "balance": "none", "teacher_cache_top": None}  # of a training: keys that came later
 
 
@@ -53,7 +54,8 @@ class Data(Section):
     source: Name = Field(
         description="Name of the data: fashion-mnist, mnist, cifar10, cifar100, image-folder, image-labels or "
         "webdataset; with boxes: coco, yolo, voc or fashion-mnist-scenes; with masks: mask-folder, voc-segmentation, "
-        "cityscapes or fashion-mnist-scenes; with labels or boxes: huggingface."
+        "cityscapes or fashion-mnist-scenes; with labels or boxes: huggingface; with several "
+        "domains: domains."
     )
     root: Path | None = Field(
         None,
@@ -76,8 +78,16 @@ class Data(Section):
     unlabelled: str | None = Field(
         None,
         min_length=1,
-        description="Images without labels, which the teacher alone answers for: a folder of any images, or `rest`: "
-        "the training images that `train_images` leaves.",
+        description="Images without labels, which the teacher alone answers for: a folder of any images, `rest` (the "
+        "training images that `train_images` leaves) or `targets` (those of the target domains).",
+    )
+    labelled: Name | None = Field(
+        None, description="For `source: domains`: the source domain, a folder in `root`, whose labels are learnt."
+    )
+    targets: Names | None = Field(
+        None,
+        description="For `source: domains`: the target domains, folders in `root`, whose labels are looked at for "
+        "the score alone. null: all other folders.",
     )
     label_noise: float = Field(
         0.0, ge=0, lt=1, description="Share of the training images that get a wrong label on purpose, for experiments."
@@ -118,6 +128,23 @@ class Data(Section):
             raise ValueError("`unlabelled` and `public` cannot be used together: leave one out")
         if self.unlabelled == REST and self.train_images is None:
             raise ValueError(f"`unlabelled: {REST}` is what `train_images` leaves: give that too")
+        return self
+
+    @model_validator(mode="after")
+    def domains_of_their_source(self) -> Data:
+        own = ":" in self.source  # code of the user's, which may read them too
+        if self.source == "domains" and self.labelled is None:
+            raise ValueError("`source: domains` learns the labels of one domain: name it as `labelled`")
+        if self.source != "domains" and not own and (self.labelled or self.targets):
+            raise ValueError("`labelled` and `targets` are for `source: domains`: leave them out")
+        if self.unlabelled == TARGETS and self.labelled is None:
+            raise ValueError(f"`unlabelled: {TARGETS}` is for `source: domains`; a folder of that name is ./{TARGETS}")
+        if self.labelled and self.public is not None:
+            raise ValueError("`labelled` and `public` cannot be used together: leave one out")
+        if self.targets and self.labelled in self.targets:
+            raise ValueError(
+                f"`targets` has the source domain {self.labelled!r}, which is `labelled`: leave it out there"
+            )
         return self
 
     @model_validator(mode="after")

@@ -58,6 +58,19 @@ def test_crld_compares_each_view_with_itself_and_the_other(labelled):
     assert float(sure[1]) == pytest.approx(float(kd_loss(weak, taught_strong, 4.0)), rel=1e-5)
 
 
+@pytest.mark.parametrize("labelled", [2, 6])
+def test_fixmatch_teaches_the_weak_view_and_answers_for_the_strong_one(labelled):
+    weak, strong, taught, unseen = (logits(6, seed).requires_grad_() for seed in range(4))
+    asked = {"weight": 2.0, "consistency": 3.0, "confidence": 0.0}
+    found = terms("fixmatch", rows(weak, strong, labelled), rows(taught, unseen, labelled), labelled, **asked)
+    assert float(found["kd"]) == pytest.approx(2 * float(kd_loss(weak, taught, 4.0)), rel=1e-5)
+    said = -strong.log_softmax(1)[torch.arange(6), weak.argmax(1)].mean()
+    assert float(found["consistency"]) == pytest.approx(3 * float(said), rel=1e-5)
+    found["consistency"].backward()
+    assert strong.grad.any() and not weak.grad.any()  # zeros: rows of both are put together
+    assert float(terms("fixmatch", weak, taught, 3, confidence=1.0)["consistency"]) == 0
+
+
 @pytest.mark.parametrize("labelled", [4, 6])
 def test_mlld_with_a_strong_view_is_the_mean_of_both(labelled):
     weak, strong, taught_weak, taught_strong = (logits(6, seed) for seed in range(4))
