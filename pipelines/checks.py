@@ -12,7 +12,6 @@ from kdcompress.artifact import content_hash
 from kdcompress.console import say_once
 from kdcompress.data.balance import check_balanced
 from kdcompress.data.batch import rows_each
-from kdcompress.data.groups import check_exemplars
 from kdcompress.data.mixing import check_mixable
 from kdcompress.data.slots import slots_of
 from kdcompress.data.splits import Source
@@ -21,7 +20,6 @@ from kdcompress.distributed import check_launch, launched
 from kdcompress.errors import UsageError
 from kdcompress.export import formats
 from kdcompress.methods import methods
-from kdcompress.methods.base import Needs
 from kdcompress.models.opaque import GivenTeacher
 from kdcompress.optional import require_installed
 from kdcompress.ours import Ours
@@ -52,6 +50,7 @@ from kdcompress.pipelines.preflight import (
 )
 from kdcompress.pipelines.private import check_private
 from kdcompress.pipelines.provenance import RECIPE, is_recipe
+from kdcompress.pipelines.steps.lesson import check_groups
 from kdcompress.pipelines.steps.names import StepName, exported, trained
 from kdcompress.pipelines.steps.target import guide
 from kdcompress.pipelines.trials import EXTRA, WHY
@@ -109,7 +108,7 @@ def check(networks: Networks, tried: Tried) -> None:
     problems, recipe = Problems(), networks.recipe
     _check_packages(networks)
     task = networks.task  # an unknown one is told alone: all else depends on it
-    _check_groups(networks)
+    check_groups(networks)
     problems.attempt(partial(_check_teachers, networks))
     problems.attempt(check_launch)
     problems.attempt(partial(check_private, recipe))
@@ -185,27 +184,6 @@ def _check_packages(networks: Networks) -> None:
         check_tracker(name)
     if any(part.is_tuned for part in networks.parts.values()):
         require_installed("optuna", EXTRA, WHY)
-
-
-def _check_groups(networks: Networks) -> None:
-    """That classes can be learnt in these groups, with so many exemplars: all else looks at their images."""
-    lifelong = networks.recipe.lifelong
-    if lifelong is None:
-        return
-    if not networks.task.takes(Needs(one_label=True)):
-        raise UsageError(
-            "Classes are learnt in groups where each image is of one class.",
-            where="lifelong",
-            got=f"task: {networks.task.name}",
-            hint="leave lifelong out",
-        )
-    networks.task.check(networks.source.test.truth, networks.source.name)
-    check_exemplars(networks.source, lifelong.exemplars)
-    if kept := [name for name in networks.recipe.method if name in methods and methods[name].deploy == "keep"]:
-        hint = "take lwf, or a method on features that leaves the network as it is"
-        raise UsageError(
-            f"{kept[0]} ships more than the network, which the next group would not start from.", hint=hint
-        )
 
 
 def _check_tuned(part: Part) -> None:

@@ -104,7 +104,7 @@ def joined(
 def target_names(root: Path, data: Data) -> list[str]:
     """The target domains. Raises UsageError for a domain that is not there, and where there is no target."""
     there = [folder.name for folder in entries(root, Passed())[0]]
-    for key, names in (("labelled", [data.labelled]), ("targets", data.targets or ())):
+    for key, names in (("labelled", filter(None, [data.labelled])), ("targets", data.targets or ())):
         for name in names:
             if name not in there:
                 raise unknown_name("domain", name, there, where=f"data.{key}, a folder in {root}")

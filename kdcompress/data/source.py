@@ -166,9 +166,19 @@ def _described(data: Data, raw: Raw, splits: dict[str, Split]) -> Source:
         say_once(f"data: {note}", "yellow")
     domains = {name: np.flatnonzero(np.isin(test.rows, rows)) for name, rows in raw.domains.items()}  # type: ignore[arg-type]
     return Source(
-        data.source, raw.labels, train, validation, test, mean, std, digest, raw.origin, raw.licence, tuple(notes),
+        data.source,
+        raw.labels,
+        train,
+        validation,
+        test,
+        mean,
+        std,
+        digest,
+        raw.origin,
+        raw.licence,
+        tuple(notes),
         domains=domains,
-    )  # fmt: skip
+    )
 
 
 def stratified_order(labels: np.ndarray, key: object, each: bool = True) -> np.ndarray:

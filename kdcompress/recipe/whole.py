@@ -106,20 +106,6 @@ class Recipe(Section):
     )
 
     @model_validator(mode="after")
-    def something_to_ship(self) -> Recipe:
-        if self.train is None and self.student.weights is None and not self.student.pretrained:
-            raise ValueError("without `train` the student needs `student.weights`, or `student.pretrained: true`")
-        if self.teacher is None and any(network.prune for network in (self.student, *self.assistants)):
-            raise ValueError("`prune: teacher` needs a `teacher`")
-        if self.teacher and self.teacher.opaque and any(n.prune for n in (self.student, *self.assistants)):
-            raise ValueError("`prune: teacher` needs the teacher's network, and a black box has none")
-        if self.teacher is None and (self.co_teachers or self.assistants or self.generations > 1):
-            raise ValueError("`co_teachers`, `assistants` and `generations` need a `teacher`")
-        if self.train is None and (self.assistants or self.generations > 1 or self.peers):
-            raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
-        return self
-
-    @model_validator(mode="after")
     def taught_by_itself(self) -> Recipe:
         """What other sections cannot have where the student learns its classes group by group."""
         if self.lifelong is None:
@@ -141,6 +127,20 @@ class Recipe(Section):
         }
         if wrong := [f"`{name}`" for name, given in others.items() if given]:
             raise ValueError(f"with `lifelong` the student is taught by itself as it was: leave {', '.join(wrong)} out")
+        return self
+
+    @model_validator(mode="after")
+    def something_to_ship(self) -> Recipe:
+        if self.train is None and self.student.weights is None and not self.student.pretrained:
+            raise ValueError("without `train` the student needs `student.weights`, or `student.pretrained: true`")
+        if self.teacher is None and any(network.prune for network in (self.student, *self.assistants)):
+            raise ValueError("`prune: teacher` needs a `teacher`")
+        if self.teacher and self.teacher.opaque and any(n.prune for n in (self.student, *self.assistants)):
+            raise ValueError("`prune: teacher` needs the teacher's network, and a black box has none")
+        if self.teacher is None and (self.co_teachers or self.assistants or self.generations > 1):
+            raise ValueError("`co_teachers`, `assistants` and `generations` need a `teacher`")
+        if self.train is None and (self.assistants or self.generations > 1 or self.peers):
+            raise ValueError("without `train` there is nothing to teach: no `assistants`, `generations` or `peers`")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdcompress.data.groups import check_exemplars
+from kdcompress.errors import UsageError
+from kdcompress.methods import methods
+from kdcompress.methods.base import Needs
 from kdcompress.pipelines.networks import Networks
 from kdcompress.pipelines.parts import Lesson, Role
 from kdcompress.pipelines.runs import Inputs, Key, Step
@@ -26,6 +30,27 @@ def lesson_of(networks: Networks, role: Role) -> Lesson:
     lesson = networks.parts[role].lesson
     assert lesson is not None  # only such roles have these steps
     return lesson
+
+
+def check_groups(networks: Networks) -> None:
+    """That classes can be learnt in these groups, with so many exemplars: all else looks at their images."""
+    lifelong = networks.recipe.lifelong
+    if lifelong is None:
+        return
+    if not networks.task.takes(Needs(one_label=True)):
+        raise UsageError(
+            "Classes are learnt in groups where each image is of one class.",
+            where="lifelong",
+            got=f"task: {networks.task.name}",
+            hint="leave lifelong out",
+        )
+    networks.task.check(networks.source.test.truth, networks.source.name)
+    check_exemplars(networks.source, lifelong.exemplars)
+    if kept := [name for name in networks.recipe.method if name in methods and methods[name].deploy == "keep"]:
+        hint = "take lwf, or a method on features that leaves the network as it is"
+        raise UsageError(
+            f"{kept[0]} ships more than the network, which the next group would not start from.", hint=hint
+        )
 
 
 def device() -> torch.device:

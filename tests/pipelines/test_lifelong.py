@@ -151,7 +151,7 @@ def test_shares_of_old_and_new_by_hand():
         ({"lifelong": {"groups": True}}, "give a number of groups"),
         ({"lifelong": {"groups": 2, "exemplars": -1}}, "lifelong.exemplars"),
         ({"teacher": {"model": "resnet8", "train": {}}}, "leave `teacher` out"),
-        ({"peers": [{"model": "resnet8"}], "pretrain": {}}, "`peers`, `pretrain`"),
+        ({"generations": 2, "peers": [{"model": "resnet8"}]}, "`generations`, `peers`"),
         ({"student": {"model": "resnet8", "weights": "a.pt"}}, "`student.weights`"),
         ({"train": {"tune": 2}}, "`train.tune`"),
     ],
