@@ -133,11 +133,9 @@ class Data(Section):
     @model_validator(mode="after")
     def domains_of_their_source(self) -> Data:
         own = ":" in self.source  # code of the user's, which may read them too
-        if self.source == "domains" and self.labelled is None:
-            raise ValueError("`source: domains` learns the labels of one domain: name it as `labelled`")
         if self.source != "domains" and not own and (self.labelled or self.targets):
             raise ValueError("`labelled` and `targets` are for `source: domains`: leave them out")
-        if self.unlabelled == TARGETS and self.labelled is None:
+        if self.unlabelled == TARGETS and self.labelled is None and self.source != "domains":
             raise ValueError(f"`unlabelled: {TARGETS}` is for `source: domains`; a folder of that name is ./{TARGETS}")
         if self.labelled and self.public is not None:
             raise ValueError("`labelled` and `public` cannot be used together: leave one out")
