@@ -104,6 +104,7 @@ def test_unknown_source_names_the_known_ones():
         "cifar100",
         "cityscapes",
         "coco",
+        "domains",
         "fashion-mnist",
         "fashion-mnist-scenes",
         "huggingface",

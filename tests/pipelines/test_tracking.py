@@ -21,6 +21,7 @@ from kdcompress.training.trackers import EXTRAS, Tracker, trackers
 SMALL = (
     "fashion-mnist-demo",
     "data.train_images=600",
+    "data.validation=0.05",
     "data.augment={}",
     "teacher.model=tiny_nets:plain",
     "student.model=tiny_nets:plain",
@@ -31,7 +32,7 @@ SMALL = (
     "gates={}",
     "bench.effort=rapid",
 )
-STEPS = 600 * 9 // 10 // 128  # an epoch's
+STEPS = 570 // 128  # an epoch's
 
 
 def arguments(root, folder, *more):

@@ -21,6 +21,7 @@ from kdcompress.report import tuning
 SMALL = (
     "fashion-mnist-demo",
     "data.train_images=600",
+    "data.validation=0.05",
     "data.augment={}",
     "teacher.model=tiny_nets:plain",
     "student.model=tiny_nets:plain",
